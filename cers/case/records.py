@@ -1,0 +1,279 @@
+"""One record per thing, used everywhere. All turn into plain JSON with ``to_dict`` and back with ``from_dict`` where both make sense."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field, fields
+
+import numpy as np
+
+from ..errors import InputError
+from .geometry import Geometry
+
+PARTS = ("texture", "boundary", "context", "summary")
+
+
+@dataclass
+class Volume:
+    """An image in the patient.
+
+    Args:
+        array: (k, j, i), any real dtype, finite.
+        geometry: its grid.
+        modality: DICOM modality code ("MR", "CT", ...), None if not known.
+        body_site: lower-case word ("brain", "lung", ...), None if not known.
+        patient_id, volume_id: pseudonyms used only to keep a query from meeting itself; never a name. None if not known.
+        spacing_known: False for PNG/JPG, whose pixels have no size; lengths are then given in pixels.
+
+    Raises:
+        InputError: not three-dimensional, empty, complex or RGB, or any value NaN or infinite.
+    """
+
+    array: np.ndarray
+    geometry: Geometry
+    name: str = "volume"
+    modality: str | None = None
+    body_site: str | None = None
+    patient_id: str | None = None
+    volume_id: str | None = None
+    spacing_known: bool = True
+
+    def __post_init__(self):
+        array = self.array = np.asarray(self.array)
+        if array.ndim != 3 or array.shape != self.geometry.shape:
+            raise InputError(f"One scalar 3-D volume is needed; this image has the shape {array.shape}. "
+                             "For a 4-D or colour image, take out one time point or channel first.")
+        if array.dtype.kind not in "biuf":
+            raise InputError(f"The image's voxels are of type {array.dtype}; real numbers are needed.")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError("The image contains voxels that are not numbers (NaN or infinite). Replace them, for instance by zero, and try again.")
+        if array.size and array.min() == array.max():
+            raise InputError("The image is empty: every voxel has the same value.")
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over voxels and geometry; two equal volumes have one hash, whatever their files."""
+        h = hashlib.sha256()
+        h.update(str((self.array.dtype.str, self.array.shape)).encode())
+        h.update(np.round(self.geometry.ijkToRAS, 6).tobytes())
+        h.update(np.ascontiguousarray(self.array).tobytes())
+        return h.hexdigest()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One sentence of a rationale and the measurement it rests on.
+
+    ``descriptor`` and ``value`` are None for a sentence that a person or an LLM wrote without a measurement.
+    """
+
+    part: str
+    text: str
+    descriptor: str | None = None
+    value: float | None = None
+    unit: str | None = None
+
+
+@dataclass
+class Rationale:
+    """Chain-of-thought rationale (CoT) of one lesion slice: texture, boundary, context, summary.
+
+    Args:
+        statements: in reading order; each belongs to one of ``PARTS``.
+        descriptors: every measured number by name (units in ``cers.rationale.descriptors.DESCRIPTORS``); None where undefined.
+        writer: "measured", "imported", "person", or a model id. version: of the writer's rules or prompt.
+    """
+
+    statements: list[Statement]
+    descriptors: dict[str, float | None] = field(default_factory=dict)
+    writer: str = "measured"
+    version: str = "1"
+
+    def part(self, name: str) -> str:
+        """The sentences of one part as one text."""
+        if name not in PARTS:
+            raise KeyError(name)
+        return " ".join(s.text for s in self.statements if s.part == name)
+
+    @property
+    def text(self) -> str:
+        """The whole rationale as four labelled lines; this is what is embedded."""
+        return "\n".join(f"{p.capitalize()}: {self.part(p)}" for p in PARTS if self.part(p))
+
+    def to_dict(self) -> dict:
+        return {**asdict(self), "text": self.text}
+
+    @classmethod
+    def from_dict(cls, d: dict) -> Rationale:
+        return cls([Statement(**s) for s in d["statements"]], dict(d.get("descriptors", {})), d["writer"], d["version"])
+
+
+@dataclass
+class Case:
+    """One expert-annotated reference: a display slice with its mask. One record, one id, everywhere.
+
+    Args:
+        image: (rows, columns) raw values in display orientation (see ``PlaneView``).
+        mask: (rows, columns) uint8 label map; 0 is background, other values are keys of ``labels``.
+        labels: value -> name, for instance {1: "tumor"}.
+        id: given by the pool when the case is added (from the content hash), "" before.
+        spacing: (row, column) in mm, None where not known. ijkToRAS: (4, 4) of the slice, None where not known.
+        plane, slice_index: where in its volume; None for a lone picture.
+        patient_id, volume_id, group: pseudonyms; a query never gets a reference that shares any of them.
+        source: file name or other provenance, without patient data. annotator, created (ISO 8601 UTC).
+        review: "unreviewed", "approved", "flagged" or "excluded".
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    labels: dict[int, str]
+    id: str = ""
+    spacing: tuple[float, float] | None = None
+    ijkToRAS: np.ndarray | None = None
+    plane: str | None = None
+    slice_index: int | None = None
+    patient_id: str | None = None
+    volume_id: str | None = None
+    group: str | None = None
+    modality: str | None = None
+    body_site: str | None = None
+    diagnosis: str | None = None
+    source: str | None = None
+    annotator: str | None = None
+    created: str | None = None
+    review: str = "unreviewed"
+    rationale: Rationale | None = None
+
+    def __post_init__(self):
+        self.image, self.mask = np.asarray(self.image), np.asarray(self.mask)
+        if self.image.ndim != 2 or self.image.shape != self.mask.shape:
+            raise InputError(f"Image and mask of a case must be 2-D and of one size; they are {self.image.shape} and {self.mask.shape}.")
+        if self.image.dtype.kind == "f" and not np.isfinite(self.image).all():
+            raise InputError("The case's image contains values that are not numbers (NaN or infinite).")
+        values = {int(v) for v in np.unique(self.mask)} - {0}
+        self.labels = {int(k): str(v) for k, v in self.labels.items()}
+        if values - set(self.labels):
+            raise InputError(f"The mask contains the label values {sorted(values - set(self.labels))} that have no name.")
+        self.mask = self.mask.astype(np.uint8)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 over image, mask and label names: the same annotated picture has one hash."""
+        h = hashlib.sha256()
+        h.update(str((self.image.dtype.str, self.image.shape, sorted(self.labels.items()))).encode())
+        h.update(np.ascontiguousarray(self.image).tobytes())
+        h.update(np.ascontiguousarray(self.mask).tobytes())
+        return h.hexdigest()
+
+    def metadata(self) -> dict:
+        """All fields but the arrays, as JSON."""
+        out = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("image", "mask")}
+        out["labels"] = {str(k): v for k, v in self.labels.items()}
+        out["spacing"] = None if self.spacing is None else [float(s) for s in self.spacing]
+        out["ijkToRAS"] = None if self.ijkToRAS is None else np.asarray(self.ijkToRAS, float).tolist()
+        out["rationale"] = None if self.rationale is None else self.rationale.to_dict()
+        out["shape"] = list(self.image.shape)
+        return out
+
+
+@dataclass
+class Reference:
+    """A selected reference as it was used for one slice.
+
+    visual: cosine of image embeddings, -1..1. cot: CoT consistency 0..1, None where the query has no rationale (nothing found in pass 1).
+    weight: the share of D_R's evidence that the gate gave this reference, 0..1; all weights plus the null reference's sum to 1.
+    influence: how much the final mask changes when this reference alone is left out, as 1 - soft Dice, 0..1; None if not measured.
+    """
+
+    id: str
+    rank: int
+    visual: float
+    cot: float | None = None
+    weight: float | None = None
+    influence: float | None = None
+    pinned: bool = False
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass
+class Rejection:
+    """A candidate that was not used, and why. stage: exclusion, compatibility, morphology, cot, limit or dropped (by the user)."""
+
+    id: str
+    stage: str
+    reason: str
+    visual: float | None = None
+    cot: float | None = None
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass
+class Coverage:
+    """How well the pool covers a query. value 0..1 (calibrated similarity of the closest admissible case); message in plain words."""
+
+    value: float
+    covered: bool
+    message: str
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+
+@dataclass
+class Evidence:
+    """What one slice was decoded with.
+
+    index: display slice of ``plane`` (see ``PlaneView``); array_index: the same along the volume's own slice axis.
+    disagreement: 1 - Dice of the plain decoder's and the evidence decoder's masks, 0..1. confidence: mean calibrated
+    probability inside the mask, None without one. pixels: size of the final mask in the slice.
+    """
+
+    plane: str
+    index: int
+    array_index: int
+    references: list[Reference]
+    rejected: list[Rejection]
+    coverage: Coverage
+    rationale: Rationale | None = None
+    pixels: int = 0
+    disagreement: float = 0.0
+    confidence: float | None = None
+
+    def to_dict(self) -> dict:
+        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        out["references"] = [r.to_dict() for r in self.references]
+        out["rejected"] = [r.to_dict() for r in self.rejected]
+        out["coverage"] = self.coverage.to_dict()
+        out["rationale"] = None if self.rationale is None else self.rationale.to_dict()
+        return out
+
+
+@dataclass
+class Prediction:
+    """The result for one volume, in the input's own grid.
+
+    labelmap: (k, j, i) uint8. probabilities: (labels, k, j, i) float16, calibrated. labels: value -> name.
+    evidence: one per slice of the decoded planes. seconds: per step. provenance: hashes of image, model and pool, and all settings.
+    """
+
+    labelmap: np.ndarray
+    probabilities: np.ndarray
+    geometry: Geometry
+    labels: dict[int, str]
+    evidence: list[Evidence]
+    seconds: dict[str, float]
+    provenance: dict
+
+    @property
+    def volume_ml(self) -> dict[str, float]:
+        """Volume of each label in ml."""
+        return {name: float((self.labelmap == value).sum() * self.geometry.voxel_ml) for value, name in self.labels.items()}
+
+    def summary(self) -> dict:
+        """Everything but the arrays, as JSON."""
+        return {"labels": {str(k): v for k, v in self.labels.items()}, "volume_ml": self.volume_ml, "seconds": self.seconds,
+                "slices": [e.to_dict() for e in self.evidence], "provenance": self.provenance}
