@@ -51,8 +51,8 @@ DESCRIPTORS: dict[str, tuple[str, str]] = {
     "air_ring": ("%", "part of the surrounding ring that is as dark as air or lies outside the body"),
 }
 
-_BODY_SIZE = 112      # pixels of the longer side on which the body is found: enough for an outline, and quick
-_CROP_SIZE = 96       # pixels of the longer side on which the lesion is measured
+_BODY_SIZE = 96       # pixels of the longer side on which the body is found: enough for an outline, and quick
+_CROP_SIZE = 80       # pixels of the longer side on which the lesion is measured
 _GREY_LEVELS = 16
 _FAINT_STEP = 0.10    # a step across the contour below this part of the body's range is hard to see
 
@@ -164,12 +164,13 @@ class _Body:
         """Shortest distance from the lesion to the outside of the body; None where no outside is seen."""
         if self.mask.all():
             return None
-        distance = _distance(~self.mask, self.pixel)
         lesion = _shrink(mask.astype(np.float32), self.mask.shape) >= 0.5
         if not lesion.any():
             r, c = np.argwhere(mask).mean(0)
             lesion[int((r + 0.5) / self.factor[0]), int((c + 0.5) / self.factor[1])] = True
-        return max(0.0, float(distance[lesion].min()) - 0.5 * min(self.pixel))
+        # only borders can be nearest, so all pairs are few enough
+        a, b = _border_points(lesion) * self.pixel, _border_points(~self.mask) * self.pixel
+        return max(0.0, math.sqrt(float(((a[:, None] - b[None]) ** 2).sum(2).min())) - 0.5 * min(self.pixel))
 
 
 class _Crop:
@@ -182,10 +183,10 @@ class _Crop:
             pixel = tuple(p * n / s for p, n, s in zip(pixel, image.shape, size))
             image, mask = _shrink(image, size), _shrink(mask.astype(np.float32), size) >= 0.5
         self.image, self.mask, self.pixel, self.diameter = image, mask, pixel, diameter
-        unit = math.sqrt(pixel[0] * pixel[1])
-        self.unit = unit
-        self.outside = _distance(mask, pixel)       # 0 inside, else distance to the lesion
-        self.inside = _distance(~mask, pixel)       # 0 outside, else distance to the surroundings
+        self.unit = unit = math.sqrt(pixel[0] * pixel[1])
+        signed = _signed_distance(mask, pixel)
+        self.outside = np.maximum(signed, 0)                        # 0 inside, else distance to the lesion
+        self.inside = np.where(mask, unit - signed, 0)              # 0 outside, else distance to the surroundings
         width = max(3 * unit, 0.2 * diameter)
         self.ring = (self.outside > 1.01 * unit) & (self.outside <= unit + width)
         self.edge_width: float | None = None
@@ -216,7 +217,7 @@ class _Crop:
     def boundary(self) -> dict[str, float | None]:
         """Edge width, contrast along the contour and shape. Sets ``edge_width``."""
         out: dict[str, float | None] = dict(_shape(self.mask, self.pixel))
-        contour = self.mask & (self.inside <= 1.01 * max(self.pixel))
+        contour = self.mask & (self.inside <= 1.001 * self.unit)            # the lesion's own border pixels
         frame = np.zeros_like(contour)
         frame[1:-1, 1:-1] = True
         contour &= frame                                                    # the frame is no boundary
@@ -283,26 +284,49 @@ def _itk(mask: np.ndarray, pixel: tuple[float, float] = (1.0, 1.0)) -> sitk.Imag
     return image
 
 
-def _distance(mask: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
-    """Distance of every pixel outside ``mask`` to its nearest pixel centre inside; 0 inside, inf where the mask is empty."""
-    if not mask.any():
-        return np.full(mask.shape, np.inf, np.float32)
-    return np.maximum(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(_itk(mask, pixel), False, False, True)), 0)
+def _run(filter_: sitk.ImageFilter, image: sitk.Image) -> sitk.Image:
+    """Execute on one thread: slices are small, and starting threads costs more than the work."""
+    filter_.SetNumberOfThreads(1)
+    filter_.SetNumberOfWorkUnits(1)
+    return filter_.Execute(image)
+
+
+def _signed_distance(mask: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
+    """Outside ``mask`` the distance to its nearest pixel centre; inside minus the distance to its nearest border pixel."""
+    distance = sitk.SignedMaurerDistanceMapImageFilter()
+    distance.SetSquaredDistance(False)
+    distance.SetUseImageSpacing(True)
+    return sitk.GetArrayFromImage(_run(distance, _itk(mask, pixel)))
+
+
+def _components(mask: np.ndarray, *, diagonal: bool, pixel: tuple[float, float] = (1.0, 1.0)) -> sitk.Image:
+    parts = sitk.ConnectedComponentImageFilter()
+    parts.SetFullyConnected(diagonal)
+    return _run(parts, _itk(mask, pixel))
+
+
+def _border_points(mask: np.ndarray) -> np.ndarray:
+    """(n, 2) row and column of the pixels with a neighbour (of 4) outside ``mask``."""
+    padded = np.pad(mask, 1, mode="edge")
+    kept = mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
+    return np.argwhere(kept if kept.any() else mask)
 
 
 def _largest_filled(mask: np.ndarray) -> np.ndarray:
     """Largest connected part with its holes filled (a hole is what the frame cannot reach)."""
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(_itk(mask), True))
+    parts = sitk.GetArrayFromImage(_components(mask, diagonal=True))
     largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    holes = sitk.GetArrayFromImage(sitk.ConnectedComponent(_itk(~largest)))
-    border = np.unique(np.concatenate([holes[0], holes[-1], holes[:, 0], holes[:, -1]]))
-    return ~np.isin(holes, border[border > 0]) | largest
+    holes = sitk.GetArrayFromImage(_components(~largest, diagonal=False))
+    is_hole = np.ones(int(holes.max()) + 1, bool)
+    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
+        is_hole[edge] = False
+    return is_hole[holes] | largest
 
 
 def _shape(mask: np.ndarray, pixel: tuple[float, float]) -> dict[str, float]:
     """Parts, compactness, solidity and elongation of the largest part."""
     padded = np.pad(mask, 1)
-    parts = sitk.ConnectedComponent(_itk(padded, pixel), True)
+    parts = _components(padded, diagonal=True, pixel=pixel)
     labels = sitk.GetArrayFromImage(parts)
     counts = np.bincount(labels.ravel())[1:]
     out: dict[str, float] = {"components": float((counts >= max(1.0, 0.02 * counts.sum())).sum())}
@@ -310,7 +334,7 @@ def _shape(mask: np.ndarray, pixel: tuple[float, float]) -> dict[str, float]:
     if counts[largest - 1] < 8:
         return out
     stats = sitk.LabelShapeStatisticsImageFilter()
-    stats.Execute(parts)
+    _run(stats, parts)
     area = stats.GetPhysicalSize(largest)
     out["compactness"] = min(100.0, 100 * 4 * math.pi * area / stats.GetPerimeter(largest) ** 2)
     hull = _hull_area(labels == largest, pixel)
@@ -324,21 +348,21 @@ def _shape(mask: np.ndarray, pixel: tuple[float, float]) -> dict[str, float]:
 def _hull_area(mask: np.ndarray, pixel: tuple[float, float]) -> float:
     """Area of the convex hull of the pixels' edge midpoints (corners would overstate small round lesions)."""
     rows = np.flatnonzero(mask.any(1))
-    first, last = mask[rows].argmax(1), mask.shape[1] - 1 - mask[rows][:, ::-1].argmax(1)
-    points = {(float(c + dc), float(r + dr)) for r, a, b in zip(rows, first, last)
-              for c, dc, dr in ((a, -.5, 0), (b, .5, 0), (a, 0, -.5), (a, 0, .5), (b, 0, -.5), (b, 0, .5))}
-    ordered = sorted(points)
+    lines = mask[rows]
+    left, right = lines.argmax(1) - 0.5, mask.shape[1] - 0.5 - lines[:, ::-1].argmax(1)
+    caps = [(float(rows[n] + d), float(0.5 * (left[n] + right[n]))) for n, d in ((0, -0.5), (-1, 0.5))]
 
-    def chain(sequence):
-        out: list[tuple[float, float]] = []
-        for p in sequence:
-            while len(out) > 1 and (out[-1][0] - out[-2][0]) * (p[1] - out[-2][1]) <= (out[-1][1] - out[-2][1]) * (p[0] - out[-2][0]):
+    def chain(columns: np.ndarray, sign: float) -> list[tuple[float, float]]:
+        """Outermost points from the upper cap to the lower; sign +1 for the left side, -1 for the right."""
+        out = [caps[0]]
+        for p in [*zip(rows.tolist(), columns.tolist()), caps[1]]:
+            while len(out) > 1 and sign * ((out[-1][0] - out[-2][0]) * (p[1] - out[-2][1])
+                                           - (out[-1][1] - out[-2][1]) * (p[0] - out[-2][0])) <= 0:
                 out.pop()
             out.append(p)
-        return out[:-1]
+        return out
 
-    hull = np.array(chain(ordered) + chain(ordered[::-1]))
-    x, y = hull[:, 0], hull[:, 1]
+    y, x = np.array(chain(left, 1.0) + chain(right, -1.0)[-2:0:-1]).T
     return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) * pixel[0] * pixel[1]
 
 
