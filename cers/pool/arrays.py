@@ -1,0 +1,103 @@
+"""Image and mask of a case as one compressed file, named by its own SHA-256.
+
+A file's name is the checksum of its bytes, so two writers of one case can never disagree, and damage shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import re
+import tempfile
+import time
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import PoolError
+
+_STALE_SECONDS = 3600      # a temporary file this old has lost its writer
+_NAME = re.compile(r"[0-9a-f]{64}\.npz")
+
+
+def pack(**arrays: np.ndarray) -> tuple[bytes, str]:
+    """Compressed .npz bytes of plain numeric arrays and their SHA-256."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    data = buffer.getvalue()
+    return data, hashlib.sha256(data).hexdigest()
+
+
+def path_of(folder: Path, sha256: str) -> Path:
+    """Where the file of that checksum lies."""
+    return folder / "arrays" / sha256[:2] / f"{sha256}.npz"
+
+
+def write_temporary(folder: Path, data: bytes) -> Path:
+    """Write ``data`` durably to a new file in the pool's temporary folder; the caller moves it to its place or deletes it."""
+    (folder / "tmp").mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder / "tmp", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        os.unlink(name)
+        raise
+    return Path(name)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Move a temporary file to its place in one step that also survives a power cut."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(temporary, final)
+    if os.name == "posix":                                   # a new name is durable once its directory is
+        handle = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
+    """The arrays of a file whose checksum must be ``sha256``.
+
+    Raises:
+        PoolError: missing, unreadable or damaged; names ``what``.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise PoolError(f"{what} has lost its image file {path.name}. Restore it from a backup, or delete the case and add it again.") from None
+    except OSError as error:
+        raise PoolError(f"The image file of {what} cannot be read ({error.strerror}). Check the disk and the folder's permissions.") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise PoolError(f"The image file {path.name} of {what} is damaged: its checksum does not match. "
+                        "Restore it from a backup, or delete the case and add it again.")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise PoolError(f"The image file {path.name} of {what} is not a valid array file ({error}).") from error
+
+
+def remove_stale_temporaries(folder: Path) -> int:
+    """Delete what killed writers left in the temporary folder long ago; the number of files removed."""
+    count = 0
+    for path in (folder / "tmp").glob("*.part"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
+                count += 1
+        except FileNotFoundError:
+            continue                                         # another process was quicker
+    return count
+
+
+def files(folder: Path) -> dict[str, Path]:
+    """Every array file present, by the checksum in its name. Foreign files are not touched or listed."""
+    return {p.stem: p for p in (folder / "arrays").glob("??/*.npz") if _NAME.fullmatch(p.name)}

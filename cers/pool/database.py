@@ -1,0 +1,221 @@
+"""The pool's SQLite file: schema, connections and transactions. Everything above it sees only ``PoolError``."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from ..errors import PoolError
+
+FILE = "pool.sqlite"
+SCHEMA_VERSION = 1
+_APPLICATION = 0x43455253          # "CERS", so that another program's SQLite file is not taken for a pool
+_BUSY_SECONDS = 30.0
+
+# A ``state`` is a random word that every change replaces; caches compare it. A counter would come back after a restored backup.
+_SCHEMA = """
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE cases (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    content_hash TEXT NOT NULL UNIQUE,
+    image_hash TEXT NOT NULL,
+    file TEXT NOT NULL,
+    rows INTEGER NOT NULL, columns INTEGER NOT NULL,
+    labels TEXT NOT NULL,
+    spacing TEXT, ijkToRAS TEXT,
+    plane TEXT, slice_index INTEGER,
+    patient_id TEXT, volume_id TEXT, group_id TEXT,
+    modality TEXT, body_site TEXT, diagnosis TEXT, source TEXT, annotator TEXT,
+    created TEXT NOT NULL,
+    review TEXT NOT NULL DEFAULT 'unreviewed' CHECK (review IN ('unreviewed', 'approved', 'flagged', 'excluded')),
+    rationale_version INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX cases_volume ON cases (volume_id);
+CREATE TABLE rationales (
+    case_id TEXT NOT NULL REFERENCES cases (id) ON DELETE CASCADE,
+    version INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    record TEXT NOT NULL,
+    created TEXT NOT NULL,
+    PRIMARY KEY (case_id, version)
+) WITHOUT ROWID;
+CREATE TABLE reviews (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    case_id TEXT NOT NULL REFERENCES cases (id) ON DELETE CASCADE,
+    review TEXT NOT NULL, reviewer TEXT, note TEXT, created TEXT NOT NULL
+);
+CREATE INDEX reviews_case ON reviews (case_id);
+CREATE TABLE provenance (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    case_id TEXT NOT NULL,                               -- no foreign key: it outlives the case
+    action TEXT NOT NULL, detail TEXT NOT NULL, created TEXT NOT NULL
+);
+CREATE INDEX provenance_case ON provenance (case_id);
+CREATE TABLE vector_sets (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    kind TEXT NOT NULL, model_hash TEXT NOT NULL, dimension INTEGER NOT NULL, state TEXT NOT NULL DEFAULT '',
+    UNIQUE (kind, model_hash)
+);
+CREATE TABLE vectors (
+    set_number INTEGER NOT NULL REFERENCES vector_sets (number) ON DELETE CASCADE,
+    case_number INTEGER NOT NULL REFERENCES cases (number) ON DELETE CASCADE,
+    rationale_version INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (set_number, case_number)
+) WITHOUT ROWID;
+CREATE INDEX vectors_case ON vectors (case_number);
+"""
+
+
+class _Connection(sqlite3.Connection):
+    """A connection that can be referred to weakly, so that those of ended threads close by themselves."""
+
+
+class Database:
+    """One connection per thread and process to a pool's SQLite file in WAL mode.
+
+    Raises:
+        PoolError: not a pool, of a newer version, damaged, locked for too long, or not writable.
+    """
+
+    def __init__(self, folder: Path, *, read_only: bool = False):
+        self.folder, self.path, self.read_only = folder, folder / FILE, read_only
+        self._local = threading.local()
+        self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._closed = False
+        with self.translated():
+            self._check(self.connection())
+
+    @classmethod
+    def create(cls, folder: Path, settings: dict[str, str]) -> None:
+        """Write an empty pool's file; one transaction, so a killed creator leaves either nothing or a whole pool."""
+        connection = sqlite3.connect(folder / FILE, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:       # else another process was quicker
+                    for statement in _SCHEMA.split(";\n"):
+                        connection.execute(statement)
+                    connection.executemany("INSERT INTO settings VALUES (?, ?)", [*settings.items(), ("state", "new")])
+                    connection.execute(f"PRAGMA application_id = {_APPLICATION}")
+                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        finally:
+            connection.close()
+
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        if self._closed:
+            raise PoolError("The pool has been closed. Open it again to go on.")
+        connection = getattr(self._local, "connection", None)
+        if connection is None or self._local.process != os.getpid():       # a connection must not cross a fork
+            connection = self._connect()
+            self._local.connection, self._local.process = connection, os.getpid()
+            with self._lock:
+                self._connections.add(connection)
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = "file:" + quote(str(self.path.absolute()).replace(os.sep, "/")) + ("?mode=ro" if self.read_only else "?mode=rw")
+        try:
+            return self._configure(uri)
+        except sqlite3.OperationalError:
+            # A WAL file on read-only media cannot make its shared memory; without a pending log it is safe to read as it lies.
+            log = self.path.with_name(FILE + "-wal")
+            if not self.read_only or not self.path.exists() or (log.exists() and log.stat().st_size) or os.access(self.folder, os.W_OK):
+                raise
+            return self._configure(uri + "&immutable=1")
+
+    def _configure(self, uri: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA synchronous = FULL")        # a committed case survives a power cut, too
+            connection.execute("PRAGMA trusted_schema = OFF")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION or version < 1:
+            raise PoolError(f"{self.path} is not a CERS pool. Choose a pool's folder, or create a new pool.")
+        if version > SCHEMA_VERSION:
+            raise PoolError(f"The pool {self.folder} was made by a newer CERS (pool format {version}, this version reads up to "
+                            f"{SCHEMA_VERSION}). Update CERS to use it.")
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """SQLite's and the file system's errors as one ``PoolError`` that says what to do."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            text = str(error)
+            if "locked" in text or "busy" in text:
+                what = "is in use by another program that does not let go. Close that program, or try again in a moment"
+            elif "readonly" in text or "read-only" in text or "unable to open" in text:
+                what = "cannot be opened for this. Check that it exists and that you may write in its folder"
+            elif "full" in text or "disk I/O" in text:
+                what = "could not be written: the disk is full or not reachable. Free some space and try again; what was saved before is safe"
+            else:
+                what = "is damaged or not a pool. Restore it from a backup"
+            raise PoolError(f"The pool database {self.path} {what} ({text}).") from error
+        except OSError as error:
+            raise PoolError(f"The pool {self.folder} could not be read or written ({error.strerror or error}). Check free space "
+                            "and the folder's permissions; what was saved before is safe.") from error
+
+    @contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """All statements inside see one state of the pool."""
+        with self.translated():
+            connection = self.connection()
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    @contextmanager
+    def write(self, bump: bool = True) -> Iterator[sqlite3.Connection]:
+        """One transaction that excludes other writers; changes the pool's state unless told not to."""
+        if self.read_only:
+            raise PoolError(f"The pool {self.folder} is open for reading only. Open it for writing to change it.")
+        with self.translated():
+            connection = self.connection()
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                if bump:
+                    connection.execute("UPDATE settings SET value = lower(hex(randomblob(8))) WHERE key = 'state'")
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close every thread's connection. May be called twice."""
+        self._closed = True
+        with self._lock:
+            for connection in list(self._connections):
+                connection.close()

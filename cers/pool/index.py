@@ -1,0 +1,139 @@
+"""Nearest cases by cosine: a faiss index derived from the pool's vectors, rebuilt whenever it is absent, old or damaged.
+
+Half-precision vectors, searched exhaustively: exact to about 1e-4 of a cosine, half the memory of single precision and twice as fast,
+built in a fraction of a second at 100,000 cases. A graph or an inverted file would be quicker still but misses neighbours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import arrays
+
+if TYPE_CHECKING:
+    from .store import Pool
+
+_FORMAT = 1
+
+
+class VectorIndex:
+    """Unit vectors of cases, ordered by id so that equal pools give equal answers.
+
+    Attributes:
+        ids: case id of every row. state: the pool's ``vector_state`` it was made from. dimension: length of a vector, 0 if empty.
+    """
+
+    def __init__(self, ids: Sequence[str], index, state: str):
+        self.ids, self.state, self._index = list(ids), state, index
+        self.row = {case_id: n for n, case_id in enumerate(self.ids)}
+
+    @property
+    def dimension(self) -> int:
+        return self._index.d
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def search(self, query: np.ndarray, k: int, admissible: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The rows closest to one unit vector, best first, ties by id.
+
+        Args:
+            query: (d,). k: at most so many. admissible: (n,) bool, rows that may be found; all if None.
+
+        Returns:
+            rows (m,) and cosines (m,) with m <= k.
+        """
+        import faiss
+
+        k = min(k, len(self.ids))
+        if k <= 0 or (admissible is not None and not admissible.any()):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        params = None
+        if admissible is not None and not admissible.all():
+            bits = np.packbits(admissible, bitorder="little")
+            params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
+        scores, rows = self._index.search(np.ascontiguousarray(query, np.float32)[None], k, params=params)
+        found = rows[0] >= 0
+        rows, scores = rows[0][found], np.clip(scores[0][found], -1, 1)
+        order = np.lexsort((rows, -scores))
+        return rows[order], scores[order]
+
+    def cosines(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Cosine of one unit vector (d,) with given rows (m,)."""
+        rows = np.ascontiguousarray(rows, np.int64)
+        if not len(rows):
+            return np.empty(0, np.float32)
+        return np.clip(self._index.reconstruct_batch(rows) @ np.asarray(query, np.float32), -1, 1)
+
+    def nearest(self, query: np.ndarray, k: int = 10) -> list[tuple[str, float]]:
+        """(id, cosine) of the closest cases."""
+        rows, scores = self.search(query, k)
+        return [(self.ids[r], float(s)) for r, s in zip(rows, scores)]
+
+
+def load_or_build(pool: Pool, kind: str, model_hash: str, current: VectorIndex | None = None) -> VectorIndex:
+    """``current`` if it is still good, else the index kept on disk, else a new one (kept on disk if the pool may be written)."""
+    state = pool.vector_state(kind, model_hash)
+    if current is not None and current.state == state:
+        return current
+    path = pool.folder / "derived" / f"{kind}-{hashlib.sha256(model_hash.encode()).hexdigest()[:16]}.index"
+    key = f"{_FORMAT} {pool.uid} {kind} {model_hash} {state}"
+    kept = _read(path, key)
+    if kept is not None:
+        return VectorIndex(*kept, state)
+    ids, vectors = pool.vectors(kind, model_hash)
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    ids, index = [ids[n] for n in order], _build(vectors[order])
+    if not pool.read_only and pool.vector_state(kind, model_hash) == state:      # else it changed while we read: do not keep it
+        with suppress(OSError):                                                  # only a cache: a full disk must not stop the search
+            _write(path, key, ids, index)
+    return VectorIndex(ids, index, state)
+
+
+def _build(vectors: np.ndarray):
+    import faiss
+
+    index = faiss.IndexScalarQuantizer(max(1, vectors.shape[1]), faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+    if len(vectors):
+        index.add(np.ascontiguousarray(vectors, np.float32))
+    return index
+
+
+def _write(path: Path, key: str, ids: list[str], index) -> None:
+    import faiss
+
+    path.parent.mkdir(exist_ok=True)
+    names, body = json.dumps(ids).encode(), faiss.serialize_index(index).tobytes()
+    header = {"key": key, "sha256": hashlib.sha256(names + b"\n" + body).hexdigest()}
+    temporary = arrays.write_temporary(path.parents[1], json.dumps(header).encode() + b"\n" + names + b"\n" + body)
+    try:
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read(path: Path, key: str):
+    """(ids, index) of a kept index that is whole and belongs to ``key``, else None."""
+    import faiss
+
+    try:
+        with open(path, "rb") as file:
+            header = json.loads(file.readline(65536))
+            if header["key"] != key:
+                return None
+            rest = file.read()
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if hashlib.sha256(rest).hexdigest() != header.get("sha256"):
+        return None
+    names, _, body = rest.partition(b"\n")
+    ids, index = json.loads(names), faiss.deserialize_index(np.frombuffer(body, np.uint8))
+    return (ids, index) if len(ids) == index.ntotal else None

@@ -1,0 +1,435 @@
+"""The knowledge pool: a folder of expert-annotated cases that several programs may use at once.
+
+``pool.sqlite`` is the single source of truth, ``arrays/`` holds image and mask of each case in a file named by its checksum, and
+``derived/`` holds what can be rebuilt. An array file is in place before its row is committed, so a kill at any moment leaves at
+worst a file that no row names; such files are harmless and cleared later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from ..case import Case, Rationale
+from ..errors import InputError, PoolError
+from . import arrays
+from .database import FILE, Database
+from .thumbnail import HASH as THUMBNAIL
+from .thumbnail import image_hash, thumbnail
+
+KINDS = ("image", "rationale", "thumbnail")
+REVIEWS = ("unreviewed", "approved", "flagged", "excluded")
+_TEXT = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator", "created", "review")
+FACETS = ("modality", "body_site", "plane", "diagnosis", "label", "review", "patient_id", "volume_id", "group", "source", "annotator")
+_EDITABLE = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator")
+_COLUMN = {"group": "group_id"}          # "group" is a word of SQL's own
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something ``Pool.verify`` found. id is None where it is not one case's fault."""
+
+    id: str | None
+    kind: str
+    message: str
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+class Pool:
+    """A pool of cases in a folder. Safe for several threads and processes at once. Use as a context manager or call ``close``.
+
+    Raises:
+        PoolError: from every method, when the pool cannot be read or written, with what to do about it.
+    """
+
+    def __init__(self, folder: Path, database: Database):
+        self.folder, self._db = folder, database
+        self.read_only = database.read_only
+        self.uid = self._setting("uid")
+        self._hash: tuple[str, str] | None = None
+        self._indexes: dict[tuple[str, str], object] = {}
+        self._index_lock = threading.Lock()
+
+    @classmethod
+    def create(cls, folder: str | PathLike) -> Pool:
+        """A new, empty pool in a folder that is empty or does not exist yet; an existing pool is opened as it is."""
+        folder = Path(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")]
+        except OSError as error:
+            raise PoolError(f"No pool can be made at {folder} ({error.strerror}). Choose a folder that you may write in.") from error
+        if foreign and not (folder / FILE).exists():
+            raise PoolError(f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder for the pool.")
+        database = Database.__new__(Database)          # only for its error texts; nothing is open yet
+        database.folder, database.path = folder, folder / FILE
+        with database.translated():
+            Database.create(folder, {"uid": uuid.uuid4().hex, "created": _now()})
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | PathLike, read_only: bool = False) -> Pool:
+        """The pool in ``folder``. ``read_only`` works on write-protected media, too."""
+        folder = Path(folder)
+        if not (folder / FILE).is_file():
+            raise PoolError(f"There is no pool at {folder}: the file {FILE} is missing. Choose a pool's folder, or create a new pool.")
+        pool = cls(folder, Database(folder, read_only=read_only))
+        if not read_only:
+            with suppress(OSError):                    # tidying up may fail on media that turn out to be read-only
+                arrays.remove_stale_temporaries(folder)
+        return pool
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __len__(self) -> int:
+        with self._db.read() as db:
+            return db.execute("SELECT count(*) FROM cases").fetchone()[0]
+
+    def _setting(self, key: str) -> str:
+        with self._db.translated():
+            row = self._db.connection().execute("SELECT value FROM settings WHERE key = ?", (key,)).fetchone()
+        if row is None:
+            raise PoolError(f"The pool database {self._db.path} is damaged: its setting {key!r} is missing. Restore it from a backup.")
+        return row[0]
+
+    @property
+    def state(self) -> str:
+        """A word that every change by anyone replaces; caches are good as long as it stays the same."""
+        return self._setting("state")
+
+    # ---- cases
+
+    def add(self, case: Case) -> str:
+        """Keep a case with its rationale; returns its id. A case whose content is already here is not added again: its id is returned."""
+        if case.review not in REVIEWS:
+            raise InputError(f"A case's review must be one of {', '.join(REVIEWS)}, not {case.review!r}.")
+        if case.image.dtype.kind not in "biuf" or case.image.size == 0:
+            raise InputError(f"A case's image must hold real numbers; this one is of type {case.image.dtype} and shape {case.image.shape}.")
+        content = case.content_hash
+        if existing := self._find(content):
+            return existing
+        small = thumbnail(case.image)
+        with self._db.translated():
+            data, sha256 = arrays.pack(image=case.image, mask=case.mask)
+            temporary = None if self.read_only else arrays.write_temporary(self.folder, data)
+            try:
+                with self._db.write() as db:
+                    if existing := self._find(content):
+                        return existing
+                    arrays.publish(temporary, arrays.path_of(self.folder, sha256))     # inside the lock, so that no cleaner takes it
+                    return self._insert(db, case, content, sha256, small)
+            finally:
+                if temporary is not None:
+                    temporary.unlink(missing_ok=True)
+
+    def _find(self, content_hash: str) -> str | None:
+        with self._db.translated():
+            row = self._db.connection().execute("SELECT id FROM cases WHERE content_hash = ?", (content_hash,)).fetchone()
+        return None if row is None else row[0]
+
+    def _insert(self, db, case: Case, content: str, sha256: str, small: np.ndarray) -> str:
+        case_id = next(content[:n] for n in (16, 24, 32, 64)
+                       if db.execute("SELECT 1 FROM cases WHERE id = ?", (content[:n],)).fetchone() is None)
+        meta = case.metadata()
+        row = {"id": case_id, "content_hash": content, "image_hash": image_hash(case.image), "file": sha256,
+               "rows": case.image.shape[0], "columns": case.image.shape[1], "labels": json.dumps(meta["labels"], ensure_ascii=False),
+               "spacing": json.dumps(meta["spacing"]), "ijkToRAS": json.dumps(meta["ijkToRAS"]), "slice_index": case.slice_index,
+               **{_COLUMN.get(name, name): meta[name] for name in _TEXT}}
+        row["created"] = case.created or _now()
+        number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
+        if case.rationale is not None:
+            self._insert_rationale(db, case_id, case.rationale)
+        self._log(db, case_id, "added", {"source": case.source, "annotator": case.annotator, "content_hash": content})
+        self._insert_vectors(db, "thumbnail", THUMBNAIL, [(number, 0)], small[None])
+        return case_id
+
+    @staticmethod
+    def _log(db, case_id: str, action: str, detail: dict) -> None:
+        db.execute("INSERT INTO provenance (case_id, action, detail, created) VALUES (?, ?, ?, ?)",
+                   (case_id, action, json.dumps(detail, ensure_ascii=False), _now()))
+
+    def _row(self, db, case_id: str):
+        row = db.execute("SELECT * FROM cases WHERE id = ?", (case_id,)).fetchone()
+        if row is None:
+            raise PoolError(f"There is no case {case_id} in this pool. It may have been deleted; list the pool again.")
+        return row
+
+    def get(self, case_id: str) -> Case:
+        """The whole case, its file's checksum verified."""
+        with self._db.read() as db:
+            row, rationale = self._row(db, case_id), self._rationale(db, case_id)
+            content = arrays.read(arrays.path_of(self.folder, row["file"]), row["file"], f"Case {case_id}")
+        if set(content) != {"image", "mask"}:
+            raise PoolError(f"The image file of case {case_id} does not hold an image and a mask. Delete the case and add it again.")
+        meta = _metadata(row)
+        return Case(content["image"], content["mask"], {int(k): v for k, v in meta["labels"].items()}, id=case_id,
+                    spacing=None if meta["spacing"] is None else tuple(meta["spacing"]),
+                    ijkToRAS=None if meta["ijkToRAS"] is None else np.array(meta["ijkToRAS"]),
+                    slice_index=meta["slice_index"], rationale=rationale, **{name: meta[name] for name in _TEXT})
+
+    def meta(self, case_id: str) -> dict:
+        """All of a case but its arrays, as JSON, with its current rationale."""
+        with self._db.read() as db:
+            row, rationale = self._row(db, case_id), self._rationale(db, case_id)
+        return {**_metadata(row), "rationale": None if rationale is None else rationale.to_dict()}
+
+    def ids(self) -> list[str]:
+        """All case ids, in the order they were added."""
+        with self._db.read() as db:
+            return [r[0] for r in db.execute("SELECT id FROM cases ORDER BY number")]
+
+    def list(self, **facets) -> list[dict]:
+        """Metadata of the cases that match, in the order they were added, without rationales and arrays.
+
+        Args:
+            facets: any of ``FACETS``; a value, None for "not known", or several values in a list of which one must match.
+        """
+        where, values = [], []
+        for name, wanted in facets.items():
+            if name not in FACETS:
+                raise InputError(f"Cases cannot be listed by {name!r}. Use one of {', '.join(FACETS)}.")
+            if name == "label":
+                continue
+            wanted = [*wanted] if isinstance(wanted, (list, tuple, set)) else [wanted]
+            column = _COLUMN.get(name, name)
+            known = [w for w in wanted if w is not None]
+            where.append(f"({column} IN ({', '.join('?' * len(known))})" + (f" OR {column} IS NULL)" if None in wanted else ")"))
+            values += known
+        query = "SELECT * FROM cases" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY number"
+        with self._db.read() as db:
+            rows = [_metadata(r) for r in db.execute(query, values)]
+        if "label" in facets:
+            labels = facets["label"] if isinstance(facets["label"], (list, tuple, set)) else [facets["label"]]
+            rows = [r for r in rows if set(labels) & set(r["labels"].values())]
+        return rows
+
+    def delete(self, case_id: str) -> None:
+        """Take a case out of the pool, with its rationales, reviews and vectors. Its provenance stays."""
+        with self._db.write() as db:
+            row = self._row(db, case_id)
+            sets = [r[0] for r in db.execute("SELECT set_number FROM vectors WHERE case_number = ?", (row["number"],))]
+            db.executemany("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number = ?", [(s,) for s in sets])
+            self._log(db, case_id, "deleted", {"content_hash": row["content_hash"]})
+            db.execute("DELETE FROM cases WHERE id = ?", (case_id,))
+        with self._db.write(bump=False) as db:         # only now: a kill in between leaves a file without a row, never the reverse
+            if db.execute("SELECT 1 FROM cases WHERE file = ?", (row["file"],)).fetchone() is None:
+                arrays.path_of(self.folder, row["file"]).unlink(missing_ok=True)
+
+    def update(self, case_id: str, **metadata) -> None:
+        """Change a case's metadata (``modality``, ``body_site``, ``diagnosis``, ``patient_id``, ...); the change is logged."""
+        if unknown := set(metadata) - set(_EDITABLE):
+            raise InputError(f"{', '.join(sorted(unknown))} of a case cannot be changed. Only {', '.join(_EDITABLE)} can.")
+        with self._db.write() as db:
+            before = _metadata(self._row(db, case_id))
+            for name, value in metadata.items():
+                db.execute(f"UPDATE cases SET {_COLUMN.get(name, name)} = ? WHERE id = ?", (value, case_id))
+            self._log(db, case_id, "changed", {name: [before[name], value] for name, value in metadata.items()})
+
+    def review(self, case_id: str, review: str, *, reviewer: str | None = None, note: str | None = None) -> None:
+        """Record a reviewer's verdict. An "excluded" case stays in the pool but is never used as evidence."""
+        if review not in REVIEWS:
+            raise InputError(f"A review must be one of {', '.join(REVIEWS)}, not {review!r}.")
+        with self._db.write() as db:
+            self._row(db, case_id)
+            db.execute("UPDATE cases SET review = ? WHERE id = ?", (review, case_id))
+            db.execute("INSERT INTO reviews (case_id, review, reviewer, note, created) VALUES (?, ?, ?, ?, ?)",
+                       (case_id, review, reviewer, note, _now()))
+
+    def history(self, case_id: str) -> list[dict]:
+        """What was done with a case, oldest first: additions, changes, reviews and rationale versions."""
+        with self._db.read() as db:
+            entries = [{"action": r["action"], "created": r["created"], **json.loads(r["detail"])}
+                       for r in db.execute("SELECT * FROM provenance WHERE case_id = ? ORDER BY number", (case_id,))]
+            entries += [{"action": "reviewed", "created": r["created"], "review": r["review"], "reviewer": r["reviewer"], "note": r["note"]}
+                        for r in db.execute("SELECT * FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))]
+            entries += [{"action": "rationale", "created": r["created"], "version": r["version"], "writer": r["writer"]}
+                        for r in db.execute("SELECT * FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
+        return sorted(entries, key=lambda e: e["created"])
+
+    # ---- rationales
+
+    def _insert_rationale(self, db, case_id: str, rationale: Rationale) -> int:
+        version = 1 + db.execute("SELECT coalesce(max(version), 0) FROM rationales WHERE case_id = ?", (case_id,)).fetchone()[0]
+        record = json.dumps(rationale.to_dict(), ensure_ascii=False, sort_keys=True)
+        db.execute("INSERT INTO rationales VALUES (?, ?, ?, ?, ?)", (case_id, version, rationale.writer, record, _now()))
+        db.execute("UPDATE cases SET rationale_version = ? WHERE id = ?", (version, case_id))
+        return version
+
+    def _rationale(self, db, case_id: str) -> Rationale | None:
+        row = db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version DESC LIMIT 1", (case_id,)).fetchone()
+        return None if row is None else Rationale.from_dict(json.loads(row[0]))
+
+    def add_rationale(self, case_id: str, rationale: Rationale) -> int:
+        """Give a case a new rationale; earlier versions stay. Its vectors of kind "rationale" are stale from now on. Returns the version."""
+        with self._db.write() as db:
+            number = self._row(db, case_id)["number"]
+            version = self._insert_rationale(db, case_id, rationale)
+            db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE kind = 'rationale' AND number IN "
+                       "(SELECT set_number FROM vectors WHERE case_number = ?)", (number,))
+            return version
+
+    def rationales(self, ids: Iterable[str]) -> dict[str, tuple[int, Rationale]]:
+        """Current version and rationale of many cases at once; a case without one, or not in the pool, is left out."""
+        out = {}
+        with self._db.read() as db:
+            for chunk in _chunks(ids):
+                rows = db.execute("SELECT case_id, version, record FROM rationales JOIN cases ON id = case_id AND version = rationale_version "
+                                  f"WHERE case_id IN ({', '.join('?' * len(chunk))})", chunk)
+                out.update((r[0], (r[1], Rationale.from_dict(json.loads(r[2])))) for r in rows)
+        return out
+
+    def rationale_versions(self, case_id: str) -> list[Rationale]:
+        """Every version of a case's rationale, oldest first."""
+        with self._db.read() as db:
+            self._row(db, case_id)
+            return [Rationale.from_dict(json.loads(r[0]))
+                    for r in db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
+
+    # ---- vectors
+
+    def set_vectors(self, kind: str, model_hash: str, ids: Sequence[str], vectors: np.ndarray, versions: Mapping[str, int] | None = None) -> None:
+        """Keep one vector per case; they are scaled to unit length.
+
+        Args:
+            kind: "image", "rationale" or "thumbnail". model_hash: content hash of what made them.
+            vectors: (n, d) finite, not zero. Cases deleted meanwhile are left out.
+            versions: for "rationale" the version each vector was made from (see ``rationales``); default the current one.
+        """
+        vectors = np.asarray(vectors, np.float32)
+        if kind not in KINDS:
+            raise PoolError(f"Vectors of kind {kind!r} are not known; use one of {', '.join(KINDS)}.")
+        if vectors.ndim != 2 or len(vectors) != len(ids):
+            raise PoolError(f"One vector per case is needed; given were {len(ids)} cases and vectors of shape {vectors.shape}.")
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        if not np.isfinite(norms).all() or (norms == 0).any():
+            raise PoolError(f"The {kind} vectors contain values that are not finite, or are zero. The model that made them is faulty.")
+        if not len(ids):
+            return
+        with self._db.write() as db:
+            rows = {r[0]: (r[1], r[2]) for chunk in _chunks(ids) for r in db.execute(
+                f"SELECT id, number, rationale_version FROM cases WHERE id IN ({', '.join('?' * len(chunk))})", chunk)}
+            keep = [n for n, case_id in enumerate(ids) if case_id in rows]
+            targets = [(rows[ids[n]][0], (versions or {}).get(ids[n], rows[ids[n]][1])) for n in keep]
+            self._insert_vectors(db, kind, model_hash, targets, (vectors / norms)[keep])
+
+    @staticmethod
+    def _insert_vectors(db, kind: str, model_hash: str, targets: Sequence[tuple[int, int]], vectors: np.ndarray) -> None:
+        db.execute("INSERT OR IGNORE INTO vector_sets (kind, model_hash, dimension) VALUES (?, ?, ?)", (kind, model_hash, vectors.shape[1]))
+        number, dimension = db.execute("SELECT number, dimension FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
+        if dimension != vectors.shape[1]:
+            raise PoolError(f"This pool's {kind} vectors of that model have {dimension} numbers, the new ones {vectors.shape[1]}. "
+                            "Two models must not share one hash.")
+        db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
+                       [(number, case, version, v.tobytes()) for (case, version), v in zip(targets, vectors.astype("<f4"))])
+        db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number = ?", (number,))
+
+    _FRESH = ("FROM vectors v JOIN vector_sets s ON s.number = v.set_number JOIN cases c ON c.number = v.case_number "
+              "WHERE s.kind = ? AND s.model_hash = ? AND (s.kind <> 'rationale' OR v.rationale_version = c.rationale_version)")
+
+    def vectors(self, kind: str, model_hash: str, ids: Iterable[str] | None = None) -> tuple[list[str], np.ndarray]:
+        """Ids in the order of addition and their unit vectors (n, d) float32; stale ones are left out. ``ids`` limits it to those cases."""
+        found, parts = [], []
+        with self._db.read() as db:
+            known = db.execute("SELECT dimension FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
+            for chunk in [None] if ids is None else _chunks(ids):
+                extra, values = ("", []) if chunk is None else (f" AND c.id IN ({', '.join('?' * len(chunk))})", chunk)
+                for case_id, data in db.execute(f"SELECT c.id, v.data {self._FRESH}{extra} ORDER BY v.case_number", (kind, model_hash, *values)):
+                    found.append(case_id)
+                    parts.append(data)
+        dimension = known[0] if known else 0
+        array = np.frombuffer(b"".join(parts), "<f4")
+        if array.size != len(found) * dimension:
+            raise PoolError(f"The pool database {self._db.path} is damaged: {kind} vectors differ in length. Restore it from a backup.")
+        return found, array.reshape(len(found), dimension)
+
+    def stale(self, kind: str, model_hash: str) -> list[str]:
+        """Cases that lack a vector, or whose rationale has changed since. For "rationale", cases that have no rationale are not counted."""
+        condition = " WHERE c.rationale_version > 0 AND" if kind == "rationale" else " WHERE"
+        with self._db.read() as db:
+            return [r[0] for r in db.execute(f"SELECT c.id FROM cases c{condition} c.number NOT IN (SELECT v.case_number {self._FRESH}) "
+                                             "ORDER BY c.number", (kind, model_hash))]
+
+    def index(self, kind: str, model_hash: str):
+        """``VectorIndex`` over the fresh vectors of one kind; kept in memory and under ``derived/``, rebuilt when they have changed."""
+        from .index import load_or_build          # faiss must come after torch, and only where it is needed
+
+        with self._index_lock:
+            index = load_or_build(self, kind, model_hash, self._indexes.get((kind, model_hash)))
+            self._indexes[kind, model_hash] = index
+            return index
+
+    def vector_state(self, kind: str, model_hash: str) -> str:
+        """A word that every change of one kind's vectors replaces; "" where there are none yet."""
+        with self._db.translated():
+            row = self._db.connection().execute("SELECT state FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
+        return "" if row is None else row[0]
+
+    def facets(self) -> list[tuple]:
+        """What selection needs of every case: (id, content_hash, image_hash, patient_id, volume_id, group, modality, body_site, plane, review)."""
+        with self._db.read() as db:
+            return [tuple(r) for r in db.execute("SELECT id, content_hash, image_hash, patient_id, volume_id, group_id, modality, body_site, "
+                                                 "plane, review FROM cases ORDER BY number")]
+
+    # ---- the whole
+
+    def hash(self) -> str:
+        """SHA-256 over ids, content, reviews and rationales: equal for pools that would give the same evidence, whatever the order of addition."""
+        with self._db.read() as db:
+            state = db.execute("SELECT value FROM settings WHERE key = 'state'").fetchone()[0]
+            if self._hash is not None and self._hash[0] == state:
+                return self._hash[1]
+            h = hashlib.sha256()
+            for row in db.execute("SELECT c.id, c.content_hash, c.review, r.record FROM cases c LEFT JOIN rationales r "
+                                  "ON r.case_id = c.id AND r.version = c.rationale_version ORDER BY c.id"):
+                h.update(json.dumps(list(row)).encode())
+        self._hash = state, h.hexdigest()
+        return self._hash[1]
+
+    def clean(self) -> int:
+        """Delete files that no case names (left by killed writers); the number deleted."""
+        count = arrays.remove_stale_temporaries(self.folder)
+        with self._db.write(bump=False) as db:         # nobody can publish a file while we look
+            known = {r[0] for r in db.execute("SELECT file FROM cases")}
+            for sha256, path in arrays.files(self.folder).items():
+                if sha256 not in known:
+                    path.unlink(missing_ok=True)
+                    count += 1
+        return count
+
+    def verify(self) -> list[Fault]:
+        """Read everything and name every fault; an empty list is a sound pool. Also clears left-over files if the pool is writable."""
+        from .verify import verify
+
+        return verify(self, self._db)
+
+
+def _metadata(row) -> dict:
+    out = {name: row[_COLUMN.get(name, name)] for name in ("id", "content_hash", *_TEXT)}
+    return {**out, "labels": json.loads(row["labels"]), "spacing": json.loads(row["spacing"] or "null"),
+            "ijkToRAS": json.loads(row["ijkToRAS"] or "null"), "slice_index": row["slice_index"],
+            "shape": [row["rows"], row["columns"]], "rationale_version": row["rationale_version"]}
+
+
+def _chunks(ids: Iterable[str], size: int = 500) -> Iterable[Sequence[str]]:
+    ids = [*ids]
+    return (ids[n:n + size] for n in range(0, len(ids), size))
