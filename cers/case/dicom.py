@@ -1,0 +1,89 @@
+"""One DICOM image series as a volume. GDCM (through SimpleITK) decodes and sorts; pydicom reads the few header fields we need."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+_NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC"}
+# A body region neither confirms nor contradicts an organ, so it says nothing about which references fit.
+_REGIONS = {"head", "headneck", "chest", "thorax", "abdomen", "pelvis", "wholebody", "trunk", "extremity"}
+_TAGS = ["Modality", "BodyPartExamined", "PatientID", "SeriesDescription", "ImagePositionPatient", "ImageOrientationPatient"]
+
+
+def pseudonym(patient_id: str) -> str | None:
+    """A stable stand-in for a patient's identifier: the start of its SHA-256, None for an empty one."""
+    text = str(patient_id or "").strip()
+    return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
+
+
+def headers(path: Path) -> dict[str, str | None]:
+    """modality, body_site, patient_id (pseudonym) and name of a DICOM file; None where the file does not say."""
+    data = _header(path)
+    site = str(data.get("BodyPartExamined", "") or "").strip().lower()
+    modality = str(data.get("Modality", "") or "").strip().upper() or None
+    description = str(data.get("SeriesDescription", "") or "").strip()
+    return {"modality": modality, "body_site": site if site and site not in _REGIONS else None,
+            "patient_id": pseudonym(data.get("PatientID", "")), "name": description or f"{modality or 'DICOM'} series"}
+
+
+def series_files(folder: Path) -> list[str]:
+    """Files of the one image series in a folder and the folders below it, sorted along the slice normal.
+
+    Raises:
+        InputError: no series; several (they are named); slices that do not form one even, straight stack.
+    """
+    import SimpleITK as sitk
+
+    reader = sitk.ImageSeriesReader
+    series = {}
+    for place in sorted({folder, *(p for p in folder.rglob("*") if p.is_dir())}):
+        for uid in reader.GetGDCMSeriesIDs(str(place)):
+            files = reader.GetGDCMSeriesFileNames(str(place), uid)
+            if files and headers(Path(files[0]))["modality"] not in _NOT_IMAGES:
+                series[place, uid] = files
+    if not series:
+        raise InputError(f"No DICOM image series was found in '{folder}'. Give the folder that holds the files of one series.")
+    if len(series) > 1:
+        names = [f"'{headers(Path(f[0]))['name']}' ({len(f)} files, first '{Path(f[0]).relative_to(folder)}')" for f in series.values()]
+        raise InputError(f"'{folder}' holds {len(series)} image series: {'; '.join(sorted(names))}. Give a folder with one series only.")
+    files = list(next(iter(series.values())))
+    if len(files) > 1:
+        _check_stack(files)
+    return files
+
+
+def _header(path: Path):
+    import pydicom
+
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+    except (pydicom.errors.InvalidDicomError, OSError) as error:
+        raise InputError(f"'{path}' could not be read as DICOM. Check that the file is complete.") from error
+
+
+def _check_stack(files: list[str]) -> None:
+    """A gap, a second time point or a tilted gantry would put the mask in the wrong place: refuse them by name."""
+    data = [_header(Path(f)) for f in files]
+    if any(d.get("ImagePositionPatient") is None or d.get("ImageOrientationPatient") is None for d in data):
+        raise InputError("The DICOM files do not say where their slices lie (no ImagePositionPatient). Load a cross-sectional image series.")
+    position = np.array([d.ImagePositionPatient for d in data], float)
+    orientation = np.array([d.ImageOrientationPatient for d in data], float)
+    if np.abs(orientation - orientation[0]).max() > 1e-3:
+        raise InputError("The DICOM series mixes slices of several orientations (a localizer?). Give a folder with one orientation only.")
+    normal = np.cross(orientation[0, :3], orientation[0, 3:])
+    step = np.diff(position, axis=0)
+    along = step @ normal
+    median = float(np.median(np.abs(along)))
+    if np.abs(along).min() < 1e-3:
+        raise InputError("The DICOM series has several images at one position (time points or b-values). Take out one of them first.")
+    if np.abs(np.abs(along) - median).max() > 0.1 * median:
+        raise InputError(f"The DICOM slices are not evenly spaced ({np.abs(along).min():.2f} to {np.abs(along).max():.2f} mm apart): "
+                         "one may be missing. Complete the series, or resample it in Slicer first.")
+    if np.abs(step - along[:, None] * normal).max() > 0.05 * median:
+        raise InputError("The DICOM slices are sheared against each other (tilted gantry). Load the series in Slicer, which corrects this, "
+                         "and save it as NRRD first.")

@@ -1,0 +1,336 @@
+"""Reading images and masks, writing segmentations. Files go through SimpleITK; geometry is kept exactly, whatever its handedness."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .dicom import headers, pseudonym, series_files
+from .geometry import Geometry
+from .records import Volume
+from .terminology import label_style
+
+__all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume", "write_segmentation"]
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+OUTPUTS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".mha")
+_KNOWN = ("NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM folder or file, PNG or JPG")
+
+
+def read_volume(path: str | Path, *, modality: str | None = None, body_site: str | None = None) -> Volume:
+    """One scalar image with its geometry.
+
+    A picture (PNG, JPG) becomes one grey slice that an axial ``PlaneView`` shows as the picture lies; its pixels have no known size.
+
+    Args:
+        path: NIfTI, NRRD, MetaImage or DICOM file, DICOM folder, or picture.
+        modality, body_site: override what the file says.
+
+    Raises:
+        InputError: no such file, not an image, several DICOM series, 4-D, vector or colour voxels, label map, empty, NaN.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist. Check the path of the image.")
+    if _suffix(path) == ".seg.nrrd":
+        raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
+    facts: dict = {}
+    picture = path.suffix.lower() in PICTURES
+    if path.is_dir():
+        files = series_files(path)
+        facts = headers(Path(files[0]))
+        array, geometry = _read_itk(files, path)
+    else:
+        array, geometry = _read_itk(path, path, picture=picture)
+        if _is_dicom(path):
+            facts = headers(path)
+            if facts["modality"] == "SEG":
+                raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
+    volume = Volume(array, geometry, name=facts.get("name") or _stem(path), modality=(modality or facts.get("modality") or None),
+                    body_site=(body_site or facts.get("body_site") or None), patient_id=facts.get("patient_id"), spacing_known=not picture)
+    volume.modality = volume.modality and volume.modality.strip().upper()
+    volume.body_site = volume.body_site and volume.body_site.strip().lower()
+    return replace(volume, volume_id=volume.content_hash[:16])
+
+
+def read_mask(path: str | Path, geometry: Geometry) -> tuple[np.ndarray, dict[int, str]]:
+    """A label map on the grid of its image.
+
+    The same physical grid stored with flipped or swapped axes is put into the image's order; a ``.seg.nrrd`` that Slicer cropped is
+    put back into the full grid. Where segments of several layers overlap, the later segment wins. A mask picture is either a label
+    picture (values below 64) or is cut at 127.
+
+    Returns:
+        (k, j, i) uint8 with 0 as background; value -> name of every segment.
+
+    Raises:
+        InputError: not readable, another grid, values that are not whole numbers in 0..255.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist. Check the path of the mask.")
+    picture = path.suffix.lower() in PICTURES
+    array, own, fields = _read_itk(path, path, picture=picture, layers=True, want_fields=True)
+    segments = _segments(fields)
+    if picture:
+        array = _label_picture(array, path)
+        own = Geometry(geometry.ijkToRAS, array.shape[1:]) if array.shape[1:] == geometry.shape else own
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or (array != np.rint(array)).any():
+            raise InputError(f"The mask '{path.name}' holds values that are not whole numbers. Save it as a label map.")
+    if array.min() < 0 or array.max() > 255:
+        raise InputError(f"The mask '{path.name}' holds values outside 0..255. Save it with label values from 1 to 255.")
+    array = array.astype(np.uint8)
+    if segments:
+        labelmap, labels = _flatten(array, segments)
+    elif len(array) > 1:
+        raise InputError(f"The mask '{path.name}' has {len(array)} values per voxel. Save it as one label map or as .seg.nrrd.")
+    else:
+        labelmap = array[0]
+        values = [int(v) for v in np.unique(labelmap) if v]
+        labels = {v: "lesion" if len(values) == 1 else f"label {v}" for v in values}
+    return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
+
+
+def write_segmentation(path: str | Path, labelmap: np.ndarray, geometry: Geometry, labels: dict[int, str], *,
+                       colors: dict[int, tuple[float, float, float]] | None = None, terminology: dict[int, str] | None = None) -> Path:
+    """Write a label map in its own grid: whole or not at all.
+
+    Args:
+        path: ends in .seg.nrrd (Slicer segmentation with names, colours and terminology), .nrrd, .nii.gz, .nii or .mha.
+        labelmap: (k, j, i) integers 0..255. labels: value -> name for every value in it; a label may be empty.
+        colors: value -> RGB in 0..1; terminology: value -> Slicer entry string. Default: ``Resources/terminology.json`` by name.
+    """
+    path = check_output(path)
+    labelmap = np.asarray(labelmap)
+    if labelmap.shape != geometry.shape:
+        raise InputError(f"The label map's shape {labelmap.shape} differs from the image's {geometry.shape}.")
+    unnamed = sorted({int(v) for v in np.unique(labelmap)} - {0} - set(labels))
+    if unnamed or any(not 0 < v < 256 for v in labels):
+        raise InputError(f"Labels must have values 1..255 and a name each; without one: {unnamed or sorted(labels)}.")
+    import SimpleITK as sitk
+
+    labelmap = np.ascontiguousarray(labelmap, dtype=np.uint8)
+    image = sitk.GetImageFromArray(labelmap)
+    itk = geometry.to_itk()
+    image.SetSpacing(itk["spacing"])
+    image.SetOrigin(itk["origin"])
+    image.SetDirection(itk["direction"])
+    if _suffix(path) == ".seg.nrrd":
+        for key, value in _segment_fields(labelmap, labels, colors or {}, terminology or {}).items():
+            image.SetMetaData(key, value)
+    with atomic_path(path) as temporary:
+        try:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+        except RuntimeError as error:
+            raise InputError(f"'{path}' could not be written: {_reason(error)}") from error
+    return path
+
+
+def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
+    """The path, if a file may be written there; its folder is made. Call it before a long computation, not after.
+
+    Raises:
+        InputError: unknown ending, the path is a folder, or its folder cannot be written.
+    """
+    path = Path(path)
+    if not any(path.name.lower().endswith(s) and len(path.name) > len(s) for s in suffixes):
+        raise InputError(f"'{path.name}' must end in one of {', '.join(suffixes)}.")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder. Give the name of a file.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"The folder '{path.parent}' cannot be made: {error.strerror}.") from error
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"The folder '{path.parent}' is not writable. Choose another place.")
+    return path
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` with the same ending; it replaces ``path`` at the end, and is removed after any error."""
+    path = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=".cers-", suffix=_suffix(path), dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        try:
+            yield temporary
+            os.chmod(temporary, 0o666 & ~umask)      # mkstemp makes files that only their owner reads
+            with open(temporary, "rb") as done:
+                os.fsync(done.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"'{path}' could not be written: {error.strerror or error}.") from error
+
+
+def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False, want_fields: bool = False):
+    """(array, geometry[, header fields]); array is (k, j, i), or (layers, k, j, i) where ``layers``."""
+    import SimpleITK as sitk
+
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"'{path}' is an empty file. Copy or export it again.")
+    warn = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)      # ITK writes warnings to stderr by itself; errors come as exceptions
+    try:
+        if isinstance(source, list):
+            image = sitk.ReadImage(source)
+        else:
+            reader = sitk.ImageFileReader()
+            reader.SetFileName(str(source))
+            reader.ReadImageInformation()
+            size = [n for n in reader.GetSize()[3:] if n > 1]
+            if size:
+                raise InputError(f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. Take out one time point or channel first.")
+            if reader.GetNumberOfComponents() > 1 and not picture and not layers:
+                raise InputError(f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (colour or vector image). "
+                                 "Take out one channel first.")
+            image = reader.Execute()
+    except RuntimeError as error:
+        if "orthonormal" in str(error):
+            raise InputError(f"'{path.name}' has a sheared geometry, which its format cannot carry safely. Resample it in Slicer first.") from error
+        raise InputError(f"'{path}' could not be read as an image: {_reason(error)} Known formats: {_KNOWN}.") from error
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warn)
+    while image.GetDimension() > 3:
+        image = image[..., 0]
+    if image.GetDimension() == 2:
+        image = sitk.JoinSeries(image)
+    array = sitk.GetArrayFromImage(image)
+    if picture:
+        array = _grey(array, image.GetNumberOfComponentsPerPixel(), path)
+        geometry = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), array.shape)
+    else:
+        geometry = Geometry.from_itk(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+    if layers:
+        array = np.moveaxis(array, -1, 0) if array.ndim == 4 else array[None]
+    if not want_fields:
+        return array, geometry
+    return array, geometry, {key: image.GetMetaData(key) for key in image.GetMetaDataKeys() if key.startswith("Segment")}
+
+
+def _grey(array: np.ndarray, components: int, path: Path) -> np.ndarray:
+    """(1, rows, columns); colour becomes its luma (Rec. 601), an alpha channel is dropped."""
+    if array.shape[0] != 1:
+        raise InputError(f"'{path.name}' holds {array.shape[0]} pages. Save one page as a picture of its own.")
+    if components == 1:
+        return array
+    if components == 2:
+        return array[..., 0]
+    kind = array.dtype
+    grey = array[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
+    return np.rint(grey).astype(kind) if kind.kind in "iu" else grey
+
+
+def _label_picture(array: np.ndarray, path: Path) -> np.ndarray:
+    if array.max() < 64:
+        return array
+    middle = np.count_nonzero((array > 63) & (array < 192))
+    # a soft or JPEG-worn edge is thin; broad middle greys are labels that a cut at 127 would merge without a word
+    if middle > 0.2 * np.count_nonzero(array > 63) and len(np.unique(array)) <= 16:
+        raise InputError(f"The mask '{path.name}' has several broad grey levels. Save it as black and white, or with label values 1, 2, 3.")
+    return (array > 127).astype(np.uint8)
+
+
+def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
+    """(name, label value, layer) of every segment in the header, in order."""
+    numbers = sorted({int(m.group(1)) for key in fields if (m := re.match(r"Segment(\d+)_", key))})
+    try:
+        return [(fields.get(f"Segment{n}_Name") or fields.get(f"Segment{n}_ID") or f"segment {n + 1}",
+                 int(fields.get(f"Segment{n}_LabelValue", 1)), int(fields.get(f"Segment{n}_Layer", 0))) for n in numbers]
+    except ValueError as error:
+        raise InputError("The segmentation's header has a segment without a proper label value. Save it again in Slicer.") from error
+
+
+def _flatten(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tuple[np.ndarray, dict[int, str]]:
+    values = [value for _, value, _ in segments]
+    keep = len(set(values)) == len(values)       # values repeat when segments overlap and so lie in several layers
+    if len(segments) > 255 or any(layer >= len(layers) for _, _, layer in segments):
+        raise InputError("The segmentation has more segments or layers than can be read. Export the lesion segments alone.")
+    out = np.zeros(layers.shape[1:], np.uint8)
+    labels = {}
+    for position, (name, value, layer) in enumerate(segments):
+        target = value if keep else position + 1
+        labels[target] = name
+        out[layers[layer] == value] = target
+    return out, labels
+
+
+def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, cropped: bool) -> np.ndarray:
+    """The label map in the target's axis order and extent; nothing is resampled."""
+    if own.same_grid(target, 0.01):
+        return labelmap
+    wrong = InputError(f"The mask '{path.name}' lies on another grid than its image ({own.shape} against {target.shape} voxels, or another "
+                       "position). Resample it to the image, for instance with Slicer's 'Resample Scalar/Vector/DWI Volume'.")
+    step = np.linalg.inv(target.ijkToRAS) @ own.ijkToRAS          # mask voxel index -> image voxel index
+    turn, shift = np.rint(step[:3, :3]), np.rint(step[:3, 3])
+    far = np.array(own.shape[::-1], float)
+    if (np.abs(step[:3, 3] - shift).max() > 0.01 or np.abs((step[:3, :3] - turn) * far).max() > 0.02
+            or not np.array_equal(np.abs(turn).sum(0), np.ones(3)) or not np.array_equal(np.abs(turn).sum(1), np.ones(3))):
+        raise wrong
+    source = [int(np.argmax(np.abs(turn[row]))) for row in range(3)]     # for image axis i, j, k the mask's axis
+    signs = [int(turn[row, source[row]]) for row in range(3)]
+    moved = np.transpose(labelmap, [2 - source[2 - axis] for axis in range(3)])
+    moved = moved[tuple(slice(None, None, signs[2 - axis]) for axis in range(3))]
+    start = [int(shift[2 - a]) - (moved.shape[a] - 1 if signs[2 - a] < 0 else 0) for a in range(3)]
+    if start == [0, 0, 0] and moved.shape == target.shape:
+        return np.ascontiguousarray(moved)
+    if not cropped:
+        raise wrong
+    inside = tuple(slice(max(0, -s), max(0, min(n, t - s))) for s, n, t in zip(start, moved.shape, target.shape))
+    if np.count_nonzero(moved[inside]) != np.count_nonzero(moved):
+        raise wrong
+    out = np.zeros(target.shape, np.uint8)
+    part = moved[inside]
+    out[tuple(slice(max(0, s), max(0, s) + n) for s, n in zip(start, part.shape))] = part
+    return out
+
+
+def _segment_fields(labelmap: np.ndarray, labels: dict, colors: dict, terminology: dict) -> dict[str, str]:
+    """The header fields by which Slicer knows its segments."""
+    k, j, i = labelmap.shape
+    out = {"Segmentation_ContainedRepresentationNames": "Binary labelmap|", "Segmentation_MasterRepresentation": "Binary labelmap",
+           "Segmentation_ReferenceImageExtentOffset": "0 0 0"}
+    for n, (value, name) in enumerate(sorted(labels.items())):
+        color, entry = label_style(name, n)
+        color, entry = colors.get(value, color), terminology.get(value, entry)
+        own = {"ID": f"Segment_{value}", "Name": " ".join(str(name).split()) or f"label {value}", "NameAutoGenerated": "0",
+               "Color": " ".join(f"{c:.6g}" for c in color), "ColorAutoGenerated": "0", "LabelValue": str(value), "Layer": "0",
+               "Extent": f"0 {i - 1} 0 {j - 1} 0 {k - 1}", "Tags": f"Segmentation.Status:completed|TerminologyEntry:{entry}|"}
+        out.update({f"Segment{n}_{key}": text for key, text in own.items()})
+    return out
+
+
+def _suffix(path: Path) -> str:
+    """The ending, counting .seg.nrrd and .nii.gz as one."""
+    name = path.name.lower()
+    return next((s for s in (".seg.nrrd", ".nii.gz") if name.endswith(s)), path.suffix.lower())
+
+
+def _stem(path: Path) -> str:
+    return path.name[:len(path.name) - len(_suffix(path))] or path.name
+
+
+def _is_dicom(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _reason(error: Exception) -> str:
+    """The last line of an ITK error, which is the one that says what went wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = re.sub(r"^(sitk::ERROR: |ITK ERROR: |\w+\(0x[0-9a-f]+\): )+", "", lines[-1]) if lines else "unknown error."
+    return text if text.endswith(".") else text + "."
