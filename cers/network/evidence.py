@@ -1,0 +1,172 @@
+"""What references say about a query: mask priors, prototype similarities, rationale, and a gate on how far to trust each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+KEY_LEVELS = 3          # decoder levels (coarsest first) that have keys; finer ones inherit the similarities
+LAYOUT = 4              # side of the coarse grid that compares where things lie in two frames
+MAPS = 7                # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background
+
+
+@dataclass
+class References:
+    """References of a batch of queries, or a stock to gather from. Leading dimensions ``*`` are (n,) or (queries, k).
+
+    dense (*, d, h, w): keys of the coarsest level. foreground (*, levels, labels, d), background (*, levels, d): unit prototypes.
+    separation (*): 1 - cosine of foreground and background. layout (*, d * LAYOUT²): unit. pooled (*, e): unit image embedding.
+    masks (*, labels, H, W): in the reference's frame. rationale (*, r): unit text embedding, zeros where absent.
+    """
+
+    dense: torch.Tensor
+    foreground: torch.Tensor
+    background: torch.Tensor
+    separation: torch.Tensor
+    layout: torch.Tensor
+    pooled: torch.Tensor
+    masks: torch.Tensor
+    rationale: torch.Tensor
+
+    def gather(self, index: torch.Tensor) -> References:
+        """References of each query from a stock (n, ...) by index (queries, k)."""
+        return References(*(getattr(self, f.name)[index] for f in fields(self)))
+
+    def cast(self, dtype: torch.dtype) -> References:
+        return References(*(getattr(self, f.name).to(dtype) for f in fields(self)))
+
+    @classmethod
+    def stack(cls, parts: list[References]) -> References:
+        """Join along a new leading dimension."""
+        return cls(*(torch.stack([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+    def row(self, n: int) -> References:
+        return References(*(getattr(self, f.name)[n] for f in fields(self)))
+
+
+def _resize_masks(masks: torch.Tensor, size) -> torch.Tensor:
+    """(*, labels, H, W) -> (*, labels, *size) by area."""
+    flat = F.adaptive_avg_pool2d(masks.flatten(0, -4) if masks.dim() > 4 else masks, size)
+    return flat.reshape(*masks.shape[:-2], *size)
+
+
+def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit foreground (n, levels, labels, d) and background (n, levels, d) prototypes of keys (n, d, h, w) under masks (n, labels, H, W)."""
+    foreground, background = [], []
+    for key in keys:
+        m = _resize_masks(masks, key.shape[-2:]).flatten(2)
+        k = key.flatten(2)
+        foreground.append(F.normalize(torch.einsum("nlp,ndp->nld", m, k) / (m.sum(-1)[..., None] + 1e-3), dim=-1))
+        rest = (1 - m.amax(1)).clamp(min=0)
+        background.append(F.normalize(torch.einsum("np,ndp->nd", rest, k) / (rest.sum(-1)[..., None] + 1e-3), dim=-1))
+    return torch.stack(foreground, 1), torch.stack(background, 1)
+
+
+class Evidence(nn.Module):
+    """Turns references into one evidence map per decoder level, a learned null map where they are not trusted or absent.
+
+    The gate gives each reference a logit from how alike the scans lie and look, how their rationales compare, and how the
+    reference's mask and prototypes agree with the plain decoder's mask. Softmax over these and a fixed null logit of 0 yields
+    weights that sum to at most 1; the rest is the trust in the null reference. All sums over references are symmetric.
+
+    Args:
+        widths: channels of the decoder levels, coarsest first. labels, key_channels, rationale: dimensions.
+    """
+
+    def __init__(self, widths, labels: int, key_channels: int, rationale: int):
+        super().__init__()
+        self.labels = labels
+        self.project_rationale = nn.Linear(rationale, 32)
+        self.compare_rationale = nn.Linear(rationale, 16)
+        self.gate = nn.Sequential(nn.Linear(10 + 16, 48), nn.ReLU(), nn.Linear(48, 1))
+        self.layout_scale = nn.Parameter(torch.tensor(4.0))
+        self.read = nn.ModuleList(nn.Sequential(nn.Conv2d(MAPS * labels + 1, w, 3, padding=1), nn.ReLU(), nn.Conv2d(w, w, 1)) for w in widths)
+        self.modulate = nn.ModuleList(nn.Linear(32, 2 * w) for w in widths)
+        self.null = nn.ParameterList(nn.Parameter(torch.randn(w) * 0.1) for w in widths)
+
+    def forward(self, keys, layout, pooled, plain, rationale, references: References | None, valid, sizes):
+        """
+        Args:
+            keys: query keys (n, d, h, w) per key level, coarsest first. layout (n, ...), pooled (n, e): unit vectors.
+            plain: (n, labels, H, W) probabilities of D_S, without gradient. rationale: (n, r), zeros where the query has none.
+            references: of (n, k), or None. valid: (n, k) bool. sizes: (h, w) of each decoder level, coarsest first.
+
+        Returns:
+            maps (n, width, h, w) per level, and weights (n, k) of the references.
+        """
+        n = plain.shape[0]
+        if references is None or valid.shape[1] == 0:
+            maps = [null[None, :, None, None].expand(n, -1, *size) for null, size in zip(self.null, sizes)]
+            return maps, plain.new_zeros(n, 0)
+        similar = [self._prototype_maps(keys[level], references, level) for level in range(KEY_LEVELS)]
+        weights, logits = self._weights(similar, layout, pooled, plain, rationale, references, valid)
+        trust = weights.sum(1)
+        share = weights / (trust[:, None] + 1e-6)
+        # a reference's prior also counts alone, by its own trust, so that one good reference is not averaged away
+        own = logits.sigmoid() * valid
+        dense = self._dense_maps(keys[0], references, share)
+        text = torch.einsum("nk,nkr->nr", share, self.project_rationale(references.rationale) * _present(references.rationale))
+        maps = []
+        for level, size in enumerate(sizes):
+            prior = _resize_masks(references.masks, size)
+            mean = torch.einsum("nk,nklhw->nlhw", share, prior)
+            most = (own[:, :, None, None, None] * prior).amax(1)
+            foreground, background = (torch.einsum("nk,nklhw->nlhw", share, m) for m in similar[min(level, KEY_LEVELS - 1)])
+            near = [_to(m, size) for m in (foreground, background, 4 * (foreground - background), *dense)]
+            x = torch.cat([mean, most, *near, trust[:, None, None, None].expand(-1, 1, *size)], 1)
+            scale, shift = self.modulate[level](text)[..., None, None].chunk(2, 1)
+            read = self.read[level](x) * (1 + scale) + shift
+            t = trust[:, None, None, None]
+            maps.append(t * read + (1 - t) * self.null[level][None, :, None, None])
+        return maps, weights
+
+    def _prototype_maps(self, key, references, level):
+        unit = F.normalize(key, dim=1)
+        foreground = torch.einsum("ndhw,nkld->nklhw", unit, references.foreground[:, :, level])
+        background = torch.einsum("ndhw,nkd->nkhw", unit, references.background[:, :, level])
+        return foreground, background[:, :, None].expand_as(foreground)
+
+    def _dense_maps(self, key, references, share):
+        """Highest cosine of each query position to any foreground and any background position of each reference, averaged by share."""
+        q, r = F.normalize(key.flatten(2), dim=1), F.normalize(references.dense.flatten(3), dim=2)
+        cosine = torch.einsum("ndp,nkdr->nkpr", q, r)
+        masks = _resize_masks(references.masks, references.dense.shape[-2:]).flatten(3)
+        least = (0.8 * masks.amax(-1, keepdim=True)).clamp(min=1e-3, max=0.3)      # a small lesion fills no whole cell
+        inside, outside = masks >= least, masks.amax(2, keepdim=True).expand_as(masks) < 0.1
+        out = []
+        for chosen in (inside, outside):
+            best = torch.stack([cosine.masked_fill(~chosen[:, :, label, None], -1).amax(-1) for label in range(self.labels)], 2)
+            best = torch.where(chosen.any(-1)[..., None], best, torch.zeros_like(best))
+            out.append(torch.einsum("nk,nklp->nlp", share, best).unflatten(-1, key.shape[-2:]))
+        return out
+
+    def _weights(self, similar, layout, pooled, plain, rationale, references, valid):
+        foreground, background = similar[1]
+        size = foreground.shape[-2:]
+        mask = _resize_masks(references.masks, size).amax(2).flatten(2)                # (n, k, p)
+        pass1 = F.adaptive_avg_pool2d(plain.amax(1, keepdim=True), size).flatten(2)    # (n, 1, p)
+        margin = (foreground - background).amax(2).flatten(2)
+        area, area1 = mask.mean(-1), pass1.mean(-1).expand(-1, mask.shape[1])
+        overlap = 2 * (mask * pass1).sum(-1) / (mask.sum(-1) + pass1.sum(-1) + 1e-3)
+        on_mask = (margin * pass1).sum(-1) / (pass1.sum(-1) + 1e-3)
+        both = _present(references.rationale) * _present(rationale)[:, None]
+        near = torch.einsum("nd,nkd->nk", layout, references.layout)
+        numbers = torch.stack([near, torch.einsum("ne,nke->nk", pooled, references.pooled),
+                               torch.einsum("nr,nkr->nk", rationale, references.rationale) * both[..., 0], both[..., 0],
+                               overlap, references.separation, margin.amax(-1), on_mask, 4 * area.sqrt(), 4 * area1.sqrt()], -1)
+        words = self.compare_rationale(references.rationale) * self.compare_rationale(rationale)[:, None] * both * 4
+        logits = self.gate(torch.cat([numbers, words], -1))[..., 0] + self.layout_scale * near
+        logits = logits.masked_fill(~valid, -1e4)
+        return torch.cat([logits.new_zeros(len(logits), 1), logits], 1).softmax(1)[:, 1:] * valid, logits
+
+
+def _present(rationale: torch.Tensor) -> torch.Tensor:
+    """1 where there is a rationale, 0 where its vector is all zeros; (*, 1)."""
+    return (rationale.abs().amax(-1, keepdim=True) > 0).to(rationale.dtype)
+
+
+def _to(maps: torch.Tensor, size) -> torch.Tensor:
+    return maps if tuple(maps.shape[-2:]) == tuple(size) else F.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -1,0 +1,88 @@
+"""Augmentation of groups of training frames: what a group shares keeps its references meaningful, the rest is per picture."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+
+def _uniform(rng, low, high, *shape) -> torch.Tensor:
+    return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
+
+
+def warp(images: torch.Tensor, masks: torch.Tensor, groups: int, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Flip, rotate, scale and shift (groups·n, 1, h, w); one transform per group with a small jitter per picture.
+
+    Returns images and masks of side ``size``; images anti-aliased where they shrink by two or more.
+    """
+    total = len(images)
+    n = total // groups
+
+    def draw(jitter=0.2):
+        return (_uniform(rng, -1, 1, groups, 1) + jitter * _uniform(rng, -1, 1, groups, n)).reshape(-1)
+
+    angle, scale, shift_x, shift_y = 0.3 * draw(), 1.12 + 0.25 * draw(), 0.1 * draw(), 0.1 * draw()
+    flip = torch.from_numpy(np.where(rng.random((groups, 1)) < 0.5, -1.0, 1.0).astype(np.float32)).expand(groups, n).reshape(-1)
+    matrix = torch.zeros(total, 2, 3)
+    matrix[:, 0, 0], matrix[:, 0, 1] = scale * angle.cos() * flip, -scale * angle.sin()
+    matrix[:, 1, 0], matrix[:, 1, 1] = scale * angle.sin() * flip, scale * angle.cos()
+    matrix[:, 0, 2], matrix[:, 1, 2] = shift_x, shift_y
+    over = 2 if images.shape[-1] >= 2 * size else 1
+    grid = F.affine_grid(matrix, (total, 1, over * size, over * size), align_corners=False)
+    images = F.grid_sample(images, grid, align_corners=False)
+    masks = F.grid_sample(masks, grid, align_corners=False)
+    if over > 1:
+        images, masks = F.avg_pool2d(images, over), F.avg_pool2d(masks, over)
+    return images, (masks > 0.5).float()
+
+
+def intensities(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Gamma, brightness limits, smooth shading, blur and noise on (n, 1, h, w) in 0..1; each picture of its own."""
+    n = len(images)
+    x = images.clamp(0, 1) ** torch.exp(_uniform(rng, -0.45, 0.45, n, 1, 1, 1))
+    x = (x / _uniform(rng, 0.75, 1.25, n, 1, 1, 1)).clamp(0, 1.3)
+    shading = F.interpolate(_uniform(rng, -1, 1, n, 1, 3, 3), x.shape[-2:], mode="bicubic", align_corners=False)
+    x = x * (1 + 0.2 * _uniform(rng, 0, 1, n, 1, 1, 1) * shading)
+    soft = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
+    x = torch.where(torch.from_numpy(rng.random((n, 1, 1, 1)) < 0.2), soft, x)
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(int(rng.integers(2**31))))
+    return (x + noise * 0.03 * _uniform(rng, 0, 1, n, 1, 1, 1)).clamp(0, 1.3)
+
+
+def strip_skull(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Blank an outer band of the body of (1, h, w), as skull-stripped scans lack it; depth and shape are random.
+
+    The body is eroded by blurring its outline; crude on purpose: what matters is that nothing outside the brain is needed.
+    """
+    body = (image > 0.05).float()[None]
+    near = F.avg_pool2d(F.max_pool2d(body, 9, 1, 4), 31, 1, 15)
+    inside = (near > float(rng.uniform(0.8, 0.97))).float()
+    return image * F.avg_pool2d(inside, 3, 1, 1)[0]
+
+
+def mirror_patch(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator, remove: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Replace a region of (1, h, w) by the tissue opposite of it, with a soft edge.
+
+    remove: the region is the lesion, and the result is a lesion-free picture with an empty mask: BRISC has none, and volumes are
+    full of them. Otherwise a random region elsewhere, the mask stays: so that the soft edge itself does not come to mean
+    "no lesion". None where the opposite side touches the lesion or the region is too large.
+    """
+    grown = F.max_pool2d(mask[None], 15, 1, 7)[0]
+    if not remove:
+        h, w = mask.shape[-2:]
+        shift = (int(rng.integers(-h // 3, h // 3)), int(rng.integers(-w // 3, w // 3)))
+        region = torch.roll(grown, shift, (-2, -1))
+        if (region * F.max_pool2d(mask[None], 9, 1, 4)[0]).any():
+            return None
+    else:
+        region = grown
+    source = region.flip(-1)
+    if (source * grown).any() or not 0 < float(region.mean()) < 0.15:
+        return None
+    # both sides must be body, else there is nothing to mirror
+    if float((image * source > 0.05).float().sum()) < 0.9 * float(source.sum()):
+        return None
+    soft = F.avg_pool2d(region[None], 7, 1, 3)[0]
+    out = image * (1 - soft) + image.flip(-1) * soft
+    return out, torch.zeros_like(mask) if remove else mask
