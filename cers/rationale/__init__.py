@@ -2,6 +2,10 @@
 
 from .descriptors import DESCRIPTORS, measure
 from .embed import TextEmbedder
+from .parse import CoTRow, ParsedCoT, parse_cot, read_cot_csv, to_rationale
 from .writer import THRESHOLDS, contradictions, describe, write_measured
 
-__all__ = ["DESCRIPTORS", "THRESHOLDS", "TextEmbedder", "contradictions", "describe", "measure", "write_measured"]
+__all__ = [
+    "DESCRIPTORS", "THRESHOLDS", "CoTRow", "ParsedCoT", "TextEmbedder", "contradictions", "describe", "measure", "parse_cot",
+    "read_cot_csv", "to_rationale", "write_measured",
+]

@@ -169,7 +169,8 @@ class _DiskCache:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._connect() as db:
                 db.execute("PRAGMA journal_mode=WAL")
-                db.execute("CREATE TABLE IF NOT EXISTS vectors (model TEXT, text TEXT, vector BLOB NOT NULL, PRIMARY KEY (model, text)) WITHOUT ROWID")
+                db.execute("CREATE TABLE IF NOT EXISTS vectors "
+                           "(model TEXT, text TEXT, vector BLOB NOT NULL, PRIMARY KEY (model, text)) WITHOUT ROWID")
             db.close()
         except (OSError, sqlite3.Error) as error:
             raise ModelError(f"The text cache {path} cannot be used ({error}). Delete the file or choose another place.") from error

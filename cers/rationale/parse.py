@@ -1,0 +1,169 @@
+"""Four-part rationales that people and language models write: Texture, Boundary, Context, Summary, in whatever layout they come."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..case.records import PARTS, Rationale, Statement
+from ..errors import InputError
+
+_NAMES = {
+    "texture": "texture", "textures": "texture",
+    "boundary": "boundary", "boundaries": "boundary", "border": "boundary", "borders": "boundary", "margin": "boundary", "margins": "boundary",
+    "context": "context", "surroundings": "context", "summary": "summary", "conclusion": "summary",
+}
+_NAME = "|".join(sorted(_NAMES, key=len, reverse=True))
+_NUMBER = r"(?:\(?\d{1,2}[.):]\)?[ \t]*)"
+# bullet, table, heading sign, number, emphasis, quote, bracket; few of them, so that no text makes the search slow
+_OPEN = rf"""(?:[-*•+>][ \t]+|\|[ \t]*|\#{{1,6}}[ \t]*|{_NUMBER}|[*_"'\[{{(][ \t]*){{0,6}}"""
+_CLOSE = r"""[*_"'\])]{0,6}"""
+# at the start of a line any separator will do
+_LINE = re.compile(rf"^[ \t]*{_OPEN}(?P<name>{_NAME}){_CLOSE}(?:[ \t]*[:：=|]|[ \t]+[-–—]+(?=\s)|[ \t]*[.]?[ \t]*$){_CLOSE}[ \t]*",
+                   re.I | re.M)
+# within a line a heading is a capitalised (or quoted) name with a colon, after a sentence end or in bold
+_INLINE = re.compile(rf"(?:(?:(?<=[.;!?|,}}\]\"])|(?<=[.;!?|]\*\*))[ \t]*{_NUMBER}?[*_\"'|\s]{{0,6}}|(?<=\s)\*\*{_NUMBER}?)"
+                     rf"(?P<name>{_NAME}){_CLOSE}[ \t]*[:：]{_CLOSE}[ \t]*", re.I)
+_LOST_HYPHEN = re.compile(r"(?<=[A-Za-z])\?(?=[a-z])")      # "non?enhancing": a typographic hyphen that an older encoding lost
+_BRACKETS = {")": "(", "]": "[", "}": "{"}
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
+
+
+@dataclass(frozen=True)
+class ParsedCoT:
+    """parts: part -> text, in the order of ``PARTS``, only those that have text. missing: the others. rest: text before any heading."""
+
+    parts: dict[str, str]
+    missing: list[str] = field(default_factory=list)
+    rest: str = ""
+
+
+@dataclass(frozen=True)
+class CoTRow:
+    """One row of a rationale table. line: where it starts in the file, from 1. missing: parts that the row lacks."""
+
+    image: str
+    parts: dict[str, str]
+    missing: list[str]
+    line: int
+
+    @property
+    def parsed(self) -> ParsedCoT:
+        return ParsedCoT(self.parts, self.missing)
+
+
+def parse_cot(text: str | None) -> ParsedCoT:
+    """Read a four-part rationale.
+
+    Headings may be numbered, bold, bulleted, JSON keys, on a line of their own or within one line, in any order and case; a heading
+    that comes twice continues its part. Nothing raises: a part without text is listed as missing.
+    """
+    text = (text or "").lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
+    text = re.sub(r"\n\s*\n", "\n\n", re.sub(r"[ \t]+", " ", text))
+    if (parts := _from_json(text)) is not None:
+        return ParsedCoT({p: parts[p] for p in PARTS if p in parts}, [p for p in PARTS if p not in parts])
+    marks = {m.start("name"): m for m in _INLINE.finditer(text) if m["name"][0].isupper()}
+    marks.update({m.start("name"): m for m in _LINE.finditer(text)})
+    found = [marks[k] for k in sorted(marks)]
+    parts: dict[str, str] = {}
+    for match, after in zip(found, [*found[1:], None]):
+        body = _clean(text[match.end():after.start() if after else len(text)])
+        if body:
+            name = _NAMES[match["name"].lower()]
+            parts[name] = f"{parts[name]} {body}" if name in parts else body
+    rest = _clean(text[:found[0].start()] if found else text)
+    return ParsedCoT({p: parts[p] for p in PARTS if p in parts}, [p for p in PARTS if p not in parts], rest)
+
+
+def read_cot_csv(path: str | Path) -> list[CoTRow]:
+    """Read a table of rationales: columns ``image`` and ``cot``, or ``image`` and the four parts.
+
+    UTF-8 (with or without mark), UTF-16 with mark and Windows-1252 are read; the separator may be comma, semicolon or tab. Every row is
+    returned, also one without an image name or without any part: ``missing`` says what it lacks.
+
+    Raises:
+        InputError: no such file, not a text table, or neither of the two sets of columns.
+    """
+    path = Path(path)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"The rationale table {path} cannot be read ({error.strerror}). Choose an existing CSV file.") from error
+    text = _decode(raw)
+    head = text.split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count), strict=False)
+    out: list[CoTRow] = []
+    columns: dict[str, int] | None = None
+    end = 0
+    try:
+        for cells in reader:
+            line, end = end + 1, reader.line_num
+            if not any(c.strip() for c in cells):
+                continue
+            if columns is None:
+                columns = {c.strip().lower(): n for n, c in enumerate(cells)}
+                if "image" not in columns or not ("cot" in columns or set(PARTS) <= set(columns)):
+                    raise InputError(f"The rationale table {path} needs the columns image and cot, or image, {', '.join(PARTS)}; "
+                                     f"it has {', '.join(c or '(no name)' for c in cells)[:200]}.")
+                continue
+            value = {name: cells[n] if n < len(cells) else "" for name, n in columns.items()}
+            if "cot" in columns:
+                parsed = parse_cot(value["cot"])
+            else:
+                parts = {p: t for p in PARTS if (t := _clean(value[p]))}
+                parsed = ParsedCoT(parts, [p for p in PARTS if p not in parts])
+            out.append(CoTRow(value["image"].strip(), parsed.parts, parsed.missing, line))
+    except csv.Error as error:
+        raise InputError(f"The rationale table {path} is damaged near line {end + 1} ({error}). Save it again as CSV in UTF-8.") from error
+    if columns is None:
+        raise InputError(f"The rationale table {path} is empty. It needs a first line with the columns image and cot.")
+    return out
+
+
+def to_rationale(parsed: ParsedCoT | CoTRow, writer: str = "imported", *, version: str = "1") -> Rationale:
+    """A rationale of the written sentences, none resting on a measurement."""
+    statements = [Statement(part, sentence) for part in PARTS for sentence in _SENTENCE.split(parsed.parts.get(part, "")) if sentence]
+    return Rationale(statements, {}, writer, version)
+
+
+def _from_json(text: str) -> dict[str, str] | None:
+    """Parts of a JSON object, with or without a code fence; None where the text is none."""
+    text = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", text).strip()
+    if not text.startswith("{"):
+        return None
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return None
+    out: dict[str, str] = {}
+    for key, value in values.items():
+        name = _NAMES.get(key.strip().lower())
+        if name and isinstance(value, str) and _clean(value):
+            out[name] = f"{out[name]} {_clean(value)}" if name in out else _clean(value)
+    return out
+
+
+def _clean(text: str) -> str:
+    """One line without markdown emphasis and stray brackets, with lost hyphens put back."""
+    text = re.sub(r"\*\*|__|^\s*[*•+>]\s+|^\s*-\s+(?!\d)|^\s*#{1,6}\s*|^\s*\|?[-:| ]{3,}\|?\s*$", " ", text, flags=re.M)
+    text = _LOST_HYPHEN.sub("-", re.sub(r"\s+", " ", text)).strip()
+    text = text.lstrip(" :|,").rstrip(" |,*#`")
+    if text.count('"') % 2:
+        text = text.strip('"')
+    for close, open_ in _BRACKETS.items():
+        if text.endswith(close) and text.count(close) > text.count(open_):
+            text = text[:-1].rstrip(' "')
+    return text
+
+
+def _decode(raw: bytes) -> str:
+    if raw[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return raw.decode("utf-16", "replace").lstrip("\ufeff")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace")
