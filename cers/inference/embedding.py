@@ -1,0 +1,106 @@
+"""Bring the pool's vectors up to date with a model, and encode pool cases as references."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import numpy as np
+import torch
+
+from ..case import Case
+from ..errors import Cancelled, PoolError
+from ..network.evidence import References
+from ..pool import Pool
+from ..rationale import TextEmbedder
+from .model import Model
+from .planes import to_frames
+
+BATCH = 8
+
+
+def case_frame(case: Case, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image (1, 1, size, size), normalised, and masks (1, labels, size, size) of a case in the model's frame.
+
+    Labels are matched by name; where the case has none of the model's names, all of its lesions count as the model's first label.
+    """
+    frame, image = to_frames(case.image[None], case.spacing, model.config.size, case.modality)
+    named = {name.lower(): value for value, name in case.labels.items()}
+    known = [named.get(name.lower()) for name in model.labels.values()]
+    if not any(value is not None for value in known):
+        masks = [case.mask > 0] + [np.zeros_like(case.mask, bool)] * (len(known) - 1)
+    else:
+        masks = [case.mask == value if value is not None else np.zeros_like(case.mask, bool) for value in known]
+    return image, frame.crop(np.stack(masks).astype(np.float32)).transpose(0, 1)
+
+
+def embed_pool(model: Model, pool: Pool, embedder: TextEmbedder, progress=None, cancel=None) -> int:
+    """Compute the vectors that are missing or stale for this model; returns how many. What is done stays if cancelled.
+
+    Raises:
+        PoolError: vectors are missing and the pool is read-only. Cancelled.
+    """
+    stale, texts = pool.stale("image", model.hash), pool.stale("rationale", embedder.hash)
+    total = len(stale) + len(texts)
+    done = 0
+
+    def step(n: int) -> None:
+        nonlocal done
+        done += n
+        if progress:
+            progress(done / total, f"Embedding the pool: {done} of {total}")
+        if cancel and cancel():
+            raise Cancelled()
+
+    for start in range(0, len(stale), BATCH):
+        ids = stale[start : start + BATCH]
+        frames = torch.cat([case_frame(pool.get(i), model)[0] for i in ids]).to(model.device)
+        with torch.inference_mode():
+            vectors = model.net.encode(frames).pooled.float().cpu().numpy()
+        pool.set_vectors("image", model.hash, ids, vectors)
+        step(len(ids))
+    for start in range(0, len(texts), 64):
+        current = pool.rationales(texts[start : start + 64])
+        ids = list(current)
+        vectors = embedder.encode([current[i][1].text for i in ids])
+        pool.set_vectors("rationale", embedder.hash, ids, vectors, versions={i: current[i][0] for i in ids})
+        step(len(ids))
+    return total
+
+
+class ReferenceStore:
+    """Pool cases encoded as references, kept by id; the least recently used go first."""
+
+    def __init__(self, model: Model, pool: Pool, embedder: TextEmbedder, kept: int = 512):
+        self.model, self.pool, self.embedder, self.kept = model, pool, embedder, kept
+        self._rows: OrderedDict[tuple[str, int], References] = OrderedDict()
+
+    def rows(self, ids: list[str]) -> dict[str, References]:
+        """Reference records by id. A rationale that has changed since is encoded anew."""
+        versions = {i: v for i, (v, _) in self.pool.rationales(ids).items()}
+        keys = {i: (i, versions.get(i, 0)) for i in dict.fromkeys(ids)}
+        missing = [i for i, key in keys.items() if key not in self._rows]
+        for start in range(0, len(missing), BATCH):
+            self._encode(missing[start : start + BATCH], keys)
+        for key in keys.values():
+            self._rows.move_to_end(key)
+        out = {i: self._rows[key] for i, key in keys.items()}
+        while len(self._rows) > max(self.kept, len(out)):
+            self._rows.popitem(last=False)
+        return out
+
+    def _encode(self, ids: list[str], keys: dict) -> None:
+        frames = [case_frame(self.pool.get(i), self.model) for i in ids]
+        found, vectors = self.pool.vectors("rationale", self.embedder.hash, ids)
+        rationale = np.zeros((len(ids), self.model.net.config.rationale), np.float32)
+        by_id = dict(zip(found, vectors))
+        for n, i in enumerate(ids):
+            if i in by_id:
+                if len(by_id[i]) != rationale.shape[1]:
+                    raise PoolError(f"The text encoder gives {len(by_id[i])} numbers, the model expects {rationale.shape[1]}. Use the model's own text encoder.")
+                rationale[n] = by_id[i]
+        device = self.model.device
+        with torch.inference_mode():
+            encoded = self.model.net.encode(torch.cat([f[0] for f in frames]).to(device))
+            stock = self.model.net.references(encoded, torch.cat([f[1] for f in frames]).to(device), torch.from_numpy(rationale).to(device))
+        for n, i in enumerate(ids):
+            self._rows[keys[i]] = stock.row(n)

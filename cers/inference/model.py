@@ -1,0 +1,157 @@
+"""A trained model as a folder: config.json, model.safetensors and its card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from ..errors import InputError, ModelError
+from ..pool import SelectionConfig
+
+FORMAT = 1
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "MODEL_CARD.md"
+
+
+@dataclass
+class ModelConfig:
+    """What belongs to a model besides its weights.
+
+    Args:
+        network: architecture (``cers.network.model.NetworkConfig``). labels: value in the label map -> name, in channel order.
+        size: side of the input frame in pixels. modality, body_site: what it was trained on; also assumed of a query that does
+            not say. temperature: logits are divided by it (Guo et al., ICML 2017). threshold: least calibrated probability of a label.
+        minimum_ml: connected parts of a volume's mask below this size are dropped. selection: settings of ``SelectionConfig``.
+        text_encoder: folder or package of the text encoder, None for the default; text_hash: of the one it was trained with.
+    """
+
+    network: dict
+    labels: dict[str, str]
+    size: int = 224
+    modality: str | None = None
+    body_site: str | None = None
+    temperature: float = 1.0
+    threshold: float = 0.5
+    minimum_ml: float = 0.0
+    selection: dict = field(default_factory=dict)
+    text_encoder: str | None = None
+    text_hash: str | None = None
+    name: str = "CERS model"
+    format: int = FORMAT
+
+    @classmethod
+    def read(cls, path: Path) -> ModelConfig:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read as a model configuration. Choose a folder with {CONFIG} and {WEIGHTS}.") from error
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ModelError(f"{path} is not a CERS model configuration of format {FORMAT}. Choose another model folder.")
+        known = {f.name for f in fields(cls)}
+        if set(data) - known or not {"network", "labels"} <= set(data):
+            raise ModelError(f"{path} lacks 'network' or 'labels', or has unknown settings: {sorted(set(data) - known)}.")
+        config = cls(**data)
+        if len(config.labels) != len(config.network.get("labels", [])):
+            raise ModelError(f"{path} names {len(config.labels)} labels, but the network has {len(config.network.get('labels', []))}.")
+        return config
+
+
+class Model:
+    """A network ready to run. ``hash`` names weights and every setting that changes an embedding."""
+
+    def __init__(self, net, config: ModelConfig, digest: str, folder: Path, device: str):
+        self.net, self.config, self.hash, self.folder, self.device = net, config, digest, folder, device
+        self.labels = {int(k): v for k, v in config.labels.items()}
+
+    @property
+    def selection(self) -> SelectionConfig:
+        return SelectionConfig(**self.config.selection)
+
+    @property
+    def card(self) -> str:
+        path = self.folder / CARD
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def resolve_device(device: str) -> str:
+    """"cpu", "cuda" or "mps" if it is there.
+
+    Raises:
+        InputError: the device is not one of these or not available here.
+    """
+    import torch
+
+    kind = device.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise InputError(f"Device '{device}' is not known. Use cpu, cuda or mps.")
+    if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
+        raise InputError(f"Device '{device}' is not available on this machine. Use cpu, or install a PyTorch build for it.")
+    return device
+
+
+def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threads: int | None = None) -> Model:
+    """The model in a folder, by default the one that ships with CERS.
+
+    Args:
+        threads: torch threads of this process; None leaves them. More than the idle cores makes everything slower.
+
+    Raises:
+        ModelError: no model there, damaged, or of another kind. InputError: device or threads not usable.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from ..network.fuse import fuse
+    from ..network.model import CersNet, NetworkConfig
+    from ..resources import resource
+
+    if threads is not None:
+        if threads < 1:
+            raise InputError("The number of threads must be 1 or more.")
+        torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    device = resolve_device(device)
+    folder = resource("model") if path is None else Path(path)
+    weights = folder / WEIGHTS
+    if not weights.is_file() or not (folder / CONFIG).is_file():
+        raise ModelError(f"There is no CERS model in '{folder}': it needs {CONFIG} and {WEIGHTS}. Choose another model folder.")
+    config = ModelConfig.read(folder / CONFIG)
+    data = weights.read_bytes()
+    digest = model_hash(data, config)
+    try:
+        net = CersNet(NetworkConfig(**config.network))
+        net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load(data).items()})
+    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+        raise ModelError(f"The weights in '{folder}' are damaged or belong to another architecture. Get the model again.") from error
+    net = fuse(net.eval()).to(device).requires_grad_(False)
+    return Model(net, config, digest, folder, device)
+
+
+def model_hash(weights: bytes, config: ModelConfig) -> str:
+    """16 hex digits over weights, architecture and input size; thresholds may change without making embeddings stale."""
+    h = hashlib.sha256(weights)
+    h.update(json.dumps([config.network, config.size], sort_keys=True).encode())
+    return h.hexdigest()[:16]
+
+
+def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card: str = "", half: bool = True) -> Path:
+    """Write a model folder; each file atomically, the configuration last. half: weights as float16."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {k: (v.to(torch.float16) if half and v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    temporary = folder / (WEIGHTS + ".tmp")
+    save_file(tensors, str(temporary))
+    os.replace(temporary, folder / WEIGHTS)
+    texts = {CARD: card, CONFIG: json.dumps(asdict(config), indent=1) + "\n"}
+    for name, text in texts.items():
+        if text:
+            temporary = folder / (name + ".tmp")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, folder / name)
+    return folder

@@ -1,0 +1,60 @@
+"""A volume prepared for the network along one plane, with what has been computed of its slices so far."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from ..case import PlaneView, Volume
+from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
+from ..network.model import Encoded
+
+KEPT = 256          # encoded slices kept for re-runs; about 1.5 MB each at 224 px
+
+
+@dataclass
+class Plane:
+    """Slices of one plane in the network's frame.
+
+    raw: (n, rows, columns) in display order. frames: (n, 1, size, size) normalised. has_body: (n,) bool; slices without body are not decoded.
+    plain, fused: (n, labels, size, size) probabilities of D_S and D_R, zero where not decoded.
+    """
+
+    view: PlaneView
+    raw: np.ndarray
+    frame: Frame
+    frames: torch.Tensor
+    has_body: np.ndarray
+    spacing: tuple[float, float] | None
+    plain: torch.Tensor
+    fused: torch.Tensor
+    encoded: OrderedDict[int, Encoded] = field(default_factory=OrderedDict)
+
+    @property
+    def name(self) -> str:
+        return self.view.plane
+
+    def keep(self, index: int, encoded: Encoded) -> None:
+        self.encoded[index] = encoded
+        self.encoded.move_to_end(index)
+        while len(self.encoded) > KEPT:
+            self.encoded.popitem(last=False)
+
+
+def prepare(volume: Volume, plane: str, size: int, labels: int, modality: str | None) -> Plane:
+    """Read a volume along a plane: permute, scale intensities over the whole volume, crop to the body, resample in-plane, normalise."""
+    view = PlaneView(volume.geometry, plane)
+    raw = view.slices(volume.array)
+    frame, frames = to_frames(raw, view.spacing, size, modality)
+    has_body = foreground(raw, modality).mean((1, 2)) > 0.01
+    empty = torch.zeros(len(raw), labels, size, size)
+    return Plane(view, raw, frame, frames, has_body, view.spacing if volume.spacing_known else None, empty, empty.clone())
+
+
+def to_frames(raw: np.ndarray, spacing: tuple[float, float] | None, size: int, modality: str | None) -> tuple[Frame, torch.Tensor]:
+    """Raw slices (n, rows, columns) of one image -> their common frame and the normalised input (n, 1, size, size)."""
+    frame = Frame.around(body_box(raw, modality), raw.shape[1:], spacing or (1.0, 1.0), size)
+    return frame, normalise(frame.crop(scale_intensities(raw, modality)))

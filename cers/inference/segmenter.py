@@ -1,0 +1,343 @@
+"""Segment a volume with evidence: the whole method in one class.
+
+1 encode each slice; 2 plain decoder D_S; 3 measured rationale of its mask, embedded; 4 selection of references from the pool;
+5 evidence decoder D_R with them, slice by slice, influence of each; 6 calibrated probabilities back in the volume's own grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..case import Coverage, Evidence, Prediction, Rationale, Reference, Volume, acquisition_plane
+from ..case.geometry import PLANES
+from ..errors import Cancelled, InputError, ModelError
+from ..network.evidence import References
+from ..pool import Pool, Query, Selection, Selector, thumbnail
+from ..rationale import TextEmbedder, describe
+from .embedding import ReferenceStore, embed_pool
+from .model import Model
+from .planes import Plane, prepare
+from .volume import drop_small_parts, to_labelmap
+
+BATCH = 8
+LEAST_PIXELS = 4          # a pass-1 mask below this many frame pixels is too small to describe
+
+
+@dataclass
+class SliceResult:
+    """One slice decoded anew. mask (rows, columns) uint8 label map; probability (labels, rows, columns) float32, calibrated."""
+
+    mask: np.ndarray
+    probability: np.ndarray
+    evidence: Evidence
+
+
+@dataclass
+class _Slice:
+    """What steps 3 and 4 found for one slice."""
+
+    rationale: Rationale | None = None
+    vector: np.ndarray | None = None
+    selection: Selection | None = None
+    weights: list[float] = field(default_factory=list)
+    influence: list[float] | None = None
+
+
+@dataclass
+class Session:
+    """The last segmented volume, kept so that single slices can be decoded again with other references."""
+
+    volume: Volume
+    planes: dict[str, Plane]
+    slices: dict[tuple[str, int], _Slice]
+    modality: str | None
+    body_site: str | None
+    tokens: torch.Tensor | None
+    prediction: Prediction | None = None
+
+
+class Segmenter:
+    """Segments volumes with one model and, if there is one, a knowledge pool.
+
+    Args:
+        model: from ``load_model``. pool: None decodes with the null reference only.
+        text_embedder: None makes the one the model was trained with.
+    """
+
+    def __init__(self, model: Model, pool: Pool | None = None, *, text_embedder: TextEmbedder | None = None):
+        self.model, self.pool = model, pool
+        self.embedder = text_embedder or TextEmbedder(model.config.text_encoder)
+        if self.embedder.dimension != model.net.config.rationale:
+            raise ModelError(f"The text encoder gives {self.embedder.dimension} numbers, the model expects {model.net.config.rationale}. "
+                             "Use the text encoder named in the model's configuration.")
+        self.store = ReferenceStore(model, pool, self.embedder) if pool is not None else None
+        self.selector = Selector(pool, model.hash, self.embedder.hash) if pool is not None else None
+        self.session: Session | None = None
+
+    @torch.inference_mode()
+    def segment(self, volume: Volume, planes: str = "acquisition", text: str | None = None, progress: Callable[[float, str], None] | None = None,
+                cancel: Callable[[], bool] | None = None, influence: bool = True) -> Prediction:
+        """Segment a volume.
+
+        Args:
+            planes: "acquisition" decodes along the plane the scanner took, "three" along all three and averages the probabilities.
+            text: a short clinical text; optional. progress: called with (fraction, message). cancel: asked often; True stops.
+            influence: measure how much each reference changes each mask (one more pass of D_R per reference).
+
+        Raises:
+            InputError: unknown ``planes``, or a modality the model was not made for. Cancelled: nothing is kept. PoolError: see ``embed_pool``.
+        """
+        if planes not in ("acquisition", "three"):
+            raise InputError(f"Planes '{planes}' is not known. Use acquisition or three.")
+        config = self.model.config
+        if volume.modality and config.modality and volume.modality != config.modality:
+            raise InputError(f"This model segments {config.modality} images, but the image is {volume.modality}. Choose a model made for {volume.modality}.")
+        clock = _Clock(progress, cancel)
+        started = time.perf_counter()
+        with clock.step("pool", "Bringing the pool up to date", 0.0):
+            if self.pool is not None:
+                embed_pool(self.model, self.pool, self.embedder, lambda f, m: clock.say(0.2 * f, m), cancel)
+        with clock.step("prepare", "Preparing slices", 0.2):
+            names = PLANES if planes == "three" else (acquisition_plane(volume.geometry),)
+            modality, site = volume.modality or config.modality, volume.body_site or config.body_site
+            tokens = torch.from_numpy(self.embedder.encode_tokens(text.strip())).to(self.model.device) if text and text.strip() else None
+            session = Session(volume, {n: prepare(volume, n, config.size, len(self.model.labels), modality) for n in names}, {}, modality, site, tokens)
+        todo = [(n, i) for n, plane in session.planes.items() for i in np.flatnonzero(plane.has_body).tolist()]
+        for done, batch in _batches(todo):
+            clock.say(0.25 + 0.3 * done, "Encoding slices")
+            self._encode(session, batch, clock)
+        with clock.step("rationale", "Measuring findings", 0.55):
+            for key in todo:
+                session.slices[key] = self._describe(session, key)
+                clock.check()
+        with clock.step("text", "Embedding rationales", 0.6):
+            described = [s for s in session.slices.values() if s.rationale is not None]
+            for s, vector in zip(described, self.embedder.encode([s.rationale.text for s in described]) if described else ()):
+                s.vector = vector
+        with clock.step("select", "Choosing reference cases", 0.65):
+            for key in todo:
+                session.slices[key].selection = self._select(session, key)
+        with clock.step("references", "Encoding reference cases", 0.7):
+            references = self._references(session, todo)
+            clock.check()
+        for done, batch in _batches(todo):
+            clock.say(0.75 + 0.2 * done, "Decoding with evidence")
+            self._decode(session, batch, references, influence, clock)
+        with clock.step("finish", "Putting the mask together", 0.96):
+            prediction = self._finish(session, names, planes, text, influence)
+        prediction.seconds.update({k: round(v, 4) for k, v in clock.seconds.items()})
+        prediction.seconds["total"] = round(time.perf_counter() - started, 4)
+        session.prediction = prediction
+        self.session = session
+        clock.say(1.0, "Done")
+        return prediction
+
+    @torch.inference_mode()
+    def resegment(self, index: int, plane: str, pinned=(), dropped=()) -> SliceResult:
+        """Decode one slice of the last volume again, with references pinned or dropped; steps 4 to 6 only. The volume's mask stays as it is.
+
+        Raises:
+            InputError: nothing segmented yet, or no such slice. PoolError: a pinned case cannot be used.
+        """
+        session = self.session
+        if session is None:
+            raise InputError("No volume has been segmented yet. Segment one first.")
+        if plane not in session.planes or not 0 <= index < len(session.planes[plane].view):
+            raise InputError(f"Slice {index} of the {plane} plane was not decoded. Decoded: "
+                             + ", ".join(f"{n} 0 to {len(p.view) - 1}" for n, p in session.planes.items()) + ".")
+        key, view = (plane, index), session.planes[plane]
+        before = session.slices.get(key)
+        if before is None:
+            raise InputError(f"Slice {index} of the {plane} plane shows no part of the body and was not decoded.")
+        now = _Slice(before.rationale, before.vector, self._select(session, key, pinned, dropped))
+        changed = Session(session.volume, session.planes, {key: now}, session.modality, session.body_site, session.tokens)
+        fused = view.fused[index].clone()
+        try:
+            self._decode(changed, [key], self._references(changed, [key]), True, _Clock())
+            probability = view.frame.paste(view.fused[index : index + 1])[0]
+        finally:
+            view.fused[index] = fused
+        mask = to_labelmap(probability[:, None], self.model.labels, self.model.config.threshold)[0]
+        return SliceResult(mask, probability, self._evidence(changed, key, mask, probability))
+
+    # ---- steps
+
+    def _encode(self, session: Session, keys, clock) -> None:
+        plane = session.planes[keys[0][0]]
+        index = [i for _, i in keys]
+        with clock.step("encode"):
+            encoded = self._encoded(session, plane, index)
+        with clock.step("plain"):
+            plane.plain[index] = (self.model.net.decode_plain(encoded).float() / self.model.config.temperature).sigmoid().cpu()
+        for row, i in enumerate(index):
+            plane.keep(i, encoded.rows(slice(row, row + 1)))
+
+    def _encoded(self, session: Session, plane: Plane, index: list[int]):
+        x = plane.frames[index].to(self.model.device, memory_format=torch.channels_last)
+        if session.tokens is None:
+            return self.model.net.encode(x)
+        present = torch.ones(len(x), len(session.tokens), dtype=torch.bool, device=self.model.device)
+        return self.model.net.encode(x, session.tokens.expand(len(x), -1, -1), present)
+
+    def _describe(self, session: Session, key) -> _Slice:
+        """Step 3: the measured rationale of D_S's mask, as pool cases are described."""
+        plane, index = session.planes[key[0]], key[1]
+        if int((plane.plain[index] > 0.5).any(0).sum()) < LEAST_PIXELS:
+            return _Slice()
+        mask = (plane.frame.paste(plane.plain[index : index + 1])[0] > 0.5).any(0)
+        if not mask.any():
+            return _Slice()
+        return _Slice(describe(plane.raw[index], mask, plane.spacing, modality=session.modality, plane=plane.name))
+
+    def _select(self, session: Session, key, pinned=(), dropped=()) -> Selection:
+        """Step 4."""
+        if self.selector is None:
+            return Selection([], [], Coverage(0.0, False, "No pool: segmented without evidence."))
+        plane, volume, found = session.planes[key[0]], session.volume, session.slices[key]
+        query = Query(image_vector=self._row(session, key).pooled[0].float().cpu().numpy(), thumbnail=thumbnail(plane.raw[key[1]]),
+                      rationale=found.rationale, rationale_vector=found.vector, modality=session.modality, body_site=session.body_site,
+                      plane=plane.name, patient_id=volume.patient_id, volume_id=volume.volume_id)
+        return self.selector.select(query, self.model.selection, pinned, dropped)
+
+    def _row(self, session: Session, key):
+        plane = session.planes[key[0]]
+        if key[1] not in plane.encoded:
+            plane.keep(key[1], self._encoded(session, plane, [key[1]]))
+        return plane.encoded[key[1]]
+
+    def _references(self, session: Session, keys) -> dict[str, References]:
+        if self.store is None:
+            return {}
+        return self.store.rows([r.id for key in keys for r in session.slices[key].selection.selected])
+
+    def _decode(self, session: Session, keys, references, influence: bool, clock) -> None:
+        """Step 5: D_R for a batch of slices of one plane, and again without each reference where there is a mask."""
+        plane = session.planes[keys[0][0]]
+        with clock.step("evidence"):
+            self._assign(plane, [(key, session.slices[key].selection.ids) for key in keys], session, references)
+        if not influence:
+            return
+        with clock.step("influence"):
+            for key in keys:
+                ids = session.slices[key].selection.ids
+                full = plane.fused[key[1]]
+                if not ids or not (full > self.model.config.threshold).any():
+                    continue
+                probabilities, _ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references)
+                overlap = 2 * (probabilities * full).sum((1, 2, 3)) / (probabilities.sum((1, 2, 3)) + full.sum() + 1e-6)
+                session.slices[key].influence = (1 - overlap).clamp(0, 1).tolist()
+
+    def _assign(self, plane: Plane, wanted, session, references) -> None:
+        probabilities, weights = self._fused(session, wanted, references)
+        for n, (key, ids) in enumerate(wanted):
+            plane.fused[key[1]] = probabilities[n]
+            session.slices[key].weights = weights[n, : len(ids)].tolist()
+
+    def _fused(self, session: Session, wanted, references) -> tuple[torch.Tensor, torch.Tensor]:
+        """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU."""
+        net, device = self.model.net, self.model.device
+        encoded = _join([self._row(session, key) for key, _ in wanted])
+        plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
+        vectors = np.stack([session.slices[key].vector if session.slices[key].vector is not None else np.zeros(net.config.rationale, np.float32)
+                            for key, _ in wanted])
+        k = max(len(ids) for _, ids in wanted)
+        stock, valid = None, None
+        if k:
+            filler = next(references[i] for _, ids in wanted for i in ids)
+            stock = References.stack([References.stack([references[i] for i in ids] + [filler] * (k - len(ids))) for _, ids in wanted])
+            valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
+        logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid)
+        return (logits.float() / self.model.config.temperature).sigmoid().cpu(), weights.float().cpu()
+
+    # ---- results
+
+    def _finish(self, session: Session, names, planes: str, text, influence: bool) -> Prediction:
+        """Step 6: back to the volume's grid, planes averaged, label map, evidence per slice."""
+        model, volume = self.model, session.volume
+        total = np.zeros((len(model.labels), *volume.array.shape), np.float32)
+        for plane in session.planes.values():
+            pasted = plane.frame.paste(plane.fused)
+            for channel in range(len(model.labels)):
+                total[channel] += plane.view.volume(pasted[:, channel])
+        total /= len(session.planes)
+        labelmap = to_labelmap(total, model.labels, model.config.threshold)
+        labelmap = drop_small_parts(labelmap, model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0)
+        evidence = []
+        for name in names:
+            view = session.planes[name].view
+            masks = view.slices(labelmap)
+            probabilities = np.stack([view.slices(channel) for channel in total], 1)
+            for i in range(len(view)):
+                if (name, i) in session.slices:
+                    evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i]))
+        provenance = {"cers": __version__, "image": volume.content_hash, "model": model.hash, "model_name": model.config.name,
+                      "pool": self.pool.hash() if self.pool is not None else None, "text_encoder": self.embedder.hash,
+                      "settings": {"planes": planes, "size": model.config.size, "device": model.device, "threads": torch.get_num_threads(),
+                                   "threshold": model.config.threshold, "temperature": model.config.temperature, "modality": session.modality,
+                                   "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
+                                   "selection": model.selection.to_dict()}}
+        return Prediction(labelmap, total.astype(np.float16), volume.geometry, dict(model.labels), evidence, {}, provenance)
+
+    def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray) -> Evidence:
+        plane, found = session.planes[key[0]], session.slices[key]
+        weights = found.weights or [None] * len(found.selection.selected)
+        influence = found.influence or [None] * len(found.selection.selected)
+        references = [Reference(r.id, r.rank, r.visual, r.cot, w, i, r.pinned) for r, w, i in zip(found.selection.selected, weights, influence)]
+        first, second = plane.plain[key[1]] > 0.5, plane.fused[key[1]] > 0.5
+        both = int(first.sum() + second.sum())
+        disagreement = 1 - 2 * int((first & second).sum()) / both if both else 0.0
+        inside = mask > 0
+        return Evidence(plane.name, key[1], plane.view.array_index(key[1]), references, found.selection.rejected, found.selection.coverage,
+                        found.rationale, int(inside.sum()), disagreement, float(probability.max(0)[inside].mean()) if inside.any() else None)
+
+
+def _batches(keys):
+    """Batches of slices of one plane, each with the share of all that lies before it."""
+    start = 0
+    while start < len(keys):
+        batch = [k for k in keys[start : start + BATCH] if k[0] == keys[start][0]]
+        yield start / len(keys), batch
+        start += len(batch)
+
+
+def _join(rows):
+    """Encoded slices joined to one batch."""
+    if len(rows) == 1:
+        return rows[0]
+    first = rows[0]
+    return type(first)([torch.cat(f) for f in zip(*(r.features for r in rows))], torch.cat([r.deepest for r in rows]),
+                       [torch.cat(k) for k in zip(*(r.keys for r in rows))], torch.cat([r.layout for r in rows]),
+                       torch.cat([r.pooled for r in rows]), torch.cat([r.aligned for r in rows]), first.size, first.padded)
+
+
+class _Clock:
+    """Seconds per step, progress and cancelling in one place."""
+
+    def __init__(self, progress=None, cancel=None):
+        self.progress, self.cancel, self.seconds = progress, cancel, {}
+
+    def say(self, fraction: float, message: str) -> None:
+        if self.progress:
+            self.progress(fraction, message)
+        self.check()
+
+    def check(self) -> None:
+        if self.cancel and self.cancel():
+            raise Cancelled()
+
+    @contextmanager
+    def step(self, name: str, message: str | None = None, fraction: float | None = None):
+        if message is not None:
+            self.say(fraction, message)
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
