@@ -1,0 +1,204 @@
+"""Which slice's evidence is shown, and what the user does with it. The panel and the board both show what this holds."""
+
+from __future__ import annotations
+
+import qt
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from . import Pictures, Words
+from .EvidenceModel import EvidenceModel
+from .SegmentationLogic import IDLE, SegmentationLogic
+from .Signal import Signal
+
+FOLLOW_MS = 30       # scrolling fast through a view redraws the evidence once, not for each step
+
+
+class EvidenceController(VTKObservationMixin):
+    """Follows the slice views.
+
+    Signals: changed(): the slice, its evidence or a choice changed; caseLoaded(id): a pool case arrived; busyChanged(bool).
+    """
+
+    def __init__(self, logic: SegmentationLogic):
+        VTKObservationMixin.__init__(self)
+        self.logic = logic
+        self.model: EvidenceModel | None = None
+        self.key: tuple[str, int] | None = None
+        self.changed, self.caseLoaded, self.busyChanged = Signal(), Signal(), Signal()
+        self._cases: dict[str, dict] = {}
+        self._asked: set[str] = set()
+        self._pictures: dict[str, Pictures.Picture] = {}
+        self._seen = None                   # the slice view that moved last
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._onSliceMoved)
+        logic.finished.connect(self.setModel)
+        logic.sliceChanged.connect(lambda _key: self.changed.emit())
+        logic.stateChanged.connect(lambda state: self.busyChanged.emit(state != IDLE))
+
+    # what is shown
+
+    @property
+    def evidence(self) -> dict | None:
+        """The evidence of the slice shown, None where there is none."""
+        return self.model.slices.get(self.key) if self.model is not None and self.key is not None else None
+
+    def setModel(self, model: EvidenceModel | None) -> None:
+        """Shows a new result and moves all slice views to its largest lesion slice."""
+        self.model, self.key = model, None
+        self._cases, self._asked, self._pictures = {}, set(), {}
+        self.observeViews(model is not None)
+        if model is None:
+            self.changed.emit()
+        else:
+            self.show(model.largest())
+
+    def show(self, key: tuple[str, int] | None) -> None:
+        """Shows a slice and moves all slice views to it."""
+        self.key = key
+        if key is not None and self.model.alive:
+            jump(self.model.centre(key))
+        self._timer.stop()                  # the views follow us here, not we them
+        self._askForCases()
+        self.changed.emit()
+
+    def step(self, direction: int) -> None:
+        """Goes to the next (+1) or previous (-1) slice of the plane shown that holds a lesion."""
+        if self.model is None or self.key is None:
+            return
+        plane, index = self.key
+        others = [n for n in self.model.lesionSlices(plane) if (n - index) * direction > 0]
+        if others:
+            self.show((plane, min(others) if direction > 0 else max(others)))
+
+    def canStep(self, direction: int) -> bool:
+        if self.model is None or self.key is None:
+            return False
+        return any((n - self.key[1]) * direction > 0 for n in self.model.lesionSlices(self.key[0]))
+
+    # the user's choices
+
+    def choice(self):
+        """The pinned and dropped references of the slice shown, None without one."""
+        return self.model.choice(self.key) if self.model is not None and self.key is not None else None
+
+    def pin(self, identifier: str, on: bool) -> None:
+        self._choose(identifier, "pinned", "dropped", on)
+
+    def drop(self, identifier: str, on: bool) -> None:
+        self._choose(identifier, "dropped", "pinned", on)
+
+    def _choose(self, identifier: str, into: str, outOf: str, on: bool) -> None:
+        choice = self.choice()
+        if choice is None:
+            return
+        getattr(choice, outOf).discard(identifier)
+        (getattr(choice, into).add if on else getattr(choice, into).discard)(identifier)
+        self.changed.emit()
+
+    def canRerun(self) -> bool:
+        choice = self.choice()
+        return self.logic.state == IDLE and choice is not None and self.evidence is not None and (bool(choice) or self.key in self.model.rerun)
+
+    def rerun(self) -> None:
+        """Segments the slice shown again with the choices made."""
+        if self.canRerun():
+            self.logic.rerun(self.model, self.key)
+
+    def reset(self) -> None:
+        """Drops all choices of the slice shown; segments it again if they had been used."""
+        choice = self.choice()
+        if choice is None or self.logic.state != IDLE:
+            return
+        choice.pinned.clear()
+        choice.dropped.clear()
+        if self.key in self.model.rerun:
+            self.logic.rerun(self.model, self.key)
+        self.changed.emit()
+
+    # pictures
+
+    def colour(self) -> tuple[float, float, float]:
+        """The colour of the first segment, in which the predicted contour is drawn."""
+        from . import SegmentationResult
+
+        if self.model is not None and self.model.alive:
+            own = SegmentationResult.ownSegments(self.model.segmentation)
+            if own:
+                return tuple(self.model.segmentation.GetSegmentation().GetSegment(next(iter(own.values()))).GetColor())
+        return (0.92, 0.38, 0.22)
+
+    def queryPicture(self) -> Pictures.Picture | None:
+        """The slice shown with its predicted contour, in the window of the slice views."""
+        image = self.model.image(self.key) if self.model is not None and self.key is not None else None
+        if image is None:
+            return None
+        picture = Pictures.Picture(Pictures.windowed(image, self.model.window()), self.model.mask(self.key).copy(), self.model.planes[self.key[0]].spacing,
+                                   self.colour(), _("This slice, predicted contour"))
+        return picture.trimmed()
+
+    def case(self, identifier: str) -> dict | None:
+        return self._cases.get(identifier)
+
+    def asked(self, identifier: str) -> bool:
+        """Whether a case has been asked for and has not arrived."""
+        return identifier in self._asked and identifier not in self._cases
+
+    def casePicture(self, identifier: str) -> Pictures.Picture | None:
+        """A pool case with its expert contour, None until it has arrived."""
+        case = self._cases.get(identifier)
+        if case is None:
+            return None
+        if identifier not in self._pictures:
+            spacing = tuple(case.get("spacing") or (1.0, 1.0))
+            self._pictures[identifier] = Pictures.Picture(
+                case["image"], case["mask"], spacing, title=_("{name}, expert contour").format(name=Words.caseTitle(case))).trimmed()
+        return self._pictures[identifier]
+
+    def _askForCases(self) -> None:
+        for reference in (self.evidence or {}).get("references", []):
+            identifier = reference["id"]
+            if identifier not in self._asked:
+                self._asked.add(identifier)
+                self.logic.case(identifier, lambda case, identifier=identifier, model=self.model: self._onCase(model, identifier, case))
+
+    def _onCase(self, model, identifier: str, case: dict | None) -> None:
+        if model is not self.model:
+            return
+        if case is None:
+            self._asked.discard(identifier)
+        else:
+            self._cases[identifier] = case
+        self.caseLoaded.emit(identifier)
+
+    # slice views
+
+    def observeViews(self, on: bool) -> None:
+        """Starts or stops following the slice views; call again when views were added."""
+        self.removeObservers()
+        if not on:
+            self._timer.stop()
+            return
+        for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onSliceNode)
+
+    def _onSliceNode(self, caller, _event) -> None:
+        self._seen = caller
+        self._timer.start(FOLLOW_MS)
+
+    def _onSliceMoved(self) -> None:
+        if self.model is None or not self.model.alive or self._seen is None:
+            return
+        key = self.model.at(self._seen)
+        if key is not None and key != self.key:
+            self.key = key
+            self._askForCases()
+            self.changed.emit()
+
+
+def jump(position) -> None:
+    """Moves all slice views to a world position without centring them, as the crosshair does."""
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *(float(v) for v in position), slicer.vtkMRMLSliceNode.OffsetJumpSlice)

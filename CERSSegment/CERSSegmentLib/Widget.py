@@ -1,0 +1,289 @@
+"""The module's panel: ties the .ui form to parameters, logic, evidence and board."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+from slicer.util import VTKObservationMixin
+
+from . import InstallLogic, SegmentationResult, VolumeInput
+from .EvidenceBoard import EvidenceBoard
+from .EvidenceController import EvidenceController
+from .EvidenceWidget import EvidenceWidget
+from .Parameter import Parameter, parameterNode
+from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
+
+POOL_SETTING = "CERS/PoolFolder"
+MARKS = {INFO: "", GOOD: '<span style="color:#2e9e5b">✔</span> ', WARNING: '<span style="color:#d9822b">▲</span> ', ERROR: '<span style="color:#d64545">✖</span> '}
+DEVICES = (("auto", lambda: _("Automatic")), ("cpu", lambda: _("Processor (CPU)")), ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
+           ("mps", lambda: _("Apple GPU (MPS)")))
+PLANES = (("acquisition", lambda: _("Plane of acquisition")), ("three", lambda: _("Three planes, fused (slower)")))
+MODALITIES = (("", lambda: _("As in the image")), ("MR", lambda: "MR"), ("CT", lambda: "CT"), ("US", lambda: "US"), ("MG", lambda: "MG"), ("PT", lambda: "PT"))
+BODY_SITES = ("", "brain", "head and neck", "breast", "lung", "liver", "pancreas", "kidney", "prostate", "bone")
+
+
+class Widget(VTKObservationMixin):
+    """Controls the form.
+
+    Args:
+        form: the loaded .ui, with its scene set. ui: its widgets by name. logic: for tests; made when not given.
+    """
+
+    def __init__(self, form, ui, logic: SegmentationLogic | None = None):
+        VTKObservationMixin.__init__(self)
+        self.form, self.ui = form, ui
+        self.logic = logic or SegmentationLogic()
+        self.controller = EvidenceController(self.logic)
+        self.evidence = EvidenceWidget(form, self.controller)
+        self.board = EvidenceBoard(self.controller)
+        self.parameter: Parameter | None = None
+        self.shortcuts: list = []
+        self._loading, self._asked = False, False
+        self.reportPath = self._askReportPath     # replaced in tests
+        ui.evidenceButton.layout().addWidget(self.evidence.widget)
+        self._fillChoices()
+        self._connect()
+        self._onScene()
+        self._onState(self.logic.state)
+        self.say(INFO, "")
+        ui.installFrame.setVisible(False)
+
+    # set-up
+
+    def _fillChoices(self) -> None:
+        for combo, entries in ((self.ui.deviceCombo, DEVICES), (self.ui.planesCombo, PLANES), (self.ui.modalityCombo, MODALITIES)):
+            for value, name in entries:
+                combo.addItem(name(), value)
+        for site in BODY_SITES:
+            self.ui.bodySiteCombo.addItem(site)
+        self.ui.bodySiteCombo.lineEdit().setPlaceholderText(_("As in the image"))
+
+    def _connect(self) -> None:
+        ui, store = self.ui, lambda *_arguments: self._store()
+        for signal in (ui.inputSelector.currentNodeIDChanged, ui.outputSelector.currentNodeIDChanged, ui.textEdit.textChanged,
+                       ui.poolPath.currentPathChanged, ui.modelPath.currentPathChanged, ui.deviceCombo.currentTextChanged,
+                       ui.planesCombo.currentTextChanged, ui.modalityCombo.currentTextChanged, ui.bodySiteCombo.currentTextChanged,
+                       ui.threadsSpin.valueChanged):
+            signal.connect(store)
+        ui.segmentButton.clicked.connect(lambda *_arguments: self.onSegment())
+        ui.previousButton.clicked.connect(lambda *_arguments: self.onPrevious())
+        ui.installButton.clicked.connect(lambda *_arguments: self.onInstall())
+        ui.wheelsButton.clicked.connect(lambda *_arguments: self.onInstallOffline())
+        self.logic.stateChanged.connect(self._onState)
+        self.logic.progressed.connect(self._onProgress)
+        self.logic.said.connect(self.say)
+        self.logic.finished.connect(self._onFinished)
+        self.logic.missingPackages.connect(self._updateInstall)
+        self.evidence.boardRequested.connect(self._toggleBoard)
+        self.evidence.exportRequested.connect(self.onExport)
+        self.board.shownChanged.connect(lambda shown: self.evidence.board.setChecked(shown))
+        scene = slicer.mrmlScene
+        for event, slot in ((scene.StartCloseEvent, self._onSceneClose), (scene.EndCloseEvent, self._onScene), (scene.EndImportEvent, self._onScene),
+                            (scene.EndRestoreEvent, self._onScene), (scene.NodeRemovedEvent, self._onNodeRemoved)):
+            self.addObserver(scene, event, slot)
+
+    def enter(self) -> None:
+        """The user opened the module."""
+        self._updateInstall()
+        if not self.shortcuts:
+            window = slicer.util.mainWindow() or self.form
+            for keys, step in (("N", 1), ("Shift+N", -1)):
+                shortcut = qt.QShortcut(qt.QKeySequence(keys), window)
+                shortcut.activated.connect(lambda step=step: self.controller.step(step))
+                self.shortcuts.append(shortcut)
+        self._enableShortcuts(True)
+
+    def exit(self) -> None:
+        """The user left the module: the layout is given back, a run goes on."""
+        self._enableShortcuts(False)
+        self.board.hide()
+
+    def cleanup(self) -> None:
+        """The module is destroyed."""
+        self._enableShortcuts(False)
+        self.removeObservers()
+        self.controller.observeViews(False)
+        self.board.hide()
+        self.logic.shutdown()
+
+    def _enableShortcuts(self, on: bool) -> None:
+        for shortcut in self.shortcuts:
+            shortcut.setEnabled(on)
+
+    # parameters
+
+    def _onScene(self, *_arguments) -> None:
+        """A scene was opened, closed or imported: takes over its parameters."""
+        node = parameterNode()
+        if self.parameter is None or self.parameter.node is not node:
+            if self.parameter is not None and self.hasObserver(self.parameter.node, "ModifiedEvent", self._load):
+                self.removeObserver(self.parameter.node, "ModifiedEvent", self._load)
+            self.parameter = Parameter(node)
+            self.addObserver(node, "ModifiedEvent", self._load)
+            if not node.GetParameterCount():
+                self.parameter.poolFolder = slicer.util.settingsValue(POOL_SETTING, "") or ""
+        self._load()
+
+    def _load(self, *_arguments) -> None:
+        """Parameter node to form."""
+        if self._loading or self.parameter is None:
+            return
+        self._loading = True
+        try:
+            ui, p = self.ui, self.parameter
+            ui.inputSelector.setCurrentNode(p.inputVolume)
+            ui.outputSelector.setCurrentNode(p.outputSegmentation)
+            for widget, text in ((ui.textEdit, p.text), (ui.bodySiteCombo.lineEdit(), p.bodySite)):
+                if widget.text != text:
+                    widget.setText(text)
+            for widget, path in ((ui.poolPath, p.poolFolder), (ui.modelPath, p.modelFolder)):
+                if widget.currentPath != path:
+                    widget.currentPath = path
+            for combo, value in ((ui.deviceCombo, p.device), (ui.planesCombo, p.planes), (ui.modalityCombo, p.modality)):
+                combo.setCurrentIndex(max(0, combo.findData(value)))
+            ui.threadsSpin.setValue(p.threads)
+        finally:
+            self._loading = False
+        self._updateButtons()
+
+    def _store(self) -> None:
+        """Form to parameter node."""
+        if self._loading or self.parameter is None:
+            return
+        ui, p = self.ui, self.parameter
+        before = p.inputVolume
+        self._loading = True
+        modifying = p.node.StartModify()
+        try:
+            p.inputVolume, p.outputSegmentation = ui.inputSelector.currentNode(), ui.outputSelector.currentNode()
+            p.text, p.bodySite = ui.textEdit.text, ui.bodySiteCombo.currentText.strip()
+            p.poolFolder, p.modelFolder = ui.poolPath.currentPath or "", ui.modelPath.currentPath or ""
+            p.device, p.planes, p.modality = (c.itemData(c.currentIndex) for c in (ui.deviceCombo, ui.planesCombo, ui.modalityCombo))
+            p.threads = ui.threadsSpin.value
+        finally:
+            p.node.EndModify(modifying)
+            self._loading = False
+        if p.inputVolume is not before and self.logic.state == IDLE:
+            self._onInput()
+        self._updateButtons()
+
+    def _onInput(self) -> None:
+        """Says at once what speaks against the volume chosen."""
+        volume = self.parameter.inputVolume
+        problem = VolumeInput.reject(volume) if volume is not None else ""
+        self.say(ERROR if problem else INFO, problem or VolumeInput.note(volume))
+
+    # actions
+
+    def onSegment(self) -> None:
+        """The one button: starts, or stops what runs."""
+        if self.logic.state != IDLE:
+            self.logic.cancel()
+            return
+        if self.parameter.poolFolder:
+            slicer.app.userSettings().setValue(POOL_SETTING, self.parameter.poolFolder)
+        self.logic.segment(self.parameter)
+
+    def onPrevious(self) -> None:
+        """Swaps the result with the one before."""
+        if SegmentationResult.restorePrevious(self.parameter.outputSegmentation):
+            self.controller.setModel(None)
+            self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
+
+    def onExport(self) -> None:
+        """Asks where to and writes the report."""
+        path = self.reportPath()
+        if path:
+            self.logic.exportReport(self.controller.model, path)
+
+    def onInstall(self) -> None:
+        """The one install step, after the user's consent."""
+        self._install("")
+
+    def onInstallOffline(self) -> None:
+        """The same from a folder of wheel files."""
+        folder = qt.QFileDialog.getExistingDirectory(self.form, _("Folder with wheel files"))
+        if folder:
+            self._install(folder)
+
+    def _install(self, folder: str) -> None:
+        self.ui.installFrame.setEnabled(False)
+        try:
+            done = InstallLogic.install(InstallLogic.missing(), folder, log=lambda words: self._sayNow(INFO, words))
+            if done:
+                self.logic.worker.stop()
+                self.say(GOOD, _("The packages are installed. Press Segment to go on."))
+        except InstallLogic.InstallError as error:
+            self.say(ERROR, str(error))
+        finally:
+            self.ui.installFrame.setEnabled(True)
+        self._updateInstall()
+
+    def _toggleBoard(self) -> None:
+        (self.board.hide if self.board.shown else self.board.show)()
+        self.evidence.board.setChecked(self.board.shown)
+
+    def _askReportPath(self) -> str:
+        name = self.controller.model.volume.GetName() if self.controller.model and self.controller.model.volume else "report"
+        return qt.QFileDialog.getSaveFileName(self.form, _("Export report"), os.path.join(os.path.expanduser("~"), f"{name} evidence.html"), "HTML (*.html)")
+
+    # what happens
+
+    def say(self, kind: str, sentence: str) -> None:
+        """Shows one sentence below the button."""
+        self.ui.statusLabel.setText(MARKS[kind] + escape(sentence))
+        self.ui.statusLabel.setVisible(bool(sentence))
+
+    def _sayNow(self, kind: str, sentence: str) -> None:
+        self.say(kind, sentence)
+        slicer.app.processEvents()
+
+    def _onProgress(self, fraction: float, words: str) -> None:
+        self.ui.progressBar.setValue(round(1000 * fraction))
+        self.say(INFO, words + "…")
+
+    def _onState(self, state: str) -> None:
+        self.ui.segmentButton.setText({IDLE: _("Segment"), CANCELLING: _("Stopping…")}.get(state, _("Cancel")))
+        self.ui.progressBar.setVisible(state != IDLE)
+        self.ui.progressBar.setValue(0)
+        if state == CANCELLING:
+            self.say(INFO, _("Stopping…"))
+        for widget in (self.ui.inputsButton, self.ui.advancedButton):
+            widget.setEnabled(state == IDLE)
+        self._updateButtons()
+
+    def _onFinished(self, model) -> None:
+        self.parameter.outputSegmentation = model.segmentation
+        self.ui.evidenceButton.collapsed = False
+        self._updateButtons()
+
+    def _onSceneClose(self, *_arguments) -> None:
+        self.logic.cancel(_("The scene was closed, so the run was stopped."))
+        self.controller.setModel(None)
+
+    def _onNodeRemoved(self, *_arguments) -> None:
+        self.logic.checkNodes()
+        if self.controller.model is not None and not self.controller.model.alive:
+            self.controller.setModel(None)
+        self._updateButtons()
+
+    def _updateButtons(self) -> None:
+        if self.parameter is None:
+            return
+        state, volume = self.logic.state, self.parameter.inputVolume
+        problem = VolumeInput.reject(volume)
+        self.ui.segmentButton.setEnabled(state != CANCELLING and (state != IDLE or not problem))
+        self.ui.segmentButton.setToolTip(problem if state == IDLE and problem else _("Segment the volume and show the evidence"))
+        self.ui.previousButton.setVisible(SegmentationResult.previous(self.parameter.outputSegmentation) is not None)
+        self.ui.previousButton.setEnabled(state == IDLE)
+
+    def _updateInstall(self) -> None:
+        missing = InstallLogic.missing()
+        self.ui.installFrame.setVisible(bool(missing))
+        if missing:
+            self.ui.installLabel.setText(_("CERS needs some Python packages that this Slicer does not have yet: {names}.").format(
+                names=InstallLogic.describe(missing)))

@@ -1,0 +1,121 @@
+"""What the screen says of a slice's evidence."""
+
+from __future__ import annotations
+
+from html import escape
+
+import qt
+from slicer.i18n import tr as _
+
+from cers.case import PARTS
+
+PART_NAMES = {"texture": lambda: _("Texture"), "boundary": lambda: _("Boundary"), "context": lambda: _("Context"), "summary": lambda: _("Summary")}
+PLANE_NAMES = {"axial": lambda: _("axial"), "coronal": lambda: _("coronal"), "sagittal": lambda: _("sagittal")}
+STAGE_NAMES = {"exclusion": lambda: _("Left out"), "compatibility": lambda: _("Does not fit"), "morphology": lambda: _("Looks different"),
+               "cot": lambda: _("Described differently"), "limit": lambda: _("Not among the best"), "dropped": lambda: _("Dropped by you")}
+AGREE, DISAGREE = 0.1, 0.3       # disagreement of the two decoders, 1 - Dice
+
+
+def muted(palette) -> str:
+    """A colour name between text and background, for what matters less; right in light and dark style."""
+    text, ground = palette.color(qt.QPalette.WindowText), palette.color(qt.QPalette.Window)
+    return "#%02x%02x%02x" % tuple(round(0.65 * getattr(text, c)() + 0.35 * getattr(ground, c)()) for c in ("red", "green", "blue"))
+
+
+def place(model, key) -> str:
+    """Where the slice is: number, plane, and which lesion slice it is."""
+    plane, index = key
+    words = _("Slice {n} of {total}, {plane}").format(n=index + 1, total=len(model.planes[plane]), plane=PLANE_NAMES[plane]())
+    lesions = model.lesionSlices(plane)
+    if index in lesions:
+        words += " · " + _("lesion slice {n} of {total}").format(n=lesions.index(index) + 1, total=len(lesions))
+    else:
+        words += " · " + _("no lesion found here")
+    return words
+
+
+def coverage(evidence: dict) -> tuple[bool, str]:
+    """(whether the pool covers the slice, the sentence to show)."""
+    entry = evidence["coverage"]
+    return bool(entry["covered"]), str(entry["message"])
+
+
+def trust(evidence: dict) -> tuple[bool, str]:
+    """(whether nothing speaks against the mask, the sentence to show)."""
+    confidence, disagreement = evidence.get("confidence"), float(evidence.get("disagreement") or 0.0)
+    if not evidence.get("pixels"):
+        if disagreement > DISAGREE:
+            return False, _("Nothing found with the references, but the plain decoder marks something here. Look at this slice yourself.")
+        return True, _("Both decoders find nothing in this slice.")
+    agreement = round(100 * (1 - disagreement))
+    if disagreement <= AGREE:
+        words = _("The two decoders agree ({percent} %)")
+    elif disagreement <= DISAGREE:
+        words = _("The two decoders agree in part ({percent} %)")
+    else:
+        words = _("The two decoders disagree (only {percent} % in common): check this slice")
+    words = words.format(percent=agreement)
+    if confidence is not None:
+        words = _("Confidence {value:.2f}").format(value=confidence) + " · " + words
+    return disagreement <= DISAGREE, words
+
+
+def scores(reference: dict) -> str:
+    """Visual score, CoT score and influence of a reference on one line."""
+    parts = [_("visual {value:.2f}").format(value=reference["visual"])]
+    parts.append(_("CoT –") if reference.get("cot") is None else _("CoT {value:.2f}").format(value=reference["cot"]))
+    if reference.get("influence") is not None:
+        parts.append(_("influence {value:.2f}").format(value=reference["influence"]))
+    return " · ".join(parts)
+
+
+def scoresHelp() -> str:
+    """What the scores mean."""
+    return _("visual: how alike the two pictures are to the network (1 = the same)\n"
+             "CoT: how well the two rationales agree (1 = fully)\n"
+             "influence: how much the mask changes without this reference (0 = not at all)")
+
+
+def caseTitle(case: dict | None) -> str:
+    """What a pool case is called."""
+    if case is None:
+        return _("Case")
+    name = case.get("diagnosis") or next(iter((case.get("labels") or {}).values()), None) or _("case")
+    name = str(name).replace("_", " ")
+    return name[:1].upper() + name[1:]
+
+
+def caseOrigin(case: dict | None) -> str:
+    """Modality, body site and plane of a pool case, as far as known."""
+    if case is None:
+        return ""
+    return " · ".join(str(case[name]) for name in ("modality", "body_site", "plane") if case.get(name))
+
+
+def part(rationale: dict | None, name: str) -> str:
+    """The sentences of one rationale part, '' where there are none."""
+    if not rationale:
+        return ""
+    return " ".join(str(s["text"]) for s in rationale.get("statements", []) if s.get("part") == name)
+
+
+def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
+    """Parts of a rationale as rich text, each with its name."""
+    rows = [f'<p style="margin:0 0 3px 0"><span style="color:{muted(palette)}">{escape(PART_NAMES[p]())}.</span> {escape(part(rationale, p))}</p>'
+            for p in parts if part(rationale, p)]
+    return "".join(rows)
+
+
+def rejectedHtml(evidence: dict, palette) -> str:
+    """The list of rejected candidates with reasons as rich text."""
+    rows = []
+    for entry in evidence.get("rejected", []):
+        stage = STAGE_NAMES.get(entry["stage"], lambda entry=entry: entry["stage"])()
+        rows.append(f'<p style="margin:0 0 4px 0"><b>{escape(stage)}</b> <span style="color:{muted(palette)}">({escape(shortId(entry["id"]))})</span><br/>'
+                    f'{escape(str(entry["reason"]))}</p>')
+    return "".join(rows)
+
+
+def shortId(identifier: str) -> str:
+    """The start of a case's id, enough to tell cases apart on the screen."""
+    return identifier[:8]

@@ -1,0 +1,237 @@
+"""Talks to the worker process: one JSON object per line each way, never blocking the application.
+
+The worker is started with the first request and again, lazily, after it has ended. Requests made before it is ready wait in a queue.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from . import Paths
+from .Signal import Signal
+
+PROTOCOL = 1
+STOPPED, STARTING, READY = "stopped", "starting", "ready"
+
+
+@dataclass
+class _Pending:
+    line: bytes
+    onResult: Callable | None
+    onError: Callable | None
+    onProgress: Callable | None
+
+
+class WorkerClient:
+    """The worker process and the requests that it has not answered yet.
+
+    Args:
+        command: gives (program, arguments, environment variables to add); called at each start, so that it may raise RuntimeError with
+            a sentence for the user.
+        killAfter: ms that the worker has for the answer to a cancel. startWithin: ms that it has to report ready.
+
+    Attributes:
+        generation: grows with each start, so that a caller knows when the model and pool must be loaded again.
+        folder: private temporary folder, also the worker's own; gone after ``stop``.
+        ended: Signal(sentence) when the process ended by itself.
+    """
+
+    def __init__(self, command: Callable | None = None, killAfter: int = 2000, startWithin: int = 120000):
+        self.command = command or workerCommand
+        self.killAfter, self.startWithin = killAfter, startWithin
+        self.generation, self.state, self.folder = 0, STOPPED, ""
+        self.ended, self.stateChanged = Signal(), Signal()
+        self.log: deque[str] = deque(maxlen=200)
+        self._process = None
+        self._buffer, self._next = b"", 0
+        self._pending: dict[str, _Pending] = {}
+        self._killTimers: dict[str, object] = {}
+        self._startTimer = _timer(self._onStartTimeout)
+
+    def request(self, method: str, params: dict | None = None, onResult=None, onError=None, onProgress=None) -> str:
+        """Sends a request and returns its id. Exactly one of onResult(dict) and onError(code, sentence) is called, later."""
+        self._next += 1
+        identifier = str(self._next)
+        line = json.dumps({"id": identifier, "method": method, "params": params or {}}).encode() + b"\n"
+        self._pending[identifier] = _Pending(line, onResult, onError, onProgress)
+        if self.state == READY:
+            self._process.write(qt.QByteArray(line))
+        elif self.state == STOPPED:
+            self._start()
+        return identifier
+
+    def cancel(self, identifier: str) -> None:
+        """Asks the worker to stop a request; a worker that does not answer within ``killAfter`` ms is killed."""
+        if identifier not in self._pending or identifier in self._killTimers:
+            return
+        if self.state != READY:
+            self._end(_("Stopped."), "cancelled")
+            return
+        self._killTimers[identifier] = _timer(lambda: self._end(_("Stopped."), "cancelled"))
+        self._killTimers[identifier].start(self.killAfter)
+        self.request("cancel", {"request": identifier})
+
+    def stop(self) -> None:
+        """Ends the worker without waiting for it and removes the temporary folder. The client can be used again."""
+        self._end(_("Stopped."), "cancelled")
+
+    def privateFolder(self) -> str:
+        """The private temporary folder (mode 700), made when needed."""
+        if not self.folder:
+            self.folder = tempfile.mkdtemp(prefix="cers-", dir=slicer.app.temporaryPath or None)
+        return self.folder
+
+    # process
+
+    def _start(self) -> None:
+        try:
+            program, arguments, variables = self.command()
+        except RuntimeError as error:
+            sentence = str(error)       # answered later, as every other error
+            qt.QTimer.singleShot(0, lambda: self._end(sentence, "worker"))
+            return
+        self.generation += 1
+        self._buffer = b""
+        process = self._process = qt.QProcess()
+        environment = qt.QProcessEnvironment.systemEnvironment()
+        for name, value in {**variables, "TMPDIR": self.privateFolder(), "TEMP": self.folder, "TMP": self.folder}.items():
+            environment.insert(name, value)
+        process.setProcessEnvironment(environment)
+        process.readyReadStandardOutput.connect(lambda: self._read(process))
+        process.readyReadStandardError.connect(lambda: self._readLog(process))
+        process.finished.connect(lambda *_arguments: self._onFinished(process))
+        process.errorOccurred.connect(lambda *_arguments: self._onFinished(process, started=False))
+        self._setState(STARTING)
+        self._startTimer.start(self.startWithin)
+        process.start(program, arguments)
+
+    def _read(self, process) -> None:
+        if process is not self._process:
+            return
+        self._buffer += process.readAllStandardOutput().data()
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            if process is not self._process:        # an answer's receiver may have stopped the worker
+                return
+            try:
+                event = json.loads(line)
+            except ValueError:
+                self.log.append(line.decode(errors="replace"))
+                continue
+            if isinstance(event, dict):
+                self._onEvent(event)
+
+    def _readLog(self, process) -> None:
+        self.log.extend(process.readAllStandardError().data().decode(errors="replace").splitlines())
+
+    def _onEvent(self, event: dict) -> None:
+        kind = event.get("type")
+        if kind == "ready":
+            if event.get("protocol") != PROTOCOL:
+                self._end(_("The installed CERS package is of another version than this module. Install the CERS extension again."), "worker")
+                return
+            self._startTimer.stop()
+            self._setState(READY)
+            for pending in list(self._pending.values()):
+                self._process.write(qt.QByteArray(pending.line))
+            return
+        identifier = str(event.get("id"))
+        pending = self._pending.get(identifier)
+        if pending is None:
+            return
+        if kind == "progress":
+            if pending.onProgress and identifier not in self._killTimers:
+                pending.onProgress(float(event.get("fraction") or 0), str(event.get("message") or ""))
+            return
+        del self._pending[identifier]
+        self._dropTimer(identifier)
+        if kind == "result" and pending.onResult:
+            pending.onResult(event.get("result") or {})
+        elif kind == "error" and pending.onError:
+            pending.onError(str(event.get("code") or "error"), str(event.get("message") or _("The worker gave no reason.")))
+
+    def _onStartTimeout(self) -> None:
+        self._end(_("The worker did not start in time. Try again; if that does not help, restart Slicer."), "worker")
+
+    def _onFinished(self, process, started: bool = True) -> None:
+        if process is not self._process:
+            return                                  # ended by us
+        if not started and process.state() != qt.QProcess.NotRunning:
+            return                                  # a read or write error of a process that lives on
+        if started:
+            self._read(process)
+            self._readLog(process)
+        if process is self._process:
+            sentence = crashSentence(list(self.log)) if started else _("Python could not be started. Restart Slicer, or install it again.")
+            self._end(sentence, "worker")
+            self.ended.emit(sentence)
+
+    def _end(self, sentence: str, code: str) -> None:
+        """Drops the process and answers every open request with an error."""
+        process, self._process = self._process, None
+        self._startTimer.stop()
+        for identifier in list(self._killTimers):
+            self._dropTimer(identifier)
+        if process is not None and process.state() != qt.QProcess.NotRunning:
+            process.closeWriteChannel()
+            process.kill()
+        if process is not None:
+            process.deleteLater()
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder = ""
+        pending, self._pending = self._pending, {}
+        self._setState(STOPPED)
+        if code == "worker":
+            logging.error("CERS worker: %s\n%s", sentence, "\n".join(list(self.log)[-20:]))
+        for request in pending.values():
+            if request.onError:
+                request.onError(code, sentence)
+
+    def _dropTimer(self, identifier: str) -> None:
+        timer = self._killTimers.pop(identifier, None)
+        if timer is not None:
+            timer.stop()
+
+    def _setState(self, state: str) -> None:
+        if state != self.state:
+            self.state = state
+            self.stateChanged.emit(state)
+
+
+def workerCommand() -> tuple[str, list[str], dict[str, str]]:
+    """Program, arguments and environment of ``python -m cers serve``."""
+    import os
+
+    folder = str(Paths.packageFolder())
+    path = os.pathsep.join(p for p in (folder, os.environ.get("PYTHONPATH", "")) if p)
+    return Paths.pythonExecutable(), ["-m", "cers", "serve"], {
+        "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONIOENCODING": "utf-8"}
+
+
+def crashSentence(log: list[str]) -> str:
+    """What to tell the user of a worker that ended by itself, judged by the last lines of its log."""
+    for line in reversed(log[-40:]):
+        if line.startswith(("ModuleNotFoundError", "ImportError")):
+            return _("A Python package is missing: {reason}. Install the packages that CERS needs with the button above.").format(
+                reason=line.partition(":")[2].strip().rstrip("."))
+        if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
+            return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
+    return _("The worker process ended unexpectedly; nothing was changed. Press Segment to try again.")
+
+
+def _timer(slot):
+    timer = qt.QTimer()
+    timer.setSingleShot(True)
+    timer.timeout.connect(slot)
+    return timer
