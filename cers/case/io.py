@@ -57,6 +57,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
     volume = Volume(array, geometry, name=facts.get("name") or _stem(path), modality=(modality or facts.get("modality") or None),
                     body_site=(body_site or facts.get("body_site") or None), patient_id=facts.get("patient_id"), spacing_known=not picture)
     volume.modality = volume.modality and volume.modality.strip().upper()
+    volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
     volume.body_site = volume.body_site and volume.body_site.strip().lower()
     return replace(volume, volume_id=volume.content_hash[:16])
 
