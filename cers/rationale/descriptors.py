@@ -1,8 +1,8 @@
 """What can be measured of one lesion in one display slice: texture, boundary and context, as plain numbers.
 
 Every intensity descriptor is relative to the body's own signal range (5th to 95th percentile inside the body), so that an image times a
-positive factor plus an offset gives the same numbers. Lengths are in mm where the spacing is known, in pixels otherwise. A number that is not
-defined (no surrounding tissue, a lesion of one pixel) is None, never NaN.
+positive factor plus an offset gives the same numbers. Lengths are in mm where the spacing is known, in pixels otherwise. A number that
+is not defined (no surrounding tissue, a lesion of one pixel) is None, never NaN.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ DESCRIPTORS: dict[str, tuple[str, str]] = {
     "depth": ("%", "distance of the lesion to the body's outer edge, of the body's equivalent diameter"),
     "depth_mm": ("mm", "distance of the lesion to the body's outer edge"),
     "depth_px": ("px", "distance of the lesion to the body's outer edge in pixels, where the spacing is not known"),
-    "bright_ring": ("%", "part of the surrounding ring that is much brighter than the body's typical signal (fat, vessels, enhancing tissue)"),
+    "bright_ring": ("%", "part of the surrounding ring that is much brighter than the body's typical signal: fat, vessels, bone on CT"),
     "dark_ring": ("%", "part of the surrounding ring inside the body that is dark: fluid-like or bone-like on MR; MR only"),
     "air_ring": ("%", "part of the surrounding ring that is as dark as air or lies outside the body"),
 }
@@ -78,7 +78,7 @@ def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | 
     if image.ndim != 2 or image.shape != mask.shape:
         raise InputError(f"Image and mask must be 2-D and of one size to be described; they are {image.shape} and {mask.shape}.")
     if image.dtype.kind not in "biuf" or (image.dtype.kind == "f" and not np.isfinite(image).all()):
-        raise InputError("The slice cannot be described because it holds values that are not finite real numbers. Replace them and try again.")
+        raise InputError("The slice cannot be described because it holds values that are not finite numbers. Replace them and try again.")
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not rows.size:
         raise InputError("The mask is empty in this slice, so there is no lesion to describe. Choose a slice that contains the lesion.")
@@ -86,6 +86,7 @@ def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | 
         raise InputError(f"The pixel size {tuple(spacing)} is not usable. Give (row, column) in mm, both above zero, or None.")
     pixel = (1.0, 1.0) if spacing is None else (float(spacing[0]), float(spacing[1]))
 
+    image = _unit_range(image)
     body = _Body(image, pixel)
     area = float(mask.sum()) * pixel[0] * pixel[1]
     diameter = 2 * math.sqrt(area / math.pi)
@@ -116,17 +117,39 @@ def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | 
     return {name: None if value is None or not math.isfinite(value) else round(float(value), 4) for name, value in out.items()}
 
 
+def _unit_range(image: np.ndarray) -> np.ndarray:
+    """(rows, columns) float32 from 0 to 1, so that neither units nor offsets matter; a constant background becomes 0.
+
+    A background that is not the darkest value (a skull-stripped image with mean zero, an inverted picture) would pass for tissue.
+    """
+    values = image.astype(np.float64)
+    low, high = float(values.min()), float(values.max())
+    if not math.isfinite(high - low):
+        raise InputError("The slice cannot be described because its values are too large for a computer's arithmetic. Rescale the image.")
+    frame = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+    background = float(np.median(frame))
+    if background > low and (frame == background).mean() > 0.9 and (values == background).mean() > 0.1:
+        same = values == background
+        if not same.all():
+            rest = values[~same]
+            low, high = float(rest.min()), float(rest.max())
+            # below all tissue, so that even the darkest of it stays apart
+            low -= 0.15 * (high - low)
+            values[same] = low
+    return ((values - low) / (high - low)).astype(np.float32) if high > low else np.zeros(image.shape, np.float32)
+
+
 class _Body:
     """The body in one slice, found on a coarse grid, and its signal range.
 
-    low, median, span: background threshold, typical signal and the range from the 5th to the 95th percentile, in raw units.
+    low, median, span: background threshold, typical signal and the range from the 5th to the 95th percentile, in the image's units.
     """
 
     def __init__(self, image: np.ndarray, pixel: tuple[float, float]):
         self.shape = image.shape
         step = max(1.0, max(image.shape) / _BODY_SIZE)
         size = [max(1, round(n / step)) for n in image.shape]
-        small = _shrink(image.astype(np.float32, copy=False), size)
+        small = _shrink(image, size)
         self.factor = tuple(n / s for n, s in zip(image.shape, size))
         self.pixel = tuple(p * f for p, f in zip(pixel, self.factor))
         dark, bright = np.percentile(small, (1, 99))
@@ -135,18 +158,20 @@ class _Body:
         if not tissue.any():
             tissue[:] = True
         self.mask = _largest_filled(tissue)
+        if self.mask.mean() > 0.97:
+            self.mask[:] = True         # a few dark pixels at the frame are no outline: the picture is a part of a body
         inside = small[self.mask & tissue]
         p5, self.median, p95 = (float(v) for v in np.percentile(inside if inside.size else small, (5, 50, 95)))
         span = p95 - p5
-        self.span = span if span > 1e-6 * max(abs(p5), abs(p95), 1e-30) else float(np.ptp(image)) or 1.0
+        self.span = span if span > 1e-6 else 1.0
         self.area = float(self.mask.sum()) * self.pixel[0] * self.pixel[1]
         rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         self.box = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
         self.air = (self.low - self.median) / self.span
 
     def scale(self, image: np.ndarray) -> np.ndarray:
-        """Raw signal -> 0 at the body's median, 1 = the body's range."""
-        return ((image.astype(np.float32) - np.float32(self.median)) / np.float32(self.span)).astype(np.float32)
+        """Signal -> 0 at the body's median, 1 = the body's range."""
+        return (image - np.float32(self.median)) / np.float32(self.span)
 
     def position(self, row: float, column: float) -> tuple[float, float]:
         """Percent of the body's box from its top and from its image-left edge; row and column in pixels of the full image."""
