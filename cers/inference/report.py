@@ -1,0 +1,258 @@
+"""The evidence of a prediction as one HTML file: no scripts, no links to the network; it opens, enlarges and prints anywhere."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from .. import __version__
+from ..case import PARTS, Evidence, PlaneView, Prediction, Rationale, Volume
+from ..case.io import atomic_path, check_output
+from ..case.terminology import label_style
+from ..errors import PoolError
+from ..pool import Pool
+from .pictures import data_uri, display, svg_path, trim
+from .report_style import STYLE
+
+MAX_SLICES = 12
+EXPERT = "#2fc8f0"          # no lesion colour comes near it, also for colour-blind readers
+_EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}      # top and left edge of a display slice
+_STAGES = {"exclusion": "Excluded", "compatibility": "Not compatible", "morphology": "Looks different", "cot": "Findings differ",
+           "limit": "Others were closer", "dropped": "Dropped by the user"}
+_HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of thought) agree, 0 to 1. <b>Weight</b>: share of
+the evidence that the network gave this reference. <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>"""
+
+
+def write_report(path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None,
+                 max_slices: int = MAX_SLICES) -> Path:
+    """Write the report; the lesion slices come largest first, ``max_slices`` of them with pictures.
+
+    Args:
+        path: ends in .html. volume: the image the prediction was made of. pool: where the references lie, None if there was none.
+        title: heading, default the volume's name.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = check_output(path, (".html", ".htm"))
+    text = _Page(prediction, volume, pool, title or f"Segmentation of {volume.name}", max_slices).html()
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+class _Page:
+    def __init__(self, prediction: Prediction, volume: Volume, pool: Pool | None, title: str, max_slices: int):
+        self.prediction, self.volume, self.pool, self.title = prediction, volume, pool, title
+        self.views = {plane: PlaneView(prediction.geometry, plane) for plane in dict.fromkeys(e.plane for e in prediction.evidence)}
+        self.pictures = {plane: display(view.slices(volume.array), volume.modality) for plane, view in self.views.items()}
+        self.colors = {value: _hex(label_style(name, n)[0]) for n, (value, name) in enumerate(sorted(prediction.labels.items()))}
+        self.lesions = sorted((e for e in prediction.evidence if e.pixels), key=lambda e: -e.pixels)
+        self.shown = self.lesions[:max_slices]
+        self.symbols: dict[str, str] = {}       # each picture is stored once, however often it is shown
+        self.ratios: dict[str, tuple[float, float]] = {}
+        self.zooms: list[str] = []
+        self.cases: dict[str, dict | str] = {}
+
+    def html(self) -> str:
+        sections = "".join(self.slice_section(e) for e in self.shown) or self.nothing()
+        body = f"""<main><header><h1>{escape(self.title)}</h1><p class="soft">{escape(self.subtitle())}</p>
+<p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>{self.facts()}{self.legend()}</header>
+{sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological orientation; click one to
+enlarge it.</p></footer></main>{''.join(self.zooms)}"""
+        return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><meta name="referrer" content="no-referrer">
+<title>{escape(self.title)}</title><style>{STYLE}</style></head><body>
+<svg width="0" height="0" style="position:absolute" aria-hidden="true">{''.join(self.symbols.values())}</svg>{body}</body></html>
+"""
+
+    # the top
+
+    def subtitle(self) -> str:
+        v, g = self.volume, self.prediction.geometry
+        parts = [p for p in (v.modality, v.body_site) if p]
+        parts.append("{} \u00d7 {} \u00d7 {} voxels".format(*g.shape[::-1]) if g.shape[0] > 1 else "{} \u00d7 {} pixels".format(*g.shape[:0:-1]))
+        if v.spacing_known:
+            parts.append("{:.3g} \u00d7 {:.3g} \u00d7 {:.3g} mm".format(*g.spacing))
+        return " \u00b7 ".join(parts)
+
+    def facts(self) -> str:
+        rows = []
+        for value, name in self.prediction.labels.items():
+            amount = f"{self.prediction.volume_ml[name]:.2f} ml" if self.volume.spacing_known else f"{int((self.prediction.labelmap == value).sum())} px"
+            rows.append((amount, name))
+        covered = sum(e.coverage.covered for e in self.lesions)
+        rows.append((f"{len(self.lesions)} of {len(self.prediction.evidence)}", "decoded slices with a lesion"))
+        if self.lesions:
+            rows.append((f"{covered} of {len(self.lesions)}", "of these covered by the pool"))
+            sizes = [e.pixels for e in self.lesions]
+            if all(e.confidence is not None for e in self.lesions):
+                rows.append((f"{np.average([e.confidence for e in self.lesions], weights=sizes):.0%}", "mean probability inside the mask"))
+            rows.append((f"{np.average([e.disagreement for e in self.lesions], weights=sizes):.0%}", "changed by the evidence (1 \u2212 Dice)"))
+        return '<div class="facts">' + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"
+
+    def legend(self) -> str:
+        items = [(color, f"Predicted: {self.prediction.labels[value]}") for value, color in self.colors.items()] + [(EXPERT, "Drawn by an expert")]
+        return '<div class="legend">' + "".join(f'<span style="--c:{c}">{escape(t)}</span>' for c, t in items) + "</div>"
+
+    # one slice
+
+    def slice_section(self, e: Evidence) -> str:
+        view = self.views[e.plane]
+        facts = f"{e.pixels} pixels"
+        if self.volume.spacing_known:
+            facts = f"{e.pixels * view.spacing[0] * view.spacing[1] / 100:.2f} cm\u00b2"
+        if e.confidence is not None:
+            facts += f" \u00b7 mean probability {e.confidence:.0%}"
+        facts += f" \u00b7 changed by the evidence {e.disagreement:.0%}"
+        references = "".join(self.reference(e, r) for r in e.references) if e.references else ""
+        board = f'<div class="refs">{references}</div>' if references else self.no_reference(e)
+        anchor = f"s-{e.plane}-{e.index}"
+        return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>{self.coverage(e)}
+<div class="board"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>{_findings(e.rationale)}</div>{board}</div>
+{self.rejected(e)}</section>"""
+
+    def slice_name(self, e: Evidence) -> str:
+        count = len(self.views[e.plane])
+        return "The picture" if count == 1 else f"{e.plane.capitalize()} slice {e.index + 1} of {count}"
+
+    @staticmethod
+    def coverage(e: Evidence) -> str:
+        kind = "good" if e.coverage.covered and e.coverage.value >= 0.75 else ("part" if e.coverage.covered else "")
+        return f'<p class="coverage"><span class="dot {kind}"></span><span>{escape(e.coverage.message)}</span></p>'
+
+    def no_reference(self, e: Evidence) -> str:
+        text = ("No pool was open: the mask was made without evidence." if self.pool is None else
+                "The mask was made without a reference. Judge it with particular care, or add annotated cases of this kind to the pool.")
+        return f'<div class="empty"><b>{escape("No pool" if self.pool is None else "No close case in this pool")}</b>{escape(text)}</div>'
+
+    def query_picture(self, e: Evidence, anchor: str) -> str:
+        view = self.views[e.plane]
+        mask = view.slices(self.prediction.labelmap)[e.index]
+        paths = [(self.colors[v], svg_path(mask == v)) for v in self.prediction.labels if (mask == v).any()]
+        name = f"q-{e.plane}-{e.index}"
+        self.symbol(name, self.pictures[e.plane][e.index], mask, paths, view.spacing, mm=self.volume.spacing_known)
+        oriented = e.plane if self.volume.spacing_known else None
+        return self.picture(name, anchor, f"{self.slice_name(e)} with the predicted contour", oriented)
+
+    def reference(self, e: Evidence, r) -> str:
+        case = self.case(r.id)
+        anchor = f"s-{e.plane}-{e.index}"
+        badge = f'<span class="rank">{r.rank}</span>' + ('<span class="pin">pinned</span>' if r.pinned else "")
+        if isinstance(case, str):
+            picture, name, findings = f'<div class="pic gone">{escape(case)}{badge}</div>', "Case not readable", ""
+        else:
+            picture = self.picture(case["symbol"], anchor, f"Reference {r.rank} with the expert contour", case["plane"], badge)
+            name, findings = case["name"], _findings(case["rationale"])
+        bars = "".join(_score(n, v) for n, v in (("Visual", r.visual), ("CoT", r.cot), ("Weight", r.weight), ("Influence", r.influence)))
+        return f"""<div class="card">{picture}<p class="name">{escape(name)}</p><p class="id">{escape(r.id)}</p><div class="scores">{bars}</div>{findings}</div>"""
+
+    def case(self, case_id: str) -> dict | str:
+        """What a card needs of a pool case; a sentence where the case cannot be read any more."""
+        if case_id not in self.cases:
+            try:
+                if self.pool is None:
+                    raise PoolError("The pool is not open.")
+                case = self.pool.get(case_id)
+            except PoolError as error:
+                self.cases[case_id] = str(error)
+            else:
+                symbol = f"c-{len(self.cases)}"
+                self.symbol(symbol, display(case.image, case.modality), case.mask, [(EXPERT, svg_path(case.mask > 0))], case.spacing or (1.0, 1.0),
+                            mm=case.spacing is not None)
+                name = " \u00b7 ".join(t for t in (case.diagnosis or ", ".join(case.labels.values()), case.modality, case.body_site, case.plane) if t)
+                self.cases[case_id] = {"symbol": symbol, "name": name, "rationale": case.rationale, "plane": case.plane if case.ijkToRAS is not None else None}
+        return self.cases[case_id]
+
+    def rejected(self, e: Evidence) -> str:
+        if not e.rejected:
+            return ""
+        rows = "".join(f'<tr><td class="stage">{escape(_STAGES.get(r.stage, r.stage))}</td><td>{escape(r.reason)}</td><td class="n">{_number(r.visual)}</td>'
+                       f'<td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>' for r in e.rejected)
+        return f"""<details{" open" if e is self.shown[0] else ""}><summary>Candidates that were not used ({len(e.rejected)})</summary><table><thead><tr><th>Why</th><th>Reason</th>
+<th class="n">Visual</th><th class="n">CoT</th><th>Case</th></tr></thead><tbody>{rows}</tbody></table></details>"""
+
+    # pictures
+
+    def symbol(self, name: str, image: np.ndarray, mask: np.ndarray, paths: list[tuple[str, str]], spacing: tuple[float, float], *, mm: bool) -> None:
+        """Keep a picture with its contours as an SVG symbol whose units are mm, or pixels where their size is not known."""
+        rows, columns = trim(image, mask)
+        part = image[rows, columns]
+        (sy, sx), (h, w) = spacing, part.shape
+        left, top = (columns.start or 0), (rows.start or 0)
+        lines = "".join(f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" stroke-linejoin="round" '
+                        'vector-effect="non-scaling-stroke"/>' for c, d in paths for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1)))
+        bar = ""
+        if mm and w * sx > 60:
+            x, y = w * sx * 0.96, h * sy * 0.965
+            bar = f'<path d="M{x - 20:.4g} {y:.4g}H{x:.4g}" stroke="#d8dee4" stroke-width="2" vector-effect="non-scaling-stroke"><title>20 mm</title></path>'
+        self.symbols[name] = (f'<symbol id="{name}" viewBox="0 0 {w * sx:.6g} {h * sy:.6g}"><image href="{data_uri(part)}" width="{w * sx:.6g}" height="{h * sy:.6g}" '
+                              f'preserveAspectRatio="none"/><g transform="scale({sx:.6g} {sy:.6g}) translate({-left} {-top})">{lines}</g>{bar}</symbol>')
+        self.ratios[name] = w * sx, h * sy
+
+    def picture(self, name: str, anchor: str, label: str, plane: str | None, badge: str = "") -> str:
+        w, h = self.ratios[name]
+        zoom = f"z-{len(self.zooms)}"
+        svg = f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(label)}"><use href="#{name}" width="{w:.6g}" height="{h:.6g}"/></svg>'
+        self.zooms.append(f'<div class="zoom" id="{zoom}"><a href="#{anchor}" title="Back">{svg}</a></div>')
+        edges = "".join(f'<i class="{c}">{t}</i>' for c, t in zip("tl", _EDGES[plane])) if plane in _EDGES else ""
+        return f'<a class="pic" href="#{zoom}" title="Enlarge">{svg}{edges}{badge}</a>'
+
+    # the end
+
+    def nothing(self) -> str:
+        text = "No voxel reached the model's threshold. This does not prove that there is no lesion."
+        best = max(self.prediction.evidence, key=lambda e: self.views[e.plane].slices(self.prediction.probabilities.max(0))[e.index].max(), default=None)
+        if best is None:
+            return f'<section><div class="empty"><b>No lesion was found</b>{escape(text)}</div></section>'
+        picture = self.query_picture(best, "top")
+        return f"""<section id="top"><div class="board"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
+<p class="small soft">the slice with the highest probability</p></div><div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
+
+    def all_slices(self) -> str:
+        if not self.lesions:
+            return ""
+        rows = "".join(f'<tr><td>{self._link(e)}</td><td class="n">{e.pixels}</td><td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td>'
+                       f'<td class="n">{e.disagreement:.0%}</td><td class="n">{len(e.references)}</td><td>{escape(e.coverage.message)}</td></tr>'
+                       for e in sorted(self.lesions, key=lambda e: (e.plane, e.index)))
+        return f"""<section><h2>All slices with a lesion</h2><table><thead><tr><th>Slice</th><th class="n">Pixels</th><th class="n">Probability</th>
+<th class="n">Changed</th><th class="n">References</th><th>Coverage</th></tr></thead><tbody>{rows}</tbody></table></section>"""
+
+    def _link(self, e: Evidence) -> str:
+        return f'<a href="#s-{e.plane}-{e.index}">{self.slice_name(e)}</a>' if any(s is e for s in self.shown) else self.slice_name(e)
+
+    def provenance(self) -> str:
+        seconds = ", ".join(f"{name} {value:.2f}" for name, value in self.prediction.seconds.items())
+        rows = [*_flat(self.prediction.provenance), ("seconds", seconds)]
+        cells = "".join(f"<tr><td class='stage'>{escape(k)}</td><td class='num'>{escape(v)}</td></tr>" for k, v in rows)
+        return f"<section><h2>Provenance</h2><table><tbody>{cells}</tbody></table></section>"
+
+
+def _score(name: str, value: float | None) -> str:
+    width = 0.0 if value is None else min(max(value, 0.0), 1.0)
+    return f'<em>{name}</em><u><b style="width:{width:.0%}"></b></u><strong>{_number(value)}</strong>'
+
+
+def _findings(rationale: Rationale | None) -> str:
+    if rationale is None:
+        return '<dl><dd class="soft">No findings: the first pass marked nothing here.</dd></dl>'
+    return "<dl>" + "".join(f"<dt>{p.capitalize()}</dt><dd>{escape(rationale.part(p))}</dd>" for p in PARTS if rationale.part(p)) + "</dl>"
+
+
+def _number(value: float | None) -> str:
+    return "\u2013" if value is None else f"{value:.2f}"
+
+
+def _flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:
+    out = []
+    for key, value in values.items():
+        name = f"{prefix}{key}".replace("_", " ")
+        out += _flat(value, "" if key == "settings" else f"{name}: ") if isinstance(value, dict) else [(name, "none" if value is None else str(value))]
+    return out
+
+
+def _hex(color) -> str:
+    return "#" + "".join(f"{round(255 * min(max(c, 0.0), 1.0)):02x}" for c in color)
