@@ -153,8 +153,9 @@ class Pool:
         meta = case.metadata()
         row = {"id": case_id, "content_hash": content, "image_hash": image_hash(case.image), "file": sha256,
                "rows": case.image.shape[0], "columns": case.image.shape[1], "labels": json.dumps(meta["labels"], ensure_ascii=False),
-               "spacing": json.dumps(meta["spacing"]), "ijkToRAS": json.dumps(meta["ijkToRAS"]), "slice_index": case.slice_index,
-               **{_COLUMN.get(name, name): meta[name] for name in _TEXT}}
+               "spacing": json.dumps(meta["spacing"]), "ijkToRAS": json.dumps(meta["ijkToRAS"]),
+               "slice_index": None if case.slice_index is None else int(case.slice_index),
+               **{_COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in _TEXT}}
         row["created"] = case.created or _now()
         number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
         if case.rationale is not None:
@@ -242,7 +243,7 @@ class Pool:
         with self._db.write() as db:
             before = _metadata(self._row(db, case_id))
             for name, value in metadata.items():
-                db.execute(f"UPDATE cases SET {_COLUMN.get(name, name)} = ? WHERE id = ?", (value, case_id))
+                db.execute(f"UPDATE cases SET {_COLUMN.get(name, name)} = ? WHERE id = ?", (None if value is None else str(value), case_id))
             self._log(db, case_id, "changed", {name: [before[name], value] for name, value in metadata.items()})
 
     def review(self, case_id: str, review: str, *, reviewer: str | None = None, note: str | None = None) -> None:
@@ -277,7 +278,7 @@ class Pool:
 
     def _rationale(self, db, case_id: str) -> Rationale | None:
         row = db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version DESC LIMIT 1", (case_id,)).fetchone()
-        return None if row is None else Rationale.from_dict(json.loads(row[0]))
+        return None if row is None else parse_rationale(case_id, row[0])
 
     def add_rationale(self, case_id: str, rationale: Rationale) -> int:
         """Give a case a new rationale; earlier versions stay. Its vectors of kind "rationale" are stale from now on. Returns the version."""
@@ -295,15 +296,15 @@ class Pool:
             for chunk in _chunks(ids):
                 rows = db.execute("SELECT case_id, version, record FROM rationales JOIN cases ON id = case_id AND version = rationale_version "
                                   f"WHERE case_id IN ({', '.join('?' * len(chunk))})", chunk)
-                out.update((r[0], (r[1], Rationale.from_dict(json.loads(r[2])))) for r in rows)
+                out.update((r[0], (r[1], parse_rationale(r[0], r[2]))) for r in rows)
         return out
 
     def rationale_versions(self, case_id: str) -> list[Rationale]:
         """Every version of a case's rationale, oldest first."""
         with self._db.read() as db:
             self._row(db, case_id)
-            return [Rationale.from_dict(json.loads(r[0]))
-                    for r in db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
+            return [parse_rationale(case_id, r[0]) for r in
+                    db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
 
     # ---- vectors
 
@@ -357,10 +358,9 @@ class Pool:
                     found.append(case_id)
                     parts.append(data)
         dimension = known[0] if known else 0
-        array = np.frombuffer(b"".join(parts), "<f4")
-        if array.size != len(found) * dimension:
+        if any(len(data) != 4 * dimension for data in parts):
             raise PoolError(f"The pool database {self._db.path} is damaged: {kind} vectors differ in length. Restore it from a backup.")
-        return found, array.reshape(len(found), dimension)
+        return found, np.frombuffer(b"".join(parts), "<f4").reshape(len(found), dimension)
 
     def stale(self, kind: str, model_hash: str) -> list[str]:
         """Cases that lack a vector, or whose rationale has changed since. For "rationale", cases that have no rationale are not counted."""
@@ -421,6 +421,14 @@ class Pool:
         from .verify import verify
 
         return verify(self, self._db)
+
+
+def parse_rationale(case_id: str, record: str) -> Rationale:
+    """A rationale from its JSON."""
+    try:
+        return Rationale.from_dict(json.loads(record))
+    except (ValueError, KeyError, TypeError) as error:
+        raise PoolError(f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore a backup.") from error
 
 
 def _metadata(row) -> dict:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from ..case import Rationale
 from ..errors import CersError
 from . import arrays
 from .thumbnail import image_hash
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 
 def verify(pool: Pool, database: Database) -> list[Fault]:
     """See ``Pool.verify``. Kinds: database, array (file missing or damaged), case, rationale, vector."""
-    from .store import Fault
+    from .store import Fault, parse_rationale
 
     faults = []
     try:
@@ -38,9 +36,9 @@ def verify(pool: Pool, database: Database) -> list[Fault]:
                for case_id, kind, have, want in dimensions]
     for case_id, version, record in records:
         try:
-            Rationale.from_dict(json.loads(record))
-        except (ValueError, KeyError, TypeError) as error:
-            faults.append(Fault(case_id, "rationale", f"Version {version} of the rationale of case {case_id} is not readable ({error})."))
+            parse_rationale(case_id, record)
+        except CersError as error:
+            faults.append(Fault(case_id, "rationale", f"Version {version}: {error}"))
     unreadable = {f.id for f in faults if f.kind == "rationale"}
     for case_id in ids:
         if case_id not in unreadable:

@@ -1,0 +1,279 @@
+"""Cases from annotated images: a volume in memory, folders of images and masks with an optional table, or DICOM with DICOM SEG."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from ..case import Case, PlaneView, Volume, acquisition_plane
+from ..case.geometry import PLANES
+from ..case.io import pseudonym, read_mask, read_volume
+from ..errors import CersError, InputError, PoolError
+from ..rationale import describe
+from .dicom import read_dicom_seg
+from .store import Pool
+from .table import Row, read_table
+
+SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# endings by which people tell mask from image when both carry the case's name
+_MASK = ("_mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "-mask", "-seg", "-label", "-labels")
+_IMAGE = ("_image", "_img", "-image", "_0000")
+_METADATA = ("patient_id", "group", "modality", "body_site", "diagnosis", "annotator", "source", "review")
+
+
+@dataclass(frozen=True)
+class ImportFault:
+    """One item that could not be imported. line: of the table, None without one."""
+
+    item: str
+    message: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.item}{f' (line {self.line})' if self.line else ''}: {self.message}"
+
+
+@dataclass
+class ImportReport:
+    """What an import did. ids: cases now in the pool from these files, in order; added: how many of them are new."""
+
+    ids: list[str] = field(default_factory=list)
+    added: int = 0
+    images: int = 0
+    faults: list[ImportFault] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
+    cancelled: bool = False
+
+    def to_dict(self) -> dict:
+        return {"ids": self.ids, "added": self.added, "images": self.images, "cancelled": self.cancelled, "unlisted": self.unlisted,
+                "faults": [{"item": f.item, "line": f.line, "message": f.message} for f in self.faults]}
+
+
+def import_volume(pool: Pool, volume: Volume, mask: np.ndarray, labels: Mapping[int, str], *, plane: str | None = None,
+                  max_slices: int = 12, min_pixels: int = 10, **metadata) -> list[str]:
+    """Add a volume's lesion slices as cases, each with its measured rationale.
+
+    Slices are spread evenly over the lesion and include the one with the largest area.
+
+    Args:
+        mask: (k, j, i) label map on the volume's grid. labels: value -> name.
+        plane: slices to take; default the acquisition plane. For a picture it only says how the picture was taken.
+        min_pixels: smaller lesion areas are left out, unless the whole lesion is that small.
+        metadata: patient_id, group, modality, body_site, diagnosis, annotator, source, review; override the volume's own.
+
+    Returns:
+        ids of the cases, in display order; those that were in the pool before are included.
+
+    Raises:
+        InputError: mask of another size, empty, or with unnamed labels. PoolError: the pool cannot be written.
+    """
+    mask = np.asarray(mask)
+    if mask.shape != volume.geometry.shape:
+        raise InputError(f"The mask has {_size(mask.shape)} voxels, but the image {volume.name!r} has {_size(volume.geometry.shape)}. "
+                         "Both must lie on one grid.")
+    if unknown := set(metadata) - set(_METADATA):
+        raise InputError(f"Cases have no field {', '.join(sorted(unknown))}. Known are {', '.join(_METADATA)}.")
+    if plane is not None and plane not in PLANES:
+        raise InputError(f"The plane must be one of {', '.join(PLANES)}, not {plane!r}.")
+    if max_slices < 1:
+        raise InputError("At least one slice must be taken from each volume.")
+    picture = not volume.spacing_known and volume.geometry.shape[0] == 1
+    view = PlaneView(volume.geometry, "axial" if picture else plane or acquisition_plane(volume.geometry))
+    images, masks = view.slices(volume.array), view.slices(mask)
+    area = np.count_nonzero(masks, axis=(1, 2))
+    if not area.any():
+        raise InputError(f"The mask of {volume.name!r} is empty, so there is nothing to keep as a reference.")
+    own = {"modality": volume.modality, "body_site": volume.body_site, "patient_id": volume.patient_id, "source": volume.name}
+    own |= {k: v for k, v in metadata.items() if v is not None}
+    ids = []
+    for n in spread(area, max_slices, min_pixels):
+        image, small = np.ascontiguousarray(images[n]), np.ascontiguousarray(masks[n])
+        present = {int(v): str(labels[v]) for v in np.unique(small).tolist() if v in labels}
+        spacing = tuple(view.spacing) if volume.spacing_known else None
+        shown = plane if picture else view.plane
+        ids.append(pool.add(Case(
+            image, small, present, spacing=spacing, ijkToRAS=view.slice_ijkToRAS(n) if volume.spacing_known else None,
+            plane=shown, slice_index=None if picture else n, volume_id=volume.volume_id or volume.content_hash[:16],
+            rationale=describe(image, small > 0, spacing, modality=own["modality"], plane=shown), **own)))
+    return ids
+
+
+def spread(area: np.ndarray, most: int, least: int) -> list[int]:
+    """Up to ``most`` slices evenly over those with an area of at least ``least`` pixels, with the largest among them."""
+    candidates = np.flatnonzero(area >= least)
+    if not len(candidates):
+        return [int(np.argmax(area))]
+    largest = int(np.argmax(area[candidates]))
+    picks = np.unique(np.rint(np.linspace(0, len(candidates) - 1, min(most, len(candidates)))).astype(int)) if most > 1 else np.array([largest])
+    picks[np.argmin(np.abs(picks - largest))] = largest
+    return [int(candidates[p]) for p in sorted(set(picks.tolist()))]
+
+
+def import_folder(pool: Pool, images: str | PathLike, masks: str | PathLike, csv: str | PathLike | None = None, *,
+                  progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None,
+                  defaults: Mapping[str, str] | None = None, max_slices: int = 12) -> ImportReport:
+    """Add all pairs of image and mask that belong together by file name.
+
+    ``case7.nii.gz`` belongs to ``case7.nii.gz``, ``case7_mask.nrrd``, ``case7-label.png`` and so on; both may lie in one folder.
+    A folder of DICOM files inside ``images`` counts as an image of the folder's name, a .dcm file inside ``masks`` as its DICOM SEG.
+    With a table only its images are imported.
+    What is wrong with one item is reported and does not stop the others; what was imported stays.
+
+    Args:
+        csv: table with a column ``image`` and any of those of ``cers.pool.table.COLUMNS``.
+        defaults: metadata for all cases (modality, body_site, ...), overridden by the table.
+
+    Raises:
+        InputError: a folder or the table cannot be used at all. PoolError: the pool cannot be written.
+    """
+    report = ImportReport()
+    pairs, faults = pair(_folder(images, "images"), _folder(masks, "masks"))
+    rows = read_table(Path(csv)) if csv is not None else None
+    if rows is None:
+        report.faults += [ImportFault(name, message) for name, message in sorted(faults.items())]
+        jobs = [(Row(name, None, {}), files) for name, files in sorted(pairs.items())]
+    else:
+        jobs = list(_listed(rows, pairs, faults, report))
+    for n, (row, (image, mask)) in enumerate(jobs):
+        if cancel is not None and cancel():
+            report.cancelled = True
+            break
+        if progress is not None:
+            progress(n / len(jobs), f"Importing {row.image}")
+        before = len(pool)
+        with _collect(report, row):
+            volume = read_volume(image)
+            dicom = mask.suffix.lower() == ".dcm"
+            array, labels = read_dicom_seg(mask, volume.geometry, series=image) if dicom else read_mask(mask, volume.geometry)
+            fields = {**(defaults or {}), **{k: v for k, v in row.values.items() if v}}
+            labels = _renamed(labels, fields.pop("label", None))
+            patient = fields.pop("patient", None)
+            ids = import_volume(pool, volume, array, labels, plane=fields.pop("plane", None), max_slices=max_slices,
+                                **{"source": image.name, **fields, "patient_id": pseudonym(patient) if patient else None})
+            report.ids += ids
+            report.images += 1
+        report.added += len(pool) - before
+    if progress is not None and not report.cancelled:
+        progress(1.0, f"{report.added} cases added from {report.images} images")
+    return report
+
+
+def import_dicom(pool: Pool, images: str | PathLike, segmentation: str | PathLike, *, max_slices: int = 12, **metadata) -> list[str]:
+    """Add the lesion slices of a DICOM image series that a DICOM SEG file outlines. Metadata as for ``import_volume``."""
+    volume = read_volume(images)
+    mask, labels = read_dicom_seg(segmentation, volume.geometry, series=images)
+    return import_volume(pool, volume, mask, labels, max_slices=max_slices, **metadata)
+
+
+def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """(name -> (image, mask)), (name -> what is wrong) of all files that are images in two folders, which may be one."""
+    one = images.resolve() == masks.resolve()
+    found, wrong = {"image": {}, "mask": {}}, {}
+    for kind, folder in (("image", images), ("mask", masks)):
+        for path in sorted(folder.iterdir()):
+            name = path.stem if kind == "mask" and path.suffix.lower() == ".dcm" else _stem(path)
+            if name is None or path.name.startswith("."):
+                continue
+            is_mask = f"_{name.lower()}".endswith(_MASK) or path.name.lower().endswith(".seg.nrrd")
+            if one and is_mask != (kind == "mask"):
+                continue
+            found[kind].setdefault(name, []).append(path)
+    pairs, left = {}, dict(found["mask"])
+    for exact in (True, False):                      # an exact name is served first, so that "a_0000" never takes the mask of "a"
+        for name, paths in found["image"].items():
+            match = _match(name, left, exact)
+            if name in pairs or match is None:
+                continue
+            mask = left.pop(match)
+            if len(paths) > 1 or len(mask) > 1:
+                wrong[name] = f"several files have this name ({', '.join(p.name for p in (paths if len(paths) > 1 else mask))}). Keep one of them."
+            pairs[name] = paths[0], mask[0]
+    wrong |= {name: "there is no mask of this name. Add one, or take the image out." for name in set(found["image"]) - set(pairs)}
+    wrong |= {name: "this mask has no image of its name." for name in left if name not in wrong}
+    return {name: files for name, files in pairs.items() if name not in wrong}, wrong
+
+
+def _match(name: str, masks: Mapping[str, object], exact: bool) -> str | None:
+    if exact:
+        return name if name in masks else None
+    core = _core(name, _IMAGE)
+    return next((m for m in masks if _core(m, _MASK) == core), None)
+
+
+def _core(name: str, endings: tuple[str, ...]) -> str:
+    name = f"_{name}"                                # so that "image" and "label" alone are a pair, too
+    ending = next((e for e in endings if name.lower().endswith(e)), "")
+    return name[:len(name) - len(ending)]
+
+
+def _stem(path: Path) -> str | None:
+    """The name without its ending; None for what is not an image. A folder may be a DICOM series."""
+    if path.is_dir():
+        return path.name
+    ending = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
+    return None if ending is None else path.name[:-len(ending)]
+
+
+def _folder(path: str | PathLike, what: str) -> Path:
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"The folder of {what}, {path}, does not exist. Check its name.")
+    return path
+
+
+def _listed(rows: list[Row], pairs: Mapping, faults: Mapping, report: ImportReport) -> Iterator[tuple[Row, tuple[Path, Path]]]:
+    """The table's rows that have their files; the others become faults, and what the table does not list is named."""
+    seen: dict[str, int] = {}
+    for row in rows:
+        name = _stem(Path(row.image)) or row.image
+        problem = row.problem or faults.get(name)
+        if name in seen:
+            problem = f"it is listed already in line {seen[name]}. Keep one of the two lines."
+        elif problem is None and name not in pairs:
+            problem = "there is no image of this name in the folder."
+        seen.setdefault(name, row.line)
+        if problem is None:
+            yield row, pairs[name]
+        else:
+            report.faults.append(ImportFault(row.image or "(no name)", problem, row.line))
+    report.unlisted = sorted(set(pairs) - set(seen))
+
+
+def _renamed(labels: dict[int, str], wish: str | None) -> dict[int, str]:
+    """Labels under the table's names: "tumor" for a mask of one label, or "1=core; 2=edema"."""
+    if not wish:
+        return labels
+    if "=" not in wish:
+        if len(labels) > 1:
+            raise InputError(f"its mask has {len(labels)} labels ({', '.join(map(str, sorted(labels)))}), so one name, {wish!r}, is not enough. "
+                             "Write for instance 1=core; 2=edema.")
+        return {value: wish.strip() for value in labels}
+    out = dict(labels)
+    for part in wish.split(";"):
+        value, _, name = part.partition("=")
+        if not value.strip().isdigit() or not name.strip():
+            raise InputError(f"its label {wish!r} is not understood. Write a name, or for instance 1=core; 2=edema.")
+        out[int(value)] = name.strip()
+    return out
+
+
+@contextmanager
+def _collect(report: ImportReport, row: Row) -> Iterator[None]:
+    """What is wrong with an item becomes a fault; what is wrong with the pool ends the import."""
+    try:
+        yield
+    except PoolError:
+        raise
+    except CersError as error:
+        report.faults.append(ImportFault(row.image, str(error), row.line))
+    except OSError as error:
+        report.faults.append(ImportFault(row.image, f"the file cannot be read ({error.strerror or error}).", row.line))
+
+
+def _size(shape) -> str:
+    return " x ".join(str(n) for n in shape[::-1])
