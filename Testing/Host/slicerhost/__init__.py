@@ -50,31 +50,38 @@ class Host:
         self.window = None
 
     def show_main_window(self, width: int = 1400, height: int = 900, panel_width: int = 480):
-        """The main window with the default four-up layout; made once, resized later."""
+        """The main window with its views; made once, then shown again and resized."""
         if self.window is None:
             from .application import qSlicerMainWindow
 
             self.window = qSlicerMainWindow(width, height, panel_width)
+        self.window._attach(True)
         self.window.resize(width, height)
         self.window.show()
         self.process()
         return self.window
 
     def close_main_window(self) -> None:
-        """Back to the state of an application without a main window (``layoutManager()`` is None)."""
-        if self.window is None:
-            return
-        chosen = self.window.moduleSelector()._area
-        if chosen.widget() is not None:
-            chosen.takeWidget().setParent(None)
-        manager, self.app._layout_manager = self.app._layout_manager, None
-        manager._logic.GetLayoutNode().RemoveAllObservers()
-        self.app.applicationLogic().GetSliceLogics().RemoveAllItems()
-        self.app.applicationLogic().GetViewLogics().RemoveAllItems()
-        self.window.setObjectName("")
-        self.window.close()
-        self.window.deleteLater()
-        self.window = None
+        """Back to the state of an application without a main window: ``layoutManager()`` is None."""
+        if self.window is not None:
+            self.window._attach(False)
+            self.window.hide()
+            self.process()
+
+    def use_dark_style(self, on: bool) -> None:
+        """Slicer's dark palette, or the light one again."""
+        qt = self.qt
+        palette = qt.QPalette()
+        if on:
+            roles = {"Window": "#323232", "WindowText": "#fff", "Base": "#2a2a2a", "AlternateBase": "#3a3a3a", "Text": "#fff",
+                     "Button": "#3c3c3c", "ButtonText": "#fff", "ToolTipBase": "#2a2a2a", "ToolTipText": "#fff",
+                     "PlaceholderText": "#8a8a8a", "Highlight": "#2a6ab0", "HighlightedText": "#fff", "Link": "#6ab0f0",
+                     "Mid": "#505050", "Light": "#5a5a5a", "Dark": "#232323"}  # fmt: skip
+            for role, color in roles.items():
+                palette.setColor(getattr(qt.QPalette, role), qt.QColor(color))
+            for role in ("WindowText", "Text", "ButtonText"):
+                palette.setColor(qt.QPalette.Disabled, getattr(qt.QPalette, role), qt.QColor("#808080"))
+        self.app.setPalette(palette if on else self.app.style().standardPalette())
         self.process()
 
     def load_module(self, path: str | os.PathLike):
@@ -85,7 +92,7 @@ class Host:
 
     def enter_module(self, module):
         """Show the module's panel (in the main window where there is one); returns the module's widget object."""
-        if self.window is not None:
+        if self.app.layoutManager() is not None:
             self.window.moduleSelector().selectModule(module.name)
         else:
             module.widgetRepresentation().enter()

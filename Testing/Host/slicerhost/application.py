@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 
@@ -148,7 +147,6 @@ class qSlicerMainWindow(qt.QMainWindow):
 
     def __init__(self, width: int, height: int, panel_width: int):
         super().__init__()
-        self.setObjectName("qSlicerMainWindow")
         self.setWindowTitle("Stand-in host")
         area, viewport, left, split = qt.QScrollArea(), qt.QWidget(), qt.QWidget(), qt.QSplitter(qt.Qt.Horizontal)
         area.setWidgetResizable(True)
@@ -165,17 +163,23 @@ class qSlicerMainWindow(qt.QMainWindow):
         self.setCentralWidget(split)
         self.statusBar().showMessage("")
         self.resize(width, height)
-        slicer.app._layout_manager = qSlicerLayoutManager(self)
-        slicer.app._layout_manager.setViewport(viewport)
+        self._layout_manager = qSlicerLayoutManager(self)
+        self._layout_manager.setViewport(viewport)
+
+    def _attach(self, on: bool) -> None:
+        """Be the application's main window, or nobody's."""
+        self.setObjectName("qSlicerMainWindow" if on else "")
+        slicer.app._layout_manager = self._layout_manager if on else None
+        if not on:
+            self._selector._leave()
 
     def moduleSelector(self):
         return self._selector
 
 
 def make_application() -> qSlicerApplication:
-    """Start the core. ``os.environ`` must already name the offscreen platforms (see the package)."""
+    """Start the core; the environment must already name the offscreen platforms (see the package)."""
     app = qSlicerApplication(["Slicer"])
+    app.setStyle("Fusion")
     app._boot()
-    for name, default in (("QT_QPA_PLATFORM", "offscreen"),):
-        os.environ.setdefault(name, default)
     return app

@@ -47,10 +47,16 @@ class ctkCollapsibleButton(qt.QAbstractButton):
 
     def childEvent(self, event):
         super().childEvent(event)
-        child = event.child()
-        if getattr(self, "_is_collapsed", False) and event.added() and isinstance(child, qt.QWidget):
-            self._folded.append(child)
-            child.setVisible(False)
+        # the child is still under construction: to look at it now would make PySide6 take it for a bare QWidget for good
+        if getattr(self, "_is_collapsed", False) and event.added():
+            qt.QTimer.singleShot(0, self._fold_new)
+
+    def _fold_new(self):
+        if self._is_collapsed:
+            for child in self.children():
+                if isinstance(child, qt.QWidget) and child not in self._folded and not child.isHidden():
+                    self._folded.append(child)
+                    child.setVisible(False)
 
     def mousePressEvent(self, event):
         event.setAccepted(event.position().y() < _HEADER)

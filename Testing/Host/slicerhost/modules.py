@@ -134,15 +134,19 @@ class _ModuleSelector(qt.QComboBox):
             if isinstance(module, qSlicerScriptedLoadableModule):
                 self.addItem(module.title, module.name)
 
+    def _leave(self) -> None:
+        if self._chosen:
+            slicer.app.moduleManager().module(self._chosen).widgetRepresentation().exit()
+        if self._area.widget() is not None:
+            self._area.takeWidget().setParent(None)  # the panel stays alive with its module
+        self._chosen = ""
+
     def selectModule(self, name: str) -> None:
         if name == self._chosen:
             return
         module = slicer.app.moduleManager().module(name)
         panel = module.widgetRepresentation()
-        if self._chosen:
-            slicer.app.moduleManager().module(self._chosen).widgetRepresentation().exit()
-        if self._area.widget() is not None:
-            self._area.takeWidget()  # the panel stays alive with its module
+        self._leave()
         self._refresh()
         self._chosen = name
         self.setCurrentIndex(self.findData(name))

@@ -6,6 +6,8 @@ PythonQt shows every Q_PROPERTY as an attribute and keeps the setters callable; 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -16,6 +18,9 @@ from PySide6 import QtCore, QtGui, QtNetwork, QtWidgets
 
 _read = QtCore.QObject.property
 _write = QtCore.QObject.setProperty
+# the classes' own __setattr__ refuses to be called from a replacement of it
+_plain_set_attribute = ctypes.pythonapi.PyObject_GenericSetAttr
+_plain_set_attribute.argtypes = [ctypes.py_object] * 3
 _MODULES = (QtCore, QtGui, QtWidgets, QtNetwork)
 _FREE_NAMES = frozenset({"__class__", "__dict__", "__doc__"})
 
@@ -124,19 +129,36 @@ def _attribute_reader(original: Callable) -> Callable:
 
 #: Classes whose objects are C++ objects in Slicer: no new attribute may be put on them from outside.
 SEALED: set[type] = set()
+_open = 0
+
+
+@contextlib.contextmanager
+def unsealed() -> Iterator[None]:
+    """PySide6's form loader puts the children of a form on it as attributes: allow that while it works."""
+    global _open
+    _open += 1
+    try:
+        yield
+    finally:
+        _open -= 1
 
 
 def _set_attribute(self, name: str, value: Any) -> None:
     cls = type(self)
-    if cls in SEALED and not name.startswith("_") and name not in _FREE_NAMES:
+    attribute = _static(cls, name)
+    if type(attribute) is QtCore.Property:  # a property of the host's own classes
+        if attribute.fset is None:
+            raise AttributeError(f"{cls.__name__}.{name} is read-only")
+        attribute.fset(self, value)
+        return
+    # PySide6 keeps an object's bound signals as its attributes
+    guarded = not _open and cls in SEALED and type(value) is not QtCore.SignalInstance
+    if guarded and not name.startswith("_") and name not in _FREE_NAMES and not hasattr(type(attribute), "__set__"):
         if name not in self.dynamicPropertyNames():
-            slot = _static(cls, name)
-            if not hasattr(type(slot), "__set__") and type(slot) is not QtCore.Property:
-                raise AttributeError(f"{cls.__name__} has no property {name}")
-        else:
-            _write(self, name, value)
-            return
-    super(QtCore.QObject, self).__setattr__(name, value)
+            raise AttributeError(f"{cls.__name__} has no property {name}")
+        _write(self, name, value)
+        return
+    _plain_set_attribute(self, name, value)
 
 
 def _first_of(function: Callable) -> staticmethod:
@@ -162,7 +184,8 @@ def install() -> types.ModuleType:
     QtCore.QObject.name = property(lambda self: self.objectName, lambda self, v: self.setObjectName(v))
     QtCore.QObject.className = lambda self: self.metaObject().className()
     QtCore.QObject.delete = lambda self: shiboken6.delete(self)
-    QtCore.QObject.__setattr__ = _set_attribute
+    for cls in classes:
+        cls.__setattr__ = _set_attribute
     SEALED.update(classes)
     for name in ("getOpenFileName", "getSaveFileName", "getOpenFileNames"):
         setattr(QtWidgets.QFileDialog, name, _first_of(getattr(QtWidgets.QFileDialog, name)))

@@ -8,6 +8,8 @@ import xml.etree.ElementTree as ET
 
 from PySide6 import QtCore, QtUiTools
 
+from .pythonqt import unsealed
+
 
 class UiLoader(QtUiTools.QUiLoader):
     """Makes the host's own widgets where the form names them, and joins their signals and slots."""
@@ -38,7 +40,8 @@ class UiLoader(QtUiTools.QUiLoader):
         buffer = QtCore.QBuffer()
         buffer.setData(QtCore.QByteArray(ET.tostring(root)))
         buffer.open(QtCore.QIODevice.ReadOnly)
-        widget = super().load(buffer, parent)
+        with unsealed():
+            widget = super().load(buffer, parent)
         if widget is None:
             raise RuntimeError("the form cannot be read")
         named = {o.objectName: o for o in widget.findChildren(QtCore.QObject)} | {widget.objectName: widget}
