@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import SimpleITK as sitk
 
 from ..errors import InputError
+from .pixels import border_points, box, cooccurrence, integral, largest_filled, shape, shrink, shrink_mask, signed_distance
 
 DESCRIPTORS: dict[str, tuple[str, str]] = {
     # texture
@@ -53,7 +53,6 @@ DESCRIPTORS: dict[str, tuple[str, str]] = {
 
 _BODY_SIZE = 96       # pixels of the longer side on which the body is found: enough for an outline, and quick
 _CROP_SIZE = 80       # pixels of the longer side on which the lesion is measured
-_GREY_LEVELS = 16
 _FAINT_STEP = 0.10    # a step across the contour below this part of the body's range is hard to see
 
 
@@ -149,7 +148,7 @@ class _Body:
         self.shape = image.shape
         step = max(1.0, max(image.shape) / _BODY_SIZE)
         size = [max(1, round(n / step)) for n in image.shape]
-        small = _shrink(image, size)
+        small = shrink(image, size)
         self.factor = tuple(n / s for n, s in zip(image.shape, size))
         self.pixel = tuple(p * f for p, f in zip(pixel, self.factor))
         dark, bright = np.percentile(small, (1, 99))
@@ -157,7 +156,7 @@ class _Body:
         tissue = small > self.low
         if not tissue.any():
             tissue[:] = True
-        self.mask = _largest_filled(tissue)
+        self.mask = largest_filled(tissue)
         if self.mask.mean() > 0.97:
             self.mask[:] = True         # a few dark pixels at the frame are no outline: the picture is a part of a body
         inside = small[self.mask & tissue]
@@ -189,12 +188,9 @@ class _Body:
         """Shortest distance from the lesion to the outside of the body; None where no outside is seen."""
         if self.mask.all():
             return None
-        lesion = _shrink(mask.astype(np.float32), self.mask.shape) >= 0.5
-        if not lesion.any():
-            r, c = np.argwhere(mask).mean(0)
-            lesion[int((r + 0.5) / self.factor[0]), int((c + 0.5) / self.factor[1])] = True
+        lesion = shrink_mask(mask, self.mask.shape)
         # only borders can be nearest, so all pairs are few enough
-        a, b = _border_points(lesion) * self.pixel, _border_points(~self.mask) * self.pixel
+        a, b = border_points(lesion) * self.pixel, border_points(~self.mask) * self.pixel
         return max(0.0, math.sqrt(float(((a[:, None] - b[None]) ** 2).sum(2).min())) - 0.5 * min(self.pixel))
 
 
@@ -206,10 +202,10 @@ class _Crop:
         if step > 1:
             size = [max(1, round(n / step)) for n in image.shape]
             pixel = tuple(p * n / s for p, n, s in zip(pixel, image.shape, size))
-            image, mask = _shrink(image, size), _shrink(mask.astype(np.float32), size) >= 0.5
+            image, mask = shrink(image, size), shrink_mask(mask, size)
         self.image, self.mask, self.pixel, self.diameter = image, mask, pixel, diameter
         self.unit = unit = math.sqrt(pixel[0] * pixel[1])
-        signed = _signed_distance(mask, pixel)
+        signed = signed_distance(mask, pixel)
         self.outside = np.maximum(signed, 0)                        # 0 inside, else distance to the lesion
         self.inside = np.where(mask, unit - signed, 0)              # 0 outside, else distance to the surroundings
         width = max(3 * unit, 0.2 * diameter)
@@ -229,7 +225,7 @@ class _Crop:
             self.ring_sd = float(tissue.std())
             if self.ring_sd > 1e-6:
                 out["cnr"] = float(values.mean() - tissue.mean()) / self.ring_sd
-        out.update(_cooccurrence(self.image, self.mask))
+        out.update(cooccurrence(self.image, self.mask))
         deepest = float(self.inside.max())
         if deepest > 3 * self.unit:
             depth = self.inside[self.mask]
@@ -241,30 +237,52 @@ class _Crop:
 
     def boundary(self) -> dict[str, float | None]:
         """Edge width, contrast along the contour and shape. Sets ``edge_width``."""
-        out: dict[str, float | None] = dict(_shape(self.mask, self.pixel))
+        out: dict[str, float | None] = dict(shape(self.mask, self.pixel))
         contour = self.mask & (self.inside <= 1.001 * self.unit)            # the lesion's own border pixels
         frame = np.zeros_like(contour)
         frame[1:-1, 1:-1] = True
         contour &= frame                                                    # the frame is no boundary
+        self._integrals = [integral(a) for a in (self.mask, np.where(self.mask, self.image, 0), self.image)]
         reach = max(2, int(round(0.12 * self.diameter / self.unit)))
-        near_in, near_out = self.mask & (self.inside > 0.5 * self.unit), ~self.mask & (self.outside > 0.5 * self.unit)
-        weights_in, weights_out = _box(near_in, reach), _box(near_out, reach)
-        ok = contour & (weights_in > 0.5) & (weights_out > 0.5)
+        step, both = self._step(reach)
+        ok = contour & both
         if not ok.any():
             return out
-        inner = _box(np.where(near_in, self.image, 0), reach)[ok] / weights_in[ok]
-        outer = _box(np.where(near_out, self.image, 0), reach)[ok] / weights_out[ok]
-        step = np.abs(inner - outer)
-        out["faint_contour"] = 100 * float((step < _FAINT_STEP).mean())
+        out["faint_contour"] = 100 * float((np.abs(step[ok]) < _FAINT_STEP).mean())
         if self.ring_sd and self.ring_sd > 1e-6:
-            out["edge_cnr"] = float(np.median(step)) / self.ring_sd
-        dr, dc = np.gradient(self.image, *self.pixel) if min(self.image.shape) > 1 else (None, None)
-        if dr is not None:
-            slope = _maximum(np.hypot(dr, dc))[ok]
-            strong = step >= _FAINT_STEP / 2
-            if strong.sum() >= 3:
-                self.edge_width = float(np.median(step[strong] / np.maximum(slope[strong], 1e-6)))
+            out["edge_cnr"] = float(np.median(np.abs(step[ok]))) / self.ring_sd
+        self.edge_width = self._edge_width()
         return out
+
+    def _step(self, reach: int) -> tuple[np.ndarray, np.ndarray]:
+        """Mean lesion signal minus mean outer signal in the square of ``reach`` pixels around each pixel, and where both are there."""
+        n_in, inner, everything = (box(total, reach) for total in self._integrals)
+        rows, columns = (np.minimum(np.arange(n) + reach, n - 1) - np.maximum(np.arange(n) - reach, 0) + 1 for n in self.mask.shape)
+        n_out = np.outer(rows, columns) - n_in
+        both = (n_in > 0.5) & (n_out > 0.5)
+        return np.where(both, inner / np.maximum(n_in, 1) - (everything - inner) / np.maximum(n_out, 1), 0.0), both
+
+    def _edge_width(self) -> float | None:
+        """Height of the mean signal profile across the contour over its steepest slope; one pixel at least, None without a visible step.
+
+        The profile is the mean over shells of equal distance to the contour, so that noise averages out. Where the lesion is darker than
+        its surroundings the profile is turned over, so that bright and dark stretches of one contour do not cancel.
+        """
+        reach = max(3, int(round(0.25 * self.diameter / self.unit)))
+        step, both = self._step(reach)
+        distance = np.where(self.mask, 0.5 * self.unit - self.inside, self.outside - 0.5 * self.unit)
+        bins = np.floor(distance / self.unit + 1e-6).astype(np.intp) + reach
+        used = both & (np.abs(step) >= _FAINT_STEP / 2) & (bins >= 0) & (bins < 2 * reach)
+        count = np.bincount(bins[used], minlength=2 * reach)
+        shells = np.flatnonzero(count >= 3)
+        if shells.size < 3 or not (shells < reach).any() or not (shells >= reach).any():
+            return None
+        profile = np.bincount(bins[used], (np.sign(step) * self.image)[used], minlength=2 * reach)[shells] / count[shells]
+        slope = (profile[:-1] - profile[1:]) / (np.diff(shells) * self.unit)
+        near = np.abs(shells[:-1] + 0.5 - (reach - 0.5)) <= max(2, 0.1 * self.diameter / self.unit)     # the contour may lie a little off the edge
+        steepest = float(slope[near].max()) if near.any() else 0.0
+        height = float(profile[shells < reach].max() - profile[shells >= reach].min())
+        return height / steepest if steepest > 1e-6 else None
 
     def neighbours(self, body: _Body, *, dark: bool) -> dict[str, float | None]:
         """What the surrounding ring consists of."""
@@ -276,156 +294,3 @@ class _Crop:
         if dark:
             out["dark_ring"] = 100 * float(((ring > body.air) & (ring <= 0.45 * body.air)).mean())
         return out
-
-
-def _shrink(image: np.ndarray, size) -> np.ndarray:
-    """Area-weighted reduction to ``size``; unlike strided sampling it treats a flipped image alike."""
-    for axis in (0, 1):
-        if image.shape[axis] != size[axis]:
-            image = _weights(image.shape[axis], int(size[axis])) @ image if axis == 0 else image @ _weights(image.shape[1], int(size[1])).T
-    return image
-
-
-_WEIGHTS: dict[tuple[int, int], np.ndarray] = {}
-
-
-def _weights(n: int, m: int) -> np.ndarray:
-    """(m, n) overlap of m equal bins with n pixels, rows summing to 1."""
-    found = _WEIGHTS.get((n, m))
-    if found is None:
-        edges = np.arange(m + 1) * (n / m)
-        pixels = np.arange(n)
-        overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-        found = (np.clip(overlap, 0, None) * (m / n)).astype(np.float32)
-        if len(_WEIGHTS) > 512:
-            _WEIGHTS.clear()
-        _WEIGHTS[n, m] = found
-    return found
-
-
-def _itk(mask: np.ndarray, pixel: tuple[float, float] = (1.0, 1.0)) -> sitk.Image:
-    image = sitk.GetImageFromArray(mask.astype(np.uint8))
-    image.SetSpacing((float(pixel[1]), float(pixel[0])))
-    return image
-
-
-def _run(filter_: sitk.ImageFilter, image: sitk.Image) -> sitk.Image:
-    """Execute on one thread: slices are small, and starting threads costs more than the work."""
-    filter_.SetNumberOfThreads(1)
-    filter_.SetNumberOfWorkUnits(1)
-    return filter_.Execute(image)
-
-
-def _signed_distance(mask: np.ndarray, pixel: tuple[float, float]) -> np.ndarray:
-    """Outside ``mask`` the distance to its nearest pixel centre; inside minus the distance to its nearest border pixel."""
-    distance = sitk.SignedMaurerDistanceMapImageFilter()
-    distance.SetSquaredDistance(False)
-    distance.SetUseImageSpacing(True)
-    return sitk.GetArrayFromImage(_run(distance, _itk(mask, pixel)))
-
-
-def _components(mask: np.ndarray, *, diagonal: bool, pixel: tuple[float, float] = (1.0, 1.0)) -> sitk.Image:
-    parts = sitk.ConnectedComponentImageFilter()
-    parts.SetFullyConnected(diagonal)
-    return _run(parts, _itk(mask, pixel))
-
-
-def _border_points(mask: np.ndarray) -> np.ndarray:
-    """(n, 2) row and column of the pixels with a neighbour (of 4) outside ``mask``."""
-    padded = np.pad(mask, 1, mode="edge")
-    kept = mask & ~(padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:])
-    return np.argwhere(kept if kept.any() else mask)
-
-
-def _largest_filled(mask: np.ndarray) -> np.ndarray:
-    """Largest connected part with its holes filled (a hole is what the frame cannot reach)."""
-    parts = sitk.GetArrayFromImage(_components(mask, diagonal=True))
-    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:]))
-    holes = sitk.GetArrayFromImage(_components(~largest, diagonal=False))
-    is_hole = np.ones(int(holes.max()) + 1, bool)
-    for edge in (holes[0], holes[-1], holes[:, 0], holes[:, -1]):
-        is_hole[edge] = False
-    return is_hole[holes] | largest
-
-
-def _shape(mask: np.ndarray, pixel: tuple[float, float]) -> dict[str, float]:
-    """Parts, compactness, solidity and elongation of the largest part."""
-    padded = np.pad(mask, 1)
-    parts = _components(padded, diagonal=True, pixel=pixel)
-    labels = sitk.GetArrayFromImage(parts)
-    counts = np.bincount(labels.ravel())[1:]
-    out: dict[str, float] = {"components": float((counts >= max(1.0, 0.02 * counts.sum())).sum())}
-    largest = 1 + int(np.argmax(counts))
-    if counts[largest - 1] < 8:
-        return out
-    stats = sitk.LabelShapeStatisticsImageFilter()
-    _run(stats, parts)
-    area = stats.GetPhysicalSize(largest)
-    out["compactness"] = min(100.0, 100 * 4 * math.pi * area / stats.GetPerimeter(largest) ** 2)
-    hull = _hull_area(labels == largest, pixel)
-    out["solidity"] = min(100.0, 100 * area / hull)
-    small, large = stats.GetPrincipalMoments(largest)
-    if small > 0:
-        out["elongation"] = math.sqrt(large / small)
-    return out
-
-
-def _hull_area(mask: np.ndarray, pixel: tuple[float, float]) -> float:
-    """Area of the convex hull of the pixels' edge midpoints (corners would overstate small round lesions)."""
-    rows = np.flatnonzero(mask.any(1))
-    lines = mask[rows]
-    left, right = lines.argmax(1) - 0.5, mask.shape[1] - 0.5 - lines[:, ::-1].argmax(1)
-    caps = [(float(rows[n] + d), float(0.5 * (left[n] + right[n]))) for n, d in ((0, -0.5), (-1, 0.5))]
-
-    def chain(columns: np.ndarray, sign: float) -> list[tuple[float, float]]:
-        """Outermost points from the upper cap to the lower; sign +1 for the left side, -1 for the right."""
-        out = [caps[0]]
-        for p in [*zip(rows.tolist(), columns.tolist()), caps[1]]:
-            while len(out) > 1 and sign * ((out[-1][0] - out[-2][0]) * (p[1] - out[-2][1])
-                                           - (out[-1][1] - out[-2][1]) * (p[0] - out[-2][0])) <= 0:
-                out.pop()
-            out.append(p)
-        return out
-
-    y, x = np.array(chain(left, 1.0) + chain(right, -1.0)[-2:0:-1]).T
-    return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) * pixel[0] * pixel[1]
-
-
-def _cooccurrence(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
-    """Symmetric co-occurrence of direct neighbours inside the lesion; grey levels span the body's median -1 to +1 range."""
-    levels = np.clip((image + 1) * (_GREY_LEVELS / 2), 0, _GREY_LEVELS - 1).astype(np.intp)
-    total = np.zeros(_GREY_LEVELS * _GREY_LEVELS)
-    h, w = mask.shape
-    for dr, dc in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        a = (slice(0, h - dr), slice(max(0, -dc), w - max(0, dc)))
-        b = (slice(dr, h), slice(max(0, dc), w + min(0, dc)))
-        both = mask[a] & mask[b]
-        total += np.bincount(levels[a][both] * _GREY_LEVELS + levels[b][both], minlength=total.size)
-    if not total.any():
-        return {}
-    p = total.reshape(_GREY_LEVELS, _GREY_LEVELS)
-    p = (p + p.T) / (2 * p.sum())
-    difference = np.subtract.outer(np.arange(_GREY_LEVELS), np.arange(_GREY_LEVELS)) ** 2
-    used = p[p > 0]
-    return {"glcm_contrast": float((p * difference).sum()), "glcm_homogeneity": float((p / (1 + difference)).sum()),
-            "glcm_entropy": float(-(used * np.log2(used)).sum())}
-
-
-def _box(image: np.ndarray, reach: int) -> np.ndarray:
-    """Sum over the (2 reach + 1) square around each pixel, zero outside the frame."""
-    total = np.zeros((image.shape[0] + 2 * reach + 1, image.shape[1] + 2 * reach + 1))
-    total[reach + 1:reach + 1 + image.shape[0], reach + 1:reach + 1 + image.shape[1]] = image
-    np.cumsum(total, 0, out=total)
-    np.cumsum(total, 1, out=total)
-    size = 2 * reach + 1
-    # beyond the padded frame the running sum stays constant, so that clamped indices are right
-    r0, c0 = np.arange(image.shape[0]), np.arange(image.shape[1])
-    r1, c1 = np.minimum(r0 + size, total.shape[0] - 1), np.minimum(c0 + size, total.shape[1] - 1)
-    return total[np.ix_(r1, c1)] - total[np.ix_(r0, c1)] - total[np.ix_(r1, c0)] + total[np.ix_(r0, c0)]
-
-
-def _maximum(image: np.ndarray) -> np.ndarray:
-    """Maximum over the 3x3 neighbourhood."""
-    padded = np.pad(image, 1, mode="edge")
-    rows = np.maximum(np.maximum(padded[:-2], padded[1:-1]), padded[2:])
-    return np.maximum(np.maximum(rows[:, :-2], rows[:, 1:-1]), rows[:, 2:])

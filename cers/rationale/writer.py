@@ -54,7 +54,7 @@ THRESHOLDS: dict[str, Scale] = {
     "rim_core": Scale("texture", (-8, 6, 20), ("bright core", "even rim", "bright rim", "ring-like rim"), (-1, 0, 1, 1)),
     "faint_contour": Scale("boundary", (1, 10, 35), (
         "well-defined", "mostly well-defined", "partly ill-defined", "ill-defined"), (-1, -1, 0, 1)),
-    "edge_width": Scale("boundary", (4, 6), ("sharp edge", "soft edge", "blurred edge"), (-1, 0, 1)),
+    "edge_width": Scale("boundary", (6, 9), ("sharp edge", "soft edge", "blurred edge"), (-1, 0, 1)),
     "compactness": Scale("boundary", (52, 75), ("irregular shape", "lobed shape", "regular shape"), (-1, 0, 1)),
     "area_body": Scale("context", (1.3, 3, 6), ("small", "medium-sized", "large", "very large"), (-1, 0, 1, 1), digits=1),
     "depth": Scale("context", (8, 16, 26), ("superficial", "near surface", "fairly deep", "deep"), (-1, 0, 0, 1)),
