@@ -171,6 +171,7 @@ class ctkPathLineEdit(qt.QWidget):
     Readable, Writable, Executable, Hidden, NoDot, NoDotDot, NoDotAndDotDot = 16, 32, 64, 256, 0x2000, 0x4000, 0x6000
     ShowDirsOnly = 1
     AdjustToContents, AdjustToContentsOnFirstShow, AdjustToMinimumContentsLength = 0, 1, 2
+    AdjustToContents, AdjustToContentsOnFirstShow, AdjustToMinimumContentsLength = 0, 1, 2
 
     currentPathChanged = Signal(str)
     validInputChanged = Signal(bool)
@@ -189,7 +190,7 @@ class ctkPathLineEdit(qt.QWidget):
         row.addWidget(self._combo, 1)
         row.addWidget(self._button)
         self._filters, self._options, self._patterns, self._key, self._label = self.AllEntries, 0, [], "", ""
-        self._valid = False
+        self._valid, self._policy = False, self.AdjustToContents
         self._combo.currentTextChanged.connect(self._changed)
         self._button.clicked.connect(lambda *_: self.browse())
 
@@ -241,6 +242,10 @@ class ctkPathLineEdit(qt.QWidget):
     filters = Property(int, lambda self: self._filters, lambda self, v: setattr(self, "_filters", int(v)))
     options = Property(int, lambda self: self._options, lambda self, v: setattr(self, "_options", int(v)))
     nameFilters = Property("QStringList", lambda self: self._patterns, lambda self, v: setattr(self, "_patterns", list(v)))
+    sizeAdjustPolicy = Property(int, lambda self: self._policy, lambda self, v: setattr(self, "_policy", int(v)))
+    minimumContentsLength = Property(
+        int, lambda self: self._combo.minimumContentsLength, lambda self, v: self._combo.setMinimumContentsLength(v)
+    )
     label = Property(str, lambda self: self._label, lambda self, v: setattr(self, "_label", v))
     settingKey = Property(str, lambda self: self._key, _set_key)
     minimumContentsLength = Property(int, lambda self: self._combo.minimumContentsLength(), lambda self, v: self._combo.setMinimumContentsLength(v))
