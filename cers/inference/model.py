@@ -53,9 +53,31 @@ class ModelConfig:
         if set(data) - known or not {"network", "labels"} <= set(data):
             raise ModelError(f"{path} lacks 'network' or 'labels', or has unknown settings: {sorted(set(data) - known)}.")
         config = cls(**data)
-        if len(config.labels) != len(config.network.get("labels", [])):
-            raise ModelError(f"{path} names {len(config.labels)} labels, but the network has {len(config.network.get('labels', []))}.")
+        if problem := config.problem():
+            raise ModelError(f"{path} cannot be used: {problem}. Choose another model folder, or correct it.")
         return config
+
+    def problem(self) -> str | None:
+        """What is wrong with the settings, None if nothing is."""
+        if not isinstance(self.network, dict) or not isinstance(self.labels, dict) or not isinstance(self.selection, dict):
+            return "'network', 'labels' and 'selection' must be tables"
+        channels = self.network.get("labels")
+        if not isinstance(channels, list) or len(self.labels) != len(channels):
+            return f"it names {len(self.labels)} labels, but the network has {len(channels) if isinstance(channels, list) else 'none'}"
+        if not all(k.isascii() and k.isdigit() and 1 <= int(k) <= 255 and isinstance(v, str) for k, v in self.labels.items()):
+            return "label values must be whole numbers from 1 to 255 with a name each"
+        numbers = {"temperature": (1e-6, 1e6), "threshold": (0.0, 1.0), "minimum_ml": (0.0, 1e6)}
+        for name, (low, high) in numbers.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                return f"'{name}' must be a number from {low:g} to {high:g}"
+        if not isinstance(self.size, int) or not 32 <= self.size <= 4096:
+            return "'size' must be a whole number from 32 to 4096"
+        try:
+            SelectionConfig(**self.selection)
+        except (TypeError, InputError) as error:
+            return f"its selection settings are not understood ({str(error).rstrip('.')})"
+        return None
 
 
 class Model:
@@ -86,6 +108,10 @@ def resolve_device(device: str) -> str:
     kind = device.split(":")[0]
     if kind not in ("cpu", "cuda", "mps"):
         raise InputError(f"Device '{device}' is not known. Use cpu, cuda or mps.")
+    try:
+        torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"Device '{device}' is not known. Use cpu, cuda or mps.") from error
     if (kind == "cuda" and not torch.cuda.is_available()) or (kind == "mps" and not torch.backends.mps.is_available()):
         raise InputError(f"Device '{device}' is not available on this machine. Use cpu, or install a PyTorch build for it.")
     return device
@@ -119,12 +145,15 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
     if not weights.is_file() or not (folder / CONFIG).is_file():
         raise ModelError(f"There is no CERS model in '{folder}': it needs {CONFIG} and {WEIGHTS}. Choose another model folder.")
     config = ModelConfig.read(folder / CONFIG)
-    data = weights.read_bytes()
+    try:
+        data = weights.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{weights} cannot be read ({error.strerror}). Check the file's permissions.") from error
     digest = model_hash(data, config)
     try:
         net = CersNet(NetworkConfig(**config.network))
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load(data).items()})
-    except (SafetensorError, RuntimeError, TypeError, ValueError) as error:
+    except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         raise ModelError(f"The weights in '{folder}' are damaged or belong to another architecture. Get the model again.") from error
     net = fuse(net.eval()).to(device).requires_grad_(False)
     return Model(net, config, digest, folder, device)
@@ -138,13 +167,23 @@ def model_hash(weights: bytes, config: ModelConfig) -> str:
 
 
 def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card: str = "", half: bool = True) -> Path:
-    """Write a model folder; each file atomically, the configuration last. half: weights as float16."""
+    """Write a model folder; each file atomically, the configuration last. half: weights as float16, but for tensors that it cannot hold.
+
+    Raises:
+        ModelError: the configuration cannot be used, or a weight is not finite.
+    """
     import torch
     from safetensors.torch import save_file
 
+    if problem := config.problem():
+        raise ModelError(f"This model cannot be saved: {problem}.")
+    if broken := [k for k, v in state.items() if not torch.isfinite(v).all()]:
+        raise ModelError(f"This model cannot be saved: {len(broken)} of its tensors hold values that are not finite, {broken[0]} first.")
+    most = torch.finfo(torch.float16).max
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: (v.to(torch.float16) if half and v.is_floating_point() else v).contiguous().cpu() for k, v in state.items()}
+    tensors = {k: (v.to(torch.float16) if half and v.is_floating_point() and (not v.numel() or v.abs().max() <= most) else v).contiguous().cpu()
+               for k, v in state.items()}
     temporary = folder / (WEIGHTS + ".tmp")
     save_file(tensors, str(temporary))
     os.replace(temporary, folder / WEIGHTS)

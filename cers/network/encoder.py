@@ -106,29 +106,48 @@ class TransformersEncoder(nn.Module):
 
     Args:
         path: folder of a saved backbone; config: dict for ``AutoConfig.for_model`` (random weights) where there is no path.
+
+    Raises:
+        ModelError: neither is given, or no backbone with four feature maps can be made of it.
     """
 
     def __init__(self, path: str | None = None, config: dict | None = None):
         super().__init__()
-        from transformers import AutoBackbone, AutoConfig
-
-        if path:
-            self.backbone = AutoBackbone.from_pretrained(path, local_files_only=True)
-        elif config:
-            options = dict(config)
-            self.backbone = AutoBackbone.from_config(AutoConfig.for_model(options.pop("model_type"), **options))
-        else:
+        if not path and not config:
             raise ModelError("A transformers encoder needs a folder ('path') or a configuration ('config').")
-        self.inputs = getattr(self.backbone.config, "num_channels", 3)
-        with torch.no_grad():
-            was = self.backbone.training
-            maps = self.backbone.eval()(torch.zeros(1, self.inputs, 64, 64)).feature_maps
-            self.backbone.train(was)
+        try:
+            self.backbone = self._load(path) if path else self._make(config)
+            self.inputs = getattr(self.backbone.config, "num_channels", 3)
+            with torch.no_grad():
+                was = self.backbone.training
+                maps = self.backbone.eval()(torch.zeros(1, self.inputs, 64, 64)).feature_maps
+                self.backbone.train(was)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            source = f"the folder '{path}'" if path else f"the configuration {config}"
+            raise ModelError(f"No image backbone of the transformers library can be made of {source} ({type(error).__name__}). "
+                             "Name a model type that has feature maps, such as swin, convnext or resnet.") from error
         self.channels = tuple(m.shape[1] for m in maps)
         self.strides = tuple(64 // m.shape[-1] for m in maps)
         if len(maps) < 4 or list(self.strides) != sorted(set(self.strides)):
             raise ModelError(f"The backbone must give at least four feature maps, each coarser than the last; it gives strides {self.strides}. "
                              "Set out_features in its configuration.")
+
+    @staticmethod
+    def _make(config: dict) -> nn.Module:
+        from transformers import AutoBackbone, AutoConfig
+
+        options = dict(config)
+        return AutoBackbone.from_config(AutoConfig.for_model(options.pop("model_type"), **options))
+
+    @staticmethod
+    def _load(path: str) -> nn.Module:
+        from transformers import AutoBackbone, AutoConfig
+
+        # not AutoBackbone.from_pretrained: it looks the name up in the hub first, and a folder is no name
+        config = AutoConfig.from_pretrained(path, local_files_only=True)
+        with torch.device("meta"):
+            kind = type(AutoBackbone.from_config(config))
+        return kind.from_pretrained(path, config=config, local_files_only=True, use_safetensors=True)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         return list(self.backbone(x.expand(-1, self.inputs, -1, -1)).feature_maps)
@@ -140,6 +159,6 @@ def build_encoder(config: dict) -> nn.Module:
     kind = options.pop("kind", None)
     if kind == "efficientnet-lite0" and not options:
         return EfficientNetLite0()
-    if kind == "transformers":
+    if kind == "transformers" and not set(options) - {"path", "config"}:
         return TransformersEncoder(**options)
     raise ModelError(f"Encoder {config} is not known. Use kind 'efficientnet-lite0' or 'transformers'.")

@@ -17,6 +17,8 @@ from .decoder import Decoder
 from .encoder import build_encoder
 from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, prototypes
 
+HEADS = 4               # of the attention to a clinical text
+
 
 @dataclass
 class NetworkConfig:
@@ -36,6 +38,18 @@ class NetworkConfig:
 
     def to_dict(self) -> dict:
         return asdict(self)
+
+    def check(self) -> None:
+        """ModelError if no network can be built of these settings."""
+        if not isinstance(self.labels, (list, tuple)) or not self.labels or not all(isinstance(name, str) for name in self.labels):
+            raise ModelError(f"A network needs a list of label names, not {self.labels!r}.")
+        if not isinstance(self.encoder, dict) or not isinstance(self.widths, (list, tuple)):
+            raise ModelError("A network needs 'encoder' as a table and 'widths' as a list.")
+        for name, value in [*(("widths", w) for w in self.widths), *((n, getattr(self, n)) for n in ("deepest", "key_channels", "rationale", "align"))]:
+            if not isinstance(value, int) or value < 1:
+                raise ModelError(f"A network's '{name}' must be a whole number of 1 or more, not {value!r}.")
+        if self.deepest % HEADS:
+            raise ModelError(f"A network's 'deepest' must be a multiple of {HEADS}, not {self.deepest}.")
 
 
 @dataclass
@@ -60,7 +74,7 @@ class Encoded:
 class TextAttention(nn.Module):
     """Cross-attention of image positions to the tokens of a short clinical text, added to the deepest map. No text, no change."""
 
-    def __init__(self, channels: int, text: int, heads: int = 4):
+    def __init__(self, channels: int, text: int, heads: int = HEADS):
         super().__init__()
         self.attention = nn.MultiheadAttention(channels, heads, kdim=text, vdim=text, batch_first=True)
         self.norm, self.strength = nn.LayerNorm(channels), nn.Parameter(torch.tensor(0.1))
@@ -79,6 +93,7 @@ class CersNet(nn.Module):
 
     def __init__(self, config: NetworkConfig):
         super().__init__()
+        config.check()
         self.config = config
         self.encoder = build_encoder(config.encoder)
         channels, labels = self.encoder.channels, len(config.labels)

@@ -1,0 +1,268 @@
+"""What the network promises whatever its weights are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from nets import CONVNEXT, RATIONALE, RESNET, SWIN, Scene, blobs, make, unit
+
+from cers.errors import CersError, InputError, ModelError
+from cers.network.encoder import TransformersEncoder, build_encoder
+from cers.network.evidence import References
+from cers.network.fuse import fuse
+from cers.network.model import CersNet, NetworkConfig
+
+LITE0 = {"kind": "efficientnet-lite0"}
+
+
+@pytest.fixture(scope="module")
+def net() -> CersNet:
+    return make()
+
+
+@pytest.mark.parametrize(("encoder", "labels"), [(LITE0, ("lesion",)), (RESNET, ("core", "edema")), (CONVNEXT, ("a", "b", "c")), (SWIN, ("lesion",))],
+                         ids=["lite0", "resnet", "convnext", "swin"])
+@pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 47)])
+def test_any_backbone_any_size_any_labels(encoder, labels, size):
+    scene = Scene(make(encoder, labels), h=size[0], w=size[1])
+    plain, fused, weights = scene.run()
+    assert plain.shape == fused.shape == (2, len(labels), *size)
+    assert weights.shape == (2, 3)
+    assert torch.isfinite(plain).all() and torch.isfinite(fused).all()
+    assert (weights >= 0).all() and (weights.sum(1) <= 1 + 1e-6).all() and (weights.sum(1) > 0).all()
+
+
+def test_image_vectors_are_of_unit_length(net):
+    encoded = net.encode(torch.randn(3, 1, 70, 50))
+    assert torch.allclose(encoded.pooled.norm(dim=1), torch.ones(3), atol=1e-5)
+    assert torch.allclose(encoded.layout.norm(dim=1), torch.ones(3), atol=1e-5)
+
+
+@pytest.mark.parametrize("labels", [("lesion",), ("core", "edema", "necrosis")])
+def test_the_order_of_references_does_not_matter(labels):
+    scene = Scene(make(labels=labels), k=4)
+    _, fused, weights = scene.run()
+    order = torch.tensor([2, 0, 3, 1])
+    scene.index = scene.index[:, order]
+    _, again, reordered = scene.run()
+    assert (fused - again).abs().max() < 1e-5
+    assert (weights[:, order] - reordered).abs().max() < 1e-5
+
+
+def test_absent_references_are_the_null_reference_exactly(net):
+    scene = Scene(net)
+    _, none, weights = scene.run(None)
+    _, empty, no_weights = scene.run(scene.references().gather((slice(None), slice(0, 0))))
+    _, invalid, zero = scene.run(valid=torch.zeros(2, 3, dtype=torch.bool))
+    assert weights.shape == no_weights.shape == (2, 0)
+    assert torch.equal(none, empty) and torch.equal(none, invalid)
+    assert (zero == 0).all()
+    assert not torch.allclose(none, scene.run()[1], atol=1e-3)
+
+
+def test_a_query_without_references_beside_one_that_has_them(net):
+    scene = Scene(net)
+    _, fused, weights = scene.run(valid=torch.tensor([[True, True, True], [False, False, False]]))
+    assert torch.allclose(fused[0], scene.run()[1][0], atol=1e-6)
+    assert torch.equal(fused[1], scene.run(None)[1][1])
+    assert weights[1].sum() == 0
+
+
+def test_what_fills_an_invalid_place_does_not_matter(net):
+    """Also when it holds nothing but large numbers."""
+    scene = Scene(net)
+    valid = torch.tensor([[True, True, False]] * 2)
+    _, fused, weights = scene.run(valid=valid)
+    references = scene.references()
+    for name in ("dense", "foreground", "background", "masks", "rationale", "pooled", "layout", "separation"):
+        getattr(references, name)[:, 2] = 1e3
+    _, again, other = scene.run(references, valid)
+    assert torch.allclose(fused, again, atol=1e-5) and torch.allclose(weights, other, atol=1e-6)
+    two = scene.references().gather((slice(None), slice(0, 2)))
+    assert torch.allclose(fused, scene.run(two)[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["mask", "rationale", "image"])
+def test_a_changed_reference_changes_the_evidence_decoder_only(net, change):
+    scene = Scene(net)
+    plain, fused, _ = scene.run()
+    if change == "mask":
+        scene.masks = scene.masks.roll(13, -1)
+    elif change == "rationale":
+        scene.reference_rationale = unit(len(scene.reference_rationale))
+    else:
+        scene.reference_images = scene.reference_images.flip(-1)
+    again, other, _ = scene.run()
+    assert torch.equal(plain, again)
+    assert (fused - other).abs().max() > 1e-4
+
+
+def test_the_querys_rationale_changes_the_gate(net):
+    scene = Scene(net)
+    plain, _, weights = scene.run()
+    scene.rationale = unit(2)
+    again, _, other = scene.run()
+    assert (weights - other).abs().max() > 1e-5
+    assert torch.equal(plain, again)
+    scene.rationale = torch.zeros(2, RATIONALE)
+    assert torch.isfinite(scene.run()[1]).all()
+
+
+def test_a_batch_is_the_same_as_single_images(net):
+    scene = Scene(net, n=3, h=70, w=90)
+    whole = scene.run()
+    for n in range(3):
+        for a, b in zip(whole, scene.run(rows=slice(n, n + 1))):
+            assert torch.allclose(a[n : n + 1], b, atol=1e-5)
+
+
+def test_without_text_nothing_changes_and_with_text_something_does(net):
+    torch.manual_seed(3)
+    x, tokens = torch.randn(2, 1, 64, 64), torch.randn(2, 5, RATIONALE)
+    present = torch.tensor([[False] * 5, [True, True, True, False, False]])
+    with torch.no_grad():
+        bare = net.decode_plain(net.encode(x))
+        told = net.decode_plain(net.encode(x, tokens, present))
+        nothing = net.decode_plain(net.encode(x, tokens, torch.zeros(2, 5, dtype=torch.bool)))
+        tokens[1, 3:] = 100
+        padded = net.decode_plain(net.encode(x, tokens, present))
+    assert torch.equal(bare, nothing)
+    assert torch.equal(bare[0], told[0])
+    assert (bare[1] - told[1]).abs().max() > 1e-5
+    assert torch.allclose(told, padded, atol=1e-6)
+
+
+def test_text_does_not_move_the_vector_that_finds_references(net):
+    x = torch.randn(1, 1, 64, 64)
+    told = net.encode(x, torch.randn(1, 4, RATIONALE), torch.ones(1, 4, dtype=torch.bool))
+    assert torch.equal(net.encode(x).pooled, told.pooled)
+
+
+@pytest.mark.parametrize("labels", [("lesion",), ("core", "edema")])
+def test_gradients_reach_every_parameter(labels):
+    net = make(LITE0, labels).train()
+    torch.manual_seed(5)
+    x, rationale = torch.randn(4, 1, 64, 64), unit(4)
+    present = torch.tensor([[True] * 3] * 3 + [[False] * 3])
+    encoded = net.encode(x, torch.randn(4, 3, RATIONALE), present)
+    plain = net.decode_plain(encoded)
+    stock = net.references(encoded, blobs(4, len(labels), 64, 64), rationale)
+    index = torch.tensor([[1, 2, 3], [2, 3, 0], [3, 0, 1], [0, 1, 2]])
+    valid = torch.tensor([[True, True, True], [True, False, False], [False] * 3, [True, True, False]])
+    fused, _ = net.decode_evidence(encoded, plain.sigmoid(), unit(4), stock.gather(index), valid)
+    target = blobs(4, len(labels), 64, 64)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits
+    (loss(plain, target) + loss(fused, target) + net.align(encoded, rationale)).backward()
+    without = [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not without
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
+def test_the_evidence_decoder_does_not_train_the_plain_mask(net):
+    scene = Scene(net)
+    encoded = net.encode(scene.x)
+    plain = net.decode_plain(encoded).sigmoid()
+    plain.retain_grad()
+    net.decode_evidence(encoded, plain, scene.rationale, scene.references())[0].sum().backward()
+    assert plain.grad is None
+    net.zero_grad()
+
+
+def test_the_reference_weights_follow_the_reference_that_is_the_query_itself():
+    """The layout term alone, untrained, must prefer the identical scan."""
+    net = make()
+    scene = Scene(net, n=1, k=3)
+    torch.nn.init.zeros_(net.evidence.gate[2].weight)
+    scene.reference_images[1] = scene.x[0]
+    assert scene.run()[2][0].argmax() == 1
+
+
+@pytest.mark.parametrize("encoder", [LITE0, RESNET, CONVNEXT], ids=["lite0", "resnet", "convnext"])
+def test_fused_equals_unfused(encoder):
+    net = make(encoder)
+    scene = Scene(net)
+    before = scene.run()
+    count = sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules())
+    fuse(net)
+    after = scene.run()
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in net.modules()) < count
+    assert max((a - b).abs().max() for a, b in zip(before, after)) < 1e-4
+
+
+def test_a_mask_without_any_lesion_is_a_valid_reference(net):
+    scene = Scene(net)
+    scene.masks = torch.zeros_like(scene.masks)
+    assert all(torch.isfinite(o).all() for o in scene.run())
+    scene.masks = torch.ones_like(scene.masks)
+    assert all(torch.isfinite(o).all() for o in scene.run())
+
+
+def test_a_lesion_of_one_pixel_still_counts(net):
+    scene = Scene(net)
+    scene.masks = torch.zeros_like(scene.masks)
+    none = scene.run()[1]
+    scene.masks[:, :, 40, 21] = 1
+    assert (scene.run()[1] - none).abs().max() > 1e-5
+
+
+def test_references_split_and_stack_without_loss(net):
+    scene = Scene(net, n=1, k=3)
+    stock = net.references(net.encode(scene.reference_images), scene.masks, scene.reference_rationale)
+    again = References.stack([References.stack([stock.row(n) for n in range(3)])])
+    assert torch.equal(scene.run()[1], scene.run(again)[1])
+    assert again.cast(torch.float64).dense.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 64, 64), (1, 1, 31, 64), (64, 64)])
+def test_an_image_of_the_wrong_shape_is_refused(net, shape):
+    with pytest.raises(InputError, match="32 pixels"):
+        net.encode(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("encoder", [
+    {}, {"kind": "vgg"}, {"kind": "efficientnet-lite0", "weights": "x"}, {"kind": "transformers"}, {"kind": "transformers", "config": {}},
+    {"kind": "transformers", "config": {"model_type": "no-such-model"}}, {"kind": "transformers", "config": {"hidden_sizes": [8]}},
+    {"kind": "transformers", "path": "/no/such/folder"}, {"kind": "transformers", "colour": "red"},
+    {"kind": "transformers", "config": {"model_type": "bert"}},
+    {"kind": "transformers", "config": {**RESNET["config"], "out_features": ["stage3", "stage4"]}},
+    {"kind": "transformers", "config": {**RESNET["config"], "out_features": ["stage9"]}}])
+def test_an_encoder_that_cannot_be_built_is_refused_in_one_sentence(encoder):
+    with pytest.raises(ModelError) as caught:
+        build_encoder(encoder)
+    assert str(caught.value).strip().endswith(".") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("settings", [{"widths": [8, 8]}, {"labels": []}, {"widths": [8, 0, 8]}, {"widths": "abc"}, {"deepest": 30}, {"key_channels": -1},
+                                      {"align": "many"}, {"labels": "lesion"}, {"rationale": 0}])
+def test_a_wrong_architecture_is_refused(settings):
+    with pytest.raises(ModelError):
+        CersNet(NetworkConfig(**{"encoder": RESNET, "widths": [8, 12, 16], **settings}))
+
+
+def test_a_saved_backbone_is_loaded_from_its_folder(tmp_path):
+    torch.manual_seed(0)
+    first = TransformersEncoder(config=RESNET["config"]).eval()
+    first.backbone.save_pretrained(tmp_path)
+    second = build_encoder({"kind": "transformers", "path": str(tmp_path)}).eval()
+    x = torch.randn(1, 1, 64, 64)
+    assert second.channels == first.channels == (8, 16, 24, 32) and second.strides == (4, 8, 16, 32)
+    assert all(torch.allclose(a, b) for a, b in zip(first(x), second(x)))
+
+
+def test_alignment_is_least_for_matching_pairs(net):
+    with torch.no_grad():
+        encoded = net.encode(torch.randn(6, 1, 64, 64))
+        text = unit(6)
+        values = []
+        for order in (torch.arange(6), torch.arange(6).roll(1)):
+            fitted = make()
+            fitted.align_text.weight.zero_()
+            fitted.align_text.bias.zero_()
+            # a linear map that sends text n to the image vector n
+            fitted.align_text.weight.copy_((torch.linalg.pinv(text) @ encoded.aligned[order]).T)
+            values.append(fitted.align(encoded, text).item())
+    assert values[0] < values[1] and isinstance(values[0], float)
+
+
+def test_errors_are_the_projects_own():
+    assert issubclass(ModelError, CersError)
