@@ -18,7 +18,7 @@ from .geometry import Geometry
 from .records import Volume
 from .terminology import label_style
 
-__all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume", "write_segmentation"]
+__all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume", "write_image", "write_segmentation"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 OUTPUTS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".mha")
@@ -117,17 +117,29 @@ def write_segmentation(path: str | Path, labelmap: np.ndarray, geometry: Geometr
     unnamed = sorted({int(v) for v in np.unique(labelmap)} - {0} - set(labels))
     if unnamed or any(not 0 < v < 256 for v in labels):
         raise InputError(f"Labels must have values 1..255 and a name each; without one: {unnamed or sorted(labels)}.")
+    labelmap = np.ascontiguousarray(labelmap, dtype=np.uint8)
+    fields = _segment_fields(labelmap, labels, colors or {}, terminology or {}) if _suffix(path) == ".seg.nrrd" else {}
+    return _write(path, labelmap, geometry, fields)
+
+
+def write_image(path: str | Path, array: np.ndarray, geometry: Geometry) -> Path:
+    """Write an image (k, j, i), or several as one vector image (n, k, j, i), as float32: whole or not at all."""
+    path, array = check_output(path, (".nrrd", ".nii.gz", ".nii", ".mha")), np.asarray(array)
+    if array.shape[-3:] != geometry.shape or array.ndim not in (3, 4):
+        raise InputError(f"The image's shape {array.shape} does not fit its grid {geometry.shape}.")
+    return _write(path, np.moveaxis(array, 0, -1) if array.ndim == 4 else array, geometry, {}, np.float32)
+
+
+def _write(path: Path, array: np.ndarray, geometry: Geometry, fields: dict[str, str], dtype=np.uint8) -> Path:
     import SimpleITK as sitk
 
-    labelmap = np.ascontiguousarray(labelmap, dtype=np.uint8)
-    image = sitk.GetImageFromArray(labelmap)
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array, dtype=dtype), isVector=array.ndim == 4)
     itk = geometry.to_itk()
     image.SetSpacing(itk["spacing"])
     image.SetOrigin(itk["origin"])
     image.SetDirection(itk["direction"])
-    if _suffix(path) == ".seg.nrrd":
-        for key, value in _segment_fields(labelmap, labels, colors or {}, terminology or {}).items():
-            image.SetMetaData(key, value)
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
     with atomic_path(path) as temporary:
         try:
             sitk.WriteImage(image, str(temporary), useCompression=True)

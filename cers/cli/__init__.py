@@ -1,0 +1,21 @@
+"""The ``cers`` command. Importing this is cheap; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; the exit code: 0 done, 1 an error the user can mend, 2 wrong usage, 130 cancelled."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")                     # models come from local folders and packages only
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")       # they would be drawn over ours
+    from .app import app
+
+    try:
+        app(argv, prog_name="cers")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else int(bool(done.code))
+    finally:
+        sys.stdout.flush()
+    return 0

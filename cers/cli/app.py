@@ -1,0 +1,188 @@
+"""``cers segment``, ``cers info``, ``cers serve`` and the place where ``cers pool`` joins in."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .. import __version__
+from .output import command, progress, say_json
+from .pool import pool_app
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
+                  help="Segment lesions with evidence: beside each mask, the expert-annotated reference cases it was decoded with.\n\n"
+                       "[bold]Begin with[/bold]   cers segment image.nrrd -o lesion.seg.nrrd --pool my-pool --report evidence.html\n\n"
+                       "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Research software, not for clinical use.")
+app.add_typer(pool_app, name="pool")
+
+
+class Planes(str, Enum):
+    acquisition = "acquisition"
+    three = "three"
+
+
+class Device(str, Enum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"cers {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+@app.command()
+@command
+def segment(
+    image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, a DICOM folder or file, PNG or JPG.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with "
+                                         "names and terminology), .nrrd or .nii.gz. A file of that name is replaced.")],
+    pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without one the mask is made without evidence.")] = None,
+    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
+    planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or along all three and average.")] = Planes.acquisition,
+    report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - writes it to stdout.")] = None,
+    probabilities: Annotated[Optional[Path], typer.Option(help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels).")] = None,
+    text: Annotated[Optional[str], typer.Option(help="A short clinical text, for instance 'headache, known meningioma'.")] = None,
+    modality: Annotated[Optional[str], typer.Option(help="MR, CT, ... where the file does not say or is wrong.")] = None,
+    body_site: Annotated[Optional[str], typer.Option(help="brain, lung, ... where the file does not say or is wrong.")] = None,
+    influence: Annotated[bool, typer.Option("--influence/--no-influence", help="Measure how much each reference changes the mask (takes longer).")] = True,
+    device: Annotated[Device, typer.Option(help="Where to compute; auto takes the fastest there is.")] = Device.auto,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads. More than the idle cores makes it slower.")] = None,
+) -> None:
+    """Segment an image, and show the evidence for it.
+
+    Files are written whole or not at all, and only after everything has been computed; Ctrl-C leaves nothing behind.
+
+    Examples:
+
+    cers segment brain.nii.gz -o lesion.nii.gz
+
+    cers segment dicom-folder -o lesion.seg.nrrd --pool my-pool --report evidence.html --json result.json
+    """
+    from ..case.io import atomic_path, check_output, read_volume, write_image, write_segmentation
+    from ..errors import InputError
+
+    to_stdout = json_file is not None and str(json_file) == "-"
+    files = [check_output(output)]
+    if report is not None:
+        files.append(check_output(report, (".html", ".htm")))
+    if json_file is not None and not to_stdout:
+        files.append(check_output(json_file, (".json",)))
+    if probabilities is not None:
+        files.append(check_output(probabilities, (".nrrd", ".nii.gz", ".nii", ".mha")))
+        if probabilities.name.lower().endswith(".seg.nrrd"):
+            raise InputError("Probabilities are not a segmentation: write them as .nrrd or .nii.gz.")
+    places = [f.resolve() for f in [*files, image]]
+    if len(set(places)) < len(places):
+        raise InputError("Two of the files are one and the same. Give the image and each output a name of its own.")
+    with progress() as show:
+        say = show or (lambda fraction, message: None)
+        say(0.0, "Reading the image")
+        volume = read_volume(image, modality=modality, body_site=body_site)
+        say(0.02, "Loading the model")
+        from ..inference import Segmenter, load_model
+        from ..inference.device import choose_device
+        from ..inference.report import write_report
+        from ..pool import Pool
+
+        opened = Pool.open(pool, read_only=not os.access(pool, os.W_OK)) if pool is not None else None
+        try:
+            segmenter = Segmenter(load_model(model, device=choose_device(device.value), threads=threads), opened)
+            prediction = segmenter.segment(volume, planes=planes.value, text=text, influence=influence, progress=lambda f, m: say(0.1 + 0.85 * f, m))
+            say(0.96, "Writing")
+            result = prediction.summary()
+            if report is not None:
+                write_report(report, prediction, volume, opened)
+        finally:
+            if opened is not None:
+                opened.close()
+        if probabilities is not None:
+            maps = prediction.probabilities
+            write_image(probabilities, maps[0] if len(maps) == 1 else maps, volume.geometry)
+        write_segmentation(output, prediction.labelmap, volume.geometry, prediction.labels)
+        if json_file is not None and not to_stdout:
+            with atomic_path(json_file) as temporary:
+                temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if to_stdout:
+        say_json(result)
+    else:
+        print(_words(volume, prediction, pool, files))
+
+
+def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
+    found = [e for e in prediction.evidence if e.pixels]
+    amounts = [f"{name} {ml:.2f} ml" if volume.spacing_known else f"{name} {int((prediction.labelmap == value).sum())} pixels"
+               for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())]
+    lines = [f"{', '.join(amounts)} in {len(found)} of {len(prediction.evidence)} slices, {prediction.seconds['total']:.1f} s."
+             if found else f"No lesion was found in {len(prediction.evidence)} slices ({prediction.seconds['total']:.1f} s)."]
+    if pool is None:
+        lines.append("No pool was given, so the mask was made without evidence.")
+    elif found:
+        covered = sum(e.coverage.covered for e in found)
+        lines.append(f"The pool covers {covered} of these {len(found)} slices. Largest: {max(found, key=lambda e: e.pixels).coverage.message}")
+    return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
+
+
+@app.command()
+@command
+def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
+         as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+    """Print versions, the model, devices and threads."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+
+    from ..errors import CersError
+    from ..inference.device import devices
+    from ..inference.model import CONFIG, WEIGHTS, ModelConfig, model_hash
+    from ..resources import resource
+
+    versions = {"cers": __version__, "python": sys.version.split()[0]}
+    for package in ("torch", "transformers", "faiss-cpu", "SimpleITK", "numpy", "pydicom", "safetensors"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    found: dict = {}
+    try:
+        folder = resource("model") if model is None else model
+        config = ModelConfig.read(folder / CONFIG)
+        found = {"folder": str(folder), "name": config.name, "hash": model_hash((folder / WEIGHTS).read_bytes(), config), "labels": list(config.labels.values()),
+                 "modality": config.modality, "body_site": config.body_site}
+    except (CersError, OSError) as error:
+        if model is not None:
+            raise error if isinstance(error, CersError) else CersError(f"The model in '{model}' cannot be read: {error.strerror}.") from error
+        found = {"folder": None, "problem": str(error)}
+    facts = {"versions": versions, "model": found, "devices": devices(), "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
+    if as_json:
+        say_json(facts)
+        return
+    for name, value in versions.items():
+        print(f"{name:<14}{value or 'not installed'}")
+    print(f"{'model':<14}" + (f"{found['name']} ({found['hash']}) in {found['folder']}" if found.get("name") else f"none: {found['problem']}"))
+    if found.get("name"):
+        print(f"{'':<14}labels {', '.join(found['labels'])}; made for {found['modality'] or 'any modality'}, {found['body_site'] or 'any body site'}")
+    print(f"{'devices':<14}{', '.join(facts['devices'])}\n{'threads':<14}{facts['threads']} of {facts['cpus']} CPUs")
+
+
+@app.command()
+def serve() -> None:
+    """Run the worker: requests as JSON lines on stdin, answers on stdout (see cers/worker/PROTOCOL.md)."""
+    from ..worker import serve as run
+
+    raise typer.Exit(run())

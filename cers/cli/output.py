@@ -1,0 +1,59 @@
+"""What all commands share: progress on a terminal, errors as one line, JSON for machines."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from ..errors import Cancelled, CersError
+
+errors = Console(stderr=True, highlight=False)
+
+
+def command(function: Callable) -> Callable:
+    """Turn what goes wrong in a command into one line on stderr and an exit code."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs):
+        try:
+            return function(*args, **kwargs)
+        except (KeyboardInterrupt, Cancelled):
+            fail("Cancelled. Nothing was written.", 130)
+        except CersError as error:
+            fail(f"Error: {error}", 1)
+        except ModuleNotFoundError as error:
+            fail(f"Error: The Python package '{error.name}' is missing. Install CERS again with its requirements.", 1)
+        except MemoryError:
+            fail("Error: There was not enough memory. Close other programs, or crop the image.", 1)
+
+    return run
+
+
+def fail(message: str, code: int) -> None:
+    print(" ".join(message.split()), file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def say_json(value) -> None:
+    """A JSON document on stdout."""
+    print(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[float, str], None] | None]:
+    """A progress callback that draws a bar on stderr; None where stderr is not a terminal."""
+    if not errors.is_terminal:
+        yield None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    with Progress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(), console=errors,
+                  transient=True) as bar:
+        task = bar.add_task("Starting", total=1.0)
+        yield lambda fraction, message: bar.update(task, completed=fraction, description=message)
