@@ -8,6 +8,7 @@ import json
 import sqlite3
 import threading
 from collections import OrderedDict
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +79,12 @@ class TextEmbedder:
         keys = [hashlib.sha256(t.encode("utf-8", "surrogatepass")).hexdigest() for t in texts]
         with self._lock:
             missing: dict[str, str] = {}
-            for row, (key, text) in enumerate(zip(keys, texts)):
+            for key, text in zip(keys, texts):
                 if key in self._memory:
                     self._memory.move_to_end(key)
                 else:
                     missing[key] = text
-            found = dict(self._disk.get(self.hash, list(missing), self.dimension)) if self._disk and missing else {}
+            found = self._disk.get(self.hash, list(missing), self.dimension) if self._disk and missing else {}
             new = {k: t for k, t in missing.items() if k not in found}
             if new:
                 vectors = self._run(list(new.values()))
@@ -133,14 +134,20 @@ class TextEmbedder:
         if self._loaded is None:
             import torch
             from transformers import AutoModel, AutoTokenizer
+            from transformers.utils import logging
             if self._threads:
                 torch.set_num_threads(int(self._threads))
+            bars = logging.is_progress_bar_enabled()
+            logging.disable_progress_bar()      # a bar for a quarter of a second would only clutter the terminal
             try:
                 tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
                 model = AutoModel.from_pretrained(str(self.folder), local_files_only=True, use_safetensors=True)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 raise ModelError(f"The text encoder in {self.folder} cannot be loaded ({type(error).__name__}). "
                                  "Choose a folder with config, tokenizer and safetensors weights.") from error
+            finally:
+                if bars:
+                    logging.enable_progress_bar()
             self._loaded = tokenizer, model.eval()
         return self._loaded
 
@@ -165,37 +172,35 @@ class _DiskCache:
 
     def __init__(self, path: Path):
         self.path = path
+        with self._database() as db:
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("CREATE TABLE IF NOT EXISTS vectors "
+                       "(model TEXT, text TEXT, vector BLOB NOT NULL, PRIMARY KEY (model, text)) WITHOUT ROWID")
+
+    @contextmanager
+    def _database(self):
+        """A connection for one transaction; closed afterwards, so that threads and forked processes never share one."""
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with self._connect() as db:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.execute("CREATE TABLE IF NOT EXISTS vectors "
-                           "(model TEXT, text TEXT, vector BLOB NOT NULL, PRIMARY KEY (model, text)) WITHOUT ROWID")
-            db.close()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=30)) as db, db:
+                yield db
         except (OSError, sqlite3.Error) as error:
-            raise ModelError(f"The text cache {path} cannot be used ({error}). Delete the file or choose another place.") from error
+            raise ModelError(f"The text cache {self.path} cannot be used ({error}). Delete the file or choose another place.") from error
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=30)
-
-    def get(self, model: str, keys: list[str], dimension: int):
-        """(key, vector) of every key that is there and whole."""
-        db = self._connect()
-        try:
+    def get(self, model: str, keys: list[str], dimension: int) -> dict[str, np.ndarray]:
+        """Vectors of the keys that are there and whole."""
+        out: dict[str, np.ndarray] = {}
+        with self._database() as db:
             for start in range(0, len(keys), 500):
                 part = keys[start:start + 500]
                 marks = ",".join("?" * len(part))
                 for key, blob in db.execute(f"SELECT text, vector FROM vectors WHERE model=? AND text IN ({marks})", (model, *part)):
-                    if len(blob) == 4 * dimension:
-                        yield key, np.frombuffer(blob, "<f4").astype(np.float32)
-        finally:
-            db.close()
+                    vector = np.frombuffer(blob, "<f4") if len(blob) == 4 * dimension else np.zeros(1)
+                    if abs(float(np.linalg.norm(vector)) - 1) < 1e-3:       # a damaged entry is as good as none: it is computed again
+                        out[key] = vector.astype(np.float32)
+        return out
 
     def put(self, model: str, vectors: dict[str, np.ndarray]) -> None:
-        db = self._connect()
-        try:
-            with db:
-                db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
-                               [(model, key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items()])
-        finally:
-            db.close()
+        with self._database() as db:
+            db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                           [(model, key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items()])

@@ -49,14 +49,14 @@ THRESHOLDS: dict[str, Scale] = {
         "markedly hypointense", "hypointense", "isointense", "mildly hyperintense", "hyperintense", "markedly hyperintense"),
         (-1, -1, 0, 1, 1, 1)),
     "variation": Scale("texture", (14, 18, 24), (
-        "homogeneous", "mildly heterogeneous", "heterogeneous", "markedly heterogeneous"), (-1, 0, 1, 1)),
+        "homogeneous", "mildly heterogeneous", "heterogeneous", "markedly heterogeneous"), (-1, 0, 0, 1)),
     "glcm_entropy": Scale("texture", (3.5, 4.4), ("fine grain", "medium grain", "coarse grain"), digits=1),
     "rim_core": Scale("texture", (-8, 6, 20), ("bright core", "even rim", "bright rim", "ring-like rim"), (-1, 0, 1, 1)),
     "faint_contour": Scale("boundary", (1, 10, 35), (
         "well-defined", "mostly well-defined", "partly ill-defined", "ill-defined"), (-1, -1, 0, 1)),
     "edge_width": Scale("boundary", (6, 9), ("sharp edge", "soft edge", "blurred edge"), (-1, 0, 1)),
     "compactness": Scale("boundary", (52, 75), ("irregular shape", "lobed shape", "regular shape"), (-1, 0, 1)),
-    "area_body": Scale("context", (1.3, 3, 6), ("small", "medium-sized", "large", "very large"), (-1, 0, 1, 1), digits=1),
+    "area_body": Scale("context", (1.3, 3, 6), ("small", "medium-sized", "large", "very large"), (-1, 0, 0, 1), digits=1),
     "depth": Scale("context", (8, 16, 26), ("superficial", "near surface", "fairly deep", "deep"), (-1, 0, 0, 1)),
     "side": Scale("context", (-8, 8), ("right", "midline", "left")),
     "height": Scale("context", (36, 56), ("upper", "middle", "lower")),
