@@ -173,6 +173,18 @@ def test_weights_as_pickle_are_not_read(embedder, tmp_path):
         TextEmbedder(copy).encode(["Deep."])
 
 
+def test_incomplete_weights_are_noticed(embedder, tmp_path):
+    from safetensors.numpy import load_file, save_file
+    copy = tmp_path / "copy"
+    shutil.copytree(find_model(None), copy)
+    file = next(copy.glob("*.safetensors"))
+    tensors = load_file(file)
+    del tensors[next(k for k in tensors if "layer.3" in k and k.endswith("query.weight"))]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="incomplete"):
+        TextEmbedder(copy).encode(["Deep."])
+
+
 def test_importing_the_package_is_light():
     code = "import sys, cers.rationale; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'faiss', 'scipy')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0

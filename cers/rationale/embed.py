@@ -141,13 +141,17 @@ class TextEmbedder:
             logging.disable_progress_bar()      # a bar for a quarter of a second would only clutter the terminal
             try:
                 tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
-                model = AutoModel.from_pretrained(str(self.folder), local_files_only=True, use_safetensors=True)
+                model, report = AutoModel.from_pretrained(str(self.folder), local_files_only=True, use_safetensors=True, output_loading_info=True)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 raise ModelError(f"The text encoder in {self.folder} cannot be loaded ({type(error).__name__}). "
                                  "Choose a folder with config, tokenizer and safetensors weights.") from error
             finally:
                 if bars:
                     logging.enable_progress_bar()
+            absent = [key for key in report["missing_keys"] if "pooler" not in key and "position_ids" not in key]
+            if absent:      # transformers would fill them with random numbers
+                raise ModelError(f"The text encoder in {self.folder} is incomplete: its weights lack {len(absent)} tensors, such as "
+                                 f"{sorted(absent)[0]}. Copy the folder again.")
             self._loaded = tokenizer, model.eval()
         return self._loaded
 

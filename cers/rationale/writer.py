@@ -65,7 +65,7 @@ THRESHOLDS: dict[str, Scale] = {
     "bright_ring": Scale("context", (2, 8), ("", "some bright around", "much bright around")),
     "air_ring": Scale("context", (5, 15), ("", "some air around", "much air around")),
 }
-_HEIGHT = {"axial": ("anterior", "central", "posterior"), "coronal": ("upper", "middle", "lower"), "sagittal": ("upper", "middle", "lower")}
+POSITION_WORDS = {"axial": ("anterior", "central", "posterior"), "coronal": ("upper", "middle", "lower"), "sagittal": ("upper", "middle", "lower")}
 _OPPOSITES = {
     "contrast": "signal against surrounding tissue", "variation": "texture", "rim_core": "rim and core", "faint_contour": "margin",
     "edge_width": "edge", "compactness": "outline", "area_body": "size", "depth": "position",
@@ -121,7 +121,7 @@ def write_measured(descriptors: dict[str, float | None], *, spacing_known: bool,
     elif d.get("side") is not None:
         say("side", "{w} {n}%.", value=abs(d["side"]))
     if d.get("height") is not None:
-        say("height", "{w} {n}%.", word=_HEIGHT.get(plane, THRESHOLDS["height"].words)[THRESHOLDS["height"].index(d["height"])])
+        say("height", "{w} {n}%.", word=POSITION_WORDS.get(plane, THRESHOLDS["height"].words)[THRESHOLDS["height"].index(d["height"])])
     say("depth", "{w} {n}%.")
     if spacing_known and d.get("depth_mm") is not None:
         out.append(Statement("context", f"{d['depth_mm']:.0f} mm from the body edge.", "depth_mm", d["depth_mm"], "mm"))
