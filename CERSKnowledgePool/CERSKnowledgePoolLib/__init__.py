@@ -1,0 +1,1 @@
+"""Parts of the CERS Knowledge Pool module."""
