@@ -40,6 +40,7 @@ bench: $(RUN)
 	@$(PY) -m benchmarks.speed
 	@$(PY) -m benchmarks.brain1
 	@$(PY) -m benchmarks.retrieval
+	@$(PY) -m benchmarks.worker
 
 setup: $(TEST)
 

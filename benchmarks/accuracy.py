@@ -1,0 +1,160 @@
+"""Dice of the shipped model, with and without evidence: BRISC test pictures, brain1, and skull-stripped BraTS volumes.
+
+    python -m benchmarks.accuracy --data FOLDER --json accuracy.json
+
+Test pictures that have a near-identical twin in training are left out. The pool of the pictures is made of training pictures
+(``--pool-size`` of them, drawn at random); that of the volumes is the demonstration's. Intervals are 95 % bootstrap over cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.common import machine
+
+TUMOR_CORE = (1, 3, 4)          # BraTS labels whose union looks like BRISC's masks
+
+
+def dice(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two masks; 1 where both are empty."""
+    total = int(a.sum()) + int(b.sum())
+    return 2 * int((a & b).sum()) / total if total else 1.0
+
+
+def interval(values, draws: int = 2000) -> dict:
+    """Mean with its 95 % bootstrap interval."""
+    values = np.asarray(values, float)
+    means = np.random.default_rng(0).choice(values, (draws, len(values))).mean(1)
+    low, high = np.percentile(means, (2.5, 97.5))
+    return {"value": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": len(values)}
+
+
+class RandomSelector:
+    """Stands where the two-stage selection stands and returns random cases: the control for what selection is worth."""
+
+    def __init__(self, pool, k: int):
+        self.ids, self.k, self.rng = pool.ids(), k, np.random.default_rng(0)
+
+    def select(self, query, config=None, pinned=(), dropped=()):
+        from cers.case import Coverage, Reference
+        from cers.pool import Selection
+
+        ids = self.rng.choice(self.ids, self.k, replace=False)
+        return Selection([Reference(str(i), n, 0.0) for n, i in enumerate(ids, 1)], [], Coverage(0.0, True, "random"))
+
+
+def training_pool(data: Path, folder: Path, size: int):
+    """A pool of random BRISC training pictures."""
+    from cers.pool import Pool
+    from cers.pool.importer import import_folder
+
+    with open(data / "cases.csv", newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r["split"] == "train"]
+    chosen = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:size]]
+    table = folder.parent / "pool.csv"
+    with open(table, "w", newline="", encoding="utf-8") as f:
+        writer = csv.DictWriter(f, ["image", "group", "diagnosis", "plane"])
+        writer.writeheader()
+        writer.writerows({k: r[k] for k in writer.fieldnames} for r in chosen)
+    pool = Pool.create(folder)
+    report = import_folder(pool, data / "images" / "train", data / "masks" / "train", table,
+                           defaults={"modality": "MR", "body_site": "brain", "label": "tumor"})
+    print(f"pool of {len(pool)} training pictures ({len(report.faults)} not imported)", flush=True)
+    return pool
+
+
+def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[dict]]:
+    """Rows of the table for the clean test pictures."""
+    from cers.case.io import read_mask, read_volume
+    from cers.inference import Segmenter
+
+    with open(data / "cases.csv", newline="", encoding="utf-8") as f:
+        rows = [r for r in csv.DictReader(f) if r["split"] == "test" and r["twin_in_train"] == "0"][: limit or None]
+    retrieved, null, random = (Segmenter(model, p, text_embedder=embedder) for p in (pool, None, pool))
+    random.selector = RandomSelector(pool, model.selection.k)
+    retrieved.segment(read_volume(data / "images" / "test" / f"{rows[0]['image']}.jpg"), influence=False)       # embeds the pool
+    texts = {"glioma": "Suspected glioma.", "meningioma": "Suspected meningioma.", "pituitary": "Suspected pituitary."}
+    cases = []
+    for n, row in enumerate(rows):
+        volume = read_volume(data / "images" / "test" / f"{row['image']}.jpg")
+        truth = read_mask(data / "masks" / "test" / f"{row['image']}.png", volume.geometry)[0] > 0
+        found = retrieved.segment(volume, influence=False)
+        plane = retrieved.session.planes["axial"]
+        plain = plane.view.volume(plane.frame.paste(plane.plain)[:, 0] >= model.config.threshold)
+        evidence = found.evidence[0]
+        cases.append({"image": row["image"], "diagnosis": row["diagnosis"], "plane": row["plane"], "plain": dice(plain, truth),
+                      "null": dice(null.segment(volume, influence=False).labelmap > 0, truth), "retrieved": dice(found.labelmap > 0, truth),
+                      "random": dice(random.segment(volume, influence=False).labelmap > 0, truth),
+                      "text": dice(retrieved.segment(volume, text=texts[row["diagnosis"]], influence=False).labelmap > 0, truth),
+                      "references": len(evidence.references), "coverage": evidence.coverage.value})
+        if (n + 1) % 50 == 0:
+            print(n + 1, {k: round(float(np.mean([c[k] for c in cases])), 4) for k in ("plain", "null", "random", "retrieved", "text")}, flush=True)
+    table = {k: interval([c[k] for c in cases]) for k in ("plain", "null", "random", "retrieved", "text")}
+    table["retrieved - null"] = interval([c["retrieved"] - c["null"] for c in cases])
+    table["retrieved - plain"] = interval([c["retrieved"] - c["plain"] for c in cases])
+    table["retrieved - random"] = interval([c["retrieved"] - c["random"] for c in cases])
+    for kind in ("glioma", "meningioma", "pituitary"):
+        table[f"retrieved, {kind}"] = interval([c["retrieved"] for c in cases if c["diagnosis"] == kind])
+    return table, cases
+
+
+def volumes(model, embedder, data: Path, folder: Path) -> list[dict]:
+    """Dice of volumes with the demonstration's pool and without a pool, by plane choice."""
+    from cers.case.io import read_mask, read_volume
+    from cers.demo import build_pool, read_sample
+    from cers.inference import Segmenter
+
+    pool = build_pool(folder)
+    queries = [("brain1", *read_sample("brain1"))]
+    for path in sorted((data.parent / "volumes").glob("brats_*")):
+        volume = read_volume(path / "t1c.nii.gz", modality="MR", body_site="brain")
+        queries.append((path.name, volume, np.isin(read_mask(path / "label.nii.gz", volume.geometry)[0], TUMOR_CORE)))
+    out = []
+    for name, volume, truth in queries:
+        for planes in ("acquisition", "three"):
+            with_pool = Segmenter(model, pool, text_embedder=embedder)
+            found = with_pool.segment(volume, planes, influence=False)
+            alone = Segmenter(model, None, text_embedder=embedder).segment(volume, planes, influence=False)
+            row = {"volume": name, "planes": planes, "retrieved": round(dice(found.labelmap > 0, truth > 0), 4),
+                   "null": round(dice(alone.labelmap > 0, truth > 0), 4), "ml": round(sum(found.volume_ml.values()), 2),
+                   "expert_ml": round(float((truth > 0).sum() * volume.geometry.voxel_ml), 2)}
+            print(row, flush=True)
+            out.append(row)
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder in BRISC layout; volumes are looked for beside it")
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--pool-size", type=int, default=3933)
+    parser.add_argument("--limit", type=int, default=0, help="only so many pictures (0: all)")
+    parser.add_argument("--only", choices=["pictures", "volumes"])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    from cers.inference import load_model
+    from cers.rationale import TextEmbedder
+
+    model, embedder = load_model(options.model, threads=options.threads), TextEmbedder()
+    result = {"machine": machine(options.threads), "model": model.hash}
+    with tempfile.TemporaryDirectory() as temporary:
+        if options.only != "volumes":
+            pool = training_pool(options.data, Path(temporary) / "pool", options.pool_size)
+            result["pictures"], result["cases"] = pictures(model, embedder, options.data, pool, options.limit)
+            for name, row in result["pictures"].items():
+                print(f"{name:22s} {row['value']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n={row['n']}")
+        if options.only != "pictures":
+            result["volumes"] = volumes(model, embedder, options.data, Path(temporary) / "demo_pool")
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
