@@ -234,6 +234,15 @@ def test_background_that_is_not_the_darkest_value(head):
     assert b["area_body"] == pytest.approx(a["area_body"], rel=0.05) and b["depth_mm"] == pytest.approx(a["depth_mm"], abs=3)
 
 
+def test_padding_around_a_ct_is_no_air(head):
+    image, mask = head()
+    ct = np.where(image < 0.3, -1000, 40 * image)
+    y, x = np.mgrid[:ct.shape[0], :ct.shape[1]]
+    padded = np.where((y - 110) ** 2 + (x - 90) ** 2 > 108 ** 2, -3024, ct)
+    assert (padded < -3000).mean() > 0.02
+    assert measure(padded, mask, (1, 1), modality="CT") == measure(ct, mask, (1, 1), modality="CT")
+
+
 def test_dark_fluid_is_said_of_mr_only(head):
     image, mask = head()
     assert measure(image, mask, modality="CT")["dark_ring"] is None

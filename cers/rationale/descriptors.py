@@ -64,7 +64,7 @@ def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | 
         image: (rows, columns), any real dtype, finite; raw values in display orientation.
         mask: (rows, columns), nonzero inside the lesion.
         spacing: (row, column) pixel size in mm, None where not known.
-        modality: DICOM code; "dark_ring" is given for MR and for an unknown modality only.
+        modality: DICOM code; CT is taken to be in Hounsfield units, and "dark_ring" is given for MR and for an unknown modality only.
         plane: "sagittal" has no side.
 
     Returns:
@@ -85,7 +85,8 @@ def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | 
         raise InputError(f"The pixel size {tuple(spacing)} is not usable. Give (row, column) in mm, both above zero, or None.")
     pixel = (1.0, 1.0) if spacing is None else (float(spacing[0]), float(spacing[1]))
 
-    image = _unit_range(image)
+    # scanners mark what lies outside their field of view by values far below air, which would make air look like tissue
+    image = _unit_range(np.maximum(image, -1000) if modality == "CT" and image.min() < -1000 else image)
     body = _Body(image, pixel)
     area = float(mask.sum()) * pixel[0] * pixel[1]
     diameter = 2 * math.sqrt(area / math.pi)
