@@ -12,7 +12,9 @@ What it cannot show: the segment editor, the DICOM browser, the extensions manag
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,12 +28,21 @@ ENVIRONMENT = {
 _host: Host | None = None
 
 
+def _spare_singletons() -> None:
+    """PySide6 6.12 takes None, True and False for immortal and gives back references that it never took, which ends the process
+    after some ten thousand calls. From Python 3.12 on they are immortal; before, they get enough references here."""
+    if sys.version_info < (3, 12):
+        for singleton in (None, True, False):
+            ctypes.c_ssize_t.from_address(id(singleton)).value += 1 << 40
+
+
 class Host:
     """The running stand-in; one per process."""
 
     def __init__(self):
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        _spare_singletons()
         from . import pythonqt
 
         self.qt = pythonqt.install()

@@ -11,7 +11,6 @@ import qt
 import slicer
 from PySide6.QtCore import Property, Signal
 
-from .mrmlwidgets import qMRMLWidget
 from .pythonqt import SEALED
 
 
@@ -28,7 +27,7 @@ class CoreModule:
         return None
 
 
-class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
+class qSlicerScriptedLoadableModuleWidget(qt.QWidget):
     """The frame that holds the panel which the module's Python class fills."""
 
     def __init__(self, parent=None):
@@ -36,6 +35,9 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
         self.setLayout(qt.QVBoxLayout())
         self._module = self._python = None
         self._entered = False
+
+    def setMRMLScene(self, scene) -> None:
+        """The panels find the scene by themselves."""
 
     def _fill(self, module) -> None:
         self._module = module
@@ -65,8 +67,9 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
     isEntered = Property(bool, lambda self: self._entered)
 
 
-def _kept(kind, name: str) -> Property:
-    return Property(kind, lambda self: self._values.get(name), lambda self, v: self._values.__setitem__(name, v))
+def _kept(kind, name: str, writable: bool = True) -> Property:
+    write = (lambda self, v: self._values.__setitem__(name, v)) if writable else None
+    return Property(kind, lambda self: self._values.get(name), write)
 
 
 class qSlicerScriptedLoadableModule(qt.QObject):
@@ -77,7 +80,7 @@ class qSlicerScriptedLoadableModule(qt.QObject):
         self._values: dict = {}
         self._widget = None
 
-    name, path, title = _kept(str, "name"), _kept(str, "path"), _kept(str, "title")
+    name, path, title = _kept(str, "name", False), _kept(str, "path", False), _kept(str, "title")
     helpText, acknowledgementText = _kept(str, "helpText"), _kept(str, "acknowledgementText")
     categories, contributors = _kept("QVariantList", "categories"), _kept("QVariantList", "contributors")
     dependencies, associatedNodeTypes = _kept("QVariantList", "dependencies"), _kept("QVariantList", "associatedNodeTypes")
@@ -166,7 +169,7 @@ def load_module(path: str | os.PathLike) -> qSlicerScriptedLoadableModule:
     sys.modules[name] = source
     spec.loader.exec_module(source)
     module = slicer.qSlicerScriptedLoadableModule()
-    module.name, module.path = name, path
+    module._values.update(name=name, path=path)
     module._python = getattr(source, name)(module)
     setattr(slicer.modules, name.lower(), module)
     slicer.app.moduleManager().moduleLoaded.emit(name)

@@ -70,8 +70,10 @@ class _OffscreenView(qt.QWidget):
             width, height = self._window.GetSize()
             self._window.GetRGBACharPixelData(0, 0, width - 1, height - 1, 0, pixels)
             self._bytes = bytes(memoryview(pixels))  # the picture refers to them
-            self._picture = qt.QImage(self._bytes, width, height, 4 * width, qt.QImage.Format_RGBX8888).mirrored(False, True)
+            self._picture = qt.QImage(self._bytes, width, height, 4 * width, qt.QImage.Format_RGBX8888)
         painter = qt.QPainter(self)
+        painter.translate(0, self._picture.height())  # VTK's first row is the lowest
+        painter.scale(1, -1)
         painter.drawImage(0, 0, self._picture)
         painter.end()
 
