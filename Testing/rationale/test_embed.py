@@ -17,8 +17,8 @@ from cers.rationale import TextEmbedder
 from cers.rationale.embed import find_model
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXTS = ["Texture: Hyperintense 37%.", "", "Deep.", "Boundary: Ill-defined, 52% faint. Blurred edge 9%. Regular shape 80%.", "word " * 900, "Ödem – µ 😀",
-         "Deep."]
+TEXTS = ["Texture: Hyperintense 37%.", "", "Deep.", "Boundary: Ill-defined, 52% faint. Blurred edge 9%. Regular shape 80%.", "word " * 900,
+         "Ödem – µ 😀", "Deep."]
 
 
 @pytest.fixture(scope="module")

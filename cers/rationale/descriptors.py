@@ -280,7 +280,8 @@ class _Crop:
             return None
         profile = np.bincount(bins[used], (np.sign(step) * self.image)[used], minlength=2 * reach)[shells] / count[shells]
         slope = (profile[:-1] - profile[1:]) / (np.diff(shells) * self.unit)
-        near = np.abs(shells[:-1] + 0.5 - (reach - 0.5)) <= max(2, 0.1 * self.diameter / self.unit)     # the contour may lie a little off the edge
+        # a drawn contour may lie a little off the edge
+        near = np.abs(shells[:-1] + 1 - reach) <= max(2, 0.1 * self.diameter / self.unit)
         steepest = float(slope[near].max()) if near.any() else 0.0
         height = float(profile[shells < reach].max() - profile[shells >= reach].min())
         return height / steepest if steepest > 1e-6 else None

@@ -141,7 +141,8 @@ class TextEmbedder:
             logging.disable_progress_bar()      # a bar for a quarter of a second would only clutter the terminal
             try:
                 tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
-                model, report = AutoModel.from_pretrained(str(self.folder), local_files_only=True, use_safetensors=True, output_loading_info=True)
+                model, report = AutoModel.from_pretrained(str(self.folder), local_files_only=True, use_safetensors=True,
+                                                          output_loading_info=True)
             except (OSError, ValueError, KeyError, RuntimeError) as error:
                 raise ModelError(f"The text encoder in {self.folder} cannot be loaded ({type(error).__name__}). "
                                  "Choose a folder with config, tokenizer and safetensors weights.") from error

@@ -14,7 +14,8 @@ from ..errors import InputError
 
 _NAMES = {
     "texture": "texture", "textures": "texture",
-    "boundary": "boundary", "boundaries": "boundary", "border": "boundary", "borders": "boundary", "margin": "boundary", "margins": "boundary",
+    "boundary": "boundary", "boundaries": "boundary", "border": "boundary", "borders": "boundary",
+    "margin": "boundary", "margins": "boundary",
     "context": "context", "surroundings": "context", "summary": "summary", "conclusion": "summary",
 }
 _NAME = "|".join(sorted(_NAMES, key=len, reverse=True))
@@ -137,7 +138,7 @@ def _from_json(text: str) -> dict[str, str] | None:
         return None
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     out: dict[str, str] = {}
     for key, value in values.items():

@@ -65,7 +65,8 @@ THRESHOLDS: dict[str, Scale] = {
     "bright_ring": Scale("context", (2, 8), ("", "some bright around", "much bright around")),
     "air_ring": Scale("context", (5, 15), ("", "some air around", "much air around")),
 }
-POSITION_WORDS = {"axial": ("anterior", "central", "posterior"), "coronal": ("upper", "middle", "lower"), "sagittal": ("upper", "middle", "lower")}
+# "height" is said in the patient's directions where the plane is known
+POSITION_WORDS = {"axial": ("anterior", "central", "posterior")}
 _OPPOSITES = {
     "contrast": "signal against surrounding tissue", "variation": "texture", "rim_core": "rim and core", "faint_contour": "margin",
     "edge_width": "edge", "compactness": "outline", "area_body": "size", "depth": "position",
