@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,19 @@ _NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "
 # A body region neither confirms nor contradicts an organ, so it says nothing about which references fit.
 _REGIONS = {"head", "headneck", "chest", "thorax", "abdomen", "pelvis", "wholebody", "trunk", "extremity"}
 _TAGS = ["Modality", "BodyPartExamined", "PatientID", "SeriesDescription", "ImagePositionPatient", "ImageOrientationPatient"]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep ITK from writing warnings to stderr by itself; errors come as exceptions."""
+    import SimpleITK as sitk
+
+    before = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(before)
 
 
 def pseudonym(patient_id: str) -> str | None:
@@ -42,8 +57,9 @@ def series_files(folder: Path) -> list[str]:
     reader = sitk.ImageSeriesReader
     series = {}
     for place in sorted({folder, *(p for p in folder.rglob("*") if p.is_dir())}):
-        for uid in reader.GetGDCMSeriesIDs(str(place)):
-            files = reader.GetGDCMSeriesFileNames(str(place), uid)
+        with quiet():
+            found = {uid: reader.GetGDCMSeriesFileNames(str(place), uid) for uid in reader.GetGDCMSeriesIDs(str(place))}
+        for uid, files in found.items():
             if files and headers(Path(files[0]))["modality"] not in _NOT_IMAGES:
                 series[place, uid] = files
     if not series:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dicom import headers, pseudonym, series_files
+from .dicom import headers, pseudonym, quiet, series_files
 from .geometry import Geometry
 from .records import Volume
 from .terminology import label_style
@@ -142,9 +142,16 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, fields: dict[str, 
         image.SetMetaData(key, value)
     with atomic_path(path) as temporary:
         try:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+            with quiet():
+                sitk.WriteImage(image, str(temporary), useCompression=True)
+                reader = sitk.ImageFileReader()
+                reader.SetFileName(str(temporary))
+                reader.ReadImageInformation()
+            kept = Geometry.from_itk(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         except RuntimeError as error:
             raise InputError(f"'{path}' could not be written: {_reason(error)}") from error
+        if not kept.same_grid(geometry, 0.01):         # NIfTI silently straightens a sheared grid
+            raise InputError(f"The format of '{path.name}' cannot hold this image's sheared geometry. Write .nrrd or .seg.nrrd instead.")
     return path
 
 
@@ -196,28 +203,25 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
 
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"'{path}' is an empty file. Copy or export it again.")
-    warn = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)      # ITK writes warnings to stderr by itself; errors come as exceptions
     try:
-        if isinstance(source, list):
-            image = sitk.ReadImage(source)
-        else:
-            reader = sitk.ImageFileReader()
-            reader.SetFileName(str(source))
-            reader.ReadImageInformation()
-            size = [n for n in reader.GetSize()[3:] if n > 1]
-            if size:
-                raise InputError(f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. Take out one time point or channel first.")
-            if reader.GetNumberOfComponents() > 1 and not picture and not layers:
-                raise InputError(f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (colour or vector image). "
-                                 "Take out one channel first.")
-            image = reader.Execute()
+        with quiet():
+            if isinstance(source, list):
+                image = sitk.ReadImage(source)
+            else:
+                reader = sitk.ImageFileReader()
+                reader.SetFileName(str(source))
+                reader.ReadImageInformation()
+                size = [n for n in reader.GetSize()[3:] if n > 1]
+                if size:
+                    raise InputError(f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. Take out one time point or channel first.")
+                if reader.GetNumberOfComponents() > 1 and not picture and not layers:
+                    raise InputError(f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (colour or vector image). "
+                                     "Take out one channel first.")
+                image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
             raise InputError(f"'{path.name}' has a sheared geometry, which its format cannot carry safely. Resample it in Slicer first.") from error
         raise InputError(f"'{path}' could not be read as an image: {_reason(error)} Known formats: {_KNOWN}.") from error
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(warn)
     while image.GetDimension() > 3:
         image = image[..., 0]
     if image.GetDimension() == 2:

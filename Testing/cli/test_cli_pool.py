@@ -1,0 +1,115 @@
+"""``cers pool``: make, fill, list, show, search, delete, verify."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import phantom
+import pytest
+import SimpleITK as sitk
+
+from cers.case.io import write_image, write_segmentation
+
+
+@pytest.fixture
+def folders(tmp_path):
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    masks.mkdir()
+    geometry = phantom.volume().geometry
+    for seed in (1, 2):
+        image, mask = phantom.head(seed)
+        write_image(images / f"case{seed}.nii.gz", image, geometry)
+        write_segmentation(masks / f"case{seed}.seg.nrrd", mask, geometry, {1: "tumor"})
+    return images, masks
+
+
+def test_make_fill_and_list(cers, folders, tmp_path):
+    images, masks = folders
+    pool = tmp_path / "pool"
+    assert cers("pool", "create", pool)[0] == 0
+    assert json.loads(cers("pool", "list", pool, "--json")[1]) == []
+    code, out, err = cers("pool", "import", pool, "--images", images, "--masks", masks, "--modality", "MR", "--body-site", "brain", "--max-slices", "2")
+    assert code == 0 and "4 cases" in out and err == ""
+    cases = json.loads(cers("pool", "list", pool, "--json")[1])
+    assert len(cases) == 4 and {c["modality"] for c in cases} == {"MR"}
+    code, out, _ = cers("pool", "import", pool, "--images", images, "--masks", masks, "--modality", "MR", "--max-slices", "2", "--json")
+    assert code == 0 and json.loads(out)["added"] == 0 and json.loads(out)["cases"] == 4
+    assert len(json.loads(cers("pool", "list", pool, "--json", "--modality", "CT")[1])) == 0
+    assert "4 cases" in cers("pool", "list", pool)[1]
+    assert "already" in cers("pool", "create", pool)[1]
+
+
+def test_a_bad_item_is_named_and_the_rest_goes_in(cers, folders, tmp_path):
+    images, masks = folders
+    (images / "case3.nii.gz").write_text("broken")
+    write_segmentation(masks / "case3.seg.nrrd", phantom.head()[1], phantom.volume().geometry, {1: "tumor"})
+    cers("pool", "create", tmp_path / "pool")
+    code, out, err = cers("pool", "import", tmp_path / "pool", "--images", images, "--masks", masks)
+    assert code == 1 and "case3" in err and "Traceback" not in err and "2 images" in out
+
+
+def test_show(cers, filled_pool):
+    case = json.loads(cers("pool", "list", filled_pool, "--json")[1])[0]
+    code, out, _ = cers("pool", "show", filled_pool, case["id"][:8], "--json")
+    shown = json.loads(out)
+    assert code == 0 and shown["id"] == case["id"] and shown["rationale"]["statements"]
+    code, out, _ = cers("pool", "show", filled_pool, case["id"])
+    assert code == 0 and "Texture:" in out and "<meningioma> & co" in out
+    code, _, err = cers("pool", "show", filled_pool, "zzz")
+    assert code == 1 and "No case" in err
+
+
+def test_search_by_text(cers, filled_pool):
+    cases = {c["id"] for c in json.loads(cers("pool", "list", filled_pool, "--json")[1])}
+    code, out, err = cers("pool", "search", filled_pool, "--text", "bright homogeneous lesion with a sharp edge", "-k", "3", "--json")
+    found = json.loads(out)
+    assert code == 0 and len(found) == 3 and {f["id"] for f in found} <= cases
+    assert [f["similarity"] for f in found] == sorted((f["similarity"] for f in found), reverse=True)
+    shown = json.loads(cers("pool", "show", filled_pool, found[0]["id"], "--json")[1])["rationale"]["text"]
+    again = json.loads(cers("pool", "search", filled_pool, "--text", shown, "-k", "1", "--json")[1])
+    assert again[0]["similarity"] > 0.999
+    assert cers("pool", "search", filled_pool, "--text", " ")[0] == 1
+
+
+def test_search_by_image_finds_the_same_picture_first(cers, filled_pool, model, tmp_path):
+    from cers.pool import Pool
+
+    with Pool.open(filled_pool) as pool:
+        case = pool.get(pool.ids()[2])
+    image, _ = phantom.head(2, lesion=(32.0, 26.0, 4.0), radius=7.0)
+    write_image(tmp_path / "v.nrrd", image, phantom.volume().geometry)
+    code, out, _ = cers("pool", "search", filled_pool, "--image", tmp_path / "v.nrrd", "--slice", case.slice_index, "--model", model, "-k", "2", "--json")
+    found = json.loads(out)
+    assert code == 0 and len(found) == 2 and found[0]["volume_id"] == case.volume_id
+    picture = np.clip(case.image / 4, 0, 255).astype(np.uint8)
+    sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "p.png"))
+    assert cers("pool", "search", filled_pool, "--image", tmp_path / "p.png", "--model", model)[0] == 0
+    code, _, err = cers("pool", "search", filled_pool, "--image", tmp_path / "v.nrrd", "--slice", "99", "--model", model)
+    assert code == 1 and "no slice 99" in err
+
+
+def test_delete(cers, pool):
+    ids = [c["id"] for c in json.loads(cers("pool", "list", pool, "--json")[1])]
+    code, _, err = cers("pool", "delete", pool, ids[0], "zzz", "--yes")
+    assert code == 1 and len(json.loads(cers("pool", "list", pool, "--json")[1])) == len(ids)
+    assert cers("pool", "delete", pool, ids[0], ids[1], "--yes")[0] == 0
+    assert [c["id"] for c in json.loads(cers("pool", "list", pool, "--json")[1])] == ids[2:]
+
+
+def test_verify_exits_with_one_on_any_fault(cers, pool):
+    code, out, _ = cers("pool", "verify", pool)
+    assert code == 0 and "no faults" in out
+    arrays = sorted(p for p in (pool / "arrays").rglob("*") if p.is_file())
+    arrays[0].write_bytes(arrays[0].read_bytes()[:-7])
+    code, out, _ = cers("pool", "verify", pool, "--json")
+    assert code == 1 and len(json.loads(out)["faults"]) == 1
+    code, out, _ = cers("pool", "verify", pool)
+    assert code == 1 and "1 fault." in out
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["verify"], ["show", "x"], ["delete", "x"], ["search", "--text", "x"]])
+def test_no_pool_there(cers, tmp_path, arguments):
+    code, out, err = cers("pool", arguments[0], tmp_path / "none", *arguments[1:])
+    assert code == 1 and err.startswith("Error: ") and err.count("\n") == 1

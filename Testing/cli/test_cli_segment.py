@@ -1,0 +1,184 @@
+"""``cers segment`` on files of every kind: the mask in the image's own geometry, evidence, exit codes, nothing half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import phantom
+import pytest
+import SimpleITK as sitk
+
+from cers.case import Geometry
+from cers.case.io import read_mask, write_image
+
+
+def run_segment(cers, model, image, output, *more):
+    code, out, err = cers("segment", image, "-o", output, "--model", model, "--modality", "MR", "--threads", "1", *more)
+    assert code == 0, err
+    return out
+
+
+def world_mask(path) -> np.ndarray:
+    """World positions of the mask's voxels by ITK alone, sorted."""
+    image = sitk.ReadImage(str(path))
+    inside = np.argwhere(sitk.GetArrayFromImage(image))[:, ::-1]
+    linear = np.array(image.GetDirection()).reshape(3, 3) @ np.diag(image.GetSpacing())
+    points = np.round(inside @ linear.T + image.GetOrigin(), 3)
+    return points[np.lexsort(points.T)]
+
+
+def test_everything_at_once(cers, model, filled_pool, image, tmp_path):
+    out = run_segment(cers, model, image, tmp_path / "o.seg.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html", "--json", tmp_path / "r.json",
+                      "--probabilities", tmp_path / "p.nii.gz", "--text", "headache")
+    assert "tumor" in out and str(tmp_path / "o.seg.nrrd") in out
+    geometry = phantom.volume().geometry
+    mask, labels = read_mask(tmp_path / "o.seg.nrrd", geometry)
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert labels == {1: "tumor"} and 0 < mask.mean() < 0.5
+    assert result["volume_ml"]["tumor"] == pytest.approx(mask.sum() * geometry.voxel_ml)
+    assert sum(s["pixels"] for s in result["slices"]) == mask.sum()
+    assert any(s["references"] for s in result["slices"]) and result["provenance"]["pool"]
+    assert result["provenance"]["settings"]["clinical_text"] is True and "headache" not in json.dumps(result)
+    probability = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "p.nii.gz")))
+    threshold = json.loads((model / "config.json").read_text())["threshold"]
+    assert probability.shape == mask.shape and ((probability >= threshold) == (mask > 0)).mean() > 0.995
+    page = (tmp_path / "r.html").read_text()
+    assert "&lt;meningioma&gt; &amp; co" in page and "<meningioma>" not in page and "<script" not in page
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".cers-")]
+
+
+ROTATION = np.linalg.qr(np.array([[0.9, 0.2, -0.1], [-0.25, 0.95, 0.15], [0.05, -0.2, 1.0]]))[0]
+ROTATION = ROTATION * np.sign(np.diag(ROTATION))
+
+
+@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nrrd", ".nii.gz"])
+@pytest.mark.parametrize("order, flips", [((0, 1, 2), (0, 0, 0)), ((0, 1, 2), (0, 1, 1)), ((0, 1, 2), (1, 0, 0)), ((2, 1, 0), (0, 0, 0)), ((1, 2, 0), (0, 1, 0)),
+                                          ((2, 0, 1), (1, 1, 1))])
+@pytest.mark.parametrize("oblique", [False, True])
+def test_the_mask_lies_at_one_place_in_the_patient_however_the_image_is_stored(cers, model, tmp_path, order, flips, oblique, suffix):
+    """One head, stored with its axes permuted and flipped (half of these are left-handed), upright and oblique, anisotropic voxels."""
+    if suffix != ".seg.nrrd" and (order, flips) not in (((2, 1, 0), (0, 0, 0)), ((0, 1, 2), (1, 0, 0))):
+        pytest.skip("the other formats are tried with two of the storage orders")
+    base = phantom.volume()
+    affine = phantom.matrix(ROTATION @ np.diag([-1, -1, 1]) if oblique else None)
+    write_image(tmp_path / "base.nrrd", base.array, Geometry(affine, phantom.SHAPE))
+    run_segment(cers, model, tmp_path / "base.nrrd", tmp_path / "base_mask.nrrd", "--no-influence")
+
+    stored = np.transpose(base.array, order)[tuple(slice(None, None, -1 if f else 1) for f in flips)]
+    own, start = np.eye(4), np.zeros(3)
+    for axis in range(3):
+        source = 2 - order[axis]
+        own[:3, 2 - axis] = affine[:3, source] * (-1 if flips[axis] else 1)
+        start[source] = base.array.shape[order[axis]] - 1 if flips[axis] else 0
+    own[:3, 3] = (affine @ (*start, 1))[:3]
+    image = tmp_path / ("stored.nii.gz" if suffix == ".nii.gz" else "stored.nrrd")
+    write_image(image, stored, Geometry(own, stored.shape))
+    run_segment(cers, model, image, tmp_path / f"mask{suffix}", "--no-influence")
+    expected, found = world_mask(tmp_path / "base_mask.nrrd"), world_mask(tmp_path / f"mask{suffix}")
+    assert len(expected) > 100
+    common = {tuple(np.round(p, 1)) for p in expected} & {tuple(np.round(p, 1)) for p in found}
+    assert len(common) > 0.99 * max(len(expected), len(found))
+    assert np.abs(expected.mean(0) - found.mean(0)).max() < 0.5 * min(phantom.SPACING)
+
+
+def test_a_cropped_image_gets_a_mask_of_its_own_grid(cers, model, tmp_path):
+    base = phantom.volume()
+    affine = base.geometry.ijkToRAS.copy()
+    affine[:3, 3] = base.geometry.ras((5, 9, 2))
+    cut = base.array[2:7, 9:60, 5:50]
+    write_image(tmp_path / "cut.nrrd", cut, Geometry(affine, cut.shape))
+    run_segment(cers, model, tmp_path / "cut.nrrd", tmp_path / "m.nii.gz")
+    read_mask(tmp_path / "m.nii.gz", Geometry(affine, cut.shape))
+
+
+def test_three_planes(cers, model, image, tmp_path):
+    run_segment(cers, model, image, tmp_path / "m.nrrd", "--planes", "three", "--json", tmp_path / "r.json", "--no-influence")
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert {s["plane"] for s in result["slices"]} == {"axial", "coronal", "sagittal"}
+
+
+def test_a_picture(cers, model, filled_pool, tmp_path):
+    sitk.WriteImage(sitk.GetImageFromArray((phantom.head()[0][4] / 4).astype(np.uint8)), str(tmp_path / "p.png"))
+    out = run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html")
+    assert "pixels" in out and "ml" not in out.split("Wrote")[0].replace("html", "")
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nrrd"))).shape == (1, 64, 56)
+
+
+def test_json_on_stdout_and_nothing_else(cers, model, image, tmp_path):
+    assert json.loads(run_segment(cers, model, image, tmp_path / "m.nrrd", "--json", "-"))["volume_ml"]
+
+
+def test_without_a_pool_it_says_so(cers, model, image, tmp_path):
+    out = run_segment(cers, model, image, tmp_path / "m.nrrd", "--report", tmp_path / "r.html")
+    assert "without evidence" in out and "No pool" in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (["{tmp}/missing.nrrd", "-o", "{tmp}/m.nrrd"], "does not exist"),
+    (["{image}", "-o", "{tmp}/m.png"], "must end in"),
+    (["{image}", "-o", "{tmp}/m.nrrd", "--pool", "{tmp}/nowhere"], "no pool"),
+    (["{image}", "-o", "{tmp}/m.nrrd", "--model", "{tmp}/nowhere"], "no CERS model"),
+    (["{image}", "-o", "{tmp}/m.nrrd", "--report", "{tmp}/r.pdf"], "must end in"),
+    (["{image}", "-o", "{image}"], "one and the same"),
+    (["{image}", "-o", "{tmp}/m.nrrd", "--probabilities", "{tmp}/m.nrrd"], "one and the same"),
+    (["{image}", "-o", "{tmp}/m.nrrd", "--modality", "CT"], "model"),
+    (["{image}", "-o", "{tmp}/m.nrrd", "--device", "mps"], "not available"),
+])
+def test_errors_are_one_line_and_leave_nothing(cers, model, image, tmp_path, arguments, words):
+    before = image.read_bytes()
+    filled = [a.format(tmp=tmp_path, image=image) for a in arguments]
+    code, out, err = cers("segment", *filled, *([] if "--model" in filled else ["--model", model]))
+    assert code == 1 and out == "" and err.startswith("Error: ") and err.count("\n") == 1 and "Traceback" not in err
+    assert words.lower() in err.lower()
+    assert [p.name for p in tmp_path.iterdir()] == ["image.nrrd"] and image.read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["segment"], ["segment", "x.nrrd"], ["segment", "x", "-o", "y", "--planes", "oblique"], ["segment", "x", "-o", "y", "--threads", "0"],
+                                       ["nonsense"], ["pool", "search", "x"]])
+def test_wrong_usage(cers, arguments):
+    code, out, err = cers(*arguments)
+    assert code == 2 and "Traceback" not in err
+
+
+def test_an_earlier_output_is_replaced(cers, model, image, tmp_path):
+    (tmp_path / "m.nrrd").write_text("old")
+    run_segment(cers, model, image, tmp_path / "new" / "m.nrrd")
+    run_segment(cers, model, image, tmp_path / "m.nrrd")
+    assert read_mask(tmp_path / "m.nrrd", phantom.volume().geometry)[0].any()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_leaves_nothing_behind(model, image, tmp_path):
+    big = phantom.volume()
+    write_image(tmp_path / "big.nrrd", np.concatenate([big.array] * 40), Geometry(big.geometry.ijkToRAS, (320, 64, 56)))
+    process = subprocess.Popen([sys.executable, "-m", "cers", "segment", str(tmp_path / "big.nrrd"), "-o", str(tmp_path / "m.nrrd"), "--model", str(model),
+                                "--report", str(tmp_path / "r.html"), "--planes", "three"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(6)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and "Traceback" not in err, err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nrrd", "image.nrrd"]
+
+
+def test_help_is_quick_and_teaches():
+    code = "import sys, cers.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'faiss', 'SimpleITK', 'transformers', 'pydicom')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    for command in ([], ["segment"], ["pool"], ["pool", "import"], ["pool", "search"], ["info"]):
+        done = subprocess.run([sys.executable, "-m", "cers", *command, "--help"], capture_output=True, text=True)
+        assert done.returncode == 0 and "Usage" in done.stdout and done.stderr == ""
+
+
+def test_info(cers, model, tmp_path):
+    code, out, _ = cers("info", "--model", model, "--json")
+    facts = json.loads(out)
+    assert code == 0 and facts["model"]["labels"] == ["tumor"] and "cpu" in facts["devices"] and facts["versions"]["torch"]
+    code, out, _ = cers("info", "--model", model)
+    assert code == 0 and "tiny untrained model" in out
+    assert cers("info", "--model", tmp_path)[0] == 1
+    assert cers("--version")[:2] == (0, "cers " + facts["versions"]["cers"] + "\n")
