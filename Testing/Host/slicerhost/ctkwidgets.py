@@ -28,6 +28,7 @@ class ctkCollapsibleButton(qt.QAbstractButton):
         self.setText(text)
         self.setCheckable(True)
         self.setChecked(True)
+        self.setSizePolicy(qt.QSizePolicy.Preferred, qt.QSizePolicy.Preferred)
         self.setContentsMargins(4, _HEADER, 4, 4)
         self.toggled.connect(lambda on: self._collapse(not on))
 

@@ -1,0 +1,1 @@
+# included where Slicer includes parts of its build system
