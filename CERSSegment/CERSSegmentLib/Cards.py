@@ -31,10 +31,13 @@ class PictureButton:
         self.widget.setToolButtonStyle(qt.Qt.ToolButtonIconOnly)
         self.widget.setSizePolicy(qt.QSizePolicy.Fixed, qt.QSizePolicy.Fixed)
         self.widget.clicked.connect(lambda *_arguments: onClick())
-        self.pixmap = None
+        self.pixmap, self._shown = None, None
 
     def show(self, picture: Pictures.Picture | None, width: int, height: int, words: str = "") -> None:
         """Shows a picture at (width, height), or ``words`` where there is none."""
+        if self._shown == (id(picture), width, height, words):
+            return
+        self._shown, self._picture = (id(picture), width, height, words), picture      # held, so that its id stays its own
         self.pixmap = Pictures.pixmap(picture, width, height) if picture is not None else Pictures.placeholder(width, height, words, self.widget.palette)
         self.widget.setIconSize(qt.QSize(width, height))
         self.widget.setFixedSize(width + 6, height + 6)

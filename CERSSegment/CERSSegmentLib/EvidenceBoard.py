@@ -17,7 +17,8 @@ from .EvidenceWidget import statusHtml
 from .Signal import Signal
 
 TAG, LAYOUT = "cersevidence", 7317
-COLUMN = 140                      # narrowest column; below it the board scrolls sideways
+GAP = 10                          # between columns
+COLUMN = 124                      # narrowest column; below it the board scrolls sideways
 
 _VIEW = ('<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">{orientation}</property>'
          '<property name="viewlabel" action="default">{name[0]}</property><property name="viewcolor" action="default">{colour}</property></view></item>')
@@ -81,7 +82,6 @@ class EvidenceBoard:
         self.widget = None
         self._factory, self._before, self._enlarged = None, None, None
         controller.changed.connect(self.update)
-        controller.caseLoaded.connect(lambda _identifier: self.update())
         controller.busyChanged.connect(lambda _busy: self.update())
 
     # layout
@@ -128,23 +128,26 @@ class EvidenceBoard:
         row = qt.QHBoxLayout()
         self.place, self.status = label(self.widget, wrap=False), label(self.widget)
         self.rerun, self.reset, self.close = (qt.QPushButton(t, self.widget) for t in (_("Re-run slice"), _("Reset slice"), _("Close board")))
-        row.addWidget(self.place)
-        row.addWidget(self.status, 1)
+        row.addWidget(self.place, 1)
         for button, slot in ((self.rerun, self.controller.rerun), (self.reset, self.controller.reset), (self.close, self.hide)):
             button.clicked.connect(lambda *_arguments, slot=slot: slot())
             row.addWidget(button)
         outer.addLayout(row)
+        outer.addWidget(self.status)
         self.area = _Area(self.widget)
         self.area.setWidgetResizable(True)
         self.area.setFrameShape(qt.QFrame.NoFrame)
-        self.area.onResize = self.drawPictures
+        self._redraw = qt.QTimer()      # not from within the resize itself: it changes sizes
+        self._redraw.setSingleShot(True)
+        self._redraw.timeout.connect(self.drawPictures)
+        self.area.onResize = lambda: self._redraw.start(0)
         outer.addWidget(self.area, 1)
         self.inside = qt.QWidget()
         self.area.setWidget(self.inside)
         column = qt.QVBoxLayout(self.inside)
         column.setContentsMargins(0, 0, 0, 0)
         self.grid = qt.QGridLayout()
-        self.grid.setHorizontalSpacing(10)
+        self.grid.setHorizontalSpacing(GAP)
         self.grid.setVerticalSpacing(3)
         column.addLayout(self.grid)
         self.headings = []
@@ -177,7 +180,7 @@ class EvidenceBoard:
         self.rerun.setEnabled(controller.canRerun())
         self.reset.setEnabled(controller.logic.state == "idle" and (bool(choice) or controller.key in controller.model.rerun))
         self.place.setText("<b>" + escape(Words.place(controller.model, controller.key)) + "</b>&nbsp;&nbsp;")
-        self.status.setText(statusHtml(*Words.coverage(evidence)) + "<br/>" + statusHtml(*Words.trust(evidence)))
+        self.status.setText(statusHtml(*Words.coverage(evidence)) + "&nbsp;&nbsp; " + statusHtml(*Words.trust(evidence)))
         self.query.title.setText("<b>" + escape(_("This slice")) + "</b>")
         self.query.scores.setText(_("predicted contour"))
         self.query.describe(evidence.get("rationale"))
@@ -207,7 +210,7 @@ class EvidenceBoard:
         if self.controller.evidence is None:
             return
         count = 1 + len(self.controller.evidence.get("references", []))
-        room = self.area.viewport().width // max(count, 2) - self.grid.horizontalSpacing - 6
+        room = self.area.viewport().width // max(count, 2) - GAP - 6
         width = max(COLUMN, min(room, 260))
         for n in range(len(self.columns) + 1):
             self.grid.setColumnMinimumWidth(n, width + 6 if n < count else 0)

@@ -19,7 +19,7 @@ FOLLOW_MS = 30       # scrolling fast through a view redraws the evidence once, 
 class EvidenceController(VTKObservationMixin):
     """Follows the slice views.
 
-    Signals: changed(): the slice, its evidence or a choice changed; caseLoaded(id): a pool case arrived; busyChanged(bool).
+    Signals: changed(): the slice, its evidence, a picture or a choice changed; busyChanged(bool).
     """
 
     def __init__(self, logic: SegmentationLogic):
@@ -27,16 +27,18 @@ class EvidenceController(VTKObservationMixin):
         self.logic = logic
         self.model: EvidenceModel | None = None
         self.key: tuple[str, int] | None = None
-        self.changed, self.caseLoaded, self.busyChanged = Signal(), Signal(), Signal()
+        self.changed, self.busyChanged = Signal(), Signal()
         self._cases: dict[str, dict] = {}
         self._asked: set[str] = set()
         self._pictures: dict[str, Pictures.Picture] = {}
+        self._query = None                  # ((slice, grey window, colour), picture) drawn last
         self._seen = None                   # the slice view that moved last
+        self._arrived = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._onSliceMoved)
         logic.finished.connect(self.setModel)
-        logic.sliceChanged.connect(lambda _key: self.changed.emit())
+        logic.sliceChanged.connect(self._onSliceChanged)
         logic.stateChanged.connect(lambda state: self.busyChanged.emit(state != IDLE))
 
     # what is shown
@@ -49,7 +51,7 @@ class EvidenceController(VTKObservationMixin):
     def setModel(self, model: EvidenceModel | None) -> None:
         """Shows a new result and moves all slice views to its largest lesion slice."""
         self.model, self.key = model, None
-        self._cases, self._asked, self._pictures = {}, set(), {}
+        self._cases, self._asked, self._pictures, self._query = {}, set(), {}, None
         self.observeViews(model is not None)
         if model is None:
             self.changed.emit()
@@ -78,6 +80,11 @@ class EvidenceController(VTKObservationMixin):
         if self.model is None or self.key is None:
             return False
         return any((n - self.key[1]) * direction > 0 for n in self.model.lesionSlices(self.key[0]))
+
+    def _onSliceChanged(self, _key) -> None:
+        self._query = None
+        self._askForCases()
+        self.changed.emit()
 
     # the user's choices
 
@@ -136,9 +143,12 @@ class EvidenceController(VTKObservationMixin):
         image = self.model.image(self.key) if self.model is not None and self.key is not None else None
         if image is None:
             return None
-        picture = Pictures.Picture(Pictures.windowed(image, self.model.window()), self.model.mask(self.key).copy(), self.model.planes[self.key[0]].spacing,
-                                   self.colour(), _("This slice, predicted contour"))
-        return picture.trimmed()
+        window, colour = self.model.window(), self.colour()
+        if self._query is None or self._query[0] != (self.key, window, colour):
+            picture = Pictures.Picture(Pictures.windowed(image, window), self.model.mask(self.key).copy(), self.model.planes[self.key[0]].spacing,
+                                       colour, _("This slice, predicted contour"))
+            self._query = ((self.key, window, colour), picture.trimmed())
+        return self._query[1]
 
     def case(self, identifier: str) -> dict | None:
         return self._cases.get(identifier)
@@ -172,7 +182,13 @@ class EvidenceController(VTKObservationMixin):
             self._asked.discard(identifier)
         else:
             self._cases[identifier] = case
-        self.caseLoaded.emit(identifier)
+        if not self._arrived:
+            self._arrived = True            # several cases that arrive together are shown together
+            qt.QTimer.singleShot(FOLLOW_MS, self._onArrived)
+
+    def _onArrived(self) -> None:
+        self._arrived = False
+        self.changed.emit()
 
     # slice views
 

@@ -33,7 +33,8 @@ class ReferenceCard:
         self.title, self.scores, self.words = label(self.widget), label(self.widget, rich=False), label(self.widget, selectable=True)
         self.choice = PinDrop(self.widget, lambda on: controller.pin(self.identifier, on), lambda on: controller.drop(self.identifier, on))
         self.more = qt.QToolButton(self.widget)
-        self.more.setText(_("All four parts"))
+        self.more.setText(_("More"))
+        self.more.setToolTip(_("Show all four parts of the rationale"))
         self.more.setCheckable(True)
         self.more.setAutoRaise(True)
         self.more.clicked.connect(lambda *_arguments: self._fillWords())
@@ -73,7 +74,6 @@ class EvidenceWidget:
         self._enlarged = None
         self._build()
         controller.changed.connect(self.update)
-        controller.caseLoaded.connect(lambda _identifier: self.update())
         controller.busyChanged.connect(lambda _busy: self._updateButtons())
         self.update()
 

@@ -94,20 +94,17 @@ class SegmentationLogic:
 
     def _prepare(self, model: tuple, pool: str) -> Generator[object, object, None]:
         """Brings worker, model and pool to what is asked for."""
-        if self._pool and self._pool[1] and not pool:
-            self.worker.stop()              # a worker that has a pool open would go on using it
         if self.worker.state == STOPPED:
             self.progressed.emit(0.05, _("Starting the worker (the first start takes some seconds)"))
         yield Call("hello", {"protocol": 1})
         if self._loaded != (self.worker.generation, *model):
             self.progressed.emit(0.1, _("Loading the model"))
             path, device, threads = model
-            yield Call("load_model", {"path": path, "device": None if device == "auto" else device, "threads": threads})
+            yield Call("load_model", {"path": path, "device": device, "threads": threads})
             self._loaded, self._session = (self.worker.generation, *model), ()
         if self._pool != (self.worker.generation, pool):
-            if pool:
-                self.progressed.emit(0.15, _("Opening the pool"))
-                yield Call("open_pool", {"path": pool})
+            self.progressed.emit(0.15, _("Opening the pool") if pool else _("Working without a pool"))
+            yield Call("open_pool", {"path": pool or None})
             self._pool, self._cases = (self.worker.generation, pool), {}
 
     def _onSegmented(self, evidence: EvidenceModel) -> None:
