@@ -32,7 +32,7 @@ class MemoryPool:
         return self.vector_index
 
     def facets(self) -> list[tuple]:
-        return [(case_id, case_id, case_id, f"p{n // 8}", f"v{n // 4}", None, ("MR", "CT", "MR")[n % 3], "brain", "axial", "unreviewed")
+        return [(case_id, f"p{n // 8}", f"v{n // 4}", None, ("MR", "CT", "MR")[n % 3], "brain", "axial", "unreviewed")
                 for n, case_id in enumerate(self.ids)]
 
     def vectors(self, kind: str, model_hash: str, ids=None):

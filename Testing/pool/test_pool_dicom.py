@@ -26,7 +26,7 @@ def volume(liver):
     return read_volume(liver[0])
 
 
-def make_seg(liver, volume, path, masks, kind="BINARY", drop_empty=True):
+def make_seg(liver, volume, path, masks, kind="BINARY"):
     """A new DICOM SEG over the real series. masks: (k, j, i, segments) on the volume's grid."""
     import highdicom as hd
     from highdicom.sr.coding import CodedConcept
@@ -35,10 +35,12 @@ def make_seg(liver, volume, path, masks, kind="BINARY", drop_empty=True):
     for source in sources:
         source.SpecificCharacterSet, source.PatientName = "ISO_IR 192", "Test^Patient"       # the writer is strict about what it copies
     view = np.linalg.inv(volume.geometry.ijkToRAS)
-    order = [int(round((view @ np.array([-s.ImagePositionPatient[0], -s.ImagePositionPatient[1], s.ImagePositionPatient[2], 1.0]))[2])) for s in sources]
+    positions = [np.array([*s.ImagePositionPatient, 1.0], float) * (-1, -1, 1, 1) for s in sources]
+    order = [int(round((view @ p)[2])) for p in positions]
     code = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
-    described = [hd.seg.SegmentDescription(n + 1, f"Läsion {n + 1}", code, code, hd.seg.SegmentAlgorithmTypeValues.MANUAL) for n in range(masks.shape[3])]
-    seg = hd.seg.Segmentation(sources, masks[order], kind, described, hd.UID(), 1, hd.UID(), 1, "m", "m", "1", "1", omit_empty_frames=drop_empty,
+    by_hand = hd.seg.SegmentAlgorithmTypeValues.MANUAL
+    described = [hd.seg.SegmentDescription(n + 1, f"Läsion {n + 1}", code, code, by_hand) for n in range(masks.shape[3])]
+    seg = hd.seg.Segmentation(sources, masks[order], kind, described, hd.UID(), 1, hd.UID(), 1, "m", "m", "1", "1", omit_empty_frames=True,
                               **({"max_fractional_value": 200} if kind == "FRACTIONAL" else {}))
     seg.save_as(path)
     return path

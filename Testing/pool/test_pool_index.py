@@ -98,7 +98,8 @@ def test_a_damaged_index_is_rebuilt(filled, damage):
     expected = filled.index("image", "m").nearest(np.ones(20) / 20**.5, 5)
     path, data = file_of(filled), bytearray(file_of(filled).read_bytes())
     data[-20] ^= 0xFF
-    path.write_bytes({"flip": data, "cut": data[:-100], "header": data[5:], "empty": b"", "garbage": b"\xff" * 999, "list": b"[]\n[]\n"}[damage])
+    path.write_bytes({"flip": data, "cut": data[:-100], "header": data[5:], "empty": b"", "garbage": b"\xff" * 999,
+                      "list": b"[]\n[]\n"}[damage])
     with Pool.open(filled.folder) as again:
         assert again.index("image", "m").nearest(np.ones(20) / 20**.5, 5) == expected
     with Pool.open(filled.folder) as again:

@@ -70,7 +70,8 @@ def test_other_mask_or_label_names_make_another_case(pool):
 
 
 def test_list_by_facets(pool):
-    ids = [pool.add(case(n, modality=("MR", "CT", None)[n % 3], body_site="brain" if n < 4 else "lung", group="g1" if n else None)) for n in range(6)]
+    ids = [pool.add(case(n, modality=("MR", "CT", None)[n % 3], body_site="brain" if n < 4 else "lung", group="g1" if n else None))
+           for n in range(6)]
     assert [r["id"] for r in pool.list()] == ids == pool.ids()
     assert [r["id"] for r in pool.list(modality="MR")] == [ids[0], ids[3]]
     assert [r["id"] for r in pool.list(modality=None)] == [ids[2], ids[5]]

@@ -72,9 +72,11 @@ def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise PoolError(f"{what} has lost its image file {path.name}. Restore it from a backup, or delete the case and add it again.") from None
+        raise PoolError(f"{what} has lost its image file {path.name}. Restore it from a backup, or delete the case and add it "
+                        "again.") from None
     except OSError as error:
-        raise PoolError(f"The image file of {what} cannot be read ({error.strerror}). Check the disk and the folder's permissions.") from error
+        raise PoolError(f"The image file of {what} cannot be read ({error.strerror}). Check the disk and the folder's "
+                        "permissions.") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise PoolError(f"The image file {path.name} of {what} is damaged: its checksum does not match. "
                         "Restore it from a backup, or delete the case and add it again.")

@@ -37,6 +37,7 @@ CREATE TABLE cases (
     review TEXT NOT NULL DEFAULT 'unreviewed' CHECK (review IN ('unreviewed', 'approved', 'flagged', 'excluded')),
     rationale_version INTEGER NOT NULL DEFAULT 0
 );
+CREATE INDEX cases_image ON cases (image_hash);
 CREATE INDEX cases_volume ON cases (volume_id);
 CREATE TABLE rationales (
     case_id TEXT NOT NULL REFERENCES cases (id) ON DELETE CASCADE,
@@ -140,7 +141,8 @@ class Database:
             return self._configure(uri + "&immutable=1")
 
     def _configure(self, uri: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection)
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False,
+                                     factory=_Connection)
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys = ON")
@@ -172,7 +174,8 @@ class Database:
             elif "readonly" in text or "read-only" in text or "unable to open" in text:
                 what = "cannot be opened for this. Check that it exists and that you may write in its folder"
             elif "full" in text or "disk I/O" in text:
-                what = "could not be written: the disk is full or not reachable. Free some space and try again; what was saved before is safe"
+                what = ("could not be written: the disk is full or not reachable. Free some space and try again; what was saved before "
+                        "is safe")
             else:
                 what = "is damaged or not a pool. Restore it from a backup"
             raise PoolError(f"The pool database {self.path} {what} ({text}).") from error

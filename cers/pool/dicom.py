@@ -77,7 +77,8 @@ def place(labelmap: np.ndarray, own: Geometry, target: Geometry, name: str) -> n
         raise InputError(f"The outlines of {name} do not lie on the image's pixels. They were drawn on another series or resampled; "
                          "choose the series that they were drawn on.")
     if (index < 0).any() or (index >= np.array(target.shape[::-1])).any():
-        raise InputError(f"The outlines of {name} reach beyond the image. They were drawn on another series, or slices of this one are missing.")
+        raise InputError(f"The outlines of {name} reach beyond the image. They were drawn on another series, or slices of this one "
+                         "are missing.")
     out[index[:, 2], index[:, 1], index[:, 0]] = labelmap[tuple(found.T)]
     return out
 

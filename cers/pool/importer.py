@@ -109,7 +109,9 @@ def spread(area: np.ndarray, most: int, least: int) -> list[int]:
     if not len(candidates):
         return [int(np.argmax(area))]
     largest = int(np.argmax(area[candidates]))
-    picks = np.unique(np.rint(np.linspace(0, len(candidates) - 1, min(most, len(candidates)))).astype(int)) if most > 1 else np.array([largest])
+    picks = np.array([largest])
+    if most > 1:
+        picks = np.unique(np.rint(np.linspace(0, len(candidates) - 1, min(most, len(candidates)))).astype(int))
     picks[np.argmin(np.abs(picks - largest))] = largest
     return [int(candidates[p]) for p in sorted(set(picks.tolist()))]
 
@@ -191,7 +193,8 @@ def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[
                 continue
             mask = left.pop(match)
             if len(paths) > 1 or len(mask) > 1:
-                wrong[name] = f"several files have this name ({', '.join(p.name for p in (paths if len(paths) > 1 else mask))}). Keep one of them."
+                twins = ", ".join(p.name for p in (paths if len(paths) > 1 else mask))
+                wrong[name] = f"several files have this name ({twins}). Keep one of them."
             pairs[name] = paths[0], mask[0]
     wrong |= {name: "there is no mask of this name. Add one, or take the image out." for name in set(found["image"]) - set(pairs)}
     wrong |= {name: "this mask has no image of its name." for name in left if name not in wrong}
@@ -250,8 +253,8 @@ def _renamed(labels: dict[int, str], wish: str | None) -> dict[int, str]:
         return labels
     if "=" not in wish:
         if len(labels) > 1:
-            raise InputError(f"its mask has {len(labels)} labels ({', '.join(map(str, sorted(labels)))}), so one name, {wish!r}, is not enough. "
-                             "Write for instance 1=core; 2=edema.")
+            raise InputError(f"its mask has {len(labels)} labels ({', '.join(map(str, sorted(labels)))}), so one name, {wish!r}, is not "
+                             "enough. Write for instance 1=core; 2=edema.")
         return {value: wish.strip() for value in labels}
     out = dict(labels)
     for part in wish.split(";"):

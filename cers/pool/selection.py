@@ -50,7 +50,8 @@ class SelectionConfig:
 
     def __post_init__(self):
         if self.k < 1 or self.k_coarse < self.k or self.max_per_volume < 1 or self.max_rejected < 0 or self.max_contradictions < 1:
-            raise InputError("Selection needs 1 <= k <= k_coarse, max_per_volume and max_contradictions of 1 or more, and max_rejected of 0 or more.")
+            raise InputError("Selection needs 1 <= k <= k_coarse, max_per_volume and max_contradictions of 1 or more, and max_rejected "
+                             "of 0 or more.")
         if not -1 <= self.visual_threshold < self.visual_high <= 1:
             raise InputError("Selection needs -1 <= visual_threshold < visual_high <= 1.")
 
@@ -130,9 +131,7 @@ class Selector:
         facts = {f[0]: f[1:] for f in self.pool.facets()}
         rows = [facts.get(case_id) for case_id in index.ids]
         self._present = np.array([r is not None for r in rows], bool)       # a case may be deleted between the two reads
-        columns = list(zip(*[r or (None,) * 9 for r in rows])) or [()] * 9
-        content, image, patient, volume, group, modality, site, plane, review = columns
-        self._content, self._image = _Facet(content), _Facet(image)
+        patient, volume, group, modality, site, plane, review = list(zip(*[r or (None,) * 7 for r in rows])) or [()] * 7
         self._patient, self._volume, self._group = _Facet(patient), _Facet(volume), _Facet(group)
         self._modality, self._site, self._plane = _Facet(modality, _modality), _Facet(site, _word), _Facet(plane, _word)
         self._excluded = np.array([r == "excluded" for r in review], bool)
@@ -142,7 +141,8 @@ class Selector:
         self._rationales: dict[int, Rationale | None] = {}
         self._state = state
 
-    def select(self, query: Query, config: SelectionConfig | None = None, pinned: Sequence[str] = (), dropped: Sequence[str] = ()) -> Selection:
+    def select(self, query: Query, config: SelectionConfig | None = None, pinned: Sequence[str] = (),
+               dropped: Sequence[str] = ()) -> Selection:
         """References for one query.
 
         Args:
@@ -193,7 +193,9 @@ class Selector:
 
     def _exclusions(self, query: Query) -> list[tuple[np.ndarray, str]]:
         """(rows, reason) of what must never be evidence for this query."""
-        own = self._content.equal(query.content_hash) | self._image.equal(query.content_hash)
+        own = np.zeros(len(self._index), bool)
+        if query.content_hash is not None:
+            own[[self._index.row[i] for i in self.pool.find(query.content_hash) if i in self._index.row]] = True
         return [(own, "Not used: it is the very picture being segmented."),
                 (self._volume.equal(query.volume_id), "Not used: same volume as the image being segmented."),
                 (self._patient.equal(query.patient_id), "Not used: same patient as the image being segmented."),
@@ -203,7 +205,8 @@ class Selector:
     def _incompatibilities(self, query: Query, config: SelectionConfig) -> list[tuple[np.ndarray, str]]:
         """(rows, reason) of known conflicts; what is not known on either side is admitted."""
         out = []
-        checks = [("Different modality", self._modality, _modality(query.modality)), ("Different body site", self._site, _word(query.body_site))]
+        checks = [("Different modality", self._modality, _modality(query.modality)),
+                  ("Different body site", self._site, _word(query.body_site))]
         if config.same_plane:
             checks.append(("Different plane", self._plane, _word(query.plane)))
         for what, facet, own in checks:
@@ -262,18 +265,19 @@ class Selector:
         small, known = self._thumbnails.get(rows)
         return known & (small @ np.asarray(query.thumbnail, np.float32) >= config.near_duplicate)
 
-    def _pins(self, query: Query, vector: np.ndarray, pinned: list[str], excluded: list[tuple[np.ndarray, str]], rejected: dict[int, Rejection],
-              config: SelectionConfig) -> list[_Candidate]:
+    def _pins(self, query: Query, vector: np.ndarray, pinned: list[str], excluded: list[tuple[np.ndarray, str]],
+              rejected: dict[int, Rejection], config: SelectionConfig) -> list[_Candidate]:
         rows = np.array([self._index.row[p] for p in pinned], np.int64)
         for row, twin in zip(rows, self._near_duplicates(query, rows, config)):
-            reason = next((r for mask, r in excluded if mask[row]), "Not used: a near-duplicate of the image being segmented." if twin else None)
+            other = "Not used: a near-duplicate of the image being segmented." if twin else None
+            reason = next((r for mask, r in excluded if mask[row]), other)
             if reason is not None:
                 raise PoolError(f"The pinned case {self._index.ids[row]} cannot be used. {reason}")
             rejected.pop(row, None)
         return [_Candidate(int(row), float(v), pinned=True) for row, v in zip(rows, self._index.cosines(vector, rows))]
 
     def _cot(self, query: Query, candidates: list[_Candidate], config: SelectionConfig, rejected: dict[int, Rejection]) -> list[_Candidate]:
-        """Those whose rationale agrees with the query's. A case without a rationale passes with cot None, that is, with no credit for it."""
+        """Those whose rationale agrees with the query's. A case without one passes with cot None, that is, with no credit for it."""
         if query.rationale is None and query.rationale_vector is None or not candidates:
             for c in candidates:
                 c.score = c.visual
@@ -288,11 +292,10 @@ class Selector:
                 cosines[known] = vectors[known] @ _unit(query.rationale_vector, vectors.shape[1], "rationale vector")
         rationales = self._rationales_of(rows) if query.rationale is not None else {}
         kept = []
-        for c, cosine, has_vector in zip(candidates, cosines, known):
+        for c, cosine, has_vector in zip(candidates, np.clip(cosines, 0, 1).tolist(), known.tolist()):
             other = rationales.get(c.row)
             against = contradictions(query.rationale, other) if other is not None else []
-            penalty = config.contradiction_penalty * len(against)
-            c.cot = float(np.clip(np.clip(cosine, 0, 1) - penalty, 0, 1)) if has_vector else None
+            c.cot = max(0.0, cosine - config.contradiction_penalty * len(against)) if has_vector else None
             c.score = c.visual + config.cot_weight * (c.cot or 0.0)
             reason = None
             if len(against) >= config.max_contradictions:
@@ -381,14 +384,15 @@ def _unit(vector: np.ndarray, dimension: int, what: str = "image vector") -> np.
     vector = np.asarray(vector, np.float32).ravel()
     norm = np.linalg.norm(vector)
     if vector.shape != (dimension,) or not np.isfinite(norm) or norm == 0:
-        raise InputError(f"The query's {what} has {vector.size} numbers or is not finite; this pool's have {dimension}. Embed both with one model.")
+        raise InputError(f"The query's {what} has {vector.size} numbers or is not finite; this pool's have {dimension}. "
+                         "Embed both with one model.")
     return vector / norm
 
 
 def _coverage(references: list[Reference], nearest: float | None, config: SelectionConfig) -> Coverage:
     """0.1 at visual_threshold, 0.9 at visual_high, logistic in between and beyond."""
     if nearest is None:
-        return Coverage(0.0, bool(references), NO_CLOSE_CASE if not references else "Only pinned references are used; no other case is admissible.")
+        return Coverage(0.0, False, f"{NO_CLOSE_CASE} Only the pinned references are used." if references else NO_CLOSE_CASE)
     middle = (config.visual_threshold + config.visual_high) / 2
     slope = 2 * np.log(9) / (config.visual_high - config.visual_threshold)
     value = round(float(1 / (1 + np.exp(-slope * (nearest - middle)))), 4)

@@ -11,7 +11,7 @@ import hashlib
 import json
 import threading
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -26,8 +26,8 @@ from . import arrays
 from .database import FILE, Database
 from .thumbnail import HASH as THUMBNAIL
 from .thumbnail import image_hash, thumbnail
+from .vectors import VectorTable, chunks
 
-KINDS = ("image", "rationale", "thumbnail")
 REVIEWS = ("unreviewed", "approved", "flagged", "excluded")
 _TEXT = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator", "created", "review")
 FACETS = ("modality", "body_site", "plane", "diagnosis", "label", "review", "patient_id", "volume_id", "group", "source", "annotator")
@@ -48,7 +48,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-class Pool:
+class Pool(VectorTable):
     """A pool of cases in a folder. Safe for several threads and processes at once. Use as a context manager or call ``close``.
 
     Raises:
@@ -69,11 +69,13 @@ class Pool:
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            foreign = [p.name for p in folder.iterdir() if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")]
+            foreign = [p.name for p in folder.iterdir()
+                       if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")]
         except OSError as error:
             raise PoolError(f"No pool can be made at {folder} ({error.strerror}). Choose a folder that you may write in.") from error
         if foreign and not (folder / FILE).exists():
-            raise PoolError(f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder for the pool.")
+            raise PoolError(f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder "
+                            "for the pool.")
         database = Database.__new__(Database)          # only for its error texts; nothing is open yet
         database.folder, database.path = folder, folder / FILE
         with database.translated():
@@ -141,6 +143,11 @@ class Pool:
             finally:
                 if temporary is not None:
                     temporary.unlink(missing_ok=True)
+
+    def find(self, sha256: str) -> list[str]:
+        """Cases whose content (``Case.content_hash``) or picture alone (``image_hash``) has this hash."""
+        with self._db.read() as db:
+            return [r[0] for r in db.execute("SELECT id FROM cases WHERE content_hash = ?1 OR image_hash = ?1 ORDER BY number", (sha256,))]
 
     def _find(self, content_hash: str) -> str | None:
         with self._db.translated():
@@ -281,7 +288,7 @@ class Pool:
         return None if row is None else parse_rationale(case_id, row[0])
 
     def add_rationale(self, case_id: str, rationale: Rationale) -> int:
-        """Give a case a new rationale; earlier versions stay. Its vectors of kind "rationale" are stale from now on. Returns the version."""
+        """Give a case a new rationale and return its version; earlier ones stay, and vectors made from them are stale from now on."""
         with self._db.write() as db:
             number = self._row(db, case_id)["number"]
             version = self._insert_rationale(db, case_id, rationale)
@@ -293,9 +300,9 @@ class Pool:
         """Current version and rationale of many cases at once; a case without one, or not in the pool, is left out."""
         out = {}
         with self._db.read() as db:
-            for chunk in _chunks(ids):
-                rows = db.execute("SELECT case_id, version, record FROM rationales JOIN cases ON id = case_id AND version = rationale_version "
-                                  f"WHERE case_id IN ({', '.join('?' * len(chunk))})", chunk)
+            for chunk in chunks(ids):
+                rows = db.execute("SELECT case_id, version, record FROM cases JOIN rationales ON case_id = id AND "
+                                  f"version = rationale_version WHERE case_id IN ({', '.join('?' * len(chunk))})", chunk)
                 out.update((r[0], (r[1], parse_rationale(r[0], r[2]))) for r in rows)
         return out
 
@@ -306,68 +313,7 @@ class Pool:
             return [parse_rationale(case_id, r[0]) for r in
                     db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
 
-    # ---- vectors
-
-    def set_vectors(self, kind: str, model_hash: str, ids: Sequence[str], vectors: np.ndarray, versions: Mapping[str, int] | None = None) -> None:
-        """Keep one vector per case; they are scaled to unit length.
-
-        Args:
-            kind: "image", "rationale" or "thumbnail". model_hash: content hash of what made them.
-            vectors: (n, d) finite, not zero. Cases deleted meanwhile are left out.
-            versions: for "rationale" the version each vector was made from (see ``rationales``); default the current one.
-        """
-        vectors = np.asarray(vectors, np.float32)
-        if kind not in KINDS:
-            raise PoolError(f"Vectors of kind {kind!r} are not known; use one of {', '.join(KINDS)}.")
-        if vectors.ndim != 2 or len(vectors) != len(ids):
-            raise PoolError(f"One vector per case is needed; given were {len(ids)} cases and vectors of shape {vectors.shape}.")
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not np.isfinite(norms).all() or (norms == 0).any():
-            raise PoolError(f"The {kind} vectors contain values that are not finite, or are zero. The model that made them is faulty.")
-        if not len(ids):
-            return
-        with self._db.write() as db:
-            rows = {r[0]: (r[1], r[2]) for chunk in _chunks(ids) for r in db.execute(
-                f"SELECT id, number, rationale_version FROM cases WHERE id IN ({', '.join('?' * len(chunk))})", chunk)}
-            keep = [n for n, case_id in enumerate(ids) if case_id in rows]
-            targets = [(rows[ids[n]][0], (versions or {}).get(ids[n], rows[ids[n]][1])) for n in keep]
-            self._insert_vectors(db, kind, model_hash, targets, (vectors / norms)[keep])
-
-    @staticmethod
-    def _insert_vectors(db, kind: str, model_hash: str, targets: Sequence[tuple[int, int]], vectors: np.ndarray) -> None:
-        db.execute("INSERT OR IGNORE INTO vector_sets (kind, model_hash, dimension) VALUES (?, ?, ?)", (kind, model_hash, vectors.shape[1]))
-        number, dimension = db.execute("SELECT number, dimension FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
-        if dimension != vectors.shape[1]:
-            raise PoolError(f"This pool's {kind} vectors of that model have {dimension} numbers, the new ones {vectors.shape[1]}. "
-                            "Two models must not share one hash.")
-        db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
-                       [(number, case, version, v.tobytes()) for (case, version), v in zip(targets, vectors.astype("<f4"))])
-        db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number = ?", (number,))
-
-    _FRESH = ("FROM vectors v JOIN vector_sets s ON s.number = v.set_number JOIN cases c ON c.number = v.case_number "
-              "WHERE s.kind = ? AND s.model_hash = ? AND (s.kind <> 'rationale' OR v.rationale_version = c.rationale_version)")
-
-    def vectors(self, kind: str, model_hash: str, ids: Iterable[str] | None = None) -> tuple[list[str], np.ndarray]:
-        """Ids in the order of addition and their unit vectors (n, d) float32; stale ones are left out. ``ids`` limits it to those cases."""
-        found, parts = [], []
-        with self._db.read() as db:
-            known = db.execute("SELECT dimension FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
-            for chunk in [None] if ids is None else _chunks(ids):
-                extra, values = ("", []) if chunk is None else (f" AND c.id IN ({', '.join('?' * len(chunk))})", chunk)
-                for case_id, data in db.execute(f"SELECT c.id, v.data {self._FRESH}{extra} ORDER BY v.case_number", (kind, model_hash, *values)):
-                    found.append(case_id)
-                    parts.append(data)
-        dimension = known[0] if known else 0
-        if any(len(data) != 4 * dimension for data in parts):
-            raise PoolError(f"The pool database {self._db.path} is damaged: {kind} vectors differ in length. Restore it from a backup.")
-        return found, np.frombuffer(b"".join(parts), "<f4").reshape(len(found), dimension)
-
-    def stale(self, kind: str, model_hash: str) -> list[str]:
-        """Cases that lack a vector, or whose rationale has changed since. For "rationale", cases that have no rationale are not counted."""
-        condition = " WHERE c.rationale_version > 0 AND" if kind == "rationale" else " WHERE"
-        with self._db.read() as db:
-            return [r[0] for r in db.execute(f"SELECT c.id FROM cases c{condition} c.number NOT IN (SELECT v.case_number {self._FRESH}) "
-                                             "ORDER BY c.number", (kind, model_hash))]
+    # ---- derived
 
     def index(self, kind: str, model_hash: str):
         """``VectorIndex`` over the fresh vectors of one kind; kept in memory and under ``derived/``, rebuilt when they have changed."""
@@ -378,22 +324,16 @@ class Pool:
             self._indexes[kind, model_hash] = index
             return index
 
-    def vector_state(self, kind: str, model_hash: str) -> str:
-        """A word that every change of one kind's vectors replaces; "" where there are none yet."""
-        with self._db.translated():
-            row = self._db.connection().execute("SELECT state FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
-        return "" if row is None else row[0]
-
     def facets(self) -> list[tuple]:
-        """What selection needs of every case: (id, content_hash, image_hash, patient_id, volume_id, group, modality, body_site, plane, review)."""
+        """What selection needs of every case: (id, patient_id, volume_id, group, modality, body_site, plane, review)."""
         with self._db.read() as db:
-            return [tuple(r) for r in db.execute("SELECT id, content_hash, image_hash, patient_id, volume_id, group_id, modality, body_site, "
-                                                 "plane, review FROM cases ORDER BY number")]
+            return [tuple(r) for r in db.execute(
+                "SELECT id, patient_id, volume_id, group_id, modality, body_site, plane, review FROM cases ORDER BY number")]
 
     # ---- the whole
 
     def hash(self) -> str:
-        """SHA-256 over ids, content, reviews and rationales: equal for pools that would give the same evidence, whatever the order of addition."""
+        """SHA-256 over ids, content, reviews and rationales; pools of the same cases have one hash, in whatever order they were added."""
         with self._db.read() as db:
             state = db.execute("SELECT value FROM settings WHERE key = 'state'").fetchone()[0]
             if self._hash is not None and self._hash[0] == state:
@@ -428,7 +368,8 @@ def parse_rationale(case_id: str, record: str) -> Rationale:
     try:
         return Rationale.from_dict(json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
-        raise PoolError(f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore a backup.") from error
+        raise PoolError(f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore "
+                        "a backup.") from error
 
 
 def _metadata(row) -> dict:
@@ -436,8 +377,3 @@ def _metadata(row) -> dict:
     return {**out, "labels": json.loads(row["labels"]), "spacing": json.loads(row["spacing"] or "null"),
             "ijkToRAS": json.loads(row["ijkToRAS"] or "null"), "slice_index": row["slice_index"],
             "shape": [row["rows"], row["columns"]], "rationale_version": row["rationale_version"]}
-
-
-def _chunks(ids: Iterable[str], size: int = 500) -> Iterable[Sequence[str]]:
-    ids = [*ids]
-    return (ids[n:n + size] for n in range(0, len(ids), size))

@@ -29,7 +29,8 @@ def verify(pool: Pool, database: Database) -> list[Fault]:
         ids = pool.ids()
     except CersError as error:
         return [Fault(None, "database", str(error))]
-    faults += [Fault(None, "database", f"The database reports: {p}. Restore {database.path.name} from a backup.") for p in problems if p != "ok"]
+    faults += [Fault(None, "database", f"The database reports: {p}. Restore {database.path.name} from a backup.")
+               for p in problems if p != "ok"]
     faults += [Fault(None, "database", f"A row of {table} belongs to no case. Restore {database.path.name} from a backup.")
                for table, *_ in orphans]
     faults += [Fault(case_id, "vector", f"The {kind} vector of case {case_id} has {have} bytes where {want} belong.")
@@ -64,5 +65,6 @@ def _case(pool: Pool, database: Database, case_id: str) -> list[Fault]:
     except CersError as error:
         return [Fault(case_id, "case", f"Case {case_id}: {error}")]
     if (case.content_hash, image_hash(case.image)) != (row["content_hash"], row["image_hash"]):
-        return [Fault(case_id, "case", f"Case {case_id} does not hold the picture, mask and labels that were added under this id. Delete it and add it again.")]
+        return [Fault(case_id, "case", f"Case {case_id} does not hold the picture, mask and labels that were added under this id. "
+                                       "Delete it and add it again.")]
     return []
