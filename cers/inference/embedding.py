@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from ..network.evidence import References
 from ..pool import Pool
 from ..rationale import TextEmbedder
 from .model import Model
-from .planes import to_frames
+from .planes import modality_code, to_frames
 
 BATCH = 8
 
@@ -23,7 +24,8 @@ def case_frame(case: Case, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
 
     Labels are matched by name; where the case has none of the model's names, all of its lesions count as the model's first label.
     """
-    frame, image = to_frames(case.image[None], case.spacing, model.config.size, case.modality)
+    # an unknown modality is taken for the model's own, as for a query
+    frame, image = to_frames(case.image[None], case.spacing, model.config.size, modality_code(case.modality or model.config.modality))
     named = {name.lower(): value for value, name in case.labels.items()}
     known = [named.get(name.lower()) for name in model.labels.values()]
     if not any(value is not None for value in known):
@@ -41,6 +43,9 @@ def embed_pool(model: Model, pool: Pool, embedder: TextEmbedder, progress=None, 
     """
     stale, texts = pool.stale("image", model.hash), pool.stale("rationale", embedder.hash)
     total = len(stale) + len(texts)
+    if total and pool.read_only:
+        raise PoolError(f"{max(len(stale), len(texts))} cases of the pool lack vectors of this model or have outdated ones, and the pool was opened "
+                        "read-only. Open it once where it can be written.")
     done = 0
 
     def step(n: int) -> None:
@@ -72,14 +77,16 @@ class ReferenceStore:
 
     def __init__(self, model: Model, pool: Pool, embedder: TextEmbedder, kept: int = 512):
         self.model, self.pool, self.embedder, self.kept = model, pool, embedder, kept
-        self._rows: OrderedDict[tuple[str, int], References] = OrderedDict()
+        self._rows: OrderedDict[tuple[str, str], References] = OrderedDict()
 
-    def rows(self, ids: list[str]) -> dict[str, References]:
-        """Reference records by id. A rationale that has changed since is encoded anew."""
-        versions = {i: v for i, (v, _) in self.pool.rationales(ids).items()}
-        keys = {i: (i, versions.get(i, 0)) for i in dict.fromkeys(ids)}
+    def rows(self, ids: list[str], check: Callable[[], None] | None = None) -> dict[str, References]:
+        """Reference records by id. A rationale that has changed since is encoded anew. check: called between batches; may raise to stop."""
+        texts = {i: rationale.text for i, (_, rationale) in self.pool.rationales(ids).items()}
+        keys = {i: (i, texts.get(i, "")) for i in dict.fromkeys(ids)}
         missing = [i for i, key in keys.items() if key not in self._rows]
         for start in range(0, len(missing), BATCH):
+            if check:
+                check()
             self._encode(missing[start : start + BATCH], keys)
         for key in keys.values():
             self._rows.move_to_end(key)
@@ -88,16 +95,13 @@ class ReferenceStore:
             self._rows.popitem(last=False)
         return out
 
-    def _encode(self, ids: list[str], keys: dict) -> None:
+    def _encode(self, ids: list[str], keys: dict[str, tuple[str, str]]) -> None:
         frames = [case_frame(self.pool.get(i), self.model) for i in ids]
-        found, vectors = self.pool.vectors("rationale", self.embedder.hash, ids)
         rationale = np.zeros((len(ids), self.model.net.config.rationale), np.float32)
-        by_id = dict(zip(found, vectors))
-        for n, i in enumerate(ids):
-            if i in by_id:
-                if len(by_id[i]) != rationale.shape[1]:
-                    raise PoolError(f"The text encoder gives {len(by_id[i])} numbers, the model expects {rationale.shape[1]}. Use the model's own text encoder.")
-                rationale[n] = by_id[i]
+        # of the very text in the key: the pool's vector may be of an older version, and what is kept here must not be
+        some = [n for n, i in enumerate(ids) if keys[i][1]]
+        if some:
+            rationale[some] = self.embedder.encode([keys[ids[n]][1] for n in some])
         device = self.model.device
         with torch.inference_mode():
             encoded = self.model.net.encode(torch.cat([f[0] for f in frames]).to(device))

@@ -12,7 +12,7 @@ from ..case import PlaneView, Volume
 from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
 from ..network.model import Encoded
 
-KEPT = 256          # encoded slices kept for re-runs; about 1.5 MB each at 224 px
+KEPT = 256          # encoded slices kept for re-runs; about 2.4 MB each at 224 px
 
 
 @dataclass
@@ -20,7 +20,8 @@ class Plane:
     """Slices of one plane in the network's frame.
 
     raw: (n, rows, columns) in display order. frames: (n, 1, size, size) normalised. has_body: (n,) bool; slices without body are not decoded.
-    plain, fused: (n, labels, size, size) probabilities of D_S and D_R, zero where not decoded.
+    plain, fused: (n, labels, size, size) probabilities of D_S (as D_R was trained with) and of D_R (calibrated), zero where not decoded.
+    encoded: the latest encoded slices by index; pooled: unit image vectors of all of them.
     """
 
     view: PlaneView
@@ -32,6 +33,7 @@ class Plane:
     plain: torch.Tensor
     fused: torch.Tensor
     encoded: OrderedDict[int, Encoded] = field(default_factory=OrderedDict)
+    pooled: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -40,6 +42,8 @@ class Plane:
     def keep(self, index: int, encoded: Encoded) -> None:
         self.encoded[index] = encoded
         self.encoded.move_to_end(index)
+        if index not in self.pooled:
+            self.pooled[index] = encoded.pooled[0].float().cpu().numpy()
         while len(self.encoded) > KEPT:
             self.encoded.popitem(last=False)
 
@@ -58,3 +62,9 @@ def to_frames(raw: np.ndarray, spacing: tuple[float, float] | None, size: int, m
     """Raw slices (n, rows, columns) of one image -> their common frame and the normalised input (n, 1, size, size)."""
     frame = Frame.around(body_box(raw, modality), raw.shape[1:], spacing or (1.0, 1.0), size)
     return frame, normalise(frame.crop(scale_intensities(raw, modality)))
+
+
+def modality_code(value: str | None) -> str | None:
+    """DICOM's code for a modality however it is written; None if not known."""
+    code = (value or "").strip().upper()
+    return {"MRI": "MR"}.get(code, code) or None

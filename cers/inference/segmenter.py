@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -19,11 +19,12 @@ from ..case import Coverage, Evidence, Prediction, Rationale, Reference, Volume,
 from ..case.geometry import PLANES
 from ..errors import Cancelled, InputError, ModelError
 from ..network.evidence import References
-from ..pool import Pool, Query, Selection, Selector, thumbnail
+from ..network.model import Encoded
+from ..pool import Pool, Query, Selection, Selector, image_hash, thumbnail
 from ..rationale import TextEmbedder, describe
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
-from .planes import Plane, prepare
+from .planes import Plane, modality_code, prepare
 from .volume import drop_small_parts, to_labelmap
 
 BATCH = 8
@@ -60,6 +61,7 @@ class Session:
     modality: str | None
     body_site: str | None
     tokens: torch.Tensor | None
+    image_hash: str
     prediction: Prediction | None = None
 
 
@@ -97,7 +99,8 @@ class Segmenter:
         if planes not in ("acquisition", "three"):
             raise InputError(f"Planes '{planes}' is not known. Use acquisition or three.")
         config = self.model.config
-        if volume.modality and config.modality and volume.modality != config.modality:
+        modality, site = modality_code(volume.modality or config.modality), volume.body_site or config.body_site
+        if volume.modality and config.modality and modality != modality_code(config.modality):
             raise InputError(f"This model segments {config.modality} images, but the image is {volume.modality}. Choose a model made for {volume.modality}.")
         clock = _Clock(progress, cancel)
         started = time.perf_counter()
@@ -105,10 +108,13 @@ class Segmenter:
             if self.pool is not None:
                 embed_pool(self.model, self.pool, self.embedder, lambda f, m: clock.say(0.2 * f, m), cancel)
         with clock.step("prepare", "Preparing slices", 0.2):
-            names = PLANES if planes == "three" else (acquisition_plane(volume.geometry),)
-            modality, site = volume.modality or config.modality, volume.body_site or config.body_site
+            # across a single slice there is nothing to see
+            names = PLANES if planes == "three" and min(volume.geometry.shape) > 1 else (acquisition_plane(volume.geometry),)
             tokens = torch.from_numpy(self.embedder.encode_tokens(text.strip())).to(self.model.device) if text and text.strip() else None
-            session = Session(volume, {n: prepare(volume, n, config.size, len(self.model.labels), modality) for n in names}, {}, modality, site, tokens)
+            session = Session(volume, {}, {}, modality, site, tokens, volume.content_hash)
+            for n in names:
+                clock.check()
+                session.planes[n] = prepare(volume, n, config.size, len(self.model.labels), modality)
         todo = [(n, i) for n, plane in session.planes.items() for i in np.flatnonzero(plane.has_body).tolist()]
         for done, batch in _batches(todo):
             clock.say(0.25 + 0.3 * done, "Encoding slices")
@@ -124,8 +130,9 @@ class Segmenter:
         with clock.step("select", "Choosing reference cases", 0.65):
             for key in todo:
                 session.slices[key].selection = self._select(session, key)
+                clock.check()
         with clock.step("references", "Encoding reference cases", 0.7):
-            references = self._references(session, todo)
+            references = self._references(session, todo, clock.check)
             clock.check()
         for done, batch in _batches(todo):
             clock.say(0.75 + 0.2 * done, "Decoding with evidence")
@@ -135,8 +142,8 @@ class Segmenter:
         prediction.seconds.update({k: round(v, 4) for k, v in clock.seconds.items()})
         prediction.seconds["total"] = round(time.perf_counter() - started, 4)
         session.prediction = prediction
+        clock.say(1.0, "Done")          # may still be cancelled; what was kept before must then stay
         self.session = session
-        clock.say(1.0, "Done")
         return prediction
 
     @torch.inference_mode()
@@ -156,16 +163,16 @@ class Segmenter:
         before = session.slices.get(key)
         if before is None:
             raise InputError(f"Slice {index} of the {plane} plane shows no part of the body and was not decoded.")
-        now = _Slice(before.rationale, before.vector, self._select(session, key, pinned, dropped))
-        changed = Session(session.volume, session.planes, {key: now}, session.modality, session.body_site, session.tokens)
+        now = _Slice(before.rationale, before.vector, self._select(session, key, tuple(pinned), tuple(dropped)))
+        changed = replace(session, slices={key: now})
         fused = view.fused[index].clone()
         try:
             self._decode(changed, [key], self._references(changed, [key]), True, _Clock())
             probability = view.frame.paste(view.fused[index : index + 1])[0]
+            mask = to_labelmap(probability[:, None], self.model.labels, self.model.config.threshold)[0]
+            return SliceResult(mask, probability, self._evidence(changed, key, mask, probability))
         finally:
             view.fused[index] = fused
-        mask = to_labelmap(probability[:, None], self.model.labels, self.model.config.threshold)[0]
-        return SliceResult(mask, probability, self._evidence(changed, key, mask, probability))
 
     # ---- steps
 
@@ -175,7 +182,8 @@ class Segmenter:
         with clock.step("encode"):
             encoded = self._encoded(session, plane, index)
         with clock.step("plain"):
-            plane.plain[index] = (self.model.net.decode_plain(encoded).float() / self.model.config.temperature).sigmoid().cpu()
+            # not calibrated: D_R was trained with the plain probabilities as they are
+            plane.plain[index] = self.model.net.decode_plain(encoded).float().sigmoid().cpu()
         for row, i in enumerate(index):
             plane.keep(i, encoded.rows(slice(row, row + 1)))
 
@@ -201,21 +209,28 @@ class Segmenter:
         if self.selector is None:
             return Selection([], [], Coverage(0.0, False, "No pool: segmented without evidence."))
         plane, volume, found = session.planes[key[0]], session.volume, session.slices[key]
-        query = Query(image_vector=self._row(session, key).pooled[0].float().cpu().numpy(), thumbnail=thumbnail(plane.raw[key[1]]),
-                      rationale=found.rationale, rationale_vector=found.vector, modality=session.modality, body_site=session.body_site,
-                      plane=plane.name, patient_id=volume.patient_id, volume_id=volume.volume_id)
+        picture = plane.raw[key[1]]
+        query = Query(image_vector=plane.pooled[key[1]], thumbnail=thumbnail(picture), rationale=found.rationale, rationale_vector=found.vector,
+                      modality=session.modality, body_site=session.body_site, plane=plane.name, patient_id=volume.patient_id,
+                      # the importer names a volume without a name of its own in the same way
+                      volume_id=volume.volume_id or session.image_hash[:16], content_hash=image_hash(picture))
         return self.selector.select(query, self.model.selection, pinned, dropped)
 
-    def _row(self, session: Session, key):
-        plane = session.planes[key[0]]
-        if key[1] not in plane.encoded:
-            plane.keep(key[1], self._encoded(session, plane, [key[1]]))
-        return plane.encoded[key[1]]
+    def _rows(self, session: Session, keys) -> list[Encoded]:
+        """Encoded slices of one plane; those no longer kept are encoded again, in one batch."""
+        plane = session.planes[keys[0][0]]
+        rows = {i: plane.encoded.get(i) for _, i in keys}
+        if missing := [i for i, row in rows.items() if row is None]:
+            encoded = self._encoded(session, plane, missing)
+            for n, i in enumerate(missing):
+                rows[i] = encoded.rows(slice(n, n + 1))
+                plane.keep(i, rows[i])
+        return [rows[i] for _, i in keys]
 
-    def _references(self, session: Session, keys) -> dict[str, References]:
+    def _references(self, session: Session, keys, check=None) -> dict[str, References]:
         if self.store is None:
             return {}
-        return self.store.rows([r.id for key in keys for r in session.slices[key].selection.selected])
+        return self.store.rows([r.id for key in keys for r in session.slices[key].selection.selected], check)
 
     def _decode(self, session: Session, keys, references, influence: bool, clock) -> None:
         """Step 5: D_R for a batch of slices of one plane, and again without each reference where there is a mask."""
@@ -226,6 +241,7 @@ class Segmenter:
             return
         with clock.step("influence"):
             for key in keys:
+                clock.check()
                 ids = session.slices[key].selection.ids
                 full = plane.fused[key[1]]
                 if not ids or not (full > self.model.config.threshold).any():
@@ -243,7 +259,7 @@ class Segmenter:
     def _fused(self, session: Session, wanted, references) -> tuple[torch.Tensor, torch.Tensor]:
         """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU."""
         net, device = self.model.net, self.model.device
-        encoded = _join([self._row(session, key) for key, _ in wanted])
+        encoded = _join(self._rows(session, [key for key, _ in wanted]))
         plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
         vectors = np.stack([session.slices[key].vector if session.slices[key].vector is not None else np.zeros(net.config.rationale, np.float32)
                             for key, _ in wanted])
@@ -277,7 +293,7 @@ class Segmenter:
             for i in range(len(view)):
                 if (name, i) in session.slices:
                     evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i]))
-        provenance = {"cers": __version__, "image": volume.content_hash, "model": model.hash, "model_name": model.config.name,
+        provenance = {"cers": __version__, "image": session.image_hash, "model": model.hash, "model_name": model.config.name,
                       "pool": self.pool.hash() if self.pool is not None else None, "text_encoder": self.embedder.hash,
                       "settings": {"planes": planes, "size": model.config.size, "device": model.device, "threads": torch.get_num_threads(),
                                    "threshold": model.config.threshold, "temperature": model.config.temperature, "modality": session.modality,

@@ -1,0 +1,564 @@
+"""Segmenting with evidence on synthetic volumes, with the real steps and an untrained network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+from phantom import LESION, fill, grid, phantom
+
+from cers.case import Geometry, Volume
+from cers.errors import Cancelled, InputError, PoolError
+from cers.inference import Segmenter, load_model
+from cers.network.tiny import tiny_model
+from cers.pool import NO_CLOSE_CASE, Pool, import_volume
+from cers.rationale import describe
+
+
+def with_references(prediction):
+    return [e for e in prediction.evidence if e.references]
+
+
+@pytest.fixture(scope="module")
+def run(model_folder, pool_folder, embedder, volume):
+    """One run that many tests look at: (prediction, segmenter, progress)."""
+    said = []
+    with Pool.open(pool_folder) as pool:
+        segmenter = Segmenter(load_model(model_folder), pool, text_embedder=embedder)
+        yield segmenter.segment(volume, progress=lambda f, m: said.append((f, m))), segmenter, said
+
+
+# ---- what comes out
+
+
+def test_the_result_lies_on_the_inputs_grid(run, volume):
+    prediction, _, _ = run
+    assert prediction.labelmap.shape == volume.array.shape and prediction.labelmap.dtype == np.uint8
+    assert prediction.probabilities.shape == (1, *volume.array.shape) and prediction.probabilities.dtype == np.float16
+    assert prediction.geometry.same_grid(volume.geometry, 0)
+    assert set(np.unique(prediction.labelmap)) == {0, 1}
+    assert prediction.volume_ml["tumor"] == pytest.approx(prediction.labelmap.sum() * 2.6 * 2.9 * 9 / 1000)
+    p = prediction.probabilities[0].astype(np.float32)
+    assert p.min() >= 0 and p.max() <= 1
+    assert ((p > 0.501) <= (prediction.labelmap > 0)).all() and ((p < 0.499) <= (prediction.labelmap == 0)).all()
+
+
+def test_every_slice_with_body_has_evidence_in_plain_json(run):
+    prediction, _, _ = run
+    assert [e.index for e in prediction.evidence] == sorted(e.index for e in prediction.evidence) and len(with_references(prediction)) >= 5
+    assert json.loads(json.dumps(prediction.summary(), allow_nan=False))["slices"]
+    for e in prediction.evidence:
+        assert e.plane == "axial" and 0 <= e.disagreement <= 1
+        assert e.pixels == (prediction.labelmap[e.array_index] > 0).sum()
+        assert (e.confidence is None) == (e.pixels == 0)
+        assert [r.rank for r in e.references] == list(range(1, len(e.references) + 1))
+        assert len({r.id for r in e.references} | {r.id for r in e.rejected}) == len(e.references) + len(e.rejected)
+
+
+def test_weights_and_influence_are_shares(run):
+    prediction, _, _ = run
+    seen = 0
+    for e in with_references(prediction):
+        weights = [r.weight for r in e.references]
+        assert all(0 <= w <= 1 for w in weights) and sum(weights) <= 1 + 1e-5
+        influence = [r.influence for r in e.references]
+        assert all(i is None for i in influence) or all(0 <= i <= 1 for i in influence)
+        seen += influence[0] is not None
+    assert seen
+
+
+def test_progress_rises_from_0_to_1(run):
+    fractions, messages = zip(*run[2])
+    assert fractions[0] == 0 and fractions[-1] == 1 and all(0 <= f <= 1 for f in fractions)
+    assert all(a <= b for a, b in zip(fractions, fractions[1:]))
+    assert all(m and m[0].isupper() for m in messages)
+
+
+def test_seconds_are_given_for_every_step(run):
+    seconds = run[0].seconds
+    assert set(seconds) == {"pool", "prepare", "encode", "plain", "rationale", "text", "select", "references", "evidence", "influence", "finish", "total"}
+    assert all(s >= 0 for s in seconds.values()) and sum(seconds.values()) <= 2 * seconds["total"] + 0.01
+
+
+def test_provenance_names_everything_that_was_used(run, volume):
+    prediction, segmenter, _ = run
+    p = prediction.provenance
+    assert p["image"] == volume.content_hash and p["model"] == segmenter.model.hash and p["pool"] == segmenter.pool.hash()
+    assert p["text_encoder"] == segmenter.embedder.hash and p["cers"]
+    assert p["settings"]["planes"] == "acquisition" and p["settings"]["modality"] == "MR" and p["settings"]["clinical_text"] is False
+    assert p["settings"]["selection"]["k"] == 5
+
+
+def test_the_rationale_is_that_of_the_plain_mask(run, volume):
+    prediction, segmenter, _ = run
+    plane = segmenter.session.planes["axial"]
+    e = next(e for e in prediction.evidence if e.rationale)
+    mask = plane.frame.paste(plane.plain[e.index : e.index + 1])[0, 0] > 0.5
+    assert e.rationale == describe(plane.raw[e.index], mask, plane.spacing, modality="MR", plane="axial")
+
+
+def test_two_runs_give_the_same(run, model_folder, pool, embedder, volume):
+    again = Segmenter(load_model(model_folder), pool, text_embedder=embedder).segment(volume)
+    assert np.array_equal(again.labelmap, run[0].labelmap) and np.array_equal(again.probabilities, run[0].probabilities)
+    assert [e.to_dict() for e in again.evidence] == [e.to_dict() for e in run[0].evidence]
+
+
+def test_without_influence_nothing_else_changes(run, segmenter, volume):
+    prediction = segmenter.segment(volume, influence=False)
+    assert np.array_equal(prediction.labelmap, run[0].labelmap)
+    assert all(r.influence is None for e in prediction.evidence for r in e.references)
+
+
+def test_influence_is_what_leaving_the_reference_out_changes(segmenter, volume):
+    segmenter.model.config.selection["k"] = 2
+    prediction = segmenter.segment(volume)
+    pairs = [e for e in prediction.evidence if len(e.references) == 2 and e.references[0].influence is not None]
+    segmenter.model.config.selection["k"] = 1
+    for e in pairs:
+        full = segmenter.session.planes["axial"].fused[e.index].numpy()
+        gone, kept = (r.id for r in e.references)
+        result = segmenter.resegment(e.index, "axial", pinned=[kept], dropped=[gone])
+        assert [r.id for r in result.evidence.references] == [kept]
+        without = segmenter.session.planes["axial"].frame.crop(result.probability)[:, 0].numpy()
+        assert e.references[0].influence == pytest.approx(1 - 2 * (full * without).sum() / (full.sum() + without.sum()), abs=0.04)
+    assert pairs
+
+
+def test_two_labels(tmp_path, embedder, own_pool, volume):
+    model = load_model(tiny_model(tmp_path / "two", labels=("core", "edema"), size=64))
+    other, mask = phantom(patient=5)
+    mask[:, :, : mask.shape[2] // 2][mask[:, :, : mask.shape[2] // 2] > 0] = 2
+    half = np.argwhere(mask)[:, 2].mean()
+    mask[..., int(half) :] *= 2
+    import_volume(own_pool, other, mask, {1: "Core", 2: "EDEMA"})
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    assert prediction.labels == {1: "core", 2: "edema"} and prediction.probabilities.shape[0] == 2
+    assert set(np.unique(prediction.labelmap)) <= {0, 1, 2} and prediction.labelmap.any()
+    assert set(prediction.volume_ml) == {"core", "edema"} and with_references(prediction)
+
+
+def test_labels_are_matched_by_name_else_taken_for_the_first(tmp_path, own_pool):
+    from cers.inference.embedding import case_frame
+
+    model = load_model(tiny_model(tmp_path / "two", labels=("core", "edema"), size=64))
+    volume, mask = phantom(patient=5)
+    by_name = own_pool.get(import_volume(own_pool, volume, mask * 7, {7: "Edema"})[0])
+    image, masks = case_frame(by_name, model)
+    assert image.shape == (1, 1, 64, 64) and masks.shape == (1, 2, 64, 64)
+    assert masks[0, 0].sum() == 0 and masks[0, 1].sum() > 0
+    other = own_pool.get(import_volume(own_pool, volume, mask, {1: "something else"})[0])
+    _, masks = case_frame(other, model)
+    assert masks[0, 0].sum() > 0 and masks[0, 1].sum() == 0
+
+
+def test_small_parts_are_dropped_by_volume(segmenter, volume):
+    everything = segmenter.segment(volume, influence=False).labelmap
+    segmenter.model.config.minimum_ml = 1e5
+    prediction = segmenter.segment(volume, influence=False)
+    assert everything.any() and not prediction.labelmap.any()
+    assert all(e.pixels == 0 and e.confidence is None for e in prediction.evidence)
+
+
+def test_temperature_softens_the_result_and_moves_no_border(segmenter, volume):
+    sharp = segmenter.segment(volume, influence=False)
+    segmenter.model.config.temperature = 3.0
+    soft = segmenter.segment(volume, influence=False)
+    assert soft.probabilities.max() < sharp.probabilities.max()
+    a, b = sharp.labelmap > 0, soft.labelmap > 0
+    assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.97
+
+
+def test_a_clinical_text_is_used_and_recorded(run, segmenter, volume):
+    told = segmenter.segment(volume, text="Suspected glioma.", influence=False)
+    assert told.provenance["settings"]["clinical_text"] is True
+    assert not np.array_equal(told.probabilities, run[0].probabilities)
+    blank = segmenter.segment(volume, text="  \n", influence=False)
+    assert np.array_equal(blank.probabilities, run[0].probabilities) and blank.provenance["settings"]["clinical_text"] is False
+
+
+# ---- planes
+
+
+def test_three_planes_are_averaged(segmenter):
+    volume, _ = phantom(grid(shape=(6, 20, 18), spacing=(7, 7, 20.0)))
+    prediction = segmenter.segment(volume, planes="three", influence=False)
+    assert {e.plane for e in prediction.evidence} == {"axial", "coronal", "sagittal"}
+    assert prediction.labelmap.shape == volume.array.shape
+    total = sum(p.view.volume(p.frame.paste(p.fused)[:, 0]) for p in segmenter.session.planes.values()) / 3
+    assert np.allclose(total, prediction.probabilities[0].astype(np.float32), atol=2e-3)
+    assert prediction.provenance["settings"]["planes"] == "three"
+    for plane in segmenter.session.planes:
+        e = next(e for e in prediction.evidence if e.plane == plane)
+        assert segmenter.resegment(e.index, plane).mask.shape == segmenter.session.planes[plane].view.shape[1:]
+
+
+def test_unknown_planes_are_refused(segmenter, volume):
+    with pytest.raises(InputError, match="acquisition or three"):
+        segmenter.segment(volume, planes="oblique")
+
+
+@pytest.mark.parametrize("planes", ["acquisition", "three"])
+def test_a_volume_of_one_slice(segmenter, planes):
+    single, _ = phantom(grid(shape=(1, 64, 60), spacing=(2.4, 2.4, 5.0), centre=LESION))
+    prediction = segmenter.segment(single, planes=planes)
+    assert prediction.labelmap.shape == (1, 64, 60)
+    assert [(e.plane, e.index) for e in prediction.evidence] == [("axial", 0)]
+
+
+@pytest.mark.parametrize("planes", ["acquisition", "three"])
+def test_a_picture_without_pixel_size(segmenter, planes):
+    single, _ = phantom(grid(shape=(1, 64, 60), spacing=(2.4, 2.4, 5.0), centre=LESION))
+    picture = Volume(single.array, Geometry(np.diag([-1.0, -1, 1, 1]), (1, 64, 60)), spacing_known=False)
+    prediction = segmenter.segment(picture, planes=planes)
+    assert len(prediction.evidence) == 1 and prediction.labelmap.shape == (1, 64, 60)
+    text = prediction.evidence[0].rationale.text if prediction.evidence[0].rationale else ""
+    assert " mm" not in text
+
+
+# ---- no evidence
+
+
+def null(model_folder, embedder, volume):
+    return Segmenter(load_model(model_folder), None, text_embedder=embedder).segment(volume)
+
+
+def test_no_pool(run, model_folder, embedder, volume):
+    prediction = null(model_folder, embedder, volume)
+    assert prediction.provenance["pool"] is None and prediction.labelmap.any()
+    assert all(not e.references and not e.rejected and not e.coverage.covered and "No pool" in e.coverage.message for e in prediction.evidence)
+    assert not np.array_equal(prediction.probabilities, run[0].probabilities)
+
+
+def test_an_empty_pool_is_the_null_reference(model_folder, model, own_pool, embedder, volume):
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    assert np.array_equal(prediction.probabilities, null(model_folder, embedder, volume).probabilities)
+    assert all(not e.coverage.covered and "empty" in e.coverage.message for e in prediction.evidence)
+    assert prediction.provenance["pool"] == own_pool.hash()
+
+
+def test_no_close_case_is_said_and_equals_the_null_reference(model_folder, segmenter, embedder, volume):
+    segmenter.model.config.selection |= {"visual_threshold": 0.995, "visual_high": 0.999}
+    prediction = segmenter.segment(volume)
+    assert not with_references(prediction)
+    assert all(not e.coverage.covered and e.coverage.message.startswith(NO_CLOSE_CASE[:-1]) for e in prediction.evidence)
+    assert any(r.stage == "morphology" for e in prediction.evidence for r in e.rejected)
+    assert np.array_equal(prediction.probabilities, null(model_folder, embedder, volume).probabilities)
+
+
+def test_another_body_site_and_modality_are_refused_with_a_reason(model, own_pool, embedder, volume):
+    fill(own_pool, (1,), body_site="lung")
+    fill(own_pool, (2,), modality="CT")
+    keep = fill(own_pool, (3,))
+    unknown = fill(own_pool, (4,), modality=None, body_site=None)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    reasons = {r.reason for e in prediction.evidence for r in e.rejected if r.stage == "compatibility"}
+    assert any("lung" in r and "brain" in r for r in reasons) and any("CT" in r and "MR" in r for r in reasons)
+    used = {r.id for e in prediction.evidence for r in e.references}
+    assert used and used <= {*keep, *unknown}
+
+
+def test_the_wrong_modality_is_refused(segmenter):
+    ct, _ = phantom(modality="CT")
+    with pytest.raises(InputError, match="CT"):
+        segmenter.segment(ct)
+    assert segmenter.session is None
+
+
+@pytest.mark.parametrize("modality", ["MRI", "mr", " MR ", None])
+def test_the_same_modality_however_it_is_written(run, segmenter, modality):
+    volume, _ = phantom(modality=modality)
+    assert np.array_equal(segmenter.segment(volume, influence=False).labelmap, run[0].labelmap)
+
+
+# ---- never its own evidence
+
+
+@pytest.mark.parametrize("named", ["by file", "by hand", "not at all"])
+def test_a_volume_never_meets_itself(model, own_pool, embedder, named):
+    volume, mask = phantom(patient=0)
+    volume_id = {"by file": volume.content_hash[:16], "by hand": "study 7", "not at all": None}[named]
+    own = import_volume(own_pool, dataclasses.replace(volume, volume_id=volume_id), mask, {1: "tumor"})
+    others = fill(own_pool, (1,))
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(dataclasses.replace(volume, volume_id=volume_id))
+    used = {r.id for e in prediction.evidence for r in e.references}
+    assert used and used <= set(others)
+    reasons = [r.reason for e in prediction.evidence for r in e.rejected if r.id in own]
+    assert reasons and all(r.startswith("Not used:") for r in reasons)
+
+
+def test_the_very_picture_is_refused_even_under_another_name(model, own_pool, embedder):
+    volume, mask = phantom(patient=0)
+    own = import_volume(own_pool, dataclasses.replace(volume, volume_id="a copy"), mask, {1: "tumor"}, max_slices=1)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    index = own_pool.get(own[0]).slice_index
+    e = next(e for e in prediction.evidence if e.index == index)
+    assert not e.references and "very picture" in e.rejected[0].reason
+
+
+def test_the_same_patient_is_never_used(model, own_pool, embedder):
+    fill(own_pool, (1, 2))
+    volume, _ = phantom(patient=0, patient_id="patient1")
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    assert {own_pool.meta(r.id)["patient_id"] for e in prediction.evidence for r in e.references} == {"patient2"}
+
+
+# ---- the pool's vectors
+
+
+def test_vectors_are_made_once_and_again_when_they_are_outdated(model, tmp_path, own_pool, embedder, volume):
+    ids = fill(own_pool, (1, 2))
+    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
+    assert len(own_pool.stale("image", model.hash)) == len(ids)
+    said = []
+    segmenter.segment(volume, progress=lambda f, m: said.append(m))
+    assert any("mbedding the pool" in m for m in said)
+    said.clear()
+    segmenter.segment(volume, progress=lambda f, m: said.append(m))
+    assert not any("mbedding the pool" in m for m in said)
+    before = own_pool.vectors("rationale", embedder.hash, [ids[0]])[1]
+    case = own_pool.get(ids[0])
+    own_pool.add_rationale(ids[0], describe(case.image, case.image > 0, case.spacing))
+    assert own_pool.stale("rationale", embedder.hash) == [ids[0]]
+    segmenter.segment(volume)
+    assert not own_pool.stale("rationale", embedder.hash)
+    assert not np.allclose(own_pool.vectors("rationale", embedder.hash, [ids[0]])[1], before)
+    other = load_model(tiny_model(tmp_path / "other", size=64, seed=3))
+    assert len(own_pool.stale("image", other.hash)) == len(ids)
+    prediction = Segmenter(other, own_pool, text_embedder=embedder).segment(volume)
+    assert not own_pool.stale("image", other.hash) and not own_pool.stale("image", model.hash)
+    assert prediction.provenance["model"] == other.hash
+
+
+def test_a_new_rationale_reaches_the_evidence_decoder(model, own_pool, embedder, volume):
+    """Also when a slice was decoded again before the pool's vectors were brought up to date."""
+    ids = fill(own_pool, (1,))
+    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
+    e = with_references(segmenter.segment(volume))[0]
+    for i in ids:
+        case = own_pool.get(i)
+        own_pool.add_rationale(i, describe(case.image, case.image > 350, case.spacing))
+    stale = segmenter.resegment(e.index, e.plane)
+    prediction = segmenter.segment(volume)
+    fresh = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    assert np.array_equal(prediction.probabilities, fresh.probabilities)
+    assert stale.evidence.references
+
+
+def test_a_read_only_pool_with_outdated_vectors_is_refused(model, own_pool, embedder, volume, tmp_path):
+    fill(own_pool, (1,))
+    own_pool.close()
+    with Pool.open(tmp_path / "pool", read_only=True) as pool:
+        with pytest.raises(PoolError, match="read-only"):
+            Segmenter(model, pool, text_embedder=embedder).segment(volume)
+
+
+def test_a_read_only_pool_that_is_up_to_date_works(run, model, pool_folder, embedder, volume, tmp_path):
+    shutil.copytree(pool_folder, tmp_path / "copy")
+    with Pool.open(tmp_path / "copy", read_only=True) as pool:
+        assert np.array_equal(Segmenter(model, pool, text_embedder=embedder).segment(volume).probabilities, run[0].probabilities)
+
+
+def test_a_case_of_unknown_modality_is_framed_as_the_models_own(tmp_path, own_pool):
+    """A CT case that does not say so must not be scaled as MR by a CT model."""
+    from cers.inference.embedding import case_frame
+
+    folder = tiny_model(tmp_path / "ct", size=64)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "modality": "CT"}))
+    model = load_model(folder)
+    volume, mask = phantom(patient=4, modality="CT")
+    case = own_pool.get(import_volume(own_pool, volume, mask, {1: "tumor"}, max_slices=1)[0])
+    silent = dataclasses.replace(case, modality=None)
+    assert np.array_equal(case_frame(case, model)[0], case_frame(silent, model)[0])
+
+
+def test_a_text_encoder_of_another_dimension_is_refused(model, tmp_path, embedder):
+    from cers.errors import ModelError
+
+    class Other:
+        dimension = 99
+
+    with pytest.raises(ModelError, match="99"):
+        Segmenter(model, None, text_embedder=Other())
+
+
+# ---- cancelling
+
+
+def test_cancelling_at_any_moment_leaves_the_earlier_result(model, own_pool, embedder):
+    fill(own_pool, (1,))
+    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
+    small, _ = phantom(grid(shape=(4, 40, 40), spacing=(3.6, 3.6, 12.0)), patient=8)
+    asked = 0
+
+    def count() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    other, _ = phantom(grid(shape=(4, 40, 40), spacing=(3.6, 3.6, 12.0)), patient=9)
+    segmenter.segment(small)                                # so that the pool is up to date in all that follow
+    segmenter.segment(other, cancel=count)
+    first, session = segmenter.segment(small), segmenter.session
+    e = with_references(first)[0]
+    before = segmenter.resegment(e.index, e.plane)
+    assert asked > 15
+    for stop in range(1, asked + 1):
+        left = [stop]
+
+        def cancel() -> bool:
+            left[0] -= 1
+            return left[0] <= 0
+
+        with pytest.raises(Cancelled):
+            segmenter.segment(other, cancel=cancel)
+        assert segmenter.session is session and session.prediction is first
+    assert np.array_equal(segmenter.resegment(e.index, e.plane).probability, before.probability)
+
+
+def test_cancelling_while_the_pool_is_embedded_keeps_what_is_done(model, own_pool, embedder, volume):
+    ids = fill(own_pool, (1, 2, 3, 4, 5))
+    with pytest.raises(Cancelled):
+        Segmenter(model, own_pool, text_embedder=embedder).segment(volume, cancel=lambda: len(own_pool.stale("image", model.hash)) < len(ids))
+    assert 0 < len(own_pool.stale("image", model.hash)) < len(ids)
+
+
+# ---- one slice again
+
+
+def decoded(run):
+    prediction, segmenter, _ = run
+    return prediction, segmenter, max(with_references(prediction), key=lambda e: e.pixels)
+
+
+def test_the_same_references_reproduce_the_slice(run):
+    prediction, segmenter, _ = run
+    for e in prediction.evidence:
+        result = segmenter.resegment(e.index, e.plane)
+        view = segmenter.session.planes["axial"].view
+        p = view.slices(prediction.probabilities[0].astype(np.float32))[e.index]
+        assert np.abs(result.probability[0] - p).max() < 2e-3          # float16
+        settled = np.abs(p - 0.5) > 2e-3
+        assert np.array_equal(result.mask[settled], view.slices(prediction.labelmap)[e.index][settled])
+        assert [r.id for r in result.evidence.references] == [r.id for r in e.references]
+        assert result.evidence.disagreement == pytest.approx(e.disagreement, abs=0.01)
+        assert result.mask.dtype == np.uint8 and result.probability.dtype == np.float32
+
+
+def test_decoding_a_slice_again_changes_nothing_that_is_kept(run):
+    prediction, segmenter, e = decoded(run)
+    plane = segmenter.session.planes["axial"]
+    fused, labelmap, evidence = plane.fused.clone(), prediction.labelmap.copy(), e.to_dict()
+    segmenter.resegment(e.index, e.plane, dropped=[r.id for r in e.references])
+    assert bool((plane.fused == fused).all()) and np.array_equal(prediction.labelmap, labelmap) and e.to_dict() == evidence
+
+
+def test_a_dropped_reference_is_not_used(run):
+    _, segmenter, e = decoded(run)
+    gone = e.references[0].id
+    result = segmenter.resegment(e.index, e.plane, dropped=[gone])
+    assert gone not in [r.id for r in result.evidence.references]
+    assert next(r for r in result.evidence.rejected if r.id == gone).stage == "dropped"
+    assert not np.array_equal(result.probability, segmenter.resegment(e.index, e.plane).probability)
+
+
+def test_dropping_all_is_the_null_reference_and_the_disagreement_is_of_the_new_mask(run, model_folder, embedder, volume):
+    _, segmenter, e = decoded(run)
+    result = segmenter.resegment(e.index, e.plane, dropped=segmenter.pool.ids())
+    assert not result.evidence.references and not result.evidence.coverage.covered
+    bare = Segmenter(load_model(model_folder), None, text_embedder=embedder)
+    alone = next(x for x in bare.segment(volume).evidence if x.index == e.index)
+    assert np.abs(result.probability - bare.resegment(e.index, e.plane).probability).max() < 1e-5
+    assert result.evidence.disagreement == pytest.approx(alone.disagreement, abs=0.005)
+    assert result.evidence.pixels == int((result.mask > 0).sum())
+
+
+def test_a_pinned_case_is_used(run):
+    _, segmenter, e = decoded(run)
+    used = [r.id for r in e.references]
+    other = next(i for i in segmenter.pool.ids() if i not in used)
+    result = segmenter.resegment(e.index, e.plane, pinned=[other])
+    pinned = next(r for r in result.evidence.references if r.id == other)
+    assert pinned.pinned and pinned.weight is not None and (pinned.influence is not None or not result.mask.any())
+
+
+def test_a_pin_that_cannot_be_is_refused(run, model, own_pool, embedder):
+    _, segmenter, e = decoded(run)
+    with pytest.raises(PoolError, match="not in this pool"):
+        segmenter.resegment(e.index, e.plane, pinned=["0123456789abcdef"])
+    with pytest.raises(InputError, match="both pinned and dropped"):
+        segmenter.resegment(e.index, e.plane, pinned=[e.references[0].id], dropped=[e.references[0].id])
+    volume, mask = phantom(patient=0)
+    own = import_volume(own_pool, volume, mask, {1: "tumor"}, max_slices=1)[0]
+    mine = Segmenter(model, own_pool, text_embedder=embedder)
+    first = mine.segment(volume, influence=False).evidence[0]
+    with pytest.raises(PoolError, match="same volume"):
+        mine.resegment(first.index, first.plane, pinned=[own])
+
+
+def test_a_slice_that_was_not_decoded_is_refused(run, model, embedder):
+    _, segmenter, _ = run
+    for index, plane in ((-1, "axial"), (14, "axial"), (0, "coronal"), (0, "oblique")):
+        with pytest.raises(InputError, match="not decoded"):
+            segmenter.resegment(index, plane)
+    with pytest.raises(InputError, match="segmented yet"):
+        Segmenter(model, None, text_embedder=embedder).resegment(0, "axial")
+
+
+def test_slices_that_are_no_longer_kept_are_encoded_again(run, segmenter, volume, monkeypatch):
+    """A volume of more slices than are kept gives the same result."""
+    monkeypatch.setattr("cers.inference.planes.KEPT", 3)
+    prediction = segmenter.segment(volume)
+    assert len(segmenter.session.planes["axial"].encoded) == 3
+    assert np.allclose(prediction.probabilities, run[0].probabilities, atol=2e-3)
+    assert [[r.id for r in e.references] for e in prediction.evidence] == [[r.id for r in e.references] for e in run[0].evidence]
+
+
+# ---- odd masks and images
+
+
+@pytest.mark.parametrize("bias", [-50.0, 50.0])
+def test_an_empty_and_an_overflowing_mask(segmenter, volume, bias):
+    """Both decoders mark nothing, or everything."""
+    net = segmenter.model.net
+    for decoder in (net.plain, net.fused):
+        decoder.out.bias += bias
+    prediction = segmenter.segment(volume)
+    if bias < 0:
+        assert not prediction.labelmap.any()
+        assert all(e.rationale is None and e.confidence is None and e.disagreement == 0 for e in prediction.evidence)
+        assert all(r.influence is None and r.cot is None for e in prediction.evidence for r in e.references)
+    else:
+        assert prediction.labelmap.mean() > 0.3
+    json.dumps(prediction.summary(), allow_nan=False)
+
+
+def test_a_volume_whose_outer_slices_are_empty(segmenter):
+    volume, _ = phantom(grid(shape=(24, 48, 48), spacing=(3, 3, 9.0)))
+    prediction = segmenter.segment(volume, influence=False)
+    indices = {e.index for e in prediction.evidence}
+    assert 0 not in indices and 23 not in indices and len(indices) >= 8
+    assert not prediction.labelmap[0].any()
+    with pytest.raises(InputError, match="no part of the body"):
+        segmenter.resegment(0, "axial")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.uint16])
+def test_any_voxel_type_gives_the_same_mask(run, segmenter, volume, dtype):
+    if dtype is np.uint8:
+        scaled = Volume((volume.array // 4).astype(np.uint8), volume.geometry, modality="MR", body_site="brain")
+        assert segmenter.segment(scaled, influence=False).labelmap.any()
+        return
+    other = Volume(volume.array.astype(dtype), volume.geometry, modality="MR", body_site="brain")
+    assert np.array_equal(segmenter.segment(other, influence=False).labelmap, run[0].labelmap)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 2), (2, 40, 9), (12, 1, 40), (1, 1, 50)])
+def test_strange_shapes(segmenter, shape):
+    rng = np.random.default_rng(0)
+    volume = Volume(rng.normal(size=shape).astype(np.float32), grid(shape=shape, spacing=(1, 1, 1)))
+    for planes in ("acquisition", "three"):
+        assert segmenter.segment(volume, planes=planes).labelmap.shape == shape
