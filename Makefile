@@ -13,7 +13,7 @@ TESTS ?=
 
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --quiet
+PIP := $(PY) -m pip --disable-pip-version-check -qq
 # Set up again when a requirement, the Python or the folder's place changes.
 KEY := $(shell (cat pyproject.toml constraints.txt; pwd; $(PYTHON) -V) 2>&1 | cksum | cut -d' ' -f1)
 RUN := $(VENV)/.run-$(KEY)
