@@ -22,12 +22,13 @@ class Slices:
     """Pictures of one split in the network's frame.
 
     images, masks: (n, size, size) uint8, intensities 0..255 and 0/1, memory-mapped. table: one dict per picture with at least
-    ``image`` (name) and ``group``.
+    ``image`` (name) and ``group``. key: changes with the pictures; names what is derived from them.
     """
 
     images: np.ndarray
     masks: np.ndarray
     table: list[dict]
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -40,23 +41,26 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     """A split ("train" or "test") of a folder in BRISC layout: images/SPLIT/*.jpg, masks/SPLIT/*.png, cases.csv.
 
     Raises:
-        InputError: a listed picture or mask is absent or of another size than its partner.
+        InputError: no table or no such split; or a listed picture or mask is absent, unreadable or of another size than its partner.
     """
     import SimpleITK as sitk
 
     folder, cache = Path(folder), Path(cache)
-    with open(folder / "cases.csv", newline="", encoding="utf-8") as f:
-        table = [row for row in csv.DictReader(f) if row["split"] == split]
-    key = hashlib.sha256(json.dumps([CACHE_VERSION, split, size, [r["image"] for r in table]]).encode()).hexdigest()[:16]
+    table = [row for row in _table(folder / "cases.csv") if row["split"] == split]
+    if not table:
+        raise InputError(f"{folder / 'cases.csv'} lists no picture of the split '{split}'.")
+    files = [(folder / "images" / split / f"{row['image']}.jpg", folder / "masks" / split / f"{row['image']}.png") for row in table]
+    # sizes and dates of the files, so that a cache never stands for other pictures of the same names
+    marks = [[path.name, *_mark(path)] for pair in files for path in pair]
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, split, size, marks]).encode()).hexdigest()[:16]
     paths = [cache / f"{key}_{kind}.npy" for kind in ("images", "masks")]
     if not all(p.exists() for p in paths):
         cache.mkdir(parents=True, exist_ok=True)
         arrays = [np.zeros((len(table), size, size), np.uint8) for _ in paths]
-        for n, row in enumerate(table):
-            image = _grey(sitk, folder / "images" / split / f"{row['image']}.jpg")
-            mask = _grey(sitk, folder / "masks" / split / f"{row['image']}.png") > 127
+        for n, (picture, outline) in enumerate(files):
+            image, mask = _grey(sitk, picture), _grey(sitk, outline) > 127
             if image.shape != mask.shape:
-                raise InputError(f"Picture and mask of {row['image']} differ in size: {image.shape} and {mask.shape}.")
+                raise InputError(f"Picture and mask of {picture.stem} differ in size: {image.shape} and {mask.shape}.")
             frame = Frame.around(body_box(image[None]), image.shape, (1.0, 1.0), size)
             arrays[0][n] = (frame.crop(scale_intensities(image[None]))[0, 0].numpy() * 255).round().astype(np.uint8)
             arrays[1][n] = frame.crop(mask[None].astype(np.float32))[0, 0].numpy() > 0.5
@@ -64,11 +68,32 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
             temporary = path.with_suffix(".tmp.npy")
             np.save(temporary, array)
             os.replace(temporary, path)
-    return Slices(*(np.load(p, mmap_mode="r") for p in paths), table)
+    return Slices(*(np.load(p, mmap_mode="r") for p in paths), table, key)
+
+
+def _table(path: Path) -> list[dict]:
+    try:
+        with open(path, newline="", encoding="utf-8") as f:
+            reader = csv.DictReader(f)
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read. Give a folder with images/, masks/ and cases.csv.") from error
+    if missing := {"image", "split", "group"} - set(reader.fieldnames or ()):
+        raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}.")
+    return rows
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise InputError(f"{path.name} is listed in cases.csv but is not in {path.parent}.") from error
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _grey(sitk, path: Path) -> np.ndarray:
-    if not path.exists():
-        raise InputError(f"{path.name} is listed in cases.csv but is not in {path.parent}.")
-    array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    try:
+        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise InputError(f"{path} cannot be read as a picture. Get it again, or take it out of cases.csv.") from error
     return array[..., :3].mean(-1) if array.ndim == 3 else array

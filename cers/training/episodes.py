@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..errors import InputError
 from ..network.frame import normalise
 from ..rationale import TextEmbedder, describe
 from .data import Slices
@@ -37,7 +38,13 @@ def scan_vectors(encoder: torch.nn.Module, images: np.ndarray, size: int = 128, 
 
 
 def neighbours(vectors: np.ndarray, images: np.ndarray, groups: np.ndarray, count: int = 12) -> np.ndarray:
-    """(n, count) nearest other scans, none of the same group and none whose 32x32 thumbnail correlates above 0.99."""
+    """(n, count) nearest other scans, none of the same group and none whose 32x32 thumbnail correlates above 0.99.
+
+    Where there are fewer than ``count``, they repeat.
+
+    Raises:
+        InputError: a scan has no unrelated other one at all.
+    """
     side = images.shape[-1] // 32
     thumbs = np.asarray(images, np.float32).reshape(len(images), 32, side, 32, side).mean((2, 4)).reshape(len(images), -1)
     thumbs -= thumbs.mean(1, keepdims=True)
@@ -46,7 +53,11 @@ def neighbours(vectors: np.ndarray, images: np.ndarray, groups: np.ndarray, coun
     for n in range(len(images)):
         score = vectors @ vectors[n]
         score[(groups == groups[n]) | (thumbs @ thumbs[n] > NEAR_DUPLICATE)] = -9
-        out[n] = np.argsort(-score, kind="stable")[:count]
+        nearest = np.argsort(-score, kind="stable")[:count]
+        nearest = nearest[score[nearest] > -9]
+        if not len(nearest):
+            raise InputError("There are too few unrelated pictures to train with: one of them has no other that is not its near-duplicate.")
+        out[n] = np.resize(nearest, count)
     return out
 
 
@@ -64,20 +75,23 @@ class Episodes:
     """Draws batches of ``groups`` x ``members`` similar scans and says who may refer to whom.
 
     Of the queries, ``null`` meet no reference and ``random`` meet ones of other groups, so that D_R works without evidence and the
-    gate sees bad evidence.
+    gate sees bad evidence. No query refers to its own picture, nor to a near-duplicate where ``related`` (one name per training row) tells.
     """
 
     def __init__(self, rows: np.ndarray, near: np.ndarray, rng: np.random.Generator, groups: int = 4, members: int = 5,
-                 null: float = 0.25, random: float = 0.15):
+                 null: float = 0.25, random: float = 0.15, related: np.ndarray | None = None):
+        self.related = np.arange(len(rows)) if related is None else np.unique(related, return_inverse=True)[1]
+        self.drawn: np.ndarray | None = None
         self.rows, self.near, self.rng, self.groups, self.members, self.null, self.random = rows, near, rng, groups, members, null, random
 
     def draw(self) -> np.ndarray:
         """Positions into the training rows, (groups·members,)."""
         anchors = self.rng.integers(len(self.rows), size=self.groups)
-        return np.concatenate([[a, *self.rng.choice(self.near[a], self.members - 1, replace=False)] for a in anchors])
+        self.drawn = np.concatenate([[a, *self.rng.choice(self.near[a], self.members - 1, replace=False)] for a in anchors])
+        return self.drawn
 
     def references(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """index (n, k) into the batch and valid (n, k), k = members - 1."""
+        """index (n, k) into the batch drawn last and valid (n, k), k = members - 1."""
         n, k = self.groups * self.members, self.members - 1
         index, valid = np.zeros((n, k), np.int64), np.zeros((n, k), bool)
         for q in range(n):
@@ -88,6 +102,9 @@ class Episodes:
             pool = other if draw < self.random else own
             index[q] = self.rng.permutation(pool)[:k]
             valid[q, : self.rng.integers(1, k + 1)] = not self.random <= draw < self.random + self.null
+        if self.drawn is not None:
+            kin = self.related[self.drawn]
+            valid &= kin[index] != kin[:, None]
         return torch.from_numpy(index), torch.from_numpy(valid)
 
 
