@@ -51,7 +51,9 @@ class CERSKnowledgePoolWidget(ScriptedLoadableModuleWidget):
             self.control.enter()
 
     def cleanup(self):
-        self.control = None
+        if self.control is not None:
+            self.control.cleanup()
+            self.control = None
 
     def onReload(self):
         # reloading the module file alone would leave its parts as they were
@@ -62,6 +64,12 @@ class CERSKnowledgePoolWidget(ScriptedLoadableModuleWidget):
 
 class CERSKnowledgePoolLogic(ScriptedLoadableModuleLogic):
     """For scripts and the panel: reads a pool without changing it."""
+
+    def startReading(self, folder):
+        """A ``Reading`` of a pool's folder, to be stepped by the panel."""
+        from CERSKnowledgePoolLib.PoolReader import Reading
+
+        return Reading(folder)
 
     def readPool(self, folder):
         """``PoolContents`` of a pool's folder; raises ``PoolUnreadable`` with one sentence for the screen."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from slicer.i18n import tr as _
+
+
+SEARCHED = ("modality", "body_site", "diagnosis", "plane", "source", "annotator", "review")
 
 
 class PoolUnreadable(Exception):
@@ -20,13 +25,25 @@ class PoolContents:
     """All cases of a pool.
 
     Args:
-        folder: of the pool. rows: one dict per case, in the order of addition, as ``cers.pool.Pool.list`` gives them.
+        folder: of the pool. rows: one dict of metadata per case, in the order of addition.
         rationales: case id -> first line of its current rationale, for those that have one.
     """
 
     folder: Path
-    rows: list[dict]
+    rows: list[dict] = field(default_factory=list)
     rationales: dict[str, str] = field(default_factory=dict)
+    _words: list[str] = field(default_factory=list, repr=False)
+
+    def append(self, meta: dict) -> None:
+        """Add a case. Args: meta: as ``cers.pool.Pool.meta`` gives it."""
+        statements = (meta["rationale"] or {}).get("statements") or ()
+        if statements:
+            part = statements[0]["part"]
+            self.rationales[meta["id"]] = f"{part.capitalize()}: " + " ".join(s["text"] for s in statements if s["part"] == part)
+        row = {name: value for name, value in meta.items() if name != "rationale"}
+        self.rows.append(row)
+        shown = [row["id"], *row["labels"].values(), *(row[n] or "" for n in SEARCHED), self.rationales.get(row["id"], "")]
+        self._words.append(" ".join(shown).lower())
 
     @property
     def patients(self) -> int:
@@ -40,11 +57,7 @@ class PoolContents:
     def matching(self, words: str) -> list[dict]:
         """Rows that contain every one of the words anywhere in what the table shows."""
         wanted = words.lower().split()
-        return [r for r in self.rows if all(w in self._text(r) for w in wanted)] if wanted else self.rows
-
-    def _text(self, row: dict) -> str:
-        shown = [row["id"], *row["labels"].values(), *(row[n] or "" for n in ("modality", "body_site", "diagnosis", "plane", "source", "annotator", "review"))]
-        return " ".join([*shown, self.rationales.get(row["id"], "")]).lower()
+        return [r for r, text in zip(self.rows, self._words) if all(w in text for w in wanted)] if wanted else self.rows
 
 
 def _pool():
@@ -74,17 +87,52 @@ def _opened(folder):
                              .format(folder=folder, error=error.strerror or error)) from error
 
 
+class Reading:
+    """Reads a pool a little at a time, so that a large one does not hold up the application.
+
+    Attributes: contents: what has been read. total: number of cases, 0 until the first step.
+    """
+
+    def __init__(self, folder):
+        self.contents, self.total = PoolContents(Path(folder)), 0
+        self._cases = self._read()
+
+    def _read(self) -> Iterator[None]:
+        with _opened(self.contents.folder) as pool:
+            from cers.errors import PoolError
+
+            ids = pool.ids()
+            self.total = len(ids)
+            for case_id in ids:
+                try:
+                    self.contents.append(pool.meta(case_id))
+                except PoolError:
+                    if case_id in pool.ids():  # else it has just been deleted by someone else
+                        raise
+                yield
+
+    def step(self, seconds: float) -> bool:
+        """Read for about so long; True when all has been read.
+
+        Raises:
+            PoolUnreadable: the folder holds no pool, or it is damaged or may not be read.
+        """
+        end = time.monotonic() + seconds
+        for _case in self._cases:
+            if time.monotonic() > end:
+                return False
+        return True
+
+
 def readPool(folder) -> PoolContents:
-    """Everything the table shows.
+    """Everything the table shows, at once.
 
     Raises:
         PoolUnreadable: the folder holds no pool, or it is damaged or may not be read.
     """
-    with _opened(folder) as pool:
-        rows = pool.list()
-        records = pool.rationales([r["id"] for r in rows])
-    firsts = {case_id: (rationale.text.splitlines() or [""])[0] for case_id, (_version, rationale) in records.items()}
-    return PoolContents(Path(folder), rows, firsts)
+    reading = Reading(folder)
+    reading.step(float("inf"))
+    return reading.contents
 
 
 def readCase(folder, case_id: str):

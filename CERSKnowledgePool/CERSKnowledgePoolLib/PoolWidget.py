@@ -11,7 +11,8 @@ from slicer.i18n import tr as _
 from .PoolReader import PoolContents, PoolUnreadable
 
 POOL_SETTING = "CERS/PoolFolder"  # shared with CERS Segment: one pool is at work
-MOST_ROWS = 500  # more rows than anyone reads would only make the table slow
+MOST_ROWS = 100  # more rows than anyone reads would only make the table slow
+STEP = 0.02  # seconds that reading may hold up the application at a time
 PICTURE = 260  # pixels
 COLUMNS = ("id", "labels", "modality", "body_site", "plane", "source", "annotator", "review", "rationale")
 
@@ -20,7 +21,7 @@ class PoolWidget:
     """Controls the form.
 
     Args:
-        ui: the form's widgets by name. logic: has ``readPool`` and ``readCase``.
+        ui: the form's widgets by name. logic: has ``startReading`` and ``readCase``.
     """
 
     def __init__(self, ui, logic):
@@ -33,7 +34,12 @@ class PoolWidget:
         self._typing.setSingleShot(True)
         self._typing.setInterval(250)
         self._typing.timeout.connect(self.reload)
-        ui.poolPath.currentPath = slicer.util.settingsValue(POOL_SETTING, "") or ""
+        self._reading, self._wanted = None, None
+        self._ticking = qt.QTimer()
+        self._ticking.setInterval(0)
+        self._ticking.timeout.connect(self._readOn)
+        self._stored = slicer.util.settingsValue(POOL_SETTING, "") or ""
+        ui.poolPath.currentPath = self._stored
         ui.poolPath.currentPathChanged.connect(lambda *_path: self._typing.start())
         ui.reloadButton.clicked.connect(lambda *_checked: self.reload())
         ui.filterEdit.textChanged.connect(lambda *_text: self._fillTable())
@@ -43,36 +49,68 @@ class PoolWidget:
     def enter(self) -> None:
         """The user opened the module: the pool may have been changed or another one chosen elsewhere."""
         stored = slicer.util.settingsValue(POOL_SETTING, "") or ""
-        if stored != self.ui.poolPath.currentPath:
+        if stored != self._stored:
+            self._stored = stored
             self.ui.poolPath.currentPath = stored
-            self._typing.stop()
         self.reload()
+
+    def cleanup(self) -> None:
+        """The module is destroyed."""
+        self._typing.stop()
+        self._ticking.stop()
+        self._reading = None
+
+    @property
+    def busy(self) -> bool:
+        """The chosen pool has not been shown yet."""
+        return self._typing.isActive() or self._reading is not None
 
     def reload(self) -> None:
         """Reads the chosen pool again and shows it, or says in the panel why that is not possible."""
+        self._typing.stop()
         folder = self.ui.poolPath.currentPath.strip()
-        chosen = self._chosen()
-        self.contents = None
-        if not folder:
-            qt.QSettings().remove(POOL_SETTING)
-            self._say(_("Choose the folder of a pool to see its cases."))
+        self._wanted = self._chosen() or self._wanted
+        if folder:
+            self._reading = self.logic.startReading(folder)
+            self._ticking.start()
+            self._readOn()
         else:
-            try:
-                self.contents = self.logic.readPool(folder)
-            except PoolUnreadable as error:
-                self._say(str(error), wrong=True)
-            else:
-                qt.QSettings().setValue(POOL_SETTING, folder)
-                self.ui.poolPath.addCurrentPathToHistory()
-                self._say(self._summary())
-        self._fillTable(chosen)
+            self._stored = ""
+            qt.QSettings().remove(POOL_SETTING)
+            self._finish(None, _("Choose the folder of a pool to see its cases."))
+
+    def _readOn(self) -> None:
+        if self._reading is None:
+            self._ticking.stop()
+            return
+        try:
+            done = self._reading.step(STEP)
+        except PoolUnreadable as error:
+            self._finish(None, str(error), wrong=True)
+            return
+        contents = self._reading.contents
+        if not done:
+            self._say(_("Reading: {done} of {total} cases").format(done=len(contents.rows), total=self._reading.total))
+            return
+        self._stored = str(contents.folder)
+        qt.QSettings().setValue(POOL_SETTING, self._stored)
+        if not self._typing.isActive():  # else the field already holds something else
+            self.ui.poolPath.addCurrentPathToHistory()
+        self._finish(contents, self._summary(contents))
+
+    def _finish(self, contents: PoolContents | None, text: str, wrong: bool = False) -> None:
+        self._ticking.stop()
+        self._reading, self.contents = None, contents
+        self._say(text, wrong)
+        self._fillTable(self._wanted)
+        self._wanted = None
 
     def _say(self, text: str, wrong: bool = False) -> None:
         mark = '<span style="color:#d64545">✖</span> ' if wrong else ""
         self.ui.statusLabel.setText(mark + escape(text).replace("\n", "<br>"))
 
-    def _summary(self) -> str:
-        contents = self.contents
+    @staticmethod
+    def _summary(contents: PoolContents) -> str:
         if not contents.rows:
             return _("This pool is empty. Fill it with the command: cers pool import")
 
@@ -107,7 +145,8 @@ class PoolWidget:
         for number, row in enumerate(rows):
             for column, text in enumerate(self._texts(row)):
                 item = qt.QTableWidgetItem(text)
-                item.setToolTip(row["id"] if column == 0 else text)
+                if column in (0, len(COLUMNS) - 1):
+                    item.setToolTip(row["id"] if column == 0 else text)
                 item.setData(qt.Qt.UserRole, row["id"])
                 table.setItem(number, column, item)
         if rows:

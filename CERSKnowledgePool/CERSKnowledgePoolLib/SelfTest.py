@@ -11,6 +11,14 @@ import slicer
 from . import PoolReader
 
 
+def show(module, folder: str) -> None:
+    """Have the panel show a pool, and wait for it."""
+    module.ui.poolPath.currentPath = folder
+    module.control.reload()
+    while module.control.busy:
+        slicer.app.processEvents()
+
+
 def run(test) -> None:
     """Args: test: a ``unittest.TestCase``."""
     module = slicer.util.getModuleWidget("CERSKnowledgePool")
@@ -26,14 +34,11 @@ def run(test) -> None:
         with pool_module.Pool.create(path) as pool:
             case_id = pool.add(Case(image, mask, {1: "tumor"}, modality="MR", body_site="brain", plane="axial"))
         try:
-            module.ui.poolPath.currentPath = str(path)
-            module.control.reload()
+            show(module, str(path))
             test.assertEqual(module.ui.caseTable.rowCount, 1)
             test.assertIn(case_id, module.ui.caseText.plainText)
-            module.ui.poolPath.currentPath = folder
-            module.control.reload()
+            show(module, folder)
             test.assertFalse(module.ui.caseTable.isVisible())
         finally:
-            module.ui.poolPath.currentPath = before
-            module.control.reload()
+            show(module, before)
     slicer.util.delayDisplay("CERS Knowledge Pool: passed")

@@ -57,7 +57,7 @@ def panel(host, scene):
 
 def _choose(host, panel, folder) -> None:
     panel.ui.poolPath.currentPath = str(folder)
-    host.wait_for(lambda: not panel.control._typing.isActive(), 5, "the end of the typing pause")
+    host.wait_for(lambda: not panel.control.busy, 30, "the pool's content")
 
 
 def _shown(widget) -> bool:
@@ -144,6 +144,7 @@ def test_pool_is_remembered_for_both_modules(host, panel, pool_folder):
     _choose(host, panel, pool_folder)
     assert host.qt.QSettings().value("CERS/PoolFolder") == str(pool_folder)
     other = host.slicer.modules.cersknowledgepool.createNewWidgetRepresentation().self()
+    host.wait_for(lambda: not other.control.busy)
     assert other.ui.poolPath.currentPath == str(pool_folder) and other.ui.caseTable.rowCount == 5
 
 
@@ -154,6 +155,7 @@ def test_cases_added_meanwhile_appear(host, panel, pool_folder):
     with Pool.open(pool_folder) as pool:
         pool.add(_case(11))
     panel.ui.reloadButton.click()
+    host.wait_for(lambda: not panel.control.busy)
     assert panel.ui.caseTable.rowCount == 6 and panel.control._chosen() == chosen
 
 
@@ -228,6 +230,25 @@ def test_long_pool_lists_the_first_and_says_so(host, panel, pool_folder, monkeyp
     monkeypatch.setattr(part, "MOST_ROWS", 3)
     _choose(host, panel, pool_folder)
     assert panel.ui.caseTable.rowCount == 3 and "first 3 of 5" in panel.ui.noteLabel.text
+
+
+def test_large_pool_is_read_a_little_at_a_time(host, panel, pool_folder, monkeypatch):
+    import CERSKnowledgePoolLib.PoolWidget as part
+
+    monkeypatch.setattr(part, "STEP", 0.0)
+    said = []
+    monkeypatch.setattr(panel.control, "_say", lambda text, wrong=False: said.append(text))
+    panel.ui.poolPath.currentPath = str(pool_folder)
+    panel.control.reload()
+    assert panel.control.busy and panel.ui.caseTable.rowCount == 0
+    with Pool.open(pool_folder) as pool:
+        pool.delete(pool.ids()[-1])  # by someone else, meanwhile
+    host.wait_for(lambda: not panel.control.busy)
+    assert said[0] == "Reading: 1 of 5 cases" and panel.ui.caseTable.rowCount == 4
+    panel.control.reload()
+    panel.ui.poolPath.currentPath = ""  # another choice ends the reading
+    panel.control.reload()
+    assert not panel.control.busy and panel.ui.caseTable.rowCount == 0
 
 
 def test_self_test_passes(host, panel):
