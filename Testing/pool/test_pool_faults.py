@@ -60,8 +60,11 @@ def test_what_is_not_a_pool_is_said_plainly(tmp_path):
     (tmp_path / "pool.sqlite").unlink()
     with sqlite3.connect(tmp_path / "pool.sqlite") as foreign:
         foreign.execute("CREATE TABLE bookmarks (url)")
-    with pytest.raises(PoolError, match="not a CERS pool"):
-        Pool.open(tmp_path)
+    for enter in (Pool.open, Pool.create):
+        with pytest.raises(PoolError, match="not a CERS pool"):
+            enter(tmp_path)
+    with sqlite3.connect(tmp_path / "pool.sqlite") as foreign:
+        assert foreign.execute("SELECT name FROM sqlite_master").fetchall() == [("bookmarks",)], "nothing was put into it"
 
 
 def test_a_newer_pool_is_not_touched(tmp_path):
@@ -96,6 +99,47 @@ def test_two_processes_add_at_once(tmp_path):
     with Pool.open(tmp_path) as pool:
         assert len(pool) == 45 and pool.verify() == []
         assert {i for out, _ in outputs for i in out.split()} == set(pool.ids())
+
+
+def test_adding_deleting_reading_and_checking_at_once(tmp_path):
+    """Four processes work on one pool for a while; none meets an error, and nothing is damaged at the end."""
+    with Pool.create(tmp_path) as pool:
+        ids = [pool.add(case(n, rationale=rationale())) for n in range(10)]
+        pool.set_vectors("image", "m", ids, np.eye(10, 16))
+    add = """
+import time
+from poolkit import case, rationale
+from cers.pool import Pool
+with Pool.open(sys.argv[1]) as pool:
+    end = time.monotonic() + 4
+    n = 0
+    while time.monotonic() < end:
+        new = pool.add(case(100 + n % 15, rationale=rationale()))
+        if sys.argv[2] == "delete":
+            try:
+                pool.delete(new)
+            except Exception as error:
+                assert "no case" in str(error), error
+        n += 1
+"""
+    read = """
+import time
+import numpy as np
+from cers.pool import Pool, Query, Selector
+with Pool.open(sys.argv[1]) as pool:
+    end, selector = time.monotonic() + 4, Selector(pool, "m", None)
+    while time.monotonic() < end:
+        faults = pool.verify()
+        assert not faults, faults
+        assert len(selector.select(Query(np.eye(16)[0])).selected) == 1
+        assert pool.get(sys.argv[2]).id == sys.argv[2] and pool.hash() and len(pool.list()) >= 10
+"""
+    running = [python(add, tmp_path, "keep", wait=False), python(add, tmp_path, "delete", wait=False),
+               python(read, tmp_path, ids[0], wait=False), python(read, tmp_path, ids[1], wait=False)]
+    outputs = [p.communicate(timeout=120) for p in running]
+    assert all(p.returncode == 0 for p in running), outputs
+    with Pool.open(tmp_path) as pool:
+        assert pool.verify() == [] and len(list((tmp_path / "arrays").rglob("*.npz"))) == len(pool)
 
 
 def test_kill_loses_nothing_that_was_promised(tmp_path):

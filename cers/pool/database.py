@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -75,6 +75,27 @@ CREATE INDEX vectors_case ON vectors (case_number);
 """
 
 
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """SQLite's and the file system's errors about the pool of this database file, as one ``PoolError`` that says what to do."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "locked" in text or "busy" in text:
+            what = "is in use by another program that does not let go. Close that program, or try again in a moment"
+        elif "readonly" in text or "read-only" in text or "unable to open" in text:
+            what = "cannot be opened for this. Check that it exists and that you may write in its folder"
+        elif "full" in text or "disk I/O" in text:
+            what = "could not be written: the disk is full or not reachable. Free some space and try again; what was saved before is safe"
+        else:
+            what = "is damaged or not a pool. Restore it from a backup"
+        raise PoolError(f"The pool database {path} {what} ({text}).") from error
+    except OSError as error:
+        raise PoolError(f"The pool {path.parent} could not be read or written ({error.strerror or error}). Check free space "
+                        "and the folder's permissions; what was saved before is safe.") from error
+
+
 class _Connection(sqlite3.Connection):
     """A connection that can be referred to weakly, so that those of ended threads close by themselves."""
 
@@ -98,12 +119,16 @@ class Database:
     @classmethod
     def create(cls, folder: Path, settings: dict[str, str]) -> None:
         """Write an empty pool's file; one transaction, so a killed creator leaves either nothing or a whole pool."""
-        connection = sqlite3.connect(folder / FILE, timeout=_BUSY_SECONDS, isolation_level=None)
-        try:
+        with translated(folder / FILE), closing(sqlite3.connect(folder / FILE, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
+            def empty() -> bool:                           # else another process was quicker, or it is some other program's file
+                return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
+
+            if not empty():
+                return
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN IMMEDIATE")
             try:
-                if connection.execute("PRAGMA user_version").fetchone()[0] == 0:       # else another process was quicker
+                if empty():
                     for statement in _SCHEMA.split(";\n"):
                         connection.execute(statement)
                     connection.executemany("INSERT INTO settings VALUES (?, ?)", [*settings.items(), ("state", "new")])
@@ -114,8 +139,6 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        finally:
-            connection.close()
 
     def connection(self) -> sqlite3.Connection:
         """This thread's connection."""
@@ -162,26 +185,9 @@ class Database:
             raise PoolError(f"The pool {self.folder} was made by a newer CERS (pool format {version}, this version reads up to "
                             f"{SCHEMA_VERSION}). Update CERS to use it.")
 
-    @contextmanager
-    def translated(self) -> Iterator[None]:
-        """SQLite's and the file system's errors as one ``PoolError`` that says what to do."""
-        try:
-            yield
-        except sqlite3.Error as error:
-            text = str(error)
-            if "locked" in text or "busy" in text:
-                what = "is in use by another program that does not let go. Close that program, or try again in a moment"
-            elif "readonly" in text or "read-only" in text or "unable to open" in text:
-                what = "cannot be opened for this. Check that it exists and that you may write in its folder"
-            elif "full" in text or "disk I/O" in text:
-                what = ("could not be written: the disk is full or not reachable. Free some space and try again; what was saved before "
-                        "is safe")
-            else:
-                what = "is damaged or not a pool. Restore it from a backup"
-            raise PoolError(f"The pool database {self.path} {what} ({text}).") from error
-        except OSError as error:
-            raise PoolError(f"The pool {self.folder} could not be read or written ({error.strerror or error}). Check free space "
-                            "and the folder's permissions; what was saved before is safe.") from error
+    def translated(self):
+        """See ``translated``."""
+        return translated(self.path)
 
     @contextmanager
     def read(self) -> Iterator[sqlite3.Connection]:

@@ -141,13 +141,13 @@ def import_folder(pool: Pool, images: str | PathLike, masks: str | PathLike, csv
         jobs = [(Row(name, None, {}), files) for name, files in sorted(pairs.items())]
     else:
         jobs = list(_listed(rows, pairs, faults, report))
+    known = set(pool.ids())
     for n, (row, (image, mask)) in enumerate(jobs):
         if cancel is not None and cancel():
             report.cancelled = True
             break
         if progress is not None:
             progress(n / len(jobs), f"Importing {row.image}")
-        before = len(pool)
         with _collect(report, row):
             volume = read_volume(image)
             dicom = mask.suffix.lower() == ".dcm"
@@ -156,10 +156,12 @@ def import_folder(pool: Pool, images: str | PathLike, masks: str | PathLike, csv
             labels = _renamed(labels, fields.pop("label", None))
             patient = fields.pop("patient", None)
             ids = import_volume(pool, volume, array, labels, plane=fields.pop("plane", None), max_slices=max_slices,
-                                **{"source": image.name, **fields, "patient_id": pseudonym(patient) if patient else None})
+                                **{"source": None if image.is_dir() else image.name, **fields,       # a DICOM folder often bears a name
+                                   "patient_id": pseudonym(patient) if patient else None})
             report.ids += ids
             report.images += 1
-        report.added += len(pool) - before
+    report.ids = list(dict.fromkeys(report.ids))
+    report.added = len(set(report.ids) - known)
     if progress is not None and not report.cancelled:
         progress(1.0, f"{report.added} cases added from {report.images} images")
     return report

@@ -88,14 +88,14 @@ def load_or_build(pool: Pool, kind: str, model_hash: str, current: VectorIndex |
     key = f"{_FORMAT} {pool.uid} {kind} {model_hash} {state}"
     kept = _read(path, key)
     if kept is not None:
-        return VectorIndex(*kept, state)
+        return VectorIndex(kept[0], _build(kept[1]), state)
     ids, vectors = pool.vectors(kind, model_hash)
     order = sorted(range(len(ids)), key=ids.__getitem__)
-    ids, index = [ids[n] for n in order], _build(vectors[order])
+    ids, vectors = [ids[n] for n in order], vectors[order]
     if not pool.read_only and pool.vector_state(kind, model_hash) == state:      # else it changed while we read: do not keep it
         with suppress(OSError):                                                  # only a cache: a full disk must not stop the search
-            _write(path, key, ids, index)
-    return VectorIndex(ids, index, state)
+            _write(path, key, ids, vectors)
+    return VectorIndex(ids, _build(vectors), state)
 
 
 def _build(vectors: np.ndarray):
@@ -107,12 +107,11 @@ def _build(vectors: np.ndarray):
     return index
 
 
-def _write(path: Path, key: str, ids: list[str], index) -> None:
-    import faiss
-
+def _write(path: Path, key: str, ids: list[str], vectors: np.ndarray) -> None:
+    """Plain numbers rather than faiss's own format, whose reader is not made for files that someone else may have tampered with."""
     path.parent.mkdir(exist_ok=True)
-    names, body = json.dumps(ids).encode(), faiss.serialize_index(index).tobytes()
-    header = {"key": key, "sha256": hashlib.sha256(names + b"\n" + body).hexdigest()}
+    names, body = json.dumps(ids).encode(), vectors.astype("<f2").tobytes()
+    header = {"key": key, "dimension": vectors.shape[1], "sha256": hashlib.sha256(names + b"\n" + body).hexdigest()}
     temporary = arrays.write_temporary(path.parents[1], json.dumps(header).encode() + b"\n" + names + b"\n" + body)
     try:
         os.replace(temporary, path)
@@ -120,10 +119,8 @@ def _write(path: Path, key: str, ids: list[str], index) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _read(path: Path, key: str):
-    """(ids, index) of a kept index that is whole and belongs to ``key``, else None."""
-    import faiss
-
+def _read(path: Path, key: str) -> tuple[list[str], np.ndarray] | None:
+    """(ids, vectors) of a kept index that is whole and belongs to ``key``, else None."""
     try:
         with open(path, "rb") as file:
             header = json.loads(file.readline(65536))
@@ -135,5 +132,4 @@ def _read(path: Path, key: str):
     if hashlib.sha256(rest).hexdigest() != header.get("sha256"):
         return None
     names, _, body = rest.partition(b"\n")
-    ids, index = json.loads(names), faiss.deserialize_index(np.frombuffer(body, np.uint8))
-    return (ids, index) if len(ids) == index.ntotal else None
+    return json.loads(names), np.frombuffer(body, "<f2").reshape(-1, header["dimension"]).astype(np.float32)

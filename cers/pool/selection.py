@@ -173,8 +173,9 @@ class Selector:
         closed = np.zeros(n, bool)
         for mask, _ in excluded + incompatible:
             closed |= mask
+        told = np.zeros(n, bool)
         for stage, group in (("exclusion", excluded), ("compatibility", incompatible)):
-            self._name_closed(rejected, stage, group, vector, config)
+            told = self._name_closed(rejected, stage, group, told, vector, config)
         drop_rows = np.array([index.row[d] for d in dropped if d in index.row], np.int64)
         for row, visual in zip(drop_rows.tolist(), index.cosines(vector, drop_rows).tolist()):
             rejected[row] = Rejection(index.ids[row], "dropped", "Not used: you dropped it.", visual)
@@ -214,23 +215,24 @@ class Selector:
                 out += [(facet.equal(value), f"{what} ({value}; the query is {own}).") for value in facet.values if value != own]
         return out
 
-    def _name_closed(self, rejected: dict[int, Rejection], stage: str, groups: list[tuple[np.ndarray, str]], vector: np.ndarray,
-                     config: SelectionConfig) -> None:
-        """The most similar of the closed rows; a row that falls under several reasons is told the first."""
+    def _name_closed(self, rejected: dict[int, Rejection], stage: str, groups: list[tuple[np.ndarray, str]], told: np.ndarray,
+                     vector: np.ndarray, config: SelectionConfig) -> np.ndarray:
+        """The most similar of the closed rows; of several reasons the first is told. Returns ``told`` with these rows."""
         union = np.zeros(len(self._index), bool)
         for mask, _ in groups:
             union |= mask
-        union[list(rejected)] = False
-        count = int(np.count_nonzero(union & self._present))
+        open_rows = union & self._present & ~told
+        count = int(np.count_nonzero(open_rows))
         if not count:
-            return
+            return told | union
         if count <= 200:
-            rows = np.flatnonzero(union & self._present)
+            rows = np.flatnonzero(open_rows)
             visual = self._index.cosines(vector, rows)
         else:
-            rows, visual = self._index.search(vector, max(1, config.max_rejected), union & self._present)
+            rows, visual = self._index.search(vector, max(1, config.max_rejected), open_rows)
         for row, similarity in zip(rows.tolist(), visual.tolist()):
             rejected[row] = Rejection(self._index.ids[row], stage, next(r for mask, r in groups if mask[row]), similarity)
+        return told | union
 
     def _morphology(self, query: Query, vector: np.ndarray, admissible: np.ndarray, config: SelectionConfig, rejected: dict[int, Rejection],
                     pins: set[int]) -> tuple[list[_Candidate], float | None]:

@@ -76,10 +76,7 @@ class Pool(VectorTable):
         if foreign and not (folder / FILE).exists():
             raise PoolError(f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder "
                             "for the pool.")
-        database = Database.__new__(Database)          # only for its error texts; nothing is open yet
-        database.folder, database.path = folder, folder / FILE
-        with database.translated():
-            Database.create(folder, {"uid": uuid.uuid4().hex, "created": _now()})
+        Database.create(folder, {"uid": uuid.uuid4().hex, "created": _now()})
         return cls.open(folder)
 
     @classmethod
@@ -184,9 +181,10 @@ class Pool(VectorTable):
 
     def get(self, case_id: str) -> Case:
         """The whole case, its file's checksum verified."""
-        with self._db.read() as db:
-            row, rationale = self._row(db, case_id), self._rationale(db, case_id)
-            content = arrays.read(arrays.path_of(self.folder, row["file"]), row["file"], f"Case {case_id}")
+        try:
+            row, rationale, content = self._read(case_id)
+        except PoolError:                              # deleted by another process between row and file? Then the second try says so
+            row, rationale, content = self._read(case_id)
         if set(content) != {"image", "mask"}:
             raise PoolError(f"The image file of case {case_id} does not hold an image and a mask. Delete the case and add it again.")
         meta = _metadata(row)
@@ -194,6 +192,11 @@ class Pool(VectorTable):
                     spacing=None if meta["spacing"] is None else tuple(meta["spacing"]),
                     ijkToRAS=None if meta["ijkToRAS"] is None else np.array(meta["ijkToRAS"]),
                     slice_index=meta["slice_index"], rationale=rationale, **{name: meta[name] for name in _TEXT})
+
+    def _read(self, case_id: str):
+        with self._db.read() as db:
+            row = self._row(db, case_id)
+            return row, self._rationale(db, case_id), arrays.read(arrays.path_of(self.folder, row["file"]), row["file"], f"Case {case_id}")
 
     def meta(self, case_id: str) -> dict:
         """All of a case but its arrays, as JSON, with its current rationale."""
@@ -241,7 +244,8 @@ class Pool(VectorTable):
             db.execute("DELETE FROM cases WHERE id = ?", (case_id,))
         with self._db.write(bump=False) as db:         # only now: a kill in between leaves a file without a row, never the reverse
             if db.execute("SELECT 1 FROM cases WHERE file = ?", (row["file"],)).fetchone() is None:
-                arrays.path_of(self.folder, row["file"]).unlink(missing_ok=True)
+                with suppress(OSError):                # still open somewhere (Windows): cleared later
+                    arrays.path_of(self.folder, row["file"]).unlink(missing_ok=True)
 
     def update(self, case_id: str, **metadata) -> None:
         """Change a case's metadata (``modality``, ``body_site``, ``diagnosis``, ``patient_id``, ...); the change is logged."""
@@ -352,8 +356,9 @@ class Pool(VectorTable):
             known = {r[0] for r in db.execute("SELECT file FROM cases")}
             for sha256, path in arrays.files(self.folder).items():
                 if sha256 not in known:
-                    path.unlink(missing_ok=True)
-                    count += 1
+                    with suppress(OSError):
+                        path.unlink(missing_ok=True)
+                        count += 1
         return count
 
     def verify(self) -> list[Fault]:

@@ -43,17 +43,27 @@ def verify(pool: Pool, database: Database) -> list[Fault]:
     unreadable = {f.id for f in faults if f.kind == "rationale"}
     for case_id in ids:
         if case_id not in unreadable:
-            faults += _case(pool, database, case_id)
+            with database.translated():
+                faults += _case(pool, database, case_id)
     if not pool.read_only and not faults:
         pool.clean()
     return faults
 
 
 def _case(pool: Pool, database: Database, case_id: str) -> list[Fault]:
+    faults = _look(pool, database, case_id)
+    if not faults:
+        return []
+    if pool.read_only:
+        return _look(pool, database, case_id)
+    with database.write(bump=False):                  # others may have deleted or added it just then: look again while they wait
+        return _look(pool, database, case_id)
+
+
+def _look(pool: Pool, database: Database, case_id: str) -> list[Fault]:
     from .store import Fault
 
-    with database.read() as db:
-        row = db.execute("SELECT file, content_hash, image_hash FROM cases WHERE id = ?", (case_id,)).fetchone()
+    row = database.connection().execute("SELECT file, content_hash, image_hash FROM cases WHERE id = ?", (case_id,)).fetchone()
     if row is None:
         return []                                     # deleted meanwhile by someone else
     try:
