@@ -72,8 +72,9 @@ def test_folder_import_takes_dicom_series_and_seg(liver, tmp_path):
     (tmp_path / "m").mkdir()
     shutil.copy(liver[1], tmp_path / "m" / "case7.dcm")
     with Pool.create(tmp_path / "pool") as pool:
-        report = import_folder(pool, tmp_path / "i", tmp_path / "m")
+        report = import_folder(pool, tmp_path / "i", tmp_path / "m", defaults={"modality": "MR", "body_site": "liver"})
         assert not report.faults and len(report.ids) == 3
+        assert {(c["modality"], c["body_site"]) for c in pool.list()} == {("CT", "liver")}, "what the image says itself stands"
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])

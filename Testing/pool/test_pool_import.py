@@ -236,6 +236,11 @@ def test_pairs_by_name_in_one_folder_or_two(tmp_path, pool):
     report = import_folder(pool, tmp_path / "x", tmp_path / "x", max_slices=2)
     assert report.images == 3 and len(report.ids) == report.added == 6
     assert [(f.item, f.message) for f in report.faults] == [("lonely", "there is no mask of this name. Add one, or take the image out.")]
+    alone = tmp_path / "alone"
+    write(alone / "t1c.nii.gz", volume.array + np.int16(9), volume.geometry)
+    write(alone / "label.nii.gz", mask, volume.geometry)
+    report = import_folder(pool, alone, alone, max_slices=1)
+    assert (report.images, report.added, report.faults) == (1, 1, [])
     two = tmp_path / "two"
     for name in ("a.png", "a.jpg", "b.png"):
         picture(two / "i" / name)

@@ -128,7 +128,7 @@ def import_folder(pool: Pool, images: str | PathLike, masks: str | PathLike, csv
 
     Args:
         csv: table with a column ``image`` and any of those of ``cers.pool.table.COLUMNS``.
-        defaults: metadata for all cases (modality, body_site, ...), overridden by the table.
+        defaults: metadata (modality, body_site, ...) for all cases of which neither the table nor the image says it.
 
     Raises:
         InputError: a folder or the table cannot be used at all. PoolError: the pool cannot be written.
@@ -152,7 +152,8 @@ def import_folder(pool: Pool, images: str | PathLike, masks: str | PathLike, csv
             volume = read_volume(image)
             dicom = mask.suffix.lower() == ".dcm"
             array, labels = read_dicom_seg(mask, volume.geometry, series=image) if dicom else read_mask(mask, volume.geometry)
-            fields = {**(defaults or {}), **{k: v for k, v in row.values.items() if v}}
+            said = {k for k in ("modality", "body_site") if getattr(volume, k)}
+            fields = {**{k: v for k, v in (defaults or {}).items() if k not in said}, **row.values}
             labels = _renamed(labels, fields.pop("label", None))
             patient = fields.pop("patient", None)
             ids = import_volume(pool, volume, array, labels, plane=fields.pop("plane", None), max_slices=max_slices,
@@ -198,6 +199,9 @@ def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[
                 twins = ", ".join(p.name for p in (paths if len(paths) > 1 else mask))
                 wrong[name] = f"several files have this name ({twins}). Keep one of them."
             pairs[name] = paths[0], mask[0]
+    if one and len(found["image"]) == len(left) == 1 and not pairs and _core(next(iter(left)), _MASK) == "":
+        (name, (image,)), (_, (mask,)) = found["image"].popitem(), left.popitem()          # "t1c.nii.gz" and "label.nii.gz", alone
+        return {name: (image, mask)}, wrong
     wrong |= {name: "there is no mask of this name. Add one, or take the image out." for name in set(found["image"]) - set(pairs)}
     wrong |= {name: "this mask has no image of its name." for name in left if name not in wrong}
     return {name: files for name, files in pairs.items() if name not in wrong}, wrong
