@@ -127,7 +127,7 @@ class PoolWidget:
 
     def _setUpTable(self) -> None:
         table = self.ui.caseTable
-        names = (_("Case"), _("Labels"), _("Modality"), _("Body site"), _("Plane"), _("Source"), _("Annotator"), _("Review"), _("Rationale"))
+        names = [_("Case"), _("Labels"), _("Modality"), _("Body site"), _("Plane"), _("Source"), _("Annotator"), _("Review"), _("Rationale")]
         table.setColumnCount(len(COLUMNS))
         table.setHorizontalHeaderLabels(names)
         table.verticalHeader().setVisible(False)

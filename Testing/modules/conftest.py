@@ -21,7 +21,7 @@ SCREENSHOTS = ROOT / ".cache" / "screenshots"
 def host() -> slicerhost.Host:
     """The running host, without a main window until a test asks for one."""
     for package in ("slicer", "PySide6"):
-        pytest.importorskip(package, reason=f"{package} is not installed: pip install the 'modules' extra to run the module tests")
+        pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[test]' to run the module tests")
     return slicerhost.start()
 
 
