@@ -109,6 +109,7 @@ class Enlarged:
             title.setText(picture.title)
             column.addWidget(title)
             column.addWidget(image)
+            column.addStretch(1)
             row.addLayout(column)
             self.labels.append(image)
         self.contour = qt.QCheckBox(_("Show contour"), self.dialog)

@@ -42,7 +42,8 @@ class Widget(VTKObservationMixin):
         self.board = EvidenceBoard(self.controller)
         self.parameter: Parameter | None = None
         self.shortcuts: list = []
-        self._loading, self._asked = False, False
+        self._loading = False
+        self._current, self._earlier = None, None      # evidence of the result that the previous-button brings back
         self.reportPath = self._askReportPath     # replaced in tests
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
@@ -60,7 +61,10 @@ class Widget(VTKObservationMixin):
                 combo.addItem(name(), value)
         for site in BODY_SITES:
             self.ui.bodySiteCombo.addItem(site)
-        self.ui.bodySiteCombo.lineEdit().setPlaceholderText(_("As in the image"))
+        for edit, words in ((self.ui.bodySiteCombo.lineEdit(), _("As in the image")),
+                            (self.ui.poolPath.comboBox().lineEdit(), _("None: without references")),
+                            (self.ui.modelPath.comboBox().lineEdit(), _("The model that comes with CERS"))):
+            edit.setPlaceholderText(words)
 
     def _connect(self) -> None:
         ui, store = self.ui, lambda *_arguments: self._store()
@@ -191,7 +195,8 @@ class Widget(VTKObservationMixin):
     def onPrevious(self) -> None:
         """Swaps the result with the one before."""
         if SegmentationResult.restorePrevious(self.parameter.outputSegmentation):
-            self.controller.setModel(None)
+            self._current, self._earlier = self._earlier, self._current
+            self.controller.setModel(self._current if self._current is not None and self._current.alive else None)
             self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
 
     def onExport(self) -> None:
@@ -257,12 +262,16 @@ class Widget(VTKObservationMixin):
         self._updateButtons()
 
     def _onFinished(self, model) -> None:
+        self._earlier, self._current = self._current, model
+        if self._earlier is not None and self._earlier.segmentation is not model.segmentation:
+            self._earlier = None
         self.parameter.outputSegmentation = model.segmentation
         self.ui.evidenceButton.collapsed = False
         self._updateButtons()
 
     def _onSceneClose(self, *_arguments) -> None:
         self.logic.cancel(_("The scene was closed, so the run was stopped."))
+        self._current, self._earlier = None, None
         self.controller.setModel(None)
 
     def _onNodeRemoved(self, *_arguments) -> None:

@@ -49,11 +49,11 @@ def trust(evidence: dict) -> tuple[bool, str]:
         return True, _("Both decoders find nothing in this slice.")
     agreement = round(100 * (1 - disagreement))
     if disagreement <= AGREE:
-        words = _("The two decoders agree ({percent} %)")
+        words = _("The two decoders agree ({percent}\u00a0%)")
     elif disagreement <= DISAGREE:
-        words = _("The two decoders agree in part ({percent} %)")
+        words = _("The two decoders agree in part ({percent}\u00a0%)")
     else:
-        words = _("The two decoders disagree (only {percent} % in common): check this slice")
+        words = _("The two decoders disagree (only {percent}\u00a0% in common): check this slice")
     words = words.format(percent=agreement)
     if confidence is not None:
         words = _("Confidence {value:.2f}").format(value=confidence) + " · " + words

@@ -52,7 +52,7 @@ class WorkerClient:
         self.generation, self.state, self.folder = 0, STOPPED, ""
         self.ended, self.stateChanged = Signal(), Signal()
         self.log: deque[str] = deque(maxlen=200)
-        self._process = None
+        self._process, self._ending = None, []
         self._buffer, self._next = b"", 0
         self._pending: dict[str, _Pending] = {}
         self._killTimers: dict[str, object] = {}
@@ -110,7 +110,7 @@ class WorkerClient:
         process.readyReadStandardOutput.connect(lambda: self._read(process))
         process.readyReadStandardError.connect(lambda: self._readLog(process))
         process.finished.connect(lambda *_arguments: self._onFinished(process))
-        process.errorOccurred.connect(lambda *_arguments: self._onFinished(process, started=False))
+        process.errorOccurred.connect(lambda error: self._onFinished(process, started=False) if error == qt.QProcess.FailedToStart else None)
         self._setState(STARTING)
         self._startTimer.start(self.startWithin)
         process.start(program, arguments)
@@ -164,10 +164,11 @@ class WorkerClient:
         self._end(_("The worker did not start in time. Try again; if that does not help, restart Slicer."), "worker")
 
     def _onFinished(self, process, started: bool = True) -> None:
+        if process in self._ending:                 # ended by us
+            self._ending.remove(process)
+            process.deleteLater()
         if process is not self._process:
-            return                                  # ended by us
-        if not started and process.state() != qt.QProcess.NotRunning:
-            return                                  # a read or write error of a process that lives on
+            return
         if started:
             self._read(process)
             self._readLog(process)
@@ -183,9 +184,10 @@ class WorkerClient:
         for identifier in list(self._killTimers):
             self._dropTimer(identifier)
         if process is not None and process.state() != qt.QProcess.NotRunning:
+            self._ending.append(process)            # kept until it is gone: to delete it before would wait for it
             process.closeWriteChannel()
             process.kill()
-        if process is not None:
+        elif process is not None:
             process.deleteLater()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,105 @@
+"""What the tests of CERS Segment share: synthetic volumes and pools, and a user who presses buttons."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from cers.case import Case
+from cers.rationale import describe
+
+SHAPE = (9, 72, 64)
+
+
+def make_pool(folder: Path, count: int = 9) -> Path:
+    """A small pool of synthetic annotated slices of different people, with measured rationales."""
+    from cers.pool import Pool
+
+    random = np.random.default_rng(5)
+    with Pool.create(folder) as pool:
+        rows, columns = np.indices((80, 72)).astype(np.float32)
+        for n in range(count):
+            centre, size = random.uniform(28, 48, 2), random.uniform(5, 12, 2)
+            body = ((rows - 40) / 36) ** 2 + ((columns - 36) / 32) ** 2 < 1
+            mask = ((rows - centre[0]) / size[0]) ** 2 + ((columns - centre[1]) / size[1]) ** 2 < 1
+            image = (300.0 * body + (120 + 40 * (n % 3)) * mask + random.normal(0, 8 + 3 * (n % 4), body.shape)).astype(np.float32)
+            pool.add(Case(image, mask.astype(np.uint8), {1: "tumor"}, spacing=(1.0, 1.0), plane="axial", patient_id=f"p{n}", volume_id=f"v{n}",
+                          modality="MR", body_site="brain", diagnosis=("glioma", "meningioma", "pituitary")[n % 3], source=f"synthetic {n}",
+                          rationale=describe(image, mask, (1.0, 1.0), modality="MR", plane="axial")))
+    return folder
+
+
+class User:
+    """Drives the panel as a person does, and remembers what was said."""
+
+    def __init__(self, host, panel):
+        self.host, self.panel, self.ui, self.control = host, panel, panel.ui, panel.control
+        self.said: list[tuple[str, str]] = []
+        self.control.logic.said.connect(lambda kind, sentence: self.said.append((kind, sentence)))
+
+    @property
+    def logic(self):
+        return self.control.logic
+
+    @property
+    def evidence(self):
+        return self.control.controller.evidence
+
+    @property
+    def segmentation(self):
+        return self.control.parameter.outputSegmentation
+
+    def choose(self, volume, pool="", model="") -> None:
+        self.ui.outputSelector.setCurrentNode(None)
+        self.ui.inputSelector.setCurrentNode(volume)
+        self.ui.poolPath.currentPath = str(pool or "")
+        self.ui.modelPath.currentPath = str(model or "")
+        self.ui.threadsSpin.setValue(1)
+        self.said.clear()
+
+    def press(self) -> None:
+        self.ui.segmentButton.click()
+
+    def wait(self, seconds: float = 240) -> None:
+        self.host.wait_for(lambda: self.logic.state == "idle", seconds, "the end of the run")
+
+    def until_running(self, method: str = "segment", seconds: float = 240) -> None:
+        """Waits until the worker has the request that does the work."""
+        self.host.wait_for(lambda: any(f'"{method}"'.encode() in p.line for p in self.logic.worker._pending.values())
+                           and self.logic.worker.state == "ready", seconds, f"the request {method}")
+
+    def segment(self, volume, pool="", model="") -> None:
+        self.choose(volume, pool, model)
+        self.press()
+        self.wait()
+        self.host.process(0.2)
+
+    def status(self) -> str:
+        return self.ui.statusLabel.text
+
+
+class Gaps:
+    """How long the event loop was away, in ms: by the clock, and by the time that this thread itself worked."""
+
+    def __init__(self, qt):
+        self.wall: list[float] = []
+        self.work: list[float] = []
+        self._last = None
+        self._timer = qt.QTimer()
+        self._timer.timeout.connect(self._tick)
+
+    def _tick(self) -> None:
+        now = time.perf_counter(), time.thread_time()
+        if self._last is not None:
+            self.wall.append(1000 * (now[0] - self._last[0]))
+            self.work.append(1000 * (now[1] - self._last[1]))
+        self._last = now
+
+    def __enter__(self) -> Gaps:
+        self._timer.start(1)
+        return self
+
+    def __exit__(self, *_exception) -> None:
+        self._timer.stop()
