@@ -29,7 +29,7 @@ def test_slicerio_reads_names_colours_terminology_and_voxels(tmp_path, name):
     assert np.allclose(np.diag([-1, -1, 1, 1]) @ found["ijkToLPS"], GRIDS[name], atol=1e-9)
     assert [(s["labelValue"], s["name"]) for s in found["segments"]] == list(LABELS.items())
     assert found["segments"][0]["terminology"]["category"] == ["SCT", "49755003", "Morphologically Altered Structure"]
-    assert found["segments"][0]["terminology"]["type"][1] == "108369006"
+    assert found["segments"][0]["terminology"]["type"][1] == "4147007"
     assert np.allclose(found["segments"][0]["color"], label_style("tumor")[0])
 
 

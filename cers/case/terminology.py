@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from pathlib import Path
 
-from ..errors import CersError
-
-# beside the package in the source tree and in Slicer, inside it in a wheel
-_PLACES = (Path(__file__).parents[2] / "Resources" / "terminology.json", Path(__file__).parents[1] / "Resources" / "terminology.json")
+from ..resources import resource
 
 
 @lru_cache(maxsize=1)
 def _table() -> dict:
-    for path in _PLACES:
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
-    raise CersError("Resources/terminology.json is missing from the installation. Install CERS again.")
+    return json.loads(resource("terminology.json").read_text(encoding="utf-8"))
 
 
 def label_style(name: str, position: int = 0) -> tuple[tuple[float, float, float], str]:
