@@ -37,10 +37,7 @@ test: $(TEST)
 	@$(PY) -m pytest $(TESTS)
 
 bench: $(RUN)
-	@$(PY) -m benchmarks.speed
-	@$(PY) -m benchmarks.brain1
-	@$(PY) -m benchmarks.retrieval
-	@$(PY) -m benchmarks.worker
+	@$(PY) -m benchmarks
 
 setup: $(TEST)
 

@@ -41,8 +41,17 @@ def machine(threads: int) -> dict:
             "python": platform.python_version(), "torch": version("torch"), "faiss": version("faiss-cpu")}
 
 
+def cell(value) -> str:
+    """A figure as it is printed, with three digits."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+    return str(value)
+
+
 def report(title: str, columns: Sequence[str], rows: Sequence[Sequence], given: argparse.Namespace, **more) -> None:
-    """Print a table, and write it as JSON if asked to. Numbers show three digits."""
+    """Print a table, and write it as JSON if asked to."""
     from rich.console import Console
     from rich.table import Table
 
@@ -52,7 +61,7 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence], given: 
     for n, column in enumerate(columns):
         table.add_column(column, justify="left" if n == 0 else "right")
     for row in rows:
-        table.add_row(*("" if v is None else f"{v:.3g}" if isinstance(v, float) and v < 100 else f"{v:.0f}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(*(cell(v) for v in row))
     Console(width=None if sys.stdout.isatty() else 130).print(table)
     if given.json:
         given.json.write_text(json.dumps({"title": title, "machine": about, "runs": given.runs, "columns": list(columns),
