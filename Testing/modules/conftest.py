@@ -18,11 +18,13 @@ SCREENSHOTS = ROOT / ".cache" / "screenshots"
 
 
 @pytest.fixture(scope="session")
-def host() -> slicerhost.Host:
-    """The running host, without a main window until a test asks for one."""
+def host() -> Iterator[slicerhost.Host]:
+    """The running host, without a main window until a test asks for one; at the end it quits as the application does."""
     for package in ("slicer", "PySide6"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install -e '.[test]' to run the module tests")
-    return slicerhost.start()
+    host = slicerhost.start()
+    yield host
+    host.unload_modules()
 
 
 @pytest.fixture

@@ -278,6 +278,20 @@ def test_widget_can_be_made_without_a_parent(no_window, scene, name):
 
 
 @pytest.mark.parametrize("name", MODULES)
+def test_reload_gives_a_working_panel(no_window, scene, name):
+    module = _loaded(no_window, name)
+    module.widgetRepresentation().enter()
+    before = module.widgetRepresentation().self()
+    before.onReload()
+    no_window.process(0.05)
+    after = module.widgetRepresentation().self()
+    assert after is not before and after.control is not None and before.control is None
+    after.enter()
+    no_window.process(0.05)
+    module.widgetRepresentation().exit()
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_logic_can_be_made_alone(no_window, scene, name):
     _loaded(no_window, name)
     logic = getattr(sys.modules[name], f"{name}Logic")()

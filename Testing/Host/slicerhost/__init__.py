@@ -79,6 +79,16 @@ class Host:
             self.window.hide()
             self.process()
 
+    def unload_modules(self) -> None:
+        """What the application does when it quits: every panel is told to clean up."""
+        from .modules import qSlicerScriptedLoadableModule
+
+        self.close_main_window()
+        for module in list(vars(self.slicer.modules).values()):
+            if isinstance(module, qSlicerScriptedLoadableModule):
+                self.app.moduleManager().moduleAboutToBeUnloaded.emit(module.name)
+        self.process(0.05)
+
     def use_dark_style(self, on: bool) -> None:
         """Slicer's dark palette, or the light one again."""
         qt = self.qt

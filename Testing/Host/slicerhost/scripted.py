@@ -53,6 +53,12 @@ class ScriptedLoadableModuleWidget:
             parent.setLayout(qt.QVBoxLayout())
             parent.setMRMLScene(slicer.mrmlScene)
         self.parent, self.layout = parent, parent.layout()
+        slicer.app.moduleManager().moduleAboutToBeUnloaded.connect(self._onModuleAboutToBeUnloaded)
+
+    def _onModuleAboutToBeUnloaded(self, moduleName: str) -> None:
+        if moduleName == self.moduleName:
+            self.cleanup()
+            slicer.app.moduleManager().moduleAboutToBeUnloaded.disconnect(self._onModuleAboutToBeUnloaded)
 
     def resourcePath(self, filename: str) -> str:
         return _resource(self, filename)
