@@ -199,7 +199,8 @@ class EvidenceBoard:
         for column in self.columns[len(references):]:
             column.identifier = ""
             column.setVisible(False)
-        self.none.setText(escape(Words.coverage(evidence)[1]))
+        self.none.setText("<big><b>" + escape(Words.coverage(evidence)[1]) + "</b></big><br/>" + escape(
+            _("The mask of this slice rests on the network alone, without any reference.")))
         self.none.setVisible(not references)
         rejected = Words.rejectedHtml(evidence, palette)
         self.rejected.setText("<b>" + escape(_("Rejected candidates")) + "</b>" + rejected if rejected else "")
@@ -211,10 +212,12 @@ class EvidenceBoard:
             return
         count = 1 + len(self.controller.evidence.get("references", []))
         room = self.area.viewport().width // max(count, 2) - GAP - 6
-        width = max(COLUMN, min(room, 260))
+        width = max(COLUMN, min(room, 220))
         for n in range(len(self.columns) + 1):
             self.grid.setColumnMinimumWidth(n, width + 6 if n < count else 0)
             self.grid.setColumnStretch(n, 1 if n < count else 0)
+        if count == 1:
+            self.grid.setColumnStretch(1, 2)        # beside the query: why there is no reference
         self.query.picture.show(self.controller.queryPicture(), width, width, _("The volume is gone."))
         for column in self.columns[:count - 1]:
             missing = _("Loading…") if self.controller.asked(column.identifier) else _("The picture cannot be read from the pool.")

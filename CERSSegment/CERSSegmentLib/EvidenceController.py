@@ -56,6 +56,7 @@ class EvidenceController(VTKObservationMixin):
         if model is None:
             self.changed.emit()
         else:
+            showVolume(model.volume)            # before the views move: fitting them moves them too
             self.show(model.largest())
 
     def show(self, key: tuple[str, int] | None) -> None:
@@ -218,3 +219,11 @@ class EvidenceController(VTKObservationMixin):
 def jump(position) -> None:
     """Moves all slice views to a world position without centring them, as the crosshair does."""
     slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *(float(v) for v in position), slicer.vtkMRMLSliceNode.OffsetJumpSlice)
+
+
+def showVolume(volume) -> None:
+    """Shows a volume in the slice views unless one of them shows it already."""
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode"):
+        if volume.GetID() in (node.GetBackgroundVolumeID(), node.GetForegroundVolumeID()):
+            return
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)

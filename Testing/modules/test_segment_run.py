@@ -40,6 +40,7 @@ def loaded(host):
 @pytest.fixture
 def user(host, loaded, window):
     window = host.show_main_window(1280, 800, 400)
+    window.centralWidget().setSizes([400, 880])
     person = User(host, host.enter_module(loaded))
     person.window = window
     yield person

@@ -1,0 +1,316 @@
+"""Parts of CERS Segment without a worker: parameters, checks of volumes, pictures, words, installation, the process client."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import types
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def lib(host):
+    sys.path.insert(0, str(ROOT / "CERSSegment"))
+    import CERSSegmentLib
+
+    yield CERSSegmentLib
+
+
+@pytest.fixture
+def part(lib):
+    import importlib
+
+    return lambda name: importlib.import_module(f"CERSSegmentLib.{name}")
+
+
+def test_self_test_of_the_module(host, scene, part, monkeypatch):
+    """What "Reload and Test" runs inside the application."""
+    monkeypatch.setattr(part("InstallLogic"), "missing", lambda: ["a package"])       # the run itself is tested elsewhere
+    host.load_module(ROOT / "CERSSegment" / "CERSSegment.py")
+    sys.modules["CERSSegment"].CERSSegmentTest().runTest()
+
+
+def test_nothing_heavy_is_imported(lib, part):
+    for name in ("Widget", "SelfTest"):
+        part(name)
+    assert not {"torch", "faiss", "transformers"} & set(sys.modules)
+
+
+def test_parameter_survives_nonsense_in_a_scene(host, scene, part):
+    module = part("Parameter")
+    node = module.parameterNode()
+    node.SetParameter("threads", "many")
+    assert module.Parameter(node).threads == 0 and module.Parameter(node).device == "auto"
+    with pytest.raises(AttributeError):
+        module.Parameter(node).unknown = 1
+    assert module.parameterNode() is node
+
+
+@pytest.mark.parametrize("kind, words", [("vector", "2 values"), ("colour", "colour image"), ("labels", "label map"), ("4-D", "4-D volume"), ("empty", "empty")])
+def test_volumes_that_are_refused(host, scene, part, kind, words):
+    import slicer
+    import vtk
+
+    classes = {"labels": "vtkMRMLLabelMapVolumeNode", "4-D": "vtkMRMLDiffusionWeightedVolumeNode", "vector": "vtkMRMLVectorVolumeNode",
+               "colour": "vtkMRMLVectorVolumeNode", "empty": "vtkMRMLScalarVolumeNode"}
+    node = slicer.mrmlScene.AddNewNodeByClass(classes[kind], kind)
+    if kind != "empty":
+        image = vtk.vtkImageData()
+        image.SetDimensions(5, 4, 3)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR if kind == "colour" else vtk.VTK_SHORT, {"vector": 2, "colour": 3, "4-D": 6}.get(kind, 1))
+        node.SetAndObserveImageData(image)
+    sentence = part("VolumeInput").reject(node)
+    assert words in sentence and sentence.endswith(".") and kind in sentence
+
+
+def test_refused_volume_is_told_in_the_panel(host, window, part):
+    import slicer
+
+    panel = host.enter_module(host.load_module(ROOT / "CERSSegment" / "CERSSegment.py"))
+    node = slicer.util.addVolumeFromArray(np.ones((3, 4, 5), np.uint8), name="drawn", nodeClassName="vtkMRMLLabelMapVolumeNode")
+    panel.ui.inputSelector.setCurrentNode(node)
+    host.process(0.05)
+    assert "'drawn' is a label map" in panel.ui.statusLabel.text.replace("&#x27;", "'")
+    assert not panel.ui.segmentButton.enabled and "label map" in panel.ui.segmentButton.toolTip
+
+
+def test_volume_is_copied_in_small_pieces(host, scene, part, tmp_path):
+    import time
+
+    kit, module = part("SelfTest"), part("VolumeInput")
+    volume = kit.makeVolume(shape=(40, 256, 256))
+    steps, longest = 0, 0.0
+    generator = module.write(volume, str(tmp_path / "copy.npy"))
+    while True:
+        start = time.thread_time()
+        try:
+            next(generator)
+        except StopIteration:
+            break
+        steps, longest = steps + 1, max(longest, time.thread_time() - start)
+    assert steps >= 5 and longest < 0.05
+    import slicer
+
+    assert np.array_equal(np.load(tmp_path / "copy.npy"), slicer.util.arrayFromVolume(volume))
+
+
+def test_world_geometry_includes_the_transform(host, scene, part):
+    kit, module = part("SelfTest"), part("VolumeInput")
+    volume = kit.makeVolume()
+    plain = module.worldGeometry(volume).ijkToRAS
+    assert np.allclose(plain, kit.MATRIX)
+    parent = kit.makeTransform(volume)
+    import slicer
+
+    assert np.allclose(module.worldGeometry(volume).ijkToRAS, slicer.util.arrayFromTransformMatrix(parent) @ kit.MATRIX)
+
+
+def test_patient_identifier_leaves_only_as_pseudonym(host, scene, part):
+    import slicer
+    from slicer import vtkMRMLSubjectHierarchyConstants as constants
+
+    volume = part("SelfTest").makeVolume()
+    node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    patient = node.CreateSubjectItem(node.GetSceneItemID(), "Jane Doe")
+    node.SetItemAttribute(patient, constants.GetDICOMPatientIDAttributeName(), "4711")
+    node.SetItemAttribute(patient, constants.GetDICOMLevelAttributeName() if hasattr(constants, "GetDICOMLevelAttributeName") else "Level",
+                          constants.GetDICOMLevelPatient())
+    node.SetItemParent(node.GetItemByDataNode(volume), patient)
+    node.SetItemAttribute(node.GetItemByDataNode(volume), constants.GetDICOMSeriesModalityAttributeName(), "MR")
+    from cers.case.dicom import pseudonym
+
+    origin = part("VolumeInput").origin(volume)
+    assert origin == {"modality": "MR", "patient_id": pseudonym("4711")}
+
+
+def test_picture_has_true_proportions_and_the_contour_where_it_belongs(host, part):
+    import qt
+
+    pictures = part("Pictures")
+    mask = np.zeros((20, 40), np.uint8)
+    mask[5:15, 10:30] = 1
+    picture = pictures.Picture(np.full((20, 40), 100, np.uint8), mask, spacing=(2.0, 1.0), colour=(1.0, 0.0, 0.0))
+    image = pictures.pixmap(picture, 200, 200).toImage()          # 40 mm x 40 mm fills the square
+    red = [(x, y) for x in range(200) for y in range(200) if qt.QColor(image.pixel(x, y)).red() > 180 and qt.QColor(image.pixel(x, y)).green() < 90]
+    assert abs(min(x for x, _ in red) - 50) <= 2 and abs(max(x for x, _ in red) - 150) <= 2
+    assert abs(min(y for _, y in red) - 50) <= 2 and abs(max(y for _, y in red) - 150) <= 2
+    without = pictures.pixmap(picture, 200, 200, contour=False).toImage()
+    assert qt.QColor(without.pixel(50, 100)).red() == qt.QColor(without.pixel(50, 100)).green()
+
+
+def test_windowing(host, part):
+    windowed = part("Pictures").windowed
+    assert windowed(np.array([[0.0, 50.0, 100.0, 500.0]]), (0, 100)).tolist() == [[0, 127, 255, 255]]
+    assert windowed(np.array([[3, 3]]), None).dtype == np.uint8
+
+
+def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
+    import qt
+
+    words, palette = part("Words"), qt.QPalette()
+    rationale = {"statements": [{"part": "summary", "text": "<script>bad</script> & more"}]}
+    assert "<script>" not in words.rationaleHtml(rationale, palette)
+    evidence = {"rejected": [{"id": "abcdef0123", "stage": "compatibility", "reason": "a <b>CT</b> case"}], "coverage": {"covered": False, "message": "No close case in this pool."},
+                "pixels": 10, "disagreement": 0.5, "confidence": 0.8}
+    assert "&lt;b&gt;CT" in words.rejectedHtml(evidence, palette)
+    assert words.coverage(evidence) == (False, "No close case in this pool.")
+    good, sentence = words.trust(evidence)
+    assert not good and "check this slice" in sentence and "0.80" in sentence
+    assert words.trust({**evidence, "disagreement": 0.02})[0]
+    assert not words.trust({"pixels": 0, "disagreement": 0.9})[0]
+    assert "CoT –" in words.scores({"visual": 0.5, "cot": None})
+
+
+def test_install_asks_once_and_keeps_what_slicer_has(host, part, monkeypatch):
+    import slicer
+
+    install, calls, asked = part("InstallLogic"), [], []
+    monkeypatch.setattr(slicer.util, "pip_install", calls.append)
+    monkeypatch.setattr(install, "_packagingModule", lambda: None)
+    wanted = ["torch>=2.2", "faiss-cpu>=1.8", *install.WITHOUT_DEPENDENCIES]
+    assert not install.install(wanted, confirm=lambda sentence: asked.append(sentence))
+    assert calls == [] and len(asked) == 1 and "torch, faiss-cpu" in asked[0]
+    assert install.install(wanted, confirm=lambda _sentence: True)
+    assert calls == [["torch>=2.2"], ["faiss-cpu>=1.8"], ["--no-deps", install.WITHOUT_DEPENDENCIES[0]]]
+
+
+def test_install_goes_through_the_pytorch_extension_and_pip_ensure(host, part, monkeypatch):
+    import slicer
+
+    install, calls = part("InstallLogic"), []
+    extension = types.ModuleType("PyTorchUtils")
+
+    class PyTorchUtilsLogic:
+        def installTorch(self, askConfirmation=True, torchVersionRequirement=None):
+            calls.append((askConfirmation, torchVersionRequirement))
+            return object()
+
+    extension.PyTorchUtilsLogic = PyTorchUtilsLogic
+    monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
+    monkeypatch.setattr(slicer.util, "pip_install", lambda _list: pytest.fail("pip was used"))
+    monkeypatch.setattr(install, "_packagingModule", lambda: types.SimpleNamespace(
+        pip_ensure=lambda requirements, skip_packages, prompt_install, requester: calls.append(([str(r) for r in requirements], skip_packages))))
+    assert install.install(["torch>=2.2", "rich>=13"], confirm=lambda _sentence: True)
+    assert calls == [(False, ">=2.2"), (["rich>=13"], ["numpy", "SimpleITK", "pydicom", "vtk"])]
+
+
+def test_install_from_a_folder_needs_no_network(host, part, monkeypatch, tmp_path):
+    import slicer
+
+    install, calls = part("InstallLogic"), []
+    monkeypatch.setattr(slicer.util, "pip_install", calls.append)
+    with pytest.raises(install.InstallError, match="holds no wheel files"):
+        install.install(["torch>=2.2"], str(tmp_path))
+    (tmp_path / "torch-2.9-py3-none-any.whl").touch()
+    assert install.install(["torch>=2.2"], str(tmp_path), confirm=lambda _s: pytest.fail("asked"))
+    assert calls == [["--no-index", "--find-links", str(tmp_path), "torch>=2.2"]]
+
+
+def test_install_failure_is_one_sentence(host, part, monkeypatch):
+    import slicer
+
+    install = part("InstallLogic")
+
+    def fail(_list):
+        raise RuntimeError("long log\nno matching distribution")
+
+    monkeypatch.setattr(slicer.util, "pip_install", fail)
+    monkeypatch.setattr(install, "_packagingModule", lambda: None)
+    with pytest.raises(install.InstallError, match="no matching distribution. Check the network"):
+        install.install(["faiss-cpu>=1.8"], confirm=lambda _s: True)
+
+
+def test_what_is_missing(host, part, monkeypatch):
+    install = part("InstallLogic")
+    monkeypatch.delenv("CERS_PYTHON", raising=False)
+    monkeypatch.setattr(install, "REQUIREMENTS", ("numpy>=1", "numpy>=99", "no-such-package-at-all>=1"))
+    monkeypatch.setattr(install, "WITHOUT_DEPENDENCIES", ())
+    assert install.missing() == ["numpy>=99", "no-such-package-at-all>=1"]
+    monkeypatch.setenv("CERS_PYTHON", "/usr/bin/python3")
+    assert install.missing() == []
+
+
+def test_interpreter_of_the_worker(host, part, monkeypatch, tmp_path):
+    paths = part("Paths")
+    monkeypatch.delenv("CERS_PYTHON", raising=False)
+    python_slicer = tmp_path / "PythonSlicer"
+    python_slicer.touch()
+    python_slicer.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert paths.pythonExecutable() == str(python_slicer)
+    monkeypatch.setenv("CERS_PYTHON", "/somewhere/python")
+    assert paths.pythonExecutable() == "/somewhere/python"
+    monkeypatch.delenv("CERS_PYTHON")
+    python_slicer.unlink()
+    monkeypatch.setattr(sys, "executable", "/opt/Slicer/bin/SlicerApp-real")
+    with pytest.raises(RuntimeError, match="CERS_PYTHON"):
+        paths.pythonExecutable()
+    assert (paths.packageFolder() / "cers").is_dir()
+
+
+@pytest.mark.parametrize("line, words", [("ModuleNotFoundError: No module named 'torch'", "No module named 'torch'"), ("MemoryError", "memory"), ("", "unexpectedly")])
+def test_crash_sentences(host, part, line, words):
+    assert words in part("WorkerClient").crashSentence(["Traceback", line])
+
+
+def client_of(part, tmp_path, script: str, **options):
+    program = tmp_path / "worker.py"
+    program.write_text(script)
+    return part("WorkerClient").WorkerClient(lambda: (sys.executable, [str(program)], {}), **options)
+
+
+def test_client_starts_late_and_again(host, part, tmp_path):
+    script = ("import json, sys\nprint('a library that prints')\nprint(json.dumps({'type': 'ready', 'protocol': 1}), flush=True)\n"
+              "for line in sys.stdin:\n    r = json.loads(line)\n    if r['method'] == 'die': sys.exit(3)\n"
+              "    print(json.dumps({'id': r['id'], 'type': 'result', 'result': {'echo': r['params']}}), flush=True)\n")
+    client, results, errors = client_of(part, tmp_path, script), [], []
+    assert client.state == "stopped"
+    for n in range(3):
+        client.request("echo", {"n": n}, onResult=results.append)
+    host.wait_for(lambda: len(results) == 3, 20)
+    assert [r["echo"]["n"] for r in results] == [0, 1, 2]
+    folder = client.folder
+    assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    client.request("die", onError=lambda *error: errors.append(error))
+    host.wait_for(lambda: errors, 20)
+    assert errors[0][0] == "worker" and client.state == "stopped" and not os.path.exists(folder)
+    client.request("echo", {}, onResult=results.append)
+    host.wait_for(lambda: len(results) == 4, 20)
+    assert client.generation == 2
+    client.stop()
+    host.process(0.2)
+
+
+def test_client_tells_of_another_version_and_of_no_start(host, part, tmp_path):
+    errors = []
+    client = client_of(part, tmp_path, "print('{\"type\": \"ready\", \"protocol\": 99}', flush=True)\ninput()\n")
+    client.request("hello", onError=lambda *e: errors.append(e))
+    host.wait_for(lambda: errors, 20)
+    assert "another version" in errors[0][1]
+    slow = client_of(part, tmp_path, "import time\ntime.sleep(60)\n", startWithin=200)
+    slow.request("hello", onError=lambda *e: errors.append(e))
+    host.wait_for(lambda: len(errors) == 2, 20)
+    assert "did not start in time" in errors[1][1]
+    absent = part("WorkerClient").WorkerClient(lambda: ("/no/such/python", [], {}))
+    absent.request("hello", onError=lambda *e: errors.append(e))
+    host.wait_for(lambda: len(errors) == 3, 20)
+    assert "could not be started" in errors[2][1]
+    host.process(0.2)
+
+
+def test_client_kills_a_worker_that_does_not_answer_a_cancel(host, part, tmp_path):
+    import time
+
+    errors = []
+    client = client_of(part, tmp_path, "import time\nprint('{\"type\": \"ready\", \"protocol\": 1}', flush=True)\ntime.sleep(60)\n", killAfter=300)
+    identifier = client.request("segment", onError=lambda *e: errors.append(e))
+    host.wait_for(lambda: client.state == "ready", 20)
+    start = time.monotonic()
+    client.cancel(identifier)
+    host.wait_for(lambda: errors, 5)
+    assert errors[0][0] == "cancelled" and 0.2 < time.monotonic() - start < 1.5
+    host.process(0.2)
