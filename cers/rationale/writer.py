@@ -5,6 +5,7 @@ A word is chosen from the number as it is printed, so that sentence and number n
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +33,7 @@ class Scale:
 
     def index(self, value: float) -> int:
         value = self.rounded(value)
-        return sum(value >= b for b in self.bounds)
+        return bisect_right(self.bounds, value)
 
     def word(self, value: float) -> str:
         return self.words[self.index(value)]
