@@ -546,10 +546,19 @@ def test_a_volume_whose_outer_slices_are_empty(segmenter):
         segmenter.resegment(0, "axial")
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64, np.uint16])
+def test_a_volume_cropped_inside_the_head_is_decoded_throughout(segmenter):
+    volume, _ = phantom(grid(shape=(7, 24, 22), spacing=(2.0, 2.0, 7.0), centre=(5, -3, 2)))
+    assert volume.array.min() > 0
+    prediction = segmenter.segment(volume, influence=False)
+    assert [e.index for e in prediction.evidence] == list(range(7))
+    frame = segmenter.session.planes["axial"].frame
+    assert min(frame.height, frame.width) >= 20
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, np.uint16, np.int32, bool])
 def test_any_voxel_type_gives_the_same_mask(run, segmenter, volume, dtype):
-    if dtype is np.uint8:
-        scaled = Volume((volume.array // 4).astype(np.uint8), volume.geometry, modality="MR", body_site="brain")
+    if dtype in (np.uint8, bool):
+        scaled = Volume((volume.array // 4).astype(np.uint8) if dtype is np.uint8 else volume.array > 400, volume.geometry, modality="MR", body_site="brain")
         assert segmenter.segment(scaled, influence=False).labelmap.any()
         return
     other = Volume(volume.array.astype(dtype), volume.geometry, modality="MR", body_site="brain")

@@ -150,6 +150,23 @@ def test_body_box_ignores_a_few_bright_pixels_of_noise():
     assert body_box(stack) == clean
 
 
+def test_an_image_cropped_inside_the_body_is_all_body():
+    """No background anywhere: the frame must not close in on what differs from the tissue at the border."""
+    whole = np.concatenate([head((200, 180)), head((200, 180), seed=3)])
+    part = whole[:, 60:140, 50:130]
+    assert (part[:, [0, -1]] > 0).all()
+    assert foreground(part).mean() > 0.9 and body_box(part) == (0, 80, 0, 80)
+    assert np.corrcoef(scale_intensities(part).ravel(), part.ravel())[0, 1] > 0.97
+
+
+def test_a_bright_noisy_background_is_still_background():
+    """As in an inverted picture."""
+    rng = np.random.default_rng(0)
+    stack = 1000 - head() + rng.normal(0, 3, (3, 120, 100)).astype(np.float32)
+    inside = head() > 0
+    assert (foreground(stack) == inside).mean() > 0.97
+
+
 def test_normalised_body_has_mean_zero_and_variance_one():
     x = torch.from_numpy(scale_intensities(head())[:, None])
     y, body = normalise(x), x > 0.05

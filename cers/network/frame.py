@@ -20,14 +20,18 @@ def foreground(stack: np.ndarray, modality: str | None = None) -> np.ndarray:
     """Body against background of (n, rows, columns) raw values, as bool of the same shape.
 
     The background level is the median of the frame's border; in CT it is air. A value is body where it differs from that
-    level by more than 8 % of the robust range, so that skull-stripped images with negative values work too.
+    level by more than 8 % of the robust range, so that skull-stripped images with negative values work too. Where the border
+    shows tissue (an image cropped inside the body: neither dark nor of one level), the background is the darkest there is.
     """
     stack = np.asarray(stack, np.float32)
     if modality == "CT":
         return stack > -500
     border = np.concatenate([stack[:, 0].ravel(), stack[:, -1].ravel(), stack[:, :, 0].ravel(), stack[:, :, -1].ravel()])
     low, high = np.percentile(_sample(stack), (0.5, 99.5))
-    return np.abs(stack - np.median(border)) > 0.08 * max(float(high - low), 1e-6)
+    level, span = np.median(border), max(float(high - low), 1e-6)
+    if level > low + 0.15 * span and (np.abs(border - level) < 0.02 * span).mean() < 0.5:
+        level = low
+    return np.abs(stack - level) > 0.08 * span
 
 
 def _sample(values: np.ndarray, limit: int = 400_000) -> np.ndarray:
