@@ -64,7 +64,8 @@ def main() -> int:
             embed_pool(model, pool, Segmenter(model, pool).embedder)
         command = [sys.executable, "-m", "benchmarks.brain1", "--once", str(pool_folder), "--threads", str(given.threads)]
         command += ["--model", str(given.model)] if given.model else []
-        found = [json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]) for _ in range(given.runs)]
+        found = [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+                 for _ in range(given.runs)]
     rows = [(step, statistics.median(f[step] for f in found)) for step in found[0]]
     report("brain1, seconds", ["step", "s"], rows, given)
     return 0

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-# Selection settings that let any case serve as a reference, so that each slice is decoded with the full number of them: the most costly case.
+# Selection settings that let any case serve as a reference, so that each slice is decoded with the full number of them: the most costly
+# case.
 OPEN = {"visual_threshold": -1.0, "cot_threshold": 0.0, "max_contradictions": 99, "near_duplicate": 2.0}
 
 
@@ -56,8 +57,9 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence], given: 
     from rich.table import Table
 
     about = machine(given.threads)
-    table = Table(title=title, caption=f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads; Python {about['python']}, torch {about['torch']}; "
-                                       f"median of {given.runs} runs", title_justify="left", caption_justify="left")
+    caption = (f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads; Python {about['python']}, torch {about['torch']}; "
+               f"median of {given.runs} runs")
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for n, column in enumerate(columns):
         table.add_column(column, justify="left" if n == 0 else "right")
     for row in rows:
@@ -120,6 +122,7 @@ def timing_pool(folder: Path, count: int = 40):
         if n % 2:
             image, small = image[:, ::-1], small[:, ::-1]
         image = (image * random.uniform(0.8, 1.2) + random.normal(0, 20, image.shape)).astype(np.float32)
+        rationale = describe(image, small > 0, spacing, modality="MR", plane="axial")
         pool.add(Case(image, small, LABELS, spacing=spacing, plane="axial", patient_id=f"timing-{n}", volume_id=f"timing-{n}", modality="MR",
-                      body_site="brain", rationale=describe(image, small > 0, spacing, modality="MR", plane="axial")))
+                      body_site="brain", rationale=rationale))
     return pool

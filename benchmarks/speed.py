@@ -40,8 +40,8 @@ def main() -> int:
     rows.append(("slice with evidence", one["total"] - one["influence"], (whole["total"] - whole["influence"]) / slices))
     rows.append(("influence of each reference", one["influence"], whole["influence"] / slices))
     rows.append(("total", one["total"], whole["total"] / slices))
-    report(f"Milliseconds per slice at {model.config.size} x {model.config.size}, {used} references", ["step", "one slice", f"of {slices} slices"], rows, given,
-           peak_mb=peak_mb())
+    report(f"Milliseconds per slice at {model.config.size} x {model.config.size}, {used} references",
+           ["step", "one slice", f"of {slices} slices"], rows, given, peak_mb=peak_mb())
     print(f"Peak memory of the process: {peak_mb():.0f} MB")
     return 0
 

@@ -72,7 +72,8 @@ def main() -> int:
             rerun = median_ms(again, given.runs)
             hello = median_ms(lambda: worker.call("hello", protocol=1), given.runs)
             cancelled = statistics.median(cancel_ms(worker, volume) for _ in range(3))
-    rows = [("worker ready, from its start", 1000 * ready), ("hello", hello), (f"slice decoded again, {len(ids)} references", rerun), ("cancel to its end", cancelled)]
+    rows = [("worker ready, from its start", 1000 * ready), ("hello", hello), (f"slice decoded again, {len(ids)} references", rerun),
+            ("cancel to its end", cancelled)]
     report("Round trips through the worker, milliseconds", ["request", "ms"], rows, given)
     return 0
 

@@ -26,8 +26,8 @@ ABOUT = {                                                            # modality,
 }
 POOL = tuple(name for name in ABOUT if name != QUERY)
 LABELS = {1: "tumor"}
-NOTE = (f"These {len(POOL)} patients are a demonstration, not a clinical pool: too few to support a reading, and only one of them shows the same organ. "
-        "Not for clinical use.")
+NOTE = (f"These {len(POOL)} patients are a demonstration, not a clinical pool: too few to support a reading, and only one of them shows "
+        "the same organ. Not for clinical use.")
 
 
 def read_sample(name: str) -> tuple[Volume, np.ndarray]:
@@ -85,7 +85,8 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
         "slices": [e.to_dict() for e in prediction.evidence],
         "model_hash": model.hash,
         "pool_hash": pool.hash(),
-        "pool": {"patients": len(POOL), "cases": [{k: case[k] for k in ("id", "patient_id", "modality", "body_site", "source")} for case in pool.list()]},
+        "pool": {"patients": len(POOL),
+                 "cases": [{k: case[k] for k in ("id", "patient_id", "modality", "body_site", "source")} for case in pool.list()]},
         "provenance": prediction.provenance,
         "note": NOTE,
     }
@@ -94,15 +95,19 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
 def describe(summary: dict, files: list[Path]) -> str:
     """The summary in words."""
     place, cases = summary["slice"], {case["id"]: case for case in summary["pool"]["cases"]}
+    seconds = {step: value for step, value in summary["seconds"].items() if "." not in step}
     lines = ["", f"Segmented {summary['case']} (contrast T1 MR of the brain) with evidence:",
-             f"  lesion   {summary['volume_ml']:.1f} ml in {summary['lesion_slices']} slices; the expert's mask has {summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
-             f"  time     {summary['seconds']['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in summary["seconds"].items() if k != "total") + ")",
-             f"  coverage {summary['coverage']['message']}"]
-    lines.append(f"References of the largest lesion slice ({place['plane']} {place['index'] + 1}):" if summary["references"] else "No reference was close enough to be used.")
+             f"  lesion   {summary['volume_ml']:.1f} ml in {summary['lesion_slices']} slices; the expert's mask has "
+             f"{summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
+             f"  time     {seconds['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total") + ")",
+             f"  coverage {summary['coverage']['message']}",
+             f"References of the largest lesion slice ({place['plane']} {place['index'] + 1}):" if summary["references"]
+             else "No reference was close enough to be used."]
     for r in summary["references"]:
         case = cases[r["id"]]
         cot, influence = ("-" if r[k] is None else f"{r[k]:.2f}" for k in ("cot", "influence"))
-        lines.append(f"  {r['rank']}. {r['id'][:12]} {case['source']}, {case['modality']} {case['body_site']}: visual {r['visual']:.2f}, CoT {cot}, influence {influence}")
+        lines.append(f"  {r['rank']}. {r['id'][:12]} {case['source']}, {case['modality']} {case['body_site']}: visual {r['visual']:.2f}, "
+                     f"CoT {cot}, influence {influence}")
     if summary["rejected"]:
         lines.append(f"Not used ({len(summary['rejected'])}), for instance:")
         shown = {}
@@ -141,7 +146,7 @@ def run(output: Path, *, device: str = "cpu", threads: int | None = None) -> dic
         summary = summarise(prediction, expert, pool, model, steps)
     with atomic_path(files[2]) as target:
         target.write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(describe({**summary, "seconds": {**seconds, "total": steps["total"]}}, files))
+    print(describe(summary, files))
     return summary
 
 
@@ -160,7 +165,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"Error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
-        print(f"Error: '{error.filename or options.output}' could not be written ({error.strerror}). Choose another folder with --output.", file=sys.stderr)
+        print(f"Error: '{error.filename or options.output}' could not be written ({error.strerror}). Choose another folder with --output.",
+              file=sys.stderr)
         return 1
     return 0
 
