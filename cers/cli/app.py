@@ -77,6 +77,8 @@ def segment(
     from ..case.io import atomic_path, check_output, read_volume, write_image, write_segmentation
     from ..errors import InputError
 
+    if not image.exists():                # before any folder is made for the outputs
+        raise InputError(f"'{image}' does not exist. Check the path of the image.")
     to_stdout = json_file is not None and str(json_file) == "-"
     files = [check_output(output)]
     if report is not None:

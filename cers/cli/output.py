@@ -16,15 +16,17 @@ from ..errors import Cancelled, CersError
 errors = Console(stderr=True, highlight=False)
 
 
-def command(function: Callable) -> Callable:
+def command(function: Callable | None = None, *, cancelled: str = "Cancelled. No half-written file is left.") -> Callable:
     """Turn what goes wrong in a command into one line on stderr and an exit code."""
+    if function is None:
+        return functools.partial(command, cancelled=cancelled)
 
     @functools.wraps(function)
     def run(*args, **kwargs):
         try:
             return function(*args, **kwargs)
         except (KeyboardInterrupt, Cancelled):
-            fail("Cancelled. Nothing was written.", 130)
+            fail(cancelled, 130)
         except CersError as error:
             fail(f"Error: {error}", 1)
         except ModuleNotFoundError as error:

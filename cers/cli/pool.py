@@ -34,7 +34,7 @@ def create(folder: _DIR) -> None:
 
 
 @pool_app.command("import")
-@command
+@command(cancelled="Cancelled. What was imported so far stays in the pool.")
 def import_(
     folder: _DIR,
     images: Annotated[Path, typer.Option(help="Folder of images: NIfTI, NRRD, MetaImage, PNG, JPG, or DICOM folders.")],

@@ -22,7 +22,8 @@ _EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}   
 _STAGES = {"exclusion": "Excluded", "compatibility": "Not compatible", "morphology": "Looks different", "cot": "Findings differ",
            "limit": "Others were closer", "dropped": "Dropped by the user"}
 _HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of thought) agree, 0 to 1. <b>Weight</b>: share of
-the evidence that the network gave this reference. <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>"""
+the evidence that the network gave this reference. <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
+<p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on the expert's.</p>"""
 
 
 def write_report(path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None,
@@ -60,8 +61,8 @@ class _Page:
         sections = "".join(self.slice_section(e) for e in self.shown) or self.nothing()
         body = f"""<main><header><h1>{escape(self.title)}</h1><p class="soft">{escape(self.subtitle())}</p>
 <p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>{self.facts()}{self.legend()}</header>
-{sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological orientation; click one to
-enlarge it.</p></footer></main>{''.join(self.zooms)}"""
+{sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological orientation; the bar is 20 mm; click
+a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><meta name="referrer" content="no-referrer">

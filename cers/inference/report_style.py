@@ -16,9 +16,9 @@ a{color:inherit}
 .small{font-size:13px}
 .num{font-variant-numeric:tabular-nums}
 .note{margin:14px 0 0;padding:9px 14px;border-left:3px solid var(--part);background:#fdf7ea;border-radius:0 6px 6px 0;font-size:14px}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:1px;margin:20px 0 0;background:var(--line);border:1px solid var(--line);
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:1px;margin:20px 0 0;background:var(--paper);border:1px solid var(--line);
  border-radius:10px;overflow:hidden}
-.facts div{background:var(--paper);padding:12px 16px}
+.facts div{padding:12px 16px;box-shadow:0 0 0 1px var(--line)}
 .facts b{display:block;font-size:21px;font-weight:620;line-height:1.3;font-variant-numeric:tabular-nums}
 .facts span{font-size:13px;color:var(--soft)}
 section{margin:26px 0 0;background:var(--paper);border:1px solid var(--line);border-radius:12px;padding:18px 20px 20px}
