@@ -123,6 +123,6 @@ def timing_pool(folder: Path, count: int = 40):
             image, small = image[:, ::-1], small[:, ::-1]
         image = (image * random.uniform(0.8, 1.2) + random.normal(0, 20, image.shape)).astype(np.float32)
         rationale = describe(image, small > 0, spacing, modality="MR", plane="axial")
-        pool.add(Case(image, small, LABELS, spacing=spacing, plane="axial", patient_id=f"timing-{n}", volume_id=f"timing-{n}", modality="MR",
-                      body_site="brain", rationale=rationale))
+        pool.add(Case(image, small, LABELS, spacing=spacing, plane="axial", patient_id=f"timing-{n}", volume_id=f"timing-{n}",
+                      modality="MR", body_site="brain", rationale=rationale))
     return pool

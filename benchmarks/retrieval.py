@@ -79,8 +79,8 @@ def main() -> int:
 
         select()
         rows.append((f"{size:,}", nearest, median_ms(select, given.runs), pool.build_seconds, pool.image.nbytes / 2 ** 21))
-    report(f"Retrieval, {DIMENSION} numbers a case", ["cases", "nearest 50, ms", "selection, ms", "build index, s", "index, MB"], rows, given,
-           peak_mb=peak_mb())
+    report(f"Retrieval, {DIMENSION} numbers a case", ["cases", "nearest 50, ms", "selection, ms", "build index, s", "index, MB"], rows,
+           given, peak_mb=peak_mb())
     return 0
 
 
