@@ -22,9 +22,10 @@ from pathlib import Path
 #: Must be in the environment before Qt and VTK are imported.
 ENVIRONMENT = {
     "QT_QPA_PLATFORM": "offscreen",
-    "VTK_DEFAULT_OPENGL_WINDOW": "vtkOSOpenGLRenderWindow",
     "PYSIDE6_OPTION_PYTHON_ENUM": "2",  # enums are integers, as in PythonQt
 }
+if sys.platform.startswith("linux"):  # elsewhere VTK renders off screen by itself
+    ENVIRONMENT["VTK_DEFAULT_OPENGL_WINDOW"] = "vtkOSOpenGLRenderWindow"
 _host: Host | None = None
 
 
