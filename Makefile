@@ -3,9 +3,10 @@
 #
 # Each sets up what it needs in .venv first; a second run finds it there. All paths are relative, so that the folder may have any name.
 
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))
 # The first Python of a version that CERS knows. Another one: make demo PYTHON=/path/to/python3
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python; do \
-  $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+  $$p -c "$(SUPPORTED)" 2>/dev/null && echo $$p && break; done)
 # Where torch comes from, if not from pip's own index. See "PyTorch without CUDA" in README.md.
 TORCH_INDEX ?=
 # What to test, and pytest's options: make test TESTS="Testing/pool -x"
@@ -42,7 +43,7 @@ bench: $(RUN)
 setup: $(TEST)
 
 $(RUN):
-	@test -n "$(PYTHON)" || { echo "CERS needs Python 3.10, 3.11 or 3.12. Install one, or name it: make demo PYTHON=/path/to/python3" >&2; exit 1; }
+	@"$(PYTHON)" -c "$(SUPPORTED)" 2>/dev/null || { echo "CERS needs Python 3.10, 3.11 or 3.12. Install one, or name it: make demo PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; this takes some minutes) ..."
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@# torch first: pulled in by another package, it would come in its several GB large CUDA build

