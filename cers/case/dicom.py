@@ -86,7 +86,8 @@ def _check_stack(files: list[str]) -> None:
     """A gap, a second time point or a tilted gantry would put the mask in the wrong place: refuse them by name."""
     data = [_header(Path(f)) for f in files]
     if any(d.get("ImagePositionPatient") is None or d.get("ImageOrientationPatient") is None for d in data):
-        raise InputError("The DICOM files do not say where their slices lie (no ImagePositionPatient). Load a cross-sectional image series.")
+        raise InputError("The DICOM files do not say where their slices lie (no ImagePositionPatient). "
+                         "Load a cross-sectional image series.")
     position = np.array([d.ImagePositionPatient for d in data], float)
     orientation = np.array([d.ImageOrientationPatient for d in data], float)
     if np.abs(orientation - orientation[0]).max() > 1e-3:

@@ -213,14 +213,16 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
                 reader.ReadImageInformation()
                 size = [n for n in reader.GetSize()[3:] if n > 1]
                 if size:
-                    raise InputError(f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. Take out one time point or channel first.")
+                    raise InputError(f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. "
+                                     "Take out one time point or channel first.")
                 if reader.GetNumberOfComponents() > 1 and not picture and not layers:
                     raise InputError(f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (colour or vector image). "
                                      "Take out one channel first.")
                 image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
-            raise InputError(f"'{path.name}' has a sheared geometry, which its format cannot carry safely. Resample it in Slicer first.") from error
+            raise InputError(f"'{path.name}' has a sheared geometry, which its format cannot carry safely. "
+                             "Resample it in Slicer first.") from error
         raise InputError(f"'{path}' could not be read as an image: {_reason(error)} Known formats: {_KNOWN}.") from error
     while image.GetDimension() > 3:
         image = image[..., 0]

@@ -18,7 +18,7 @@ from .pool import pool_app
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Segment lesions with evidence: beside each mask, the expert-annotated reference cases it was decoded with.\n\n"
                        "[bold]Begin with[/bold]   cers segment image.nrrd -o lesion.seg.nrrd --pool my-pool --report evidence.html\n\n"
-                       "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Research software, not for clinical use.")
+                       "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Not for clinical use.")
 app.add_typer(pool_app, name="pool")
 
 
@@ -49,18 +49,21 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 @command
 def segment(
     image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, a DICOM folder or file, PNG or JPG.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with "
-                                         "names and terminology), .nrrd or .nii.gz. A file of that name is replaced.")],
-    pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without one the mask is made without evidence.")] = None,
+    output: Annotated[Path, typer.Option(
+        "--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with names and terminology), "
+                               ".nrrd or .nii.gz. A file of that name is replaced.")],
+    pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without it: a mask without evidence.")] = None,
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
-    planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or along all three and average.")] = Planes.acquisition,
+    planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
     report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
-    json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - writes it to stdout.")] = None,
-    probabilities: Annotated[Optional[Path], typer.Option(help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels).")] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - for stdout.")] = None,
+    probabilities: Annotated[Optional[Path], typer.Option(
+        help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels).")] = None,
     text: Annotated[Optional[str], typer.Option(help="A short clinical text, for instance 'headache, known meningioma'.")] = None,
     modality: Annotated[Optional[str], typer.Option(help="MR, CT, ... where the file does not say or is wrong.")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="brain, lung, ... where the file does not say or is wrong.")] = None,
-    influence: Annotated[bool, typer.Option("--influence/--no-influence", help="Measure how much each reference changes the mask (takes longer).")] = True,
+    influence: Annotated[bool, typer.Option("--influence/--no-influence",
+                                            help="Measure how much each reference changes the mask (takes longer).")] = True,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes the fastest there is.")] = Device.auto,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads. More than the idle cores makes it slower.")] = None,
 ) -> None:
@@ -105,7 +108,8 @@ def segment(
         opened = Pool.open(pool, read_only=not os.access(pool, os.W_OK)) if pool is not None else None
         try:
             segmenter = Segmenter(load_model(model, device=choose_device(device.value), threads=threads), opened)
-            prediction = segmenter.segment(volume, planes=planes.value, text=text, influence=influence, progress=lambda f, m: say(0.1 + 0.85 * f, m))
+            prediction = segmenter.segment(volume, planes=planes.value, text=text, influence=influence,
+                                           progress=lambda f, m: say(0.1 + 0.85 * f, m))
             say(0.96, "Writing")
             result = prediction.summary()
             if report is not None:
@@ -136,7 +140,8 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:
         covered = sum(e.coverage.covered for e in found)
-        lines.append(f"The pool covers {covered} of these {len(found)} slices. Largest: {max(found, key=lambda e: e.pixels).coverage.message}")
+        largest = max(found, key=lambda e: e.pixels)
+        lines.append(f"The pool covers {covered} of these {len(found)} slices. Largest: {largest.coverage.message}")
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
 
 
@@ -164,11 +169,11 @@ def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Defau
     try:
         folder = resource("model") if model is None else model
         config = ModelConfig.read(folder / CONFIG)
-        found = {"folder": str(folder), "name": config.name, "hash": model_hash((folder / WEIGHTS).read_bytes(), config), "labels": list(config.labels.values()),
-                 "modality": config.modality, "body_site": config.body_site}
+        found = {"folder": str(folder), "name": config.name, "hash": model_hash((folder / WEIGHTS).read_bytes(), config),
+                 "labels": list(config.labels.values()), "modality": config.modality, "body_site": config.body_site}
     except (CersError, OSError) as error:
         if model is not None:
-            raise error if isinstance(error, CersError) else CersError(f"The model in '{model}' cannot be read: {error.strerror}.") from error
+            raise CersError(str(error) if isinstance(error, CersError) else f"The model in '{model}' cannot be read: {error.strerror}.") from error
         found = {"folder": None, "problem": str(error)}
     facts = {"versions": versions, "model": found, "devices": devices(), "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
     if as_json:
@@ -176,9 +181,12 @@ def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Defau
         return
     for name, value in versions.items():
         print(f"{name:<14}{value or 'not installed'}")
-    print(f"{'model':<14}" + (f"{found['name']} ({found['hash']}) in {found['folder']}" if found.get("name") else f"none: {found['problem']}"))
     if found.get("name"):
-        print(f"{'':<14}labels {', '.join(found['labels'])}; made for {found['modality'] or 'any modality'}, {found['body_site'] or 'any body site'}")
+        print(f"{'model':<14}{found['name']} ({found['hash']}) in {found['folder']}")
+        made_for = f"{found['modality'] or 'any modality'}, {found['body_site'] or 'any body site'}"
+        print(f"{'':<14}labels {', '.join(found['labels'])}; made for {made_for}")
+    else:
+        print(f"{'model':<14}none: {found['problem']}")
     print(f"{'devices':<14}{', '.join(facts['devices'])}\n{'threads':<14}{facts['threads']} of {facts['cpus']} CPUs")
 
 

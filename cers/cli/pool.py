@@ -11,8 +11,8 @@ import typer
 
 from .output import command, fail, progress, say_json
 
-pool_app = typer.Typer(no_args_is_help=True, help="Make, fill, read, search and check a knowledge pool: a folder of expert-annotated reference cases.\n\n"
-                       "cers pool create my-pool\n\ncers pool import my-pool --images images --masks masks --modality MR --body-site brain")
+pool_app = typer.Typer(no_args_is_help=True, help="Make, fill, read, search and check a knowledge pool: a folder of expert-annotated reference "
+                       "cases.\n\ncers pool create my-pool\n\ncers pool import my-pool --images images --masks masks --modality MR --body-site brain")
 _DIR = Annotated[Path, typer.Argument(metavar="DIR", help="The pool's folder.", show_default=False)]
 _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout, nothing else.")]
 
@@ -38,9 +38,9 @@ def create(folder: _DIR) -> None:
 def import_(
     folder: _DIR,
     images: Annotated[Path, typer.Option(help="Folder of images: NIfTI, NRRD, MetaImage, PNG, JPG, or DICOM folders.")],
-    masks: Annotated[Path, typer.Option(help="Folder of masks with matching names (case7.nii.gz, case7_mask.nrrd, ...), .seg.nrrd and DICOM SEG too.")],
-    csv: Annotated[Optional[Path], typer.Option(help="Table with a column image and any of: patient, group, modality, body_site, diagnosis, plane, "
-                                                "annotator, label. Only its images are imported.")] = None,
+    masks: Annotated[Path, typer.Option(help="Folder of masks with matching names: case7.nii.gz, case7_mask.nrrd, ...; .seg.nrrd and DICOM SEG too.")],
+    csv: Annotated[Optional[Path], typer.Option(help="Table with a column image and any of: patient, group, modality, body_site, diagnosis, "
+                                                "plane, annotator, label. Only its images are imported.")] = None,
     modality: Annotated[Optional[str], typer.Option(help="For all cases that do not say: MR, CT, ...")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="For all cases that do not say: brain, lung, ...")] = None,
     max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most.")] = 12,
@@ -94,7 +94,8 @@ def list_(
 
 @pool_app.command()
 @command
-def show(folder: _DIR, case: Annotated[str, typer.Argument(metavar="ID", help="The case's id, or its beginning.")], as_json: _JSON = False) -> None:
+def show(folder: _DIR, case: Annotated[str, typer.Argument(metavar="ID", help="The case's id, or its beginning.")],
+         as_json: _JSON = False) -> None:
     """Show one case: its metadata and its rationale."""
     with _open(folder) as pool:
         meta = pool.meta(_resolve(pool, case))
@@ -115,7 +116,7 @@ def search(
     folder: _DIR,
     text: Annotated[Optional[str], typer.Option(help="Words on texture, boundary or surroundings.")] = None,
     image: Annotated[Optional[Path], typer.Option(help="A picture, or a volume of which --slice is taken.")] = None,
-    slice_: Annotated[Optional[int], typer.Option("--slice", min=0, help="Display slice of the acquisition plane; default the middle one.")] = None,
+    slice_: Annotated[Optional[int], typer.Option("--slice", min=0, help="Slice of the acquisition plane; default the middle one.")] = None,
     count: Annotated[int, typer.Option("-k", min=1, help="Cases to give.")] = 10,
     model: Annotated[Optional[Path], typer.Option(help="Model folder for --image. Default: the one that comes with CERS.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
@@ -204,14 +205,19 @@ def _resolve(pool, text: str) -> str:
     ids = pool.ids()
     matches = [text] if text in ids else [i for i in ids if i.startswith(text)]
     if len(matches) != 1 or not text:
-        raise PoolError(f"{'No case' if not matches else f'{len(matches)} cases'} in this pool {'has' if not matches else 'have'} an id that begins with "
-                        f"'{text}'. See 'cers pool list'.")
+        found = f"{len(matches)} cases in this pool have" if matches else "No case in this pool has"
+        raise PoolError(f"{found} an id that begins with '{text}'. See 'cers pool list'.")
     return matches[0]
+
+
+def _cell(case: dict, column: str) -> str:
+    value = ", ".join(case["labels"].values()) if column == "labels" else case.get(column)
+    return "-" if value is None else str(value)
 
 
 def _table(cases: list[dict], extra: str | None = None) -> None:
     columns = ([extra] if extra else []) + ["id", "modality", "body_site", "plane", "diagnosis", "labels", "source", "review"]
-    rows = [[", ".join(c["labels"].values()) if k == "labels" else str(c.get(k) if c.get(k) is not None else "-") for k in columns] for c in cases]
+    rows = [[_cell(case, column) for column in columns] for case in cases]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -21,9 +21,10 @@ EXPERT = "#2fc8f0"          # no lesion colour comes near it, also for colour-bl
 _EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}      # top and left edge of a display slice
 _STAGES = {"exclusion": "Excluded", "compatibility": "Not compatible", "morphology": "Looks different", "cot": "Findings differ",
            "limit": "Others were closer", "dropped": "Dropped by the user"}
-_HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of thought) agree, 0 to 1. <b>Weight</b>: share of
-the evidence that the network gave this reference. <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
-<p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on the expert's.</p>"""
+_HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of
+thought) agree, 0 to 1. <b>Weight</b>: share of the evidence that the network gave this reference. <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
+<p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on
+the expert's.</p>"""
 
 
 def write_report(path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None,
@@ -60,12 +61,14 @@ class _Page:
     def html(self) -> str:
         sections = "".join(self.slice_section(e) for e in self.shown) or self.nothing()
         body = f"""<main><header><h1>{escape(self.title)}</h1><p class="soft">{escape(self.subtitle())}</p>
-<p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>{self.facts()}{self.legend()}</header>
-{sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological orientation; the bar is 20 mm; click
-a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
+<p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>
+{self.facts()}{self.legend()}</header>
+{sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological
+orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"><meta name="referrer" content="no-referrer">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<meta name="referrer" content="no-referrer">
 <title>{escape(self.title)}</title><style>{STYLE}</style></head><body>
 <svg width="0" height="0" style="position:absolute" aria-hidden="true">{''.join(self.symbols.values())}</svg>{body}</body></html>
 """
@@ -75,7 +78,7 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
     def subtitle(self) -> str:
         v, g = self.volume, self.prediction.geometry
         parts = [p for p in (v.modality, v.body_site) if p]
-        parts.append("{} \u00d7 {} \u00d7 {} voxels".format(*g.shape[::-1]) if g.shape[0] > 1 else "{} \u00d7 {} pixels".format(*g.shape[:0:-1]))
+        parts.append(" \u00d7 ".join(map(str, g.shape[::-1])) + " voxels" if g.shape[0] > 1 else f"{g.shape[2]} \u00d7 {g.shape[1]} pixels")
         if v.spacing_known:
             parts.append("{:.3g} \u00d7 {:.3g} \u00d7 {:.3g} mm".format(*g.spacing))
         return " \u00b7 ".join(parts)
@@ -83,7 +86,8 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
     def facts(self) -> str:
         rows = []
         for value, name in self.prediction.labels.items():
-            amount = f"{self.prediction.volume_ml[name]:.2f} ml" if self.volume.spacing_known else f"{int((self.prediction.labelmap == value).sum())} px"
+            pixels = int((self.prediction.labelmap == value).sum())
+            amount = f"{self.prediction.volume_ml[name]:.2f} ml" if self.volume.spacing_known else f"{pixels} px"
             rows.append((amount, name))
         covered = sum(e.coverage.covered for e in self.lesions)
         rows.append((f"{len(self.lesions)} of {len(self.prediction.evidence)}", "decoded slices with a lesion"))
@@ -92,11 +96,13 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):
                 rows.append((f"{np.average([e.confidence for e in self.lesions], weights=sizes):.0%}", "mean probability inside the mask"))
-            rows.append((f"{np.average([e.disagreement for e in self.lesions], weights=sizes):.0%}", "changed by the evidence (1 \u2212 Dice)"))
+            changed = np.average([e.disagreement for e in self.lesions], weights=sizes)
+            rows.append((f"{changed:.0%}", "changed by the evidence (1 \u2212 Dice)"))
         return '<div class="facts">' + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"
 
     def legend(self) -> str:
-        items = [(color, f"Predicted: {self.prediction.labels[value]}") for value, color in self.colors.items()] + [(EXPERT, "Drawn by an expert")]
+        items = [(color, f"Predicted: {self.prediction.labels[value]}") for value, color in self.colors.items()]
+        items.append((EXPERT, "Drawn by an expert"))
         return '<div class="legend">' + "".join(f'<span style="--c:{c}">{escape(t)}</span>' for c, t in items) + "</div>"
 
     # one slice
@@ -112,8 +118,9 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
         references = "".join(self.reference(e, r) for r in e.references) if e.references else ""
         board = f'<div class="refs">{references}</div>' if references else self.no_reference(e)
         anchor = f"s-{e.plane}-{e.index}"
-        return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>{self.coverage(e)}
-<div class="board"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>{_findings(e.rationale)}</div>{board}</div>
+        return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>
+{self.coverage(e)}<div class="board"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>
+{_findings(e.rationale)}</div>{board}</div>
 {self.rejected(e)}</section>"""
 
     def slice_name(self, e: Evidence) -> str:
@@ -149,7 +156,8 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
             picture = self.picture(case["symbol"], anchor, f"Reference {r.rank} with the expert contour", case["plane"], badge)
             name, findings = case["name"], _findings(case["rationale"])
         bars = "".join(_score(n, v) for n, v in (("Visual", r.visual), ("CoT", r.cot), ("Weight", r.weight), ("Influence", r.influence)))
-        return f"""<div class="card">{picture}<p class="name">{escape(name)}</p><p class="id">{escape(r.id)}</p><div class="scores">{bars}</div>{findings}</div>"""
+        return f"""<div class="card">{picture}<p class="name">{escape(name)}</p><p class="id">{escape(r.id)}</p>
+<div class="scores">{bars}</div>{findings}</div>"""
 
     def case(self, case_id: str) -> dict | str:
         """What a card needs of a pool case; a sentence where the case cannot be read any more."""
@@ -162,42 +170,50 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
                 self.cases[case_id] = str(error)
             else:
                 symbol = f"c-{len(self.cases)}"
-                self.symbol(symbol, display(case.image, case.modality), case.mask, [(EXPERT, svg_path(case.mask > 0))], case.spacing or (1.0, 1.0),
-                            mm=case.spacing is not None)
-                name = " \u00b7 ".join(t for t in (case.diagnosis or ", ".join(case.labels.values()), case.modality, case.body_site, case.plane) if t)
-                self.cases[case_id] = {"symbol": symbol, "name": name, "rationale": case.rationale, "plane": case.plane if case.ijkToRAS is not None else None}
+                self.symbol(symbol, display(case.image, case.modality), case.mask, [(EXPERT, svg_path(case.mask > 0))],
+                            case.spacing or (1.0, 1.0), mm=case.spacing is not None)
+                words = (case.diagnosis or ", ".join(case.labels.values()), case.modality, case.body_site, case.plane)
+                self.cases[case_id] = {"symbol": symbol, "name": " \u00b7 ".join(w for w in words if w), "rationale": case.rationale,
+                                       "plane": case.plane if case.ijkToRAS is not None else None}
         return self.cases[case_id]
 
     def rejected(self, e: Evidence) -> str:
         if not e.rejected:
             return ""
-        rows = "".join(f'<tr><td class="stage">{escape(_STAGES.get(r.stage, r.stage))}</td><td>{escape(r.reason)}</td><td class="n">{_number(r.visual)}</td>'
-                       f'<td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>' for r in e.rejected)
-        return f"""<details{" open" if e is self.shown[0] else ""}><summary>Candidates that were not used ({len(e.rejected)})</summary><table><thead><tr><th>Why</th><th>Reason</th>
+        rows = "".join(f'<tr><td class="stage">{escape(_STAGES.get(r.stage, r.stage))}</td><td>{escape(r.reason)}</td>'
+                       f'<td class="n">{_number(r.visual)}</td><td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>' for r in e.rejected)
+        return f"""<details{" open" if e is self.shown[0] else ""}><summary>Candidates that were not used ({len(e.rejected)})</summary>
+<table><thead><tr><th>Why</th><th>Reason</th>
 <th class="n">Visual</th><th class="n">CoT</th><th>Case</th></tr></thead><tbody>{rows}</tbody></table></details>"""
 
     # pictures
 
-    def symbol(self, name: str, image: np.ndarray, mask: np.ndarray, paths: list[tuple[str, str]], spacing: tuple[float, float], *, mm: bool) -> None:
+    def symbol(self, name: str, image: np.ndarray, mask: np.ndarray, paths: list[tuple[str, str]], spacing: tuple[float, float], *,
+               mm: bool) -> None:
         """Keep a picture with its contours as an SVG symbol whose units are mm, or pixels where their size is not known."""
         rows, columns = trim(image, mask)
         part = image[rows, columns]
         (sy, sx), (h, w) = spacing, part.shape
         left, top = (columns.start or 0), (rows.start or 0)
         lines = "".join(f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" stroke-linejoin="round" '
-                        'vector-effect="non-scaling-stroke"/>' for c, d in paths for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1)))
+                        'vector-effect="non-scaling-stroke"/>'
+                        for c, d in paths for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1)))
         bar = ""
         if mm and w * sx > 60:
             x, y = w * sx * 0.96, h * sy * 0.965
-            bar = f'<path d="M{x - 20:.4g} {y:.4g}H{x:.4g}" stroke="#d8dee4" stroke-width="2" vector-effect="non-scaling-stroke"><title>20 mm</title></path>'
-        self.symbols[name] = (f'<symbol id="{name}" viewBox="0 0 {w * sx:.6g} {h * sy:.6g}"><image href="{data_uri(part)}" width="{w * sx:.6g}" height="{h * sy:.6g}" '
-                              f'preserveAspectRatio="none"/><g transform="scale({sx:.6g} {sy:.6g}) translate({-left} {-top})">{lines}</g>{bar}</symbol>')
-        self.ratios[name] = w * sx, h * sy
+            bar = (f'<path d="M{x - 20:.4g} {y:.4g}H{x:.4g}" stroke="#d8dee4" stroke-width="2" vector-effect="non-scaling-stroke">'
+                   '<title>20 mm</title></path>')
+        width, height = w * sx, h * sy
+        self.symbols[name] = (f'<symbol id="{name}" viewBox="0 0 {width:.6g} {height:.6g}">'
+                              f'<image href="{data_uri(part)}" width="{width:.6g}" height="{height:.6g}" preserveAspectRatio="none"/>'
+                              f'<g transform="scale({sx:.6g} {sy:.6g}) translate({-left} {-top})">{lines}</g>{bar}</symbol>')
+        self.ratios[name] = width, height
 
     def picture(self, name: str, anchor: str, label: str, plane: str | None, badge: str = "") -> str:
         w, h = self.ratios[name]
         zoom = f"z-{len(self.zooms)}"
-        svg = f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(label)}"><use href="#{name}" width="{w:.6g}" height="{h:.6g}"/></svg>'
+        svg = (f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(label)}">'
+               f'<use href="#{name}" width="{w:.6g}" height="{h:.6g}"/></svg>')
         self.zooms.append(f'<div class="zoom" id="{zoom}"><a href="#{anchor}" title="Back">{svg}</a></div>')
         edges = "".join(f'<i class="{c}">{t}</i>' for c, t in zip("tl", _EDGES[plane])) if plane in _EDGES else ""
         return f'<a class="pic" href="#{zoom}" title="Enlarge">{svg}{edges}{badge}</a>'
@@ -206,20 +222,24 @@ a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
 
     def nothing(self) -> str:
         text = "No voxel reached the model's threshold. This does not prove that there is no lesion."
-        best = max(self.prediction.evidence, key=lambda e: self.views[e.plane].slices(self.prediction.probabilities.max(0))[e.index].max(), default=None)
+        most = {plane: view.slices(self.prediction.probabilities.max(0)).max((1, 2)) for plane, view in self.views.items()}
+        best = max(self.prediction.evidence, key=lambda e: most[e.plane][e.index], default=None)
         if best is None:
             return f'<section><div class="empty"><b>No lesion was found</b>{escape(text)}</div></section>'
         picture = self.query_picture(best, "top")
         return f"""<section id="top"><div class="board"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
-<p class="small soft">the slice with the highest probability</p></div><div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
+<p class="small soft">the slice with the highest probability</p></div>
+<div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
 
     def all_slices(self) -> str:
         if not self.lesions:
             return ""
-        rows = "".join(f'<tr><td>{self._link(e)}</td><td class="n">{e.pixels}</td><td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td>'
-                       f'<td class="n">{e.disagreement:.0%}</td><td class="n">{len(e.references)}</td><td>{escape(e.coverage.message)}</td></tr>'
+        rows = "".join(f'<tr><td>{self._link(e)}</td><td class="n">{e.pixels}</td>'
+                       f'<td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td><td class="n">{e.disagreement:.0%}</td>'
+                       f'<td class="n">{len(e.references)}</td><td>{escape(e.coverage.message)}</td></tr>'
                        for e in sorted(self.lesions, key=lambda e: (e.plane, e.index)))
-        return f"""<section><h2>All slices with a lesion</h2><table><thead><tr><th>Slice</th><th class="n">Pixels</th><th class="n">Probability</th>
+        return f"""<section><h2>All slices with a lesion</h2><table><thead><tr><th>Slice</th><th class="n">Pixels</th>
+<th class="n">Probability</th>
 <th class="n">Changed</th><th class="n">References</th><th>Coverage</th></tr></thead><tbody>{rows}</tbody></table></section>"""
 
     def _link(self, e: Evidence) -> str:
@@ -251,7 +271,10 @@ def _flat(values: dict, prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in values.items():
         name = f"{prefix}{key}".replace("_", " ")
-        out += _flat(value, "" if key == "settings" else f"{name}: ") if isinstance(value, dict) else [(name, "none" if value is None else str(value))]
+        if isinstance(value, dict):
+            out += _flat(value, "" if key == "settings" else f"{name}: ")
+        else:
+            out.append((name, "none" if value is None else str(value)))
     return out
 
 

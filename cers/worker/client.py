@@ -71,7 +71,8 @@ class Worker:
     """
 
     def __init__(self, command: list[str] | None = None, *, log: Callable[[str], None] | None = None, start_timeout: float = 60):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")) if p)}
+        places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in places if p)}
         self.process = subprocess.Popen(command or [sys.executable, "-m", "cers", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, env=environment)
         self.faults: queue.SimpleQueue[dict] = queue.SimpleQueue()

@@ -71,8 +71,8 @@ class Methods:
         self.model, self.segmenter, self.volume, self.prediction = model, None, None, None
         job.progress(0.7, "Loading the text encoder")
         self._text().encode(["ready"])            # now, for loading it cannot be cancelled half-way through a segmentation
-        return {"hash": model.hash, "labels": model.labels, "device": device, "devices": devices(), "name": model.config.name, "card": model.card,
-                "modality": model.config.modality, "body_site": model.config.body_site}
+        return {"hash": model.hash, "labels": model.labels, "device": device, "devices": devices(), "name": model.config.name,
+                "card": model.card, "modality": model.config.modality, "body_site": model.config.body_site}
 
     @params(path=str, read_only=bool)
     def open_pool(self, job: Job, given: dict) -> dict:
@@ -86,8 +86,8 @@ class Methods:
         return {"path": path, "cases": 0 if pool is None else len(pool), "hash": None if pool is None else pool.hash(),
                 "read_only": False if pool is None else pool.read_only}
 
-    @params(image_=str, ijkToRAS_=list, name=str, modality=str, body_site=str, patient_id=str, volume_id=str, planes=str, text=str, influence=bool,
-            spacing_known=bool)
+    @params(image_=str, ijkToRAS_=list, name=str, modality=str, body_site=str, patient_id=str, volume_id=str, planes=str, text=str,
+            influence=bool, spacing_known=bool)
     def segment(self, job: Job, given: dict) -> dict:
         array = self._load(given["image"], "image")
         volume = Volume(array, Geometry(_matrix(given["ijkToRAS"]), array.shape if array.ndim == 3 else (0, 0, 0)),
@@ -119,8 +119,9 @@ class Methods:
         prediction, plane, index = self._slice(given, decoded=False)
         view = PlaneView(prediction.geometry, plane)
         picture = display(view.slices(self.volume.array), self.volume.modality)[index]
-        return {"image": self._save(f"slice-{plane}-{index}", picture), "spacing": list(view.spacing) if self.volume.spacing_known else None,
-                "mask": self._save(f"slicemask-{plane}-{index}", view.slices(prediction.labelmap)[index])}
+        return {"image": self._save(f"slice-{plane}-{index}", picture),
+                "mask": self._save(f"slicemask-{plane}-{index}", view.slices(prediction.labelmap)[index]),
+                "spacing": list(view.spacing) if self.volume.spacing_known else None}
 
     @params(image_=str, mask_=str, spacing=list, modality=str, plane=str)
     def describe(self, job: Job, given: dict) -> dict:
@@ -165,7 +166,8 @@ class Methods:
 
         case = self._pool().get(given["id"])
         name = "case-" + hashlib.sha256(case.id.encode()).hexdigest()[:24]
-        return {**case.metadata(), "image": self._save(name, display(case.image, case.modality)), "mask": self._save(name + "-mask", case.mask)}
+        picture = self._save(name, display(case.image, case.modality))
+        return {**case.metadata(), "image": picture, "mask": self._save(name + "-mask", case.mask)}
 
     @params(path_=str, title=str)
     def export_report(self, job: Job, given: dict) -> dict:

@@ -132,7 +132,8 @@ class Server:
     def _hello(self, job: Job) -> None:
         wanted = job.params.get("protocol")
         if wanted != PROTOCOL:
-            self._error(job.id, "protocol", f"This worker speaks protocol {PROTOCOL}, not {json.dumps(wanted)[:40]}. Use a client of the same version.")
+            self._error(job.id, "protocol", f"This worker speaks protocol {PROTOCOL}, not {json.dumps(wanted)[:40]}. "
+                                            "Use a client of the same version.")
         else:
             self._answer(job.id, {"protocol": PROTOCOL, "version": __version__, "pid": os.getpid(), "folder": str(self.folder),
                                   "methods": list(METHODS)})
@@ -185,7 +186,8 @@ class Server:
             self._error(job.id, error.code, str(error))
         except ImportError as error:
             traceback.print_exc()
-            self._error(job.id, "packages", f"A Python package that CERS needs is missing or damaged ({error}). Install it and start the worker again.")
+            self._error(job.id, "packages", f"A Python package that CERS needs is missing or damaged ({error}). "
+                                            "Install it and start the worker again.")
         except MemoryError:
             traceback.print_exc()
             self._error(job.id, "memory", "There was not enough memory. Close other programs, or crop the volume.")
@@ -194,7 +196,8 @@ class Server:
             if "out of memory" in str(error).lower():
                 self._error(job.id, "memory", "The device ran out of memory. Choose the CPU, or crop the volume.")
             else:
-                self._error(job.id, "internal", f"Something unexpected went wrong in '{job.method}' ({type(error).__name__}); the worker's log has the details.")
+                self._error(job.id, "internal", f"Something unexpected went wrong in '{job.method}' ({type(error).__name__}); "
+                                                "the worker's log has the details.")
         else:
             self._answer(job.id, result)
         finally:
@@ -233,7 +236,8 @@ class Server:
             leave(self.folder)
 
 
-METHODS = ("hello", "load_model", "open_pool", "segment", "resegment", "slice", "describe", "embed", "search", "case", "export_report", "cancel", "shutdown")
+METHODS = ("hello", "load_model", "open_pool", "segment", "resegment", "slice", "describe", "embed", "search", "case",
+           "export_report", "cancel", "shutdown")
 
 
 def serve() -> int:
