@@ -25,10 +25,13 @@ def measure(segmenter: Segmenter, volume, runs: int) -> tuple[dict[str, float], 
 
 
 def main() -> int:
-    given = options(__doc__, runs=9).parse_args()
+    parser = options(__doc__, runs=9)
+    parser.add_argument("--size", type=int, default=224, help="the network's input, pixels a side (default: 224, whatever the model's own)")
+    given = parser.parse_args()
     volume, mask = read_sample("brain1")
     with tempfile.TemporaryDirectory(prefix="cers-bench-") as folder:
         model = load_model(given.model, threads=given.threads)
+        model.config.size = given.size
         model.config.selection = {**model.config.selection, **OPEN}
         with timing_pool(Path(folder) / "pool") as pool:
             segmenter = Segmenter(model, pool)
