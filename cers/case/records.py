@@ -65,6 +65,7 @@ class Statement:
     """One sentence of a rationale and the measurement it rests on.
 
     ``descriptor`` and ``value`` are None for a sentence that a person or an LLM wrote without a measurement.
+    ``short`` says the same in few words, to be embedded; None where ``text`` itself is.
     """
 
     part: str
@@ -72,6 +73,7 @@ class Statement:
     descriptor: str | None = None
     value: float | None = None
     unit: str | None = None
+    short: str | None = None
 
 
 @dataclass
@@ -97,8 +99,14 @@ class Rationale:
 
     @property
     def text(self) -> str:
-        """The whole rationale as four labelled lines; this is what is embedded."""
+        """The whole rationale as four labelled lines, as people read it."""
         return "\n".join(f"{p.capitalize()}: {self.part(p)}" for p in PARTS if self.part(p))
+
+    @property
+    def compact(self) -> str:
+        """The same four lines in the short form of each sentence that has one; this is what is embedded."""
+        lines = {p: " ".join(s.short or s.text for s in self.statements if s.part == p) for p in PARTS}
+        return "\n".join(f"{p.capitalize()}: {line}" for p, line in lines.items() if line)
 
     def to_dict(self) -> dict:
         return {**asdict(self), "text": self.text}

@@ -66,7 +66,7 @@ def embed_pool(model: Model, pool: Pool, embedder: TextEmbedder, progress=None, 
     for start in range(0, len(texts), 64):
         current = pool.rationales(texts[start : start + 64])
         ids = list(current)
-        vectors = embedder.encode([current[i][1].text for i in ids])
+        vectors = embedder.encode([current[i][1].compact for i in ids])
         pool.set_vectors("rationale", embedder.hash, ids, vectors, versions={i: current[i][0] for i in ids})
         step(len(ids))
     return total
@@ -81,7 +81,7 @@ class ReferenceStore:
 
     def rows(self, ids: list[str], check: Callable[[], None] | None = None) -> dict[str, References]:
         """Reference records by id. A rationale that has changed since is encoded anew. check: called between batches; may raise to stop."""
-        texts = {i: rationale.text for i, (_, rationale) in self.pool.rationales(ids).items()}
+        texts = {i: rationale.compact for i, (_, rationale) in self.pool.rationales(ids).items()}
         keys = {i: (i, texts.get(i, "")) for i in dict.fromkeys(ids)}
         missing = [i for i, key in keys.items() if key not in self._rows]
         for start in range(0, len(missing), BATCH):

@@ -21,7 +21,7 @@ def search_text(pool: Pool, embedder, text: str, k: int = 10, progress=None, can
         if progress:
             progress(start / len(stale), f"Embedding rationales: {start} of {len(stale)}")
         current = pool.rationales(stale[start:start + 64])
-        vectors = embedder.encode([rationale.text for _, rationale in current.values()])
+        vectors = embedder.encode([rationale.compact for _, rationale in current.values()])
         pool.set_vectors("rationale", embedder.hash, list(current), vectors, versions={i: version for i, (version, _) in current.items()})
     return pool.index("rationale", embedder.hash).nearest(embedder.encode([text])[0], k)
 

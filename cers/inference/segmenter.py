@@ -125,7 +125,7 @@ class Segmenter:
                 clock.check()
         with clock.step("text", "Embedding rationales", 0.6):
             described = [s for s in session.slices.values() if s.rationale is not None]
-            for s, vector in zip(described, self.embedder.encode([s.rationale.text for s in described]) if described else ()):
+            for s, vector in zip(described, self.embedder.encode([s.rationale.compact for s in described]) if described else ()):
                 s.vector = vector
         with clock.step("select", "Choosing reference cases", 0.65):
             for key in todo:

@@ -65,7 +65,8 @@ def rationale_vectors(slices: Slices, embedder: TextEmbedder, masks: np.ndarray 
     """(n, d) embeddings of the measured rationale of each picture under its expert mask, or under ``masks``; zeros for an empty mask."""
     masks = slices.masks if masks is None else masks
     some = [n for n in range(len(slices)) if masks[n].any()]
-    texts = [describe(np.asarray(slices.images[n]), np.asarray(masks[n]) > 0, None, modality="MR", plane=slices.table[n].get("plane")).text for n in some]
+    texts = [describe(np.asarray(slices.images[n]), np.asarray(masks[n]) > 0, None, modality="MR", plane=slices.table[n].get("plane")).compact
+             for n in some]
     out = np.zeros((len(slices), embedder.dimension), np.float32)
     out[some] = embedder.encode(texts)
     return out
