@@ -50,9 +50,9 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 def segment(
     image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, a DICOM folder or file, PNG or JPG.")],
     output: Annotated[Path, typer.Option(
-        "--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with names and terminology), "
-                               ".nrrd or .nii.gz. A file of that name is replaced.")],
-    pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without it: a mask without evidence.")] = None,
+        "--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with names and "
+                               "terminology), .nrrd or .nii.gz. A file of that name is replaced.")],
+    pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without it there is no evidence.")] = None,
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
     planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
     report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
@@ -173,7 +173,8 @@ def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Defau
                  "labels": list(config.labels.values()), "modality": config.modality, "body_site": config.body_site}
     except (CersError, OSError) as error:
         if model is not None:
-            raise CersError(str(error) if isinstance(error, CersError) else f"The model in '{model}' cannot be read: {error.strerror}.") from error
+            reason = error if isinstance(error, CersError) else f"The model in '{model}' cannot be read: {error.strerror}."
+            raise CersError(str(reason)) from error
         found = {"folder": None, "problem": str(error)}
     facts = {"versions": versions, "model": found, "devices": devices(), "threads": torch.get_num_threads(), "cpus": os.cpu_count()}
     if as_json:

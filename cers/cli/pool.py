@@ -11,8 +11,9 @@ import typer
 
 from .output import command, fail, progress, say_json
 
-pool_app = typer.Typer(no_args_is_help=True, help="Make, fill, read, search and check a knowledge pool: a folder of expert-annotated reference "
-                       "cases.\n\ncers pool create my-pool\n\ncers pool import my-pool --images images --masks masks --modality MR --body-site brain")
+pool_app = typer.Typer(no_args_is_help=True, help="Make, fill, read, search and check a knowledge pool: a folder of expert-annotated "
+                       "reference cases.\n\ncers pool create my-pool\n\n"
+                       "cers pool import my-pool --images images --masks masks --modality MR --body-site brain")
 _DIR = Annotated[Path, typer.Argument(metavar="DIR", help="The pool's folder.", show_default=False)]
 _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout, nothing else.")]
 
@@ -38,9 +39,9 @@ def create(folder: _DIR) -> None:
 def import_(
     folder: _DIR,
     images: Annotated[Path, typer.Option(help="Folder of images: NIfTI, NRRD, MetaImage, PNG, JPG, or DICOM folders.")],
-    masks: Annotated[Path, typer.Option(help="Folder of masks with matching names: case7.nii.gz, case7_mask.nrrd, ...; .seg.nrrd and DICOM SEG too.")],
-    csv: Annotated[Optional[Path], typer.Option(help="Table with a column image and any of: patient, group, modality, body_site, diagnosis, "
-                                                "plane, annotator, label. Only its images are imported.")] = None,
+    masks: Annotated[Path, typer.Option(help="Folder of masks with matching names (case7.nii.gz, case7_mask.nrrd, ...); DICOM SEG too.")],
+    csv: Annotated[Optional[Path], typer.Option(help="Table with a column image and any of: patient, group, modality, body_site, "
+                                                "diagnosis, plane, annotator, label. Only its images are imported.")] = None,
     modality: Annotated[Optional[str], typer.Option(help="For all cases that do not say: MR, CT, ...")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="For all cases that do not say: brain, lung, ...")] = None,
     max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most.")] = 12,

@@ -22,7 +22,8 @@ _EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}   
 _STAGES = {"exclusion": "Excluded", "compatibility": "Not compatible", "morphology": "Looks different", "cot": "Findings differ",
            "limit": "Others were closer", "dropped": "Dropped by the user"}
 _HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of
-thought) agree, 0 to 1. <b>Weight</b>: share of the evidence that the network gave this reference. <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
+thought) agree, 0 to 1. <b>Weight</b>: share of the evidence that the network gave this reference.
+<b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
 <p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on
 the expert's.</p>"""
 
@@ -181,7 +182,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         if not e.rejected:
             return ""
         rows = "".join(f'<tr><td class="stage">{escape(_STAGES.get(r.stage, r.stage))}</td><td>{escape(r.reason)}</td>'
-                       f'<td class="n">{_number(r.visual)}</td><td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>' for r in e.rejected)
+                       f'<td class="n">{_number(r.visual)}</td><td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>'
+                       for r in e.rejected)
         return f"""<details{" open" if e is self.shown[0] else ""}><summary>Candidates that were not used ({len(e.rejected)})</summary>
 <table><thead><tr><th>Why</th><th>Reason</th>
 <th class="n">Visual</th><th class="n">CoT</th><th>Case</th></tr></thead><tbody>{rows}</tbody></table></details>"""
@@ -195,8 +197,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         part = image[rows, columns]
         (sy, sx), (h, w) = spacing, part.shape
         left, top = (columns.start or 0), (rows.start or 0)
-        lines = "".join(f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" stroke-linejoin="round" '
-                        'vector-effect="non-scaling-stroke"/>'
+        lines = "".join(f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" '
+                        'stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
                         for c, d in paths for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1)))
         bar = ""
         if mm and w * sx > 60:
