@@ -35,9 +35,10 @@ class PictureButton:
 
     def show(self, picture: Pictures.Picture | None, width: int, height: int, words: str = "") -> None:
         """Shows a picture at (width, height), or ``words`` where there is none."""
-        if self._shown == (id(picture), width, height, words):
+        state = (id(picture), width, height, words, self.widget.palette.color(qt.QPalette.Base).name())
+        if self._shown == state:
             return
-        self._shown, self._picture = (id(picture), width, height, words), picture      # held, so that its id stays its own
+        self._shown, self._picture = state, picture      # the picture is held, so that its id stays its own
         self.pixmap = Pictures.pixmap(picture, width, height) if picture is not None else Pictures.placeholder(width, height, words, self.widget.palette)
         self.widget.setIconSize(qt.QSize(width, height))
         self.widget.setFixedSize(width + 6, height + 6)

@@ -18,7 +18,7 @@ from .Signal import Signal
 
 TAG, LAYOUT = "cersevidence", 7317
 GAP = 10                          # between columns
-COLUMN = 124                      # narrowest column; below it the board scrolls sideways
+COLUMN = 108                      # narrowest column; below it the board scrolls sideways
 
 _VIEW = ('<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">{orientation}</property>'
          '<property name="viewlabel" action="default">{name[0]}</property><property name="viewcolor" action="default">{colour}</property></view></item>')

@@ -30,18 +30,21 @@ class EvidenceModel:
     Args:
         summary: ``Prediction.summary()`` as the worker gave it. labelmap: (k, j, i) uint8 in the volume's grid.
         geometry: the grid in the world at the time of the run. volume, segmentation: nodes.
+        box: (k, j, i) slices around everything in the label map that is not 0, None if it is empty.
 
     Attributes:
         planes: plane name -> ``PlaneView``. slices: (plane, index) -> evidence as a dictionary (see ``cers.case.Evidence``).
         choices: what the user chose by (plane, index). rerun: slices that now show the user's choices, not the first run.
     """
 
-    def __init__(self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation):
+    def __init__(self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation, box: list[slice] | None = None):
         self.summary, self.labelmap, self.geometry = summary, labelmap, geometry
         self.volume, self.segmentation = volume, segmentation
         self.labels = {int(value): name for value, name in summary["labels"].items()}
         self.slices = {(e["plane"], int(e["index"])): e for e in summary["slices"]}
         self.planes = {plane: PlaneView(geometry, plane) for plane in dict.fromkeys(plane for plane, _index in self.slices)}
+        self._box = box
+        self._areas: dict[str, np.ndarray] = {}
         self.choices: dict[tuple[str, int], Choices] = {}
         self.rerun: set[tuple[str, int]] = set()
 
@@ -53,22 +56,30 @@ class EvidenceModel:
     def choice(self, key) -> Choices:
         return self.choices.setdefault(key, Choices())
 
+    def areas(self, plane: str) -> np.ndarray:
+        """Voxels of the result in each display slice of a plane. Counted in the box around the result, and kept."""
+        if plane not in self._areas:
+            view, box = self.planes[plane], self._box
+            counts = np.zeros(self.labelmap.shape[view.axes[0]], int)
+            if box is not None:
+                others = tuple(a for a in range(3) if a != view.axes[0])
+                counts[box[view.axes[0]]] = np.count_nonzero(self.labelmap[tuple(box)], axis=others)
+            self._areas[plane] = counts[::-1] if view.flips[0] else counts
+        return self._areas[plane]
+
     def lesionSlices(self, plane: str) -> list[int]:
         """Display slices of a plane that hold any voxel of the result, upwards."""
-        counts = self.planes[plane].slices(self.labelmap).any(axis=(1, 2))
-        return [int(n) for n in np.flatnonzero(counts)]
+        return [int(n) for n in np.flatnonzero(self.areas(plane))]
 
     def largest(self) -> tuple[str, int] | None:
         """The slice with the most voxels of the result; without any, the middle slice of the first plane; None without slices."""
         best, most = None, 0
         for plane, view in self.planes.items():
-            counts = np.count_nonzero(view.slices(self.labelmap), axis=(1, 2))
-            index = int(np.argmax(counts))
-            if counts[index] > most:
-                best, most = (plane, index), counts[index]
-        if best is None and self.planes:
-            plane, view = next(iter(self.planes.items()))
-            best = (plane, len(view) // 2)
+            if best is None:
+                best = (plane, len(view) // 2)
+            index = int(np.argmax(self.areas(plane)))
+            if self.areas(plane)[index] > most:
+                best, most = (plane, index), self.areas(plane)[index]
         return best
 
     def mask(self, key) -> np.ndarray:
@@ -112,6 +123,7 @@ class EvidenceModel:
         view = self.planes[key[0]]
         view.slices(self.labelmap)[key[1]] = mask
         self.slices[key] = evidence
+        self._box, self._areas = [slice(0, n) for n in self.labelmap.shape], {}
         start, index = [0, 0, 0], [slice(None)] * 3
         start[view.axes[0]] = view.array_index(key[1])
         index[view.axes[0]] = slice(start[view.axes[0]], start[view.axes[0]] + 1)

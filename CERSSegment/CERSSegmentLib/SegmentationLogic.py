@@ -88,7 +88,7 @@ class SegmentationLogic:
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
         yield from SegmentationResult.fill(segmentation, volume, labelmap, box, labels)
-        evidence = EvidenceModel(result, labelmap, geometry, volume, segmentation)
+        evidence = EvidenceModel(result, labelmap, geometry, volume, segmentation, box)
         self._session = (self.worker.generation, evidence)
         return evidence
 
@@ -110,7 +110,7 @@ class SegmentationLogic:
     def _onSegmented(self, evidence: EvidenceModel) -> None:
         self._setState(IDLE)
         volumes = evidence.summary.get("volume_ml", {})
-        if evidence.labelmap.any():
+        if any(volumes.values()):
             found = ", ".join(f"{name} {amount:.1f} ml" for name, amount in volumes.items() if amount)
             seconds = sum(evidence.summary.get("seconds", {}).values()) if "total" not in evidence.summary.get("seconds", {}) \
                 else evidence.summary["seconds"]["total"]

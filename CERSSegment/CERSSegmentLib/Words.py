@@ -62,10 +62,10 @@ def trust(evidence: dict) -> tuple[bool, str]:
 
 def scores(reference: dict) -> str:
     """Visual score, CoT score and influence of a reference on one line."""
-    parts = [_("visual {value:.2f}").format(value=reference["visual"])]
-    parts.append(_("CoT –") if reference.get("cot") is None else _("CoT {value:.2f}").format(value=reference["cot"]))
+    parts = [_("visual\u00a0{value:.2f}").format(value=reference["visual"])]
+    parts.append(_("CoT –") if reference.get("cot") is None else _("CoT\u00a0{value:.2f}").format(value=reference["cot"]))
     if reference.get("influence") is not None:
-        parts.append(_("influence {value:.2f}").format(value=reference["influence"]))
+        parts.append(_("influence\u00a0{value:.2f}").format(value=reference["influence"]))
     return " · ".join(parts)
 
 

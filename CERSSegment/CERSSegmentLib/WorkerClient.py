@@ -164,9 +164,8 @@ class WorkerClient:
         self._end(_("The worker did not start in time. Try again; if that does not help, restart Slicer."), "worker")
 
     def _onFinished(self, process, started: bool = True) -> None:
-        if process in self._ending:                 # ended by us
-            self._ending.remove(process)
-            process.deleteLater()
+        if process in self._ending:                 # ended by us; Python lets go of it when the event is over
+            qt.QTimer.singleShot(0, lambda: process in self._ending and self._ending.remove(process))
         if process is not self._process:
             return
         if started:
@@ -187,8 +186,6 @@ class WorkerClient:
             self._ending.append(process)            # kept until it is gone: to delete it before would wait for it
             process.closeWriteChannel()
             process.kill()
-        elif process is not None:
-            process.deleteLater()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder = ""

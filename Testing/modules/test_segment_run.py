@@ -111,7 +111,7 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     host.wait_for(lambda: all(user.control.controller.case(c.identifier) for c in cards), 30, "the reference pictures")
     host.process(0.2)
     for card, reference in zip(cards, user.evidence["references"]):
-        assert f"visual {reference['visual']:.2f}" in card.scores.text and "influence" in card.scores.text
+        assert f"visual\u00a0{reference['visual']:.2f}" in card.scores.text and "influence" in card.scores.text
         image = card.picture.pixmap.toImage()
         cyan = sum(qt.QColor(image.pixel(x, y)).blue() > qt.QColor(image.pixel(x, y)).red() + 60
                    for x in range(image.width()) for y in range(image.height()))
