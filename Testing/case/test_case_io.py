@@ -126,8 +126,17 @@ def test_what_is_no_single_scalar_volume_is_refused(tmp_path):
     whole = (tmp_path / "nan.nrrd").read_bytes()
     (tmp_path / "cut.nrrd").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "folder").mkdir()
-    for name, words in {"four.nii.gz": "4-D", "vector.nrrd": "values per voxel", "flat.nrrd": "same value", "nan.nrrd": "not numbers", "text.nrrd": "could not be read",
-                        "empty.nii.gz": "empty file", "cut.nrrd": "could not be read", "missing.nrrd": "does not exist", "folder": "No DICOM"}.items():
+    for name, words in {
+        "four.nii.gz": "4-D",
+        "vector.nrrd": "values per voxel",
+        "flat.nrrd": "same value",
+        "nan.nrrd": "not numbers",
+        "text.nrrd": "could not be read",
+        "empty.nii.gz": "empty file",
+        "cut.nrrd": "could not be read",
+        "missing.nrrd": "does not exist",
+        "folder": "No DICOM",
+    }.items():
         with pytest.raises(InputError, match=words) as caught:
             read_volume(tmp_path / name)
         assert "\n" not in str(caught.value)
@@ -144,7 +153,7 @@ def test_a_four_dimensional_file_with_one_volume_is_fine(tmp_path):
 def test_a_sheared_nifti_header_is_refused_in_words(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "shear.nii"))
     header = bytearray((tmp_path / "shear.nii").read_bytes())
-    struct.pack_into("<hh", header, 252, 0, 1)                                              # sform only
+    struct.pack_into("<hh", header, 252, 0, 1)  # sform only
     struct.pack_into("<12f", header, 280, -1, -0.4, 0, 0, 0, -1, 0, 0, 0, 0, 1, 0)
     (tmp_path / "shear.nii").write_bytes(header)
     with pytest.raises(InputError, match="sheared"):
@@ -179,7 +188,7 @@ def test_pictures_are_shown_as_they_lie(tmp_path):
 def test_mask_pictures_of_every_habit(tmp_path, values, expected):
     picture = np.zeros((20, 30), np.uint8)
     for n, value in enumerate(values):
-        picture[:, n * 10:] = value
+        picture[:, n * 10 :] = value
     sitk.WriteImage(sitk.GetImageFromArray(picture), str(tmp_path / "m.png"))
     mask, _ = read_mask(tmp_path / "m.png", Geometry(np.diag([-1, -1, 1, 1]), (1, 20, 30)))
     assert tuple(np.unique(mask)) == expected
@@ -193,8 +202,15 @@ def test_mask_pictures_with_labels_as_grey_levels_are_refused(tmp_path):
         read_mask(tmp_path / "m.png", Geometry(np.diag([-1, -1, 1, 1]), (1, 20, 30)))
 
 
-@pytest.mark.parametrize("array, words", [(np.full((2, 3, 4), 1.5, np.float32), "whole numbers"), (np.full((2, 3, 4), -1, np.int16), "0..255"),
-                                          (np.full((2, 3, 4), 300, np.int16), "0..255"), (np.full((2, 3, 4), np.nan, np.float32), "whole numbers")])
+@pytest.mark.parametrize(
+    "array, words",
+    [
+        (np.full((2, 3, 4), 1.5, np.float32), "whole numbers"),
+        (np.full((2, 3, 4), -1, np.int16), "0..255"),
+        (np.full((2, 3, 4), 300, np.int16), "0..255"),
+        (np.full((2, 3, 4), np.nan, np.float32), "whole numbers"),
+    ],
+)
 def test_masks_that_are_no_label_maps_are_refused(tmp_path, array, words):
     sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / "m.nrrd"))
     with pytest.raises(InputError, match=words):
@@ -209,7 +225,18 @@ def test_modality_and_site_can_be_overridden(tmp_path):
 
 # DICOM
 
-def dicom_series(folder, positions, *, patient="DOE^JANE-17", series="1.2.3.4", orientation=(1, 0, 0, 0, 1, 0), site="BRAIN", description="T1 post", rows=8):
+
+def dicom_series(
+    folder,
+    positions,
+    *,
+    patient="DOE^JANE-17",
+    series="1.2.3.4",
+    orientation=(1, 0, 0, 0, 1, 0),
+    site="BRAIN",
+    description="T1 post",
+    rows=8,
+):
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -240,7 +267,7 @@ def test_a_dicom_series_lies_where_its_header_says_and_names_nobody(tmp_path):
     volume = read_volume(dicom_series(tmp_path / "s", [(10, 20, 30 + 4 * n) for n in (2, 0, 1)]))
     assert volume.geometry.shape == (3, 8, 10)
     assert np.allclose(volume.geometry.ras((0, 0, 0)), (-10, -20, 30)) and np.allclose(volume.geometry.spacing, (0.75, 0.5, 4))
-    assert [int(s.min()) for s in volume.array] == [100, 200, 0]                   # sorted by position, not by name
+    assert [int(s.min()) for s in volume.array] == [100, 200, 0]  # sorted by position, not by name
     assert (volume.modality, volume.body_site, volume.name) == ("MR", "brain", "T1 post")
     assert volume.patient_id == pseudonym("DOE^JANE-17") and "DOE" not in repr(volume)
 
@@ -248,12 +275,17 @@ def test_a_dicom_series_lies_where_its_header_says_and_names_nobody(tmp_path):
 def test_an_oblique_dicom_series(tmp_path):
     axis_i, axis_j = OBLIQUE[:, 0], OBLIQUE[:, 1]
     normal = np.cross(axis_i, axis_j)
-    volume = read_volume(dicom_series(tmp_path / "s", [np.array([5.0, -6, 7]) + 3.3 * n * normal for n in range(4)], orientation=(*axis_i, *axis_j)))
+    volume = read_volume(
+        dicom_series(tmp_path / "s", [np.array([5.0, -6, 7]) + 3.3 * n * normal for n in range(4)], orientation=(*axis_i, *axis_j))
+    )
     expected = np.diag([-1, -1, 1]) @ np.stack([axis_i * 0.75, axis_j * 0.5, normal * 3.3], 1)
     assert np.allclose(volume.geometry.ijkToRAS[:3, :3], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("fault, words", [("gap", "not evenly spaced"), ("twice", "one position"), ("tilt", "sheared"), ("mixed", "orientations"), ("two", "2 image series")])
+@pytest.mark.parametrize(
+    "fault, words",
+    [("gap", "not evenly spaced"), ("twice", "one position"), ("tilt", "sheared"), ("mixed", "orientations"), ("two", "2 image series")],
+)
 def test_dicom_folders_that_would_put_a_mask_in_the_wrong_place(tmp_path, fault, words):
     positions = [(0, 0, 3 * n) for n in range(5)]
     if fault == "gap":
@@ -282,13 +314,14 @@ def test_a_region_is_no_organ(tmp_path):
 
 def test_real_dicom_and_its_segmentation(cers_data):
     folder = cers_data / "volumes" / "liver_ct_dicom"
-    volume = read_volume(folder)                                                 # the SEG beside the images is not an image series
+    volume = read_volume(folder)  # the SEG beside the images is not an image series
     assert volume.modality == "CT" and volume.array.shape == (3, 512, 512)
     mask, _ = read_mask(folder / "liver_seg.nrrd", volume.geometry)
     assert mask.sum() == 107098
 
 
 # writing
+
 
 def test_nothing_half_written(tmp_path):
     target = tmp_path / "m.nrrd"
@@ -306,7 +339,9 @@ def test_nothing_half_written(tmp_path):
         assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~umask
 
 
-@pytest.mark.parametrize("name, words", [("m.png", "must end in"), ("m", "must end in"), (".nrrd", "must end in"), ("sub.nrrd", "is a folder")])
+@pytest.mark.parametrize(
+    "name, words", [("m.png", "must end in"), ("m", "must end in"), (".nrrd", "must end in"), ("sub.nrrd", "is a folder")]
+)
 def test_outputs_that_cannot_be(tmp_path, name, words):
     (tmp_path / "sub.nrrd").mkdir()
     with pytest.raises(InputError, match=words):

@@ -58,7 +58,9 @@ def segment_voxels(node, segment_id) -> list[tuple[np.ndarray, np.ndarray]]:
     extent, matrix = image.GetExtent(), vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(matrix)
     to_world = np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)])
-    values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1)
+    values = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(
+        extent[5] - extent[4] + 1, extent[3] - extent[2] + 1, extent[1] - extent[0] + 1
+    )
     ijk = np.argwhere(values == segment.GetLabelValue())[:, ::-1] + (extent[0], extent[2], extent[4])
     return np.c_[ijk, np.ones(len(ijk))] @ to_world.T[:, :3]
 
@@ -75,8 +77,11 @@ def test_slicer_reads_the_same_voxels_at_the_same_places(tmp_path, slicer, name)
         segment = segmentation.GetSegment(segment_id)
         color, entry = label_style(label, n)
         assert segment.GetName() == label and segment.GetLabelValue() == value
-        assert np.allclose(segment.GetColor(), color) and segment.GetTerminology().SerializeTerminologyEntry() == entry \
-            if hasattr(segment.GetTerminology(), "SerializeTerminologyEntry") else segment.GetTerminology() == entry
+        assert (
+            np.allclose(segment.GetColor(), color) and segment.GetTerminology().SerializeTerminologyEntry() == entry
+            if hasattr(segment.GetTerminology(), "SerializeTerminologyEntry")
+            else segment.GetTerminology() == entry
+        )
         ours = np.c_[np.argwhere(mask == value)[:, ::-1], np.ones((mask == value).sum())] @ np.array(GRIDS[name]).T[:, :3]
         theirs = segment_voxels(node, segment_id)
         assert len(ours) == len(theirs)

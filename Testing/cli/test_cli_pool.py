@@ -30,7 +30,9 @@ def test_make_fill_and_list(cers, folders, tmp_path):
     pool = tmp_path / "pool"
     assert cers("pool", "create", pool)[0] == 0
     assert json.loads(cers("pool", "list", pool, "--json")[1]) == []
-    code, out, err = cers("pool", "import", pool, "--images", images, "--masks", masks, "--modality", "MR", "--body-site", "brain", "--max-slices", "2")
+    code, out, err = cers(
+        "pool", "import", pool, "--images", images, "--masks", masks, "--modality", "MR", "--body-site", "brain", "--max-slices", "2"
+    )
     assert code == 0 and "4 cases" in out and err == ""
     cases = json.loads(cers("pool", "list", pool, "--json")[1])
     assert len(cases) == 4 and {c["modality"] for c in cases} == {"MR"}
@@ -80,7 +82,9 @@ def test_search_by_image_finds_the_same_picture_first(cers, filled_pool, model, 
         case = pool.get(pool.ids()[2])
     image, _ = phantom.head(2, lesion=(32.0, 26.0, 4.0), radius=7.0)
     write_image(tmp_path / "v.nrrd", image, phantom.volume().geometry)
-    code, out, _ = cers("pool", "search", filled_pool, "--image", tmp_path / "v.nrrd", "--slice", case.slice_index, "--model", model, "-k", "2", "--json")
+    code, out, _ = cers(
+        "pool", "search", filled_pool, "--image", tmp_path / "v.nrrd", "--slice", case.slice_index, "--model", model, "-k", "2", "--json"
+    )
     found = json.loads(out)
     assert code == 0 and len(found) == 2 and found[0]["volume_id"] == case.volume_id
     picture = np.clip(case.image / 4, 0, 255).astype(np.uint8)

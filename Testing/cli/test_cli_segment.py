@@ -34,8 +34,22 @@ def world_mask(path) -> np.ndarray:
 
 
 def test_everything_at_once(cers, model, filled_pool, image, tmp_path):
-    out = run_segment(cers, model, image, tmp_path / "o.seg.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html", "--json", tmp_path / "r.json",
-                      "--probabilities", tmp_path / "p.nii.gz", "--text", "headache")
+    out = run_segment(
+        cers,
+        model,
+        image,
+        tmp_path / "o.seg.nrrd",
+        "--pool",
+        filled_pool,
+        "--report",
+        tmp_path / "r.html",
+        "--json",
+        tmp_path / "r.json",
+        "--probabilities",
+        tmp_path / "p.nii.gz",
+        "--text",
+        "headache",
+    )
     assert "tumor" in out and str(tmp_path / "o.seg.nrrd") in out
     geometry = phantom.volume().geometry
     mask, labels = read_mask(tmp_path / "o.seg.nrrd", geometry)
@@ -57,8 +71,14 @@ ROTATION = np.linalg.qr(np.array([[0.9, 0.2, -0.1], [-0.25, 0.95, 0.15], [0.05, 
 ROTATION = ROTATION * np.sign(np.diag(ROTATION))
 
 
-STORED = {"as it is": ((0, 1, 2), (0, 0, 0)), "turned": ((0, 1, 2), (0, 1, 1)), "left-handed": ((0, 1, 2), (1, 0, 0)), "i and k swapped": ((2, 1, 0), (0, 0, 0)),
-          "rolled": ((1, 2, 0), (0, 1, 0)), "rolled, left-handed": ((2, 0, 1), (1, 1, 1))}
+STORED = {
+    "as it is": ((0, 1, 2), (0, 0, 0)),
+    "turned": ((0, 1, 2), (0, 1, 1)),
+    "left-handed": ((0, 1, 2), (1, 0, 0)),
+    "i and k swapped": ((2, 1, 0), (0, 0, 0)),
+    "rolled": ((1, 2, 0), (0, 1, 0)),
+    "rolled, left-handed": ((2, 0, 1), (1, 1, 1)),
+}
 
 
 def stored_otherwise(array: np.ndarray, affine: np.ndarray, name: str) -> tuple[np.ndarray, Geometry]:
@@ -108,9 +128,14 @@ def finds_what_is_bright(monkeypatch):
     monkeypatch.setattr(segmenter.Segmenter, "_fused", fused)
 
 
-@pytest.mark.parametrize("planes, suffix, name", [
-    *(("acquisition", ".seg.nrrd", name) for name in STORED), *(("acquisition", suffix, name) for suffix in (".nrrd", ".nii.gz") for name in ("as it is", "rolled, left-handed")),
-    *(("three", ".nrrd", name) for name in ("i and k swapped", "rolled, left-handed"))])
+@pytest.mark.parametrize(
+    "planes, suffix, name",
+    [
+        *(("acquisition", ".seg.nrrd", name) for name in STORED),
+        *(("acquisition", suffix, name) for suffix in (".nrrd", ".nii.gz") for name in ("as it is", "rolled, left-handed")),
+        *(("three", ".nrrd", name) for name in ("i and k swapped", "rolled, left-handed")),
+    ],
+)
 def test_what_was_painted_at_a_place_is_found_at_that_place(cers, model, tmp_path, finds_what_is_bright, name, planes, suffix):
     """A bright rod in an oblique head; nothing may move it by half a voxel, in any storage order and format."""
     k, j, i = np.meshgrid(*(np.arange(n) for n in phantom.SHAPE), indexing="ij")
@@ -126,7 +151,7 @@ def test_what_was_painted_at_a_place_is_found_at_that_place(cers, model, tmp_pat
     expected = geometry.ras(np.argwhere(painted)[:, ::-1])
     assert 2 * (mask.astype(bool) & painted).sum() / (mask.sum() + painted.sum()) > (0.9 if planes == "acquisition" else 0.75)
     inverse = np.linalg.inv(geometry.ijkToRAS[:3, :3])
-    assert np.abs(inverse @ (points.mean(0) - expected.mean(0))).max() < 0.25                # voxels, along each of the image's axes
+    assert np.abs(inverse @ (points.mean(0) - expected.mean(0))).max() < 0.25  # voxels, along each of the image's axes
 
 
 def test_a_cropped_image_gets_a_mask_of_its_own_grid(cers, model, tmp_path):
@@ -161,17 +186,20 @@ def test_without_a_pool_it_says_so(cers, model, image, tmp_path):
     assert "without evidence" in out and "No pool" in (tmp_path / "r.html").read_text()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["{tmp}/missing.nrrd", "-o", "{tmp}/m.nrrd"], "does not exist"),
-    (["{image}", "-o", "{tmp}/m.png"], "must end in"),
-    (["{image}", "-o", "{tmp}/m.nrrd", "--pool", "{tmp}/nowhere"], "no pool"),
-    (["{image}", "-o", "{tmp}/m.nrrd", "--model", "{tmp}/nowhere"], "no CERS model"),
-    (["{image}", "-o", "{tmp}/m.nrrd", "--report", "{tmp}/r.pdf"], "must end in"),
-    (["{image}", "-o", "{image}"], "one and the same"),
-    (["{image}", "-o", "{tmp}/m.nrrd", "--probabilities", "{tmp}/m.nrrd"], "one and the same"),
-    (["{image}", "-o", "{tmp}/m.nrrd", "--modality", "CT"], "model"),
-    (["{image}", "-o", "{tmp}/m.nrrd", "--device", "mps"], "not available"),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["{tmp}/missing.nrrd", "-o", "{tmp}/m.nrrd"], "does not exist"),
+        (["{image}", "-o", "{tmp}/m.png"], "must end in"),
+        (["{image}", "-o", "{tmp}/m.nrrd", "--pool", "{tmp}/nowhere"], "no pool"),
+        (["{image}", "-o", "{tmp}/m.nrrd", "--model", "{tmp}/nowhere"], "no CERS model"),
+        (["{image}", "-o", "{tmp}/m.nrrd", "--report", "{tmp}/r.pdf"], "must end in"),
+        (["{image}", "-o", "{image}"], "one and the same"),
+        (["{image}", "-o", "{tmp}/m.nrrd", "--probabilities", "{tmp}/m.nrrd"], "one and the same"),
+        (["{image}", "-o", "{tmp}/m.nrrd", "--modality", "CT"], "model"),
+        (["{image}", "-o", "{tmp}/m.nrrd", "--device", "mps"], "not available"),
+    ],
+)
 def test_errors_are_one_line_and_leave_nothing(cers, model, image, tmp_path, arguments, words):
     before = image.read_bytes()
     filled = [a.format(tmp=tmp_path, image=image) for a in arguments]
@@ -181,8 +209,18 @@ def test_errors_are_one_line_and_leave_nothing(cers, model, image, tmp_path, arg
     assert [p.name for p in tmp_path.iterdir()] == ["image.nrrd"] and image.read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["segment"], ["segment", "x.nrrd"], ["segment", "x", "-o", "y", "--planes", "oblique"], ["segment", "x", "-o", "y", "--threads", "0"],
-                                       ["nonsense"], ["pool", "search", "x"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["segment"],
+        ["segment", "x.nrrd"],
+        ["segment", "x", "-o", "y", "--planes", "oblique"],
+        ["segment", "x", "-o", "y", "--threads", "0"],
+        ["nonsense"],
+        ["pool", "search", "x"],
+    ],
+)
 def test_wrong_usage(cers, arguments):
     code, out, err = cers(*arguments)
     assert code == 2 and "Traceback" not in err
@@ -199,8 +237,26 @@ def test_an_earlier_output_is_replaced(cers, model, image, tmp_path):
 def test_ctrl_c_leaves_nothing_behind(model, image, tmp_path):
     big = phantom.volume()
     write_image(tmp_path / "big.nrrd", np.concatenate([big.array] * 40), Geometry(big.geometry.ijkToRAS, (320, 64, 56)))
-    process = subprocess.Popen([sys.executable, "-m", "cers", "segment", str(tmp_path / "big.nrrd"), "-o", str(tmp_path / "m.nrrd"), "--model", str(model),
-                                "--report", str(tmp_path / "r.html"), "--planes", "three"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "cers",
+            "segment",
+            str(tmp_path / "big.nrrd"),
+            "-o",
+            str(tmp_path / "m.nrrd"),
+            "--model",
+            str(model),
+            "--report",
+            str(tmp_path / "r.html"),
+            "--planes",
+            "three",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     time.sleep(6)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

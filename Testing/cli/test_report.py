@@ -69,15 +69,41 @@ def prediction(pool_ids, *, volume: Volume | None = None, mask=None, labels=None
     view = PlaneView(volume.geometry, "axial")
     evidence = []
     for n, (image, part) in enumerate(zip(view.slices(volume.array), view.slices(mask))):
-        references = [Reference(i, rank, 0.91 - rank / 100, 0.8, 0.2, 0.05, rank == 2) for rank, i in enumerate(pool_ids, 1)] if covered else []
+        references = (
+            [Reference(i, rank, 0.91 - rank / 100, 0.8, 0.2, 0.05, rank == 2) for rank, i in enumerate(pool_ids, 1)] if covered else []
+        )
         rejected = [Rejection("f" * 16, "cot", "Its rationale contradicts: <b>dark</b> against bright.", 0.87, 0.31)]
-        coverage = Coverage(0.9, True, "The pool covers this slice well.") if covered else Coverage(0.1, False, "No close case in this pool.")
-        evidence.append(Evidence("axial", n, view.array_index(n), references, rejected, coverage,
-                                 describe(image, part > 0, view.spacing, modality="MR") if part.any() else None, int((part > 0).sum()), 0.1,
-                                 0.8 if part.any() else None))
+        coverage = (
+            Coverage(0.9, True, "The pool covers this slice well.") if covered else Coverage(0.1, False, "No close case in this pool.")
+        )
+        evidence.append(
+            Evidence(
+                "axial",
+                n,
+                view.array_index(n),
+                references,
+                rejected,
+                coverage,
+                describe(image, part > 0, view.spacing, modality="MR") if part.any() else None,
+                int((part > 0).sum()),
+                0.1,
+                0.8 if part.any() else None,
+            )
+        )
     labels = labels or {1: "tumor"}
     probabilities = np.stack([(mask == v).astype(np.float16) for v in labels])
-    return Prediction(mask, probabilities, volume.geometry, labels, evidence, {"total": 1.0}, {"cers": "0.1.0", "image": "abc", "settings": {"planes": "acquisition"}}), volume
+    return (
+        Prediction(
+            mask,
+            probabilities,
+            volume.geometry,
+            labels,
+            evidence,
+            {"total": 1.0},
+            {"cers": "0.1.0", "image": "abc", "settings": {"planes": "acquisition"}},
+        ),
+        volume,
+    )
 
 
 @pytest.fixture
@@ -100,9 +126,9 @@ def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
     assert f"{result.volume_ml['tumor']:.2f} ml" in words
     slices = [e for e in result.evidence if e.pixels]
     positions = [words.index(f"Axial slice {e.index + 1} of 8") for e in sorted(slices, key=lambda e: -e.pixels)]
-    assert positions == sorted(positions)                                                         # the largest lesion comes first
+    assert positions == sorted(positions)  # the largest lesion comes first
     pictures = [a for a in page.addresses if a.startswith("data:")]
-    assert len(pictures) == len(slices) + len(ids)                                                # each once, however often it is shown
+    assert len(pictures) == len(slices) + len(ids)  # each once, however often it is shown
     assert all(base64.b64decode(p.split(",")[1]).startswith(b"\x89PNG") for p in pictures)
 
 
@@ -175,13 +201,13 @@ def test_outlines_enclose_the_mask(seed):
     rng = np.random.default_rng(seed)
     for _ in range(4):
         r, c = rng.integers(5, 30), rng.integers(5, 40)
-        mask[r:r + rng.integers(2, 9), c:c + rng.integers(2, 9)] = True
+        mask[r : r + rng.integers(2, 9), c : c + rng.integers(2, 9)] = True
     mask[12:30, 12:30] = True
     mask[18:22, 18:22] = False
     loops = outlines(mask)
     corners = sum(len(loop) for loop in loops)
     assert abs(sum(area(loop) for loop in loops) - mask.sum()) <= corners / 8 + 1e-9
-    assert any(area(loop) < 0 for loop in loops)                              # the hole
+    assert any(area(loop) < 0 for loop in loops)  # the hole
 
 
 def test_outlines_of_odd_masks():
@@ -189,7 +215,7 @@ def test_outlines_of_odd_masks():
     assert len(outlines(np.ones((4, 4)))) == 1
     corner = np.zeros((4, 4), bool)
     corner[1, 1] = corner[2, 2] = True
-    assert len(outlines(corner)) == 2                                         # two pixels that touch at a corner stay apart
+    assert len(outlines(corner)) == 2  # two pixels that touch at a corner stay apart
     assert re.fullmatch(r"(M[\d. ]+(L[\d. ]+)+Z)+", svg_path(np.eye(5)))
 
 

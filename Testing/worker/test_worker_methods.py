@@ -95,7 +95,11 @@ def test_describe(worker, tmp_path):
 
 def test_embed_and_search(worker, tmp_path):
     vectors = np.load(worker.call("embed", texts=["bright lesion", "bright lesion", "dark"])["vectors"])
-    assert vectors.shape[0] == 3 and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4) and np.allclose(vectors[0], vectors[1], atol=1e-5)
+    assert (
+        vectors.shape[0] == 3
+        and np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4)
+        and np.allclose(vectors[0], vectors[1], atol=1e-5)
+    )
     assert worker.call("embed")["embedded"] >= 0
     found = worker.call("search", text="bright lesion with a sharp edge", k=2)["cases"]
     assert len(found) == 2 and found[0]["similarity"] >= found[1]["similarity"]
@@ -106,9 +110,18 @@ def test_embed_and_search(worker, tmp_path):
     assert refused(worker, "embed", texts=[1]).code == "protocol"
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda a: np.where(a > 500, np.nan, a).astype(np.float32), "not numbers"), (lambda a: np.zeros_like(a), "same value"), (lambda a: np.stack([a, a]), "3-D"),
-    (lambda a: a[0], "3-D"), (lambda a: a.astype(complex), "real numbers"), (lambda a: np.zeros((0, 4, 4)), "voxel"), (lambda a: np.array([{}, 1], object), ".npy")])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda a: np.where(a > 500, np.nan, a).astype(np.float32), "not numbers"),
+        (lambda a: np.zeros_like(a), "same value"),
+        (lambda a: np.stack([a, a]), "3-D"),
+        (lambda a: a[0], "3-D"),
+        (lambda a: a.astype(complex), "real numbers"),
+        (lambda a: np.zeros((0, 4, 4)), "voxel"),
+        (lambda a: np.array([{}, 1], object), ".npy"),
+    ],
+)
 def test_input_that_cannot_be_segmented(worker, make, words, tmp_path):
     with open(tmp_path / "a.npy", "wb") as file:
         np.save(file, make(phantom.head()[0]), allow_pickle=True)
@@ -133,17 +146,23 @@ def test_cancel_in_mid_run_is_answered_soon_and_the_next_run_is_whole(worker, re
     folder = Path(worker.ready["folder"])
     np.save(folder / "long.npy", np.concatenate([v.array] * 40))
     seen = []
-    request = worker.send("segment", lambda fraction, message: seen.append(message), image=str(folder / "long.npy"), ijkToRAS=v.geometry.ijkToRAS.tolist(), planes="three")
+    request = worker.send(
+        "segment",
+        lambda fraction, message: seen.append(message),
+        image=str(folder / "long.npy"),
+        ijkToRAS=v.geometry.ijkToRAS.tolist(),
+        planes="three",
+    )
     deadline = time.monotonic() + 60
     while "Encoding slices" not in seen and time.monotonic() < deadline:
         time.sleep(0.01)
     started = time.monotonic()
     assert request.cancel()
-    assert time.monotonic() - started < 0.5                                    # the answer to cancel does not wait for the work
+    assert time.monotonic() - started < 0.5  # the answer to cancel does not wait for the work
     with pytest.raises(WorkerError) as caught:
         request.result(30)
     assert caught.value.code == "cancelled" and time.monotonic() - started < 5
-    assert refused(worker, "resegment", plane="axial", index=4).code == "input"          # nothing is held of the cancelled run
+    assert refused(worker, "resegment", plane="axial", index=4).code == "input"  # nothing is held of the cancelled run
     again = worker.segment(v.array, v.geometry.ijkToRAS, modality="MR", body_site="brain")
     assert np.array_equal(again["labelmap"], result["labelmap"])
 

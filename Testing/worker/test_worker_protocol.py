@@ -46,7 +46,9 @@ def load_model(job, params):
 
 
 def start() -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "cers", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "cers", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT
+    )
 
 
 def test_ready_comes_first_and_hello_checks_the_version():
@@ -60,20 +62,44 @@ def test_ready_comes_first_and_hello_checks_the_version():
 
 
 def test_starting_loads_no_heavy_library():
-    code = ("import sys, cers.__main__, cers.worker, cers.worker.client; "
-            "sys.exit(any(m in sys.modules for m in ('torch', 'faiss', 'transformers', 'SimpleITK', 'typer', 'rich')))")
+    code = (
+        "import sys, cers.__main__, cers.worker, cers.worker.client; "
+        "sys.exit(any(m in sys.modules for m in ('torch', 'faiss', 'transformers', 'SimpleITK', 'typer', 'rich')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-BAD = [b"nonsense\n", b"[1, 2]\n", b"7\n", b"null\n", b"{}\n", b'{"id": 1.5, "method": "hello"}\n', b'{"id": true, "method": "hello"}\n', b'{"id": null, "method": "hello"}\n',
-       b'{"id": {"a": 1}, "method": "hello"}\n', b'{"id": "' + b"x" * 300 + b'", "method": "hello"}\n', b"\xff\xfe\x00\n", b"[" * 200_000 + b"\n", b'{"id": "a", "method"\n',
-       b'{"id": ' + b"9" * 5000 + b', "method": "hello"}\n']
+BAD = [
+    b"nonsense\n",
+    b"[1, 2]\n",
+    b"7\n",
+    b"null\n",
+    b"{}\n",
+    b'{"id": 1.5, "method": "hello"}\n',
+    b'{"id": true, "method": "hello"}\n',
+    b'{"id": null, "method": "hello"}\n',
+    b'{"id": {"a": 1}, "method": "hello"}\n',
+    b'{"id": "' + b"x" * 300 + b'", "method": "hello"}\n',
+    b"\xff\xfe\x00\n",
+    b"[" * 200_000 + b"\n",
+    b'{"id": "a", "method"\n',
+    b'{"id": ' + b"9" * 5000 + b', "method": "hello"}\n',
+]
 
 
 def test_bad_lines_are_answered_and_survived():
     process = start()
-    lines = [*BAD, b"\n", b"   \n", b'{"id": "u", "method": "fly"}\n', b'{"id": "v"}\n', b'{"id": "w", "method": ["hello"]}\n', b'{"id": "x", "method": "hello", "params": [1]}\n',
-             b'{"id": "y", "method": "case", "params": {"idd": "z"}}\n', b'{"id": "ok", "method": "hello", "params": {"protocol": 1}}\r\n']
+    lines = [
+        *BAD,
+        b"\n",
+        b"   \n",
+        b'{"id": "u", "method": "fly"}\n',
+        b'{"id": "v"}\n',
+        b'{"id": "w", "method": ["hello"]}\n',
+        b'{"id": "x", "method": "hello", "params": [1]}\n',
+        b'{"id": "y", "method": "case", "params": {"idd": "z"}}\n',
+        b'{"id": "ok", "method": "hello", "params": {"protocol": 1}}\r\n',
+    ]
     for line in lines:
         process.stdin.write(line)
     process.stdin.flush()
@@ -116,7 +142,7 @@ def test_cancel_stops_what_runs_and_what_waits():
         with pytest.raises(WorkerError) as caught:
             running.result(2)
         assert caught.value.code == "cancelled"
-        assert not running.cancel()                                                  # over already
+        assert not running.cancel()  # over already
         assert worker.call("cancel", request="never sent") == {"cancelled": False}
         assert worker.call("cancel", request={"a": 1}) == {"cancelled": False}
 
@@ -154,8 +180,15 @@ def test_the_unexpected_is_one_sentence_with_the_traceback_in_the_log():
     assert any("ZeroDivisionError" in line for line in worker.log) and any(line.startswith("Traceback") for line in worker.log)
 
 
-@pytest.mark.parametrize("raised, code", [("ModuleNotFoundError('No module named torch')", "packages"), ("MemoryError()", "memory"), ("InputError('Say so.')", "input"),
-                                          ("RuntimeError('CUDA out of memory')", "memory")])
+@pytest.mark.parametrize(
+    "raised, code",
+    [
+        ("ModuleNotFoundError('No module named torch')", "packages"),
+        ("MemoryError()", "memory"),
+        ("InputError('Say so.')", "input"),
+        ("RuntimeError('CUDA out of memory')", "memory"),
+    ],
+)
 def test_errors_carry_a_code(raised, code):
     with Worker(scripted(f"def load_model(job, params):\n    raise {raised}\n")) as worker:
         with pytest.raises(WorkerError) as caught:
@@ -167,11 +200,18 @@ def test_results_are_plain_json():
     odd = """
     def load_model(job, params):
         import numpy as np
-        return {"nan": float("nan"), "np": np.float32(0.5), "inf": np.float64("inf"), "list": np.arange(2), 1: (2, None, True), "text": "\\ud800\\u00e9"}
+        return {"nan": float("nan"), "np": np.float32(0.5), "inf": np.float64("inf"), "list": np.arange(2), 1: (2, None, True),
+                "text": "\\ud800\\u00e9"}
     """
     with Worker(scripted(odd)) as worker:
         result = worker.call("load_model")
-    assert result["nan"] is None and result["np"] == 0.5 and result["inf"] is None and result["list"] == [0, 1] and result["1"] == [2, None, True]
+    assert (
+        result["nan"] is None
+        and result["np"] == 0.5
+        and result["inf"] is None
+        and result["list"] == [0, 1]
+        and result["1"] == [2, None, True]
+    )
 
 
 def test_the_folder_is_private_and_goes_away():
