@@ -133,20 +133,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder in BRISC layout; volumes are looked for beside it")
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--pool-size", type=int, default=3933)
+    parser.add_argument("--pool", type=Path, help="keep the pool of training pictures here, and use it if it is there")
+    parser.add_argument("--pool-size", type=int, default=1500)
     parser.add_argument("--limit", type=int, default=0, help="only so many pictures (0: all)")
     parser.add_argument("--only", choices=["pictures", "volumes"])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from cers.inference import load_model
+    from cers.pool import Pool
     from cers.rationale import TextEmbedder
 
     model, embedder = load_model(options.model, threads=options.threads), TextEmbedder()
     result = {"machine": machine(options.threads), "model": model.hash}
     with tempfile.TemporaryDirectory() as temporary:
         if options.only != "volumes":
-            pool = training_pool(options.data, Path(temporary) / "pool", options.pool_size)
+            folder = options.pool or Path(temporary) / "pool"
+            pool = Pool.open(folder) if (folder / "pool.sqlite").is_file() else training_pool(options.data, folder, options.pool_size)
             result["pictures"], result["cases"] = pictures(model, embedder, options.data, pool, options.limit)
             for name, row in result["pictures"].items():
                 print(f"{name:22s} {row['value']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n={row['n']}")

@@ -50,15 +50,55 @@ def intensities(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (x + noise * 0.03 * _uniform(rng, 0, 1, n, 1, 1, 1)).clamp(0, 1.3)
 
 
-def strip_skull(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Blank an outer band of the body of (1, h, w), as skull-stripped scans lack it; depth and shape are random.
+def strip_skull(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Blank an outer band of the body of (1, h, w) and enlarge what is left, as in skull-stripped scans; depth and zoom are random.
 
-    The body is eroded by blurring its outline; crude on purpose: what matters is that nothing outside the brain is needed.
+    The closed body outline is eroded; crude on purpose: what matters is that nothing outside the brain is needed.
     """
-    body = (image > 0.05).float()[None]
-    near = F.avg_pool2d(F.max_pool2d(body, 9, 1, 4), 31, 1, 15)
-    inside = (near > float(rng.uniform(0.8, 0.97))).float()
-    return image * F.avg_pool2d(inside, 3, 1, 1)[0]
+    closed = F.max_pool2d((image > 0.05).float()[None], 13, 1, 6)
+    reach = 6 + int(rng.integers(8, 24))
+    inside = 1 - F.max_pool2d(F.pad(1 - closed, (1, 1, 1, 1), value=1.0), 2 * reach + 1, 1, reach)[..., 1:-1, 1:-1]
+    image = image * F.avg_pool2d(inside, 3, 1, 1)[0]
+    side = int(image.shape[-1] * rng.uniform(0.72, 0.95))
+    start = (image.shape[-1] - side) // 2
+    return _enlarge(image, mask * inside[0], start, start, side)
+
+
+def _enlarge(image, mask, top: int, left: int, side: int):
+    size = image.shape[-2:]
+    cut = (slice(None), slice(top, top + side), slice(left, left + side))
+    image = F.interpolate(image[cut][None], size, mode="bilinear", align_corners=False)[0]
+    return image, (F.interpolate(mask[cut][None], size, mode="bilinear", align_corners=False)[0] > 0.5).float()
+
+
+def crop_without_lesion(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """A random square part of (1, h, w) that shows body but no lesion, enlarged to the full frame; None if eight tries find none.
+
+    Together with ``mirror_patch`` it teaches that a picture may hold no lesion.
+    """
+    size = image.shape[-1]
+    for _ in range(8):
+        side = int(size * rng.uniform(0.4, 0.75))
+        top, left = (int(rng.integers(0, size - side)) for _ in range(2))
+        part = (slice(None), slice(top, top + side), slice(left, left + side))
+        if not mask[part].any() and float((image[part] > 0.05).float().mean()) > 0.5:
+            return _enlarge(image, mask, top, left, side)
+    return None
+
+
+def transplant(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Cover the lesion of (1, h, w) with tissue from elsewhere in the picture, with a soft edge; None where no place fits."""
+    grown = F.max_pool2d(mask[None], 15, 1, 7)[0]
+    if not 0 < float(grown.mean()) < 0.12:
+        return None
+    size = image.shape[-1]
+    for _ in range(10):
+        shift = (int(rng.integers(-size // 3, size // 3)), int(rng.integers(-size // 3, size // 3)))
+        source = torch.roll(grown, shift, (-2, -1))
+        if not (source * grown).any() and float((image * source > 0.08).float().sum()) > 0.95 * float(grown.sum()):
+            soft = F.avg_pool2d(grown[None], 9, 1, 4)[0]
+            return image * (1 - soft) + torch.roll(image, (-shift[0], -shift[1]), (-2, -1)) * soft, torch.zeros_like(mask)
+    return None
 
 
 def mirror_patch(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator, remove: bool) -> tuple[torch.Tensor, torch.Tensor] | None:

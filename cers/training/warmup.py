@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from ..network.frame import normalise
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
-from .augment import intensities, mirror_patch, strip_skull, warp
+from ..rationale.writer import VERSION
+from .augment import crop_without_lesion, intensities, mirror_patch, strip_skull, transplant, warp
 from .data import Slices, brisc
 from .episodes import Episodes, cached, neighbours, rationale_vectors, scan_vectors, split_by_group
 
@@ -33,30 +34,31 @@ class WarmupConfig:
     """Settings of a warm-up run; written to the run folder as they are.
 
     minutes: budget; the learning rate follows its share used up. sizes: (share of the budget until which, side in pixels).
-    negative, decoy: share of pictures whose lesion, or another region, is replaced by the opposite side's tissue.
+    negative: share of pictures to show without their lesion; decoy: whose other region is replaced, the lesion staying.
     swap: share of references that get another picture's mask. requery: share of the budget after which the queries' rationales
-    are written from D_S's own masks, as at inference, instead of the experts'.
+    are written from D_S's own masks, as at inference, instead of the experts'. start: weights to begin from instead of ImageNet's.
     """
 
     minutes: float = 60.0
-    sizes: tuple = ((0.6, 128), (1.0, 192))
+    sizes: tuple = ((0.55, 128), (1.0, 176))
     groups: int = 4
     members: int = 5
     lr: float = 1e-3
     weight_decay: float = 1e-2
     align: float = 0.1
-    negative: float = 0.15
+    negative: float = 0.3
     decoy: float = 0.12
-    strip: float = 0.15
+    strip: float = 0.2
     swap: float = 0.08
     text: float = 0.15
-    requery: float = 0.55
-    average: float = 0.998
+    requery: float = 0.6
+    average: float = 0.995
     validation: float = 0.05
     seed: int = 0
     threads: int = 2
     bfloat16: bool = False
     limit: int = 0
+    start: str | None = None
 
 
 def dice_bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -86,17 +88,19 @@ class Warmup:
         self.slices, self.embedder = slices, embedder or TextEmbedder()
         self.train, self.held = split_by_group(slices.table, config.validation, config.seed)
         self.net = CersNet(network or NetworkConfig(labels=["tumor"])).to(memory_format=torch.channels_last)
-        if self.net.config.encoder == {"kind": "efficientnet-lite0"}:
+        if config.start:
+            self.net.load_state_dict(load_file(config.start))
+        elif self.net.config.encoder == {"kind": "efficientnet-lite0"}:
             self.net.encoder.load_imagenet()
-        key = f"{len(slices)}_{slices.images.shape[-1]}"
+        key = slices.key
         self.images, self.masks = np.asarray(slices.images), np.asarray(slices.masks)
         vectors = cached(cache / f"scan_{key}.npy", lambda: scan_vectors(self.net.encoder, self.images))
         self.near = neighbours(vectors[self.train], self.images[self.train], slices.column("group")[self.train])
         self.held_near = self._held_neighbours(vectors)
-        self.expert = torch.from_numpy(cached(cache / f"rationale_{key}_{self.embedder.hash[:8]}.npy", lambda: rationale_vectors(slices, self.embedder)))
+        self.expert = torch.from_numpy(cached(cache / f"rationale_{key}_{VERSION}_{self.embedder.hash[:8]}.npy", lambda: rationale_vectors(slices, self.embedder)))
         self.query = self.expert.clone()
         self.requeried = False
-        self.episodes = Episodes(self.train, self.near, self.rng, config.groups, config.members)
+        self.episodes = Episodes(self.train, self.near, self.rng, config.groups, config.members, related=slices.column("group")[self.train])
         self.average = {k: v.detach().clone() for k, v in self.net.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
         self.tokens = {t: torch.from_numpy(self.embedder.encode_tokens(t)) for t in self._texts()}
@@ -125,16 +129,27 @@ class Warmup:
         y = torch.from_numpy(self.masks[rows]).float()[:, None]
         removed = np.zeros(len(rows), bool)
         for n, row in enumerate(rows):
-            draw = rng.random()
-            if draw < c.negative + c.decoy and self.slices.table[row].get("plane") != "sagittal":
-                done = mirror_patch(x[n], y[n], rng, remove=draw < c.negative)
-                if done is not None:
-                    x[n], y[n] = done
-                    removed[n] = draw < c.negative
+            done, draw = None, rng.random()
+            if draw < c.negative:
+                done = self._without_lesion(x[n], y[n], self.slices.table[row].get("plane"))
+                removed[n] = done is not None
+            elif draw < c.negative + c.decoy:
+                done = mirror_patch(x[n], y[n], rng, remove=False)
+            if done is not None:
+                x[n], y[n] = done
             if rng.random() < c.strip:
-                x[n] = strip_skull(x[n], rng)
+                x[n], y[n] = strip_skull(x[n], y[n], rng)
         x, y = warp(x, y, c.groups, size, rng)
         return normalise(intensities(x, rng)), y, rows, removed
+
+    def _without_lesion(self, image, mask, plane):
+        """One of three ways to show no lesion; mirroring needs a plane with two sides."""
+        way = self.rng.random()
+        if way < 0.4:
+            return crop_without_lesion(image, mask, self.rng)
+        if way < 0.8 and plane != "sagittal":
+            return mirror_patch(image, mask, self.rng, remove=True)
+        return transplant(image, mask, self.rng)
 
     def step(self, size: int, lr: float) -> dict:
         """One update; returns losses and training Dice of both decoders."""
@@ -146,7 +161,8 @@ class Warmup:
         expert, query = self.expert[rows].clone(), self.query[rows].clone()
         gone = torch.from_numpy(removed)
         expert[gone] = 0
-        query[gone | torch.from_numpy(rng.random(n) < 0.3)] = 0
+        # half of the lesion-free keep one, as a false finding of pass 1 would have: a rationale must not prove a lesion
+        query[torch.from_numpy(rng.random(n) < np.where(removed, 0.5, 0.3))] = 0
         tokens, present = self._batch_tokens(rows)
         swap = torch.from_numpy(rng.random(n) < c.swap)
         reference_masks = torch.where(swap[:, None, None, None], y[torch.from_numpy(rng.permutation(n))], y)
@@ -157,7 +173,8 @@ class Warmup:
             plain = self.net.decode_plain(encoded)
             stock = self.net.references(encoded, reference_masks, expert)
             fused, _ = self.net.decode_evidence(encoded, plain.float().sigmoid(), query, stock.gather(index), valid)
-            align = self.net.align(encoded, self.expert[rows])
+            shown = torch.from_numpy(np.flatnonzero(~removed))
+            align = self.net.align(encoded.rows(shown), self.expert[rows][shown])
         supervised = dice_bce(plain.float(), y) + dice_bce(fused.float(), y)
         loss = supervised + c.align * align.float()
         self.optimizer.zero_grad()
@@ -212,6 +229,8 @@ class Warmup:
     def validate(self, size: int, limit: int = 200) -> dict:
         """Mean Dice on validation pictures: plain, null evidence, retrieved references from the training pictures, and swapped masks."""
         net = self.averaged()
+        if not len(self.held):
+            return {}
         scores = {"plain": [], "null": [], "retrieved": [], "swapped": []}
         for n in range(0, min(limit, len(self.held)), 5):
             rows = self.held[n : n + 5]
@@ -282,12 +301,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=0, help="stop after so many steps, if that comes first")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--start", help="weights (safetensors) of an earlier run to begin from")
     parser.add_argument("--bfloat16", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
-    config = WarmupConfig(minutes=options.minutes, seed=options.seed, threads=options.threads, bfloat16=options.bfloat16, limit=options.steps)
+    config = WarmupConfig(minutes=options.minutes, seed=options.seed, threads=options.threads, bfloat16=options.bfloat16, limit=options.steps,
+                          lr=options.lr, start=options.start)
     Warmup(brisc(options.data, "train", options.cache), config, options.out, options.cache).run()
 
 
