@@ -68,8 +68,12 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: dict[str, float]) -> dict:
-    """What ``summary.json`` holds. References, rejected candidates and coverage at the top are those of the largest lesion slice."""
-    largest = max(prediction.evidence, key=lambda e: e.pixels)
+    """What ``summary.json`` holds.
+
+    References, rejected candidates and coverage at the top are those of one slice: the largest lesion slice among those that have
+    references, or of all where none has. Those of every slice are under ``slices``.
+    """
+    shown = max(prediction.evidence, key=lambda e: (bool(e.pixels and e.references), e.pixels))
     lesion = [e for e in prediction.evidence if e.pixels]
     return {
         "case": QUERY,
@@ -77,11 +81,12 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
         "volume_ml": round(sum(prediction.volume_ml.values()), 3),
         "expert_volume_ml": round(float((expert > 0).sum()) * prediction.geometry.voxel_ml, 3),
         "seconds": {step: round(value, 4) for step, value in seconds.items()},
-        "slice": {"plane": largest.plane, "index": largest.index, "array_index": largest.array_index, "pixels": largest.pixels},
-        "references": [r.to_dict() for r in largest.references],
-        "rejected": [r.to_dict() for r in largest.rejected],
-        "coverage": largest.coverage.to_dict(),
+        "slice": {"plane": shown.plane, "index": shown.index, "array_index": shown.array_index, "pixels": shown.pixels},
+        "references": [r.to_dict() for r in shown.references],
+        "rejected": [r.to_dict() for r in shown.rejected],
+        "coverage": shown.coverage.to_dict(),
         "lesion_slices": len(lesion),
+        "lesion_slices_with_references": sum(bool(e.references) for e in lesion),
         "slices": [e.to_dict() for e in prediction.evidence],
         "model_hash": model.hash,
         "pool_hash": pool.hash(),
@@ -100,16 +105,16 @@ def describe(summary: dict, files: list[Path]) -> str:
              f"  lesion   {summary['volume_ml']:.1f} ml in {summary['lesion_slices']} slices; the expert's mask has "
              f"{summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
              f"  time     {seconds['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total") + ")",
-             f"  coverage {summary['coverage']['message']}",
-             f"References of the largest lesion slice ({place['plane']} {place['index'] + 1}):" if summary["references"]
-             else "No reference was close enough to be used."]
+             f"  evidence {summary['lesion_slices_with_references']} of {summary['lesion_slices']} lesion slices were decoded with references",
+             f"{'Largest of them' if summary['references'] else 'Largest lesion slice'}, {place['plane']} {place['index'] + 1}: "
+             + summary["coverage"]["message"]]
     for r in summary["references"]:
         case = cases[r["id"]]
         cot, influence = ("-" if r[k] is None else f"{r[k]:.2f}" for k in ("cot", "influence"))
         lines.append(f"  {r['rank']}. {r['id'][:12]} {case['source']}, {case['modality']} {case['body_site']}: visual {r['visual']:.2f}, "
                      f"CoT {cot}, influence {influence}")
     if summary["rejected"]:
-        lines.append(f"Not used ({len(summary['rejected'])}), for instance:")
+        lines.append("Not used there, for instance:")
         shown = {}
         for r in summary["rejected"]:
             shown.setdefault((cases.get(r["id"], {}).get("source"), r["stage"]), r["reason"])
