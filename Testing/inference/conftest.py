@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from phantom import fill, phantom
+from synthetic import fill, phantom
 
 from cers.inference import Segmenter, load_model
 from cers.network.tiny import tiny_model

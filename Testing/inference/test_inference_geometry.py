@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from phantom import LESION, grid, inside, phantom, same_content
+from synthetic import LESION, grid, inside, phantom, same_content
 
 from cers.case import PlaneView, Volume
 from cers.inference import Segmenter

@@ -8,7 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
-from phantom import LESION, fill, grid, phantom
+from synthetic import LESION, fill, grid, phantom
 
 from cers.case import Geometry, Volume
 from cers.errors import Cancelled, InputError, PoolError
