@@ -71,6 +71,12 @@ def test_no_source_file_is_too_long():
     assert not long
 
 
+def test_no_two_test_files_share_a_name():
+    """pytest puts every test folder on the path, so one of two would hide the other. conftest.py is never imported by name."""
+    names = [f.name for f in SOURCES if f.parts[0] == "Testing" and f.name not in ("conftest.py", "__init__.py")]
+    assert not {name for name in names if names.count(name) > 1}
+
+
 def test_text_files_are_utf8_with_lf_endings_and_a_last_newline():
     bad = []
     for file in TEXTS:

@@ -105,7 +105,7 @@ def describe(summary: dict, files: list[Path]) -> str:
              f"  lesion   {summary['volume_ml']:.1f} ml in {summary['lesion_slices']} slices; the expert's mask has "
              f"{summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
              f"  time     {seconds['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total") + ")",
-             f"  evidence {summary['lesion_slices_with_references']} of {summary['lesion_slices']} lesion slices were decoded with references",
+             f"  evidence {summary['lesion_slices_with_references']} of {summary['lesion_slices']} lesion slices have references",
              f"{'Largest of them' if summary['references'] else 'Largest lesion slice'}, {place['plane']} {place['index'] + 1}: "
              + summary["coverage"]["message"]]
     for r in summary["references"]:
