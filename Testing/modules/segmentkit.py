@@ -31,6 +31,22 @@ def make_pool(folder: Path, count: int = 9) -> Path:
     return folder
 
 
+def load(host, root: Path):
+    """The module, loaded once in a process."""
+    return getattr(host.slicer.modules, "cerssegment", None) or host.load_module(root / "CERSSegment" / "CERSSegment.py")
+
+
+def unload(host, module) -> None:
+    """Ends the panel and its worker; the next test gets a panel of its own."""
+    host.close_main_window()
+    panel = module.widgetRepresentation().self()
+    form = panel.control.form
+    panel.cleanup()
+    form.setMRMLScene(None)         # its selectors let go of the scene
+    module._widget = None
+    host.process(0.3)
+
+
 class User:
     """Drives the panel as a person does, and remembers what was said."""
 

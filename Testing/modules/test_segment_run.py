@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from conftest import ROOT
-from segmentkit import SHAPE, Gaps, User, make_pool
+from segmentkit import SHAPE, Gaps, User, load, make_pool, unload
 
 from cers.case.terminology import label_style
 
@@ -31,10 +31,9 @@ def pool(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def loaded(host):
-    module = host.load_module(ROOT / "CERSSegment" / "CERSSegment.py")
+    module = load(host, ROOT)
     yield module
-    module.widgetRepresentation().self().control.logic.shutdown()
-    host.process(0.5)
+    unload(host, module)
 
 
 @pytest.fixture

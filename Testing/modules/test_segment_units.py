@@ -11,6 +11,7 @@ import types
 import numpy as np
 import pytest
 from conftest import ROOT
+from segmentkit import load, unload
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,9 @@ def part(lib):
 def test_self_test_of_the_module(host, scene, part, monkeypatch):
     """What "Reload and Test" runs inside the application."""
     monkeypatch.setattr(part("InstallLogic"), "missing", lambda: ["a package"])       # the run itself is tested elsewhere
-    host.load_module(ROOT / "CERSSegment" / "CERSSegment.py")
+    module = load(host, ROOT)
     sys.modules["CERSSegment"].CERSSegmentTest().runTest()
+    unload(host, module)
 
 
 def test_nothing_heavy_is_imported():
@@ -75,12 +77,14 @@ def test_volumes_that_are_refused(host, scene, part, kind, words):
 def test_refused_volume_is_told_in_the_panel(host, window, part):
     import slicer
 
-    panel = host.enter_module(host.load_module(ROOT / "CERSSegment" / "CERSSegment.py"))
+    module = load(host, ROOT)
+    panel = host.enter_module(module)
     node = slicer.util.addVolumeFromArray(np.ones((3, 4, 5), np.uint8), name="drawn", nodeClassName="vtkMRMLLabelMapVolumeNode")
     panel.ui.inputSelector.setCurrentNode(node)
     host.process(0.05)
     assert "'drawn' is a label map" in panel.ui.statusLabel.text.replace("&#x27;", "'")
     assert not panel.ui.segmentButton.enabled and "label map" in panel.ui.segmentButton.toolTip
+    unload(host, module)
 
 
 def test_volume_is_copied_in_small_pieces(host, scene, part, tmp_path):
