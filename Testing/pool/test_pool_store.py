@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from poolkit import case, rationale
 
-from cers.case import Case
+from cers.case import Case, Rationale, Statement
 from cers.errors import InputError, PoolError
 from cers.pool import Pool, image_hash, thumbnail
+from cers.pool.store import parse_rationale
 
 
 @pytest.fixture
@@ -115,6 +116,18 @@ def test_rationale_versions_and_reviews_stay(pool):
         pool.review(case_id, "bad")
     with pytest.raises(InputError, match="content_hash"):
         pool.update(case_id, content_hash="x")
+
+
+def test_short_forms_are_kept_and_records_without_them_are_read(pool):
+    words = Rationale([Statement("texture", "Isointense to the surrounding tissue (-2 %).", "contrast", -2.3, "%", "Isointense -2%.")])
+    case_id = pool.add(case(1, rationale=words))
+    back = pool.get(case_id).rationale
+    assert back == words and back.compact == "Texture: Isointense -2%." and "surrounding tissue" in back.text
+    assert Rationale.from_dict(pool.meta(case_id)["rationale"]) == words
+    record = words.to_dict()
+    del record["statements"][0]["short"]
+    old = parse_rationale(case_id, json.dumps(record))
+    assert old.compact == old.text == words.text
 
 
 def test_hash_is_of_content_not_of_history(tmp_path):

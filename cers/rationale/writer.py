@@ -1,6 +1,7 @@
 """Measured descriptors -> four-part rationale in fixed words. Deterministic, offline; the text that other writers are held to.
 
-A word is chosen from the number as it is printed, so that sentence and number never disagree.
+A word is chosen from the number as it is printed, so that sentence and number never disagree. Each statement has a readable sentence
+(``sentences``) and a short form of it, which is embedded: one text encoder pass per slice must stay cheap.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..case.records import Rationale, Statement
+from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
-VERSION = "1"       # of the rules below; raise it whenever the text for the same numbers changes
+VERSION = "2"       # of the rules below; raise it whenever the text for the same numbers changes
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,9 @@ class Scale:
     def rounded(self, value: float) -> float:
         return round(float(value), self.digits) + 0.0       # + 0.0: no "-0"
 
+    def printed(self, value: float) -> str:
+        return f"{self.rounded(value):.{self.digits}f}"
+
 
 THRESHOLDS: dict[str, Scale] = {
     "contrast": Scale("texture", (-25, -8, 8, 30, 50), (
@@ -69,7 +74,7 @@ THRESHOLDS: dict[str, Scale] = {
 # "height" is said in the patient's directions where the plane is known
 POSITION_WORDS = {"axial": ("anterior", "central", "posterior")}
 _OPPOSITES = {
-    "contrast": "signal against surrounding tissue", "variation": "texture", "rim_core": "rim and core", "faint_contour": "margin",
+    "contrast": "signal against the surrounding tissue", "variation": "texture", "rim_core": "rim and core", "faint_contour": "margin",
     "edge_width": "edge", "compactness": "outline", "area_body": "size", "depth": "position",
 }
 
@@ -77,30 +82,40 @@ _OPPOSITES = {
 def describe(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | None = None, *, modality: str | None = None,
              plane: str | None = None) -> Rationale:
     """Measure a lesion and put it in words. Arguments and errors as ``measure``."""
-    return write_measured(measure(image, mask, spacing, modality=modality, plane=plane), spacing_known=spacing is not None, plane=plane)
+    return write_measured(measure(image, mask, spacing, modality=modality, plane=plane), spacing_known=spacing is not None, plane=plane,
+                          modality=modality)
 
 
-def write_measured(descriptors: dict[str, float | None], *, spacing_known: bool, plane: str | None = None) -> Rationale:
+def write_measured(descriptors: dict[str, float | None], *, spacing_known: bool, plane: str | None = None,
+                   modality: str | None = None) -> Rationale:
     """Write the rationale that the numbers support; a descriptor that is None gives no sentence.
 
     Args:
         descriptors: from ``measure``.
         spacing_known: whether sentences in mm are written.
         plane: display plane, for the words of position.
+        modality: DICOM code; CT is read in terms of density. The short forms do not depend on it.
     """
     d = dict(descriptors)
     out: list[Statement] = []
 
-    def say(name: str, template: str, *, word: str | None = None, value: float | None = None) -> None:
-        """template: {w} the word, {n} the number as printed."""
+    def say(name: str, template: str, *, words: tuple[str, ...] | None = None, value: float | None = None,
+            note: str = "") -> None:
+        """template: the short form; {w} the word, {n} the number as printed. note: ends the readable sentence."""
         if d.get(name) is None:
             return
         scale = THRESHOLDS[name]
-        chosen = scale.word(d[name]) if word is None else word
-        if chosen:
-            number = f"{scale.rounded(d[name] if value is None else value):.{scale.digits}f}"
-            text = template.format(w=chosen, n=number)
-            out.append(Statement(scale.part, text[0].upper() + text[1:], name, d[name], DESCRIPTORS[name][0]))
+        index = scale.index(d[name])
+        word, term = (words or scale.words)[index], (words or sentences.terms(name, scale.words))[index]
+        if word:
+            number = scale.printed(d[name] if value is None else value)
+            short = template.format(w=word, n=number)
+            text = sentences.sentence(name, index, term, number, plane=plane, modality=modality)
+            text = text.removesuffix(".") + note + "."
+            out.append(Statement(scale.part, text, name, d[name], DESCRIPTORS[name][0], short[0].upper() + short[1:]))
+
+    def add(part: str, name: str, text: str, short: str) -> None:
+        out.append(Statement(part, text, name, d[name], DESCRIPTORS[name][0], short))
 
     say("contrast", "{w} {n}%.")
     say("variation", "{w} {n}%.")
@@ -110,31 +125,38 @@ def write_measured(descriptors: dict[str, float | None], *, spacing_known: bool,
     say("faint_contour", "{w}, {n}% faint.")
     say("edge_width", "{w} {n}%.")
     if spacing_known and d.get("edge_width_mm") is not None:
-        out.append(Statement("boundary", f"Edge {d['edge_width_mm']:.1f} mm wide.", "edge_width_mm", d["edge_width_mm"], "mm"))
+        add("boundary", "edge_width_mm", sentences.edge(d["edge_width_mm"]), f"Edge {d['edge_width_mm']:.1f} mm wide.")
     say("compactness", "{w} {n}%.")
 
-    say("area_body", "{w}, {n}% of body.")
+    pixels = None if spacing_known else d.get("diameter_px")
+    say("area_body", "{w}, {n}% of body.", note="" if pixels is None else f" (about {pixels:.0f} pixels across)")
     if spacing_known and d.get("diameter_mm") is not None:
-        out.append(Statement("context", f"{d['diameter_mm']:.0f} mm across.", "diameter_mm", d["diameter_mm"], "mm"))
+        add("context", "diameter_mm", sentences.across(d["diameter_mm"], d.get("area_mm2")), f"{d['diameter_mm']:.0f} mm across.")
     if (d.get("components") or 1) > 1:
-        out.append(Statement("context", f"{d['components']:.0f} parts.", "components", d["components"], ""))
+        add("context", "components", sentences.parts(d["components"]), f"{d['components']:.0f} parts.")
     if plane == "sagittal":
         say("across", "{w} {n}%.")
     elif d.get("side") is not None:
         say("side", "{w} {n}%.", value=abs(d["side"]))
-    if d.get("height") is not None:
-        say("height", "{w} {n}%.", word=POSITION_WORDS.get(plane, THRESHOLDS["height"].words)[THRESHOLDS["height"].index(d["height"])])
+    say("height", "{w} {n}%.", words=POSITION_WORDS.get(plane))
     say("depth", "{w} {n}%.")
     if spacing_known and d.get("depth_mm") is not None:
-        out.append(Statement("context", f"{d['depth_mm']:.0f} mm from the body edge.", "depth_mm", d["depth_mm"], "mm"))
+        add("context", "depth_mm", sentences.below(d["depth_mm"]), f"{d['depth_mm']:.0f} mm from the body edge.")
     for name in ("dark_ring", "bright_ring", "air_ring"):
         say(name, "{w} {n}%.")
-
-    words = [THRESHOLDS[n].word(d[n]) for n in ("area_body", "contrast", "variation") if d.get(n) is not None]
-    place = [THRESHOLDS[n].word(d[n]) for n in ("depth",) if d.get(n) is not None]
-    text = " ".join([*words, "lesion"]) + "".join(f", {p}" for p in place)
-    out.append(Statement("summary", text[0].upper() + text[1:] + "."))
+    out.append(_summary(d, plane, modality))
     return Rationale(out, d, "measured", VERSION)
+
+
+def _summary(d: dict[str, float | None], plane: str | None, modality: str | None) -> Statement:
+    names = ("area_body", "contrast", "variation", "faint_contour", "depth", "side")
+    index = {n: THRESHOLDS[n].index(d[n]) for n in names if d.get(n) is not None}
+    word = {n: THRESHOLDS[n].words[i] for n, i in index.items()}
+    looks = [word[n] for n in ("area_body", "contrast", "variation") if n in word]
+    short = " ".join([*looks, "lesion"]) + (f", {word['depth']}" if "depth" in word else "")
+    side = sentences.TERMS["side"][index["side"]] if "side" in index and plane != "sagittal" else None
+    text = sentences.summary(looks, word.get("faint_contour"), index.get("depth"), side, modality)
+    return Statement("summary", text, short=short[0].upper() + short[1:] + ".")
 
 
 def contradictions(a: Rationale, b: Rationale) -> list[str]:
@@ -148,7 +170,7 @@ def contradictions(a: Rationale, b: Rationale) -> list[str]:
         x, y, scale = a.descriptors.get(name), b.descriptors.get(name), THRESHOLDS[name]
         if x is None or y is None or scale.pole(x) * scale.pole(y) >= 0:
             continue
-        unit = DESCRIPTORS[name][0]
-        number = [f"{scale.rounded(v):.{scale.digits}f}{' ' + unit if unit else ''}" for v in (x, y)]
-        out.append(f"{what}: {scale.word(x)} ({number[0]}) against {scale.word(y)} ({number[1]})")
+        terms, unit = sentences.terms(name, scale.words), DESCRIPTORS[name][0]
+        one, other = (f"{terms[scale.index(v)]} ({scale.printed(v)}{' ' + unit if unit else ''})" for v in (x, y))
+        out.append(f"{what}: {one} against {other}")
     return out
