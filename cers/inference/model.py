@@ -155,7 +155,7 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load(data).items()})
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         raise ModelError(f"The weights in '{folder}' are damaged or belong to another architecture. Get the model again.") from error
-    net = fuse(net.eval()).to(device).requires_grad_(False)
+    net = fuse(net.eval()).to(device, memory_format=torch.channels_last).requires_grad_(False)
     return Model(net, config, digest, folder, device)
 
 
