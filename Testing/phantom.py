@@ -38,7 +38,7 @@ def volume(seed: int = 0, **fields) -> Volume:
 def build_model(folder: Path, share: float = 0.1) -> Path:
     """A small untrained real model whose threshold makes about ``share`` of the phantom's frame a lesion, so that its masks have a shape."""
     from cers.inference import Segmenter, load_model
-    from cers.network import tiny_model
+    from cers.inference.tiny import tiny_model
 
     tiny_model(folder, size=64)
     probabilities = Segmenter(load_model(folder)).segment(volume(), influence=False).probabilities[0].astype(np.float32)

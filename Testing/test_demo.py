@@ -114,7 +114,7 @@ def test_pips_own_registry_is_used(monkeypatch, config, urls):
 @pytest.fixture
 def volumes(tmp_path, monkeypatch):
     """Small volumes with a bright ball, in place of the samples, and an untrained model in place of the shipped one."""
-    from cers.network import tiny_model
+    from cers.inference.tiny import tiny_model
 
     random = np.random.default_rng(0)
     k, j, i = np.mgrid[:6, :64, :64]

@@ -122,7 +122,7 @@ def describe(summary: dict, files: list[Path]) -> str:
     return "\n".join([*lines, "", NOTE, "", *(f"Wrote {file}" for file in files)])
 
 
-def run(output: Path, *, device: str = "cpu", threads: int | None = None) -> dict:
+def run(output: Path, *, device: str = "cpu", threads: int | None = None, planes: str = "three") -> dict:
     """Build the pool, segment, write the three files. Returns the summary."""
     from .inference import Segmenter, load_model
     from .inference.report import write_report
@@ -142,7 +142,7 @@ def run(output: Path, *, device: str = "cpu", threads: int | None = None) -> dic
     files = [output / "segmentation.seg.nrrd", output / "evidence.html", output / "summary.json"]
     with build_pool(output / "pool") as pool:
         lap("build_pool")
-        prediction = Segmenter(model, pool).segment(volume)
+        prediction = Segmenter(model, pool).segment(volume, planes)
         lap("segment")
         write_segmentation(files[0], prediction.labelmap, volume.geometry, prediction.labels)
         write_report(files[1], prediction, volume, pool, title="CERS demonstration")
@@ -160,12 +160,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to write to (default: demo)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
+    parser.add_argument("--planes", default="three", choices=("acquisition", "three"),
+                        help="decode along the scanner's plane only, or along all three, which finds fewer false lesions (default: three)")
     options = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")                     # models come from local folders and packages only
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
-        run(options.output, device=options.device, threads=options.threads)
+        run(options.output, device=options.device, threads=options.threads, planes=options.planes)
     except CersError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1

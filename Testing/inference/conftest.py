@@ -6,7 +6,7 @@ import pytest
 from synthetic import fill, phantom
 
 from cers.inference import Segmenter, load_model
-from cers.network.tiny import tiny_model
+from cers.inference.tiny import tiny_model
 from cers.pool import Pool
 from cers.rationale import TextEmbedder
 
@@ -61,3 +61,12 @@ def segmenter(model, pool, embedder):
 @pytest.fixture(scope="session")
 def volume():
     return phantom()[0]
+
+
+@pytest.fixture(scope="module")
+def run(model_folder, pool_folder, embedder, volume):
+    """One run that many tests look at: (prediction, segmenter, progress)."""
+    said = []
+    with Pool.open(pool_folder) as pool:
+        segmenter = Segmenter(load_model(model_folder), pool, text_embedder=embedder)
+        yield segmenter.segment(volume, progress=lambda f, m: said.append((f, m))), segmenter, said

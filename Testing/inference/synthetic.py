@@ -94,3 +94,8 @@ def fill(pool: Pool, patients=(1, 2, 3), *, labels=None, **fields) -> list[str]:
         volume, mask = phantom(patient=patient, lesion=np.array(LESION) + rng.uniform(-12, 12, 3), **fields)
         ids += import_volume(pool, volume, mask, labels or {1: "tumor"}, max_slices=4, patient_id=f"patient{patient}")
     return ids
+
+
+def with_references(prediction):
+    """Evidence of the slices that have references."""
+    return [e for e in prediction.evidence if e.references]

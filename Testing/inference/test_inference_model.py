@@ -11,7 +11,7 @@ import torch
 from cers.errors import CersError, InputError, ModelError
 from cers.inference.model import ModelConfig, load_model, resolve_device, save_model
 from cers.network.model import CersNet, NetworkConfig
-from cers.network.tiny import tiny_model
+from cers.inference.tiny import tiny_model
 
 
 @pytest.fixture(scope="module")

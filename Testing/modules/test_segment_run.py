@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
     pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
-    from cers.network import tiny_model
+    from cers.inference.tiny import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
 

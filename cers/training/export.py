@@ -90,7 +90,7 @@ def export(data: Path, run: Path, out: Path, cache: Path, size: int, name: str) 
     text = expert[held] @ expert[train].T
     close = np.argsort(-(vectors[held] @ vectors[train].T), axis=1)[:, :50]
     cot = np.take_along_axis(text, close, 1)
-    selection = {"visual_threshold": round(float(np.percentile(similar[:, 4], 2)), 3), "visual_high": round(float(np.percentile(similar[:, 0], 75)), 3),
+    selection = {"visual_threshold": round(float(np.percentile(similar[:, 49], 2)), 3), "visual_high": round(float(np.percentile(similar[:, 0], 75)), 3),
                  "cot_threshold": round(float(np.percentile(cot, 5)), 3)}
     config = ModelConfig(settings["network"], {"1": "tumor"}, size=size, modality="MR", body_site="brain", temperature=fit_temperature(logits, truth),
                          selection=selection, text_hash=embedder.hash, name=name)

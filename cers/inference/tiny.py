@@ -9,8 +9,8 @@ def tiny_model(folder: str | Path, labels: tuple[str, ...] = ("tumor",), size: i
     """Write a model folder with random weights; returns it. Its masks mean nothing."""
     import torch
 
-    from ..inference.model import ModelConfig, save_model
-    from .model import CersNet, NetworkConfig
+    from .model import ModelConfig, save_model
+    from ..network.model import CersNet, NetworkConfig
 
     torch.manual_seed(seed)
     network = NetworkConfig(labels=list(labels), encoder={"kind": "transformers", "config": {
