@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "Testing" / "Host"), str(ROOT / "Testing" / "modules"
 
 
 def main() -> None:
+    os.chdir(ROOT)          # so that the picture shows a short path
     import slicerhost
     from segmentkit import User
 
@@ -31,9 +32,13 @@ def main() -> None:
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     user = User(host, host.enter_module(module))
     user.ui.planesCombo.setCurrentIndex(1)
-    user.segment(volume, ROOT / "demo" / "pool")
+    user.segment(volume, "demo/pool")
     print(user.status())
     user.control.evidence.board.click()
+    model = user.control.controller.model
+    covered = [n for n in model.lesionSlices("axial") if model.slices["axial", n]["references"]]
+    if covered:
+        user.control.controller.show(("axial", covered[-1]))
     host.process(1.5)
     host.screenshot(window, ROOT / "Resources" / "Screenshots" / "segment.png")
     host.unload_modules()
