@@ -137,7 +137,7 @@ def test_the_demonstration_writes_mask_report_and_summary(volumes, tmp_path, cap
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     assert 0 <= summary["dice"] <= 1 and summary["volume_ml"] > 0 and len(summary["model_hash"]) == 16 and len(summary["pool_hash"]) == 64
     assert {"read", "load_model", "build_pool", "segment", "segment.encode", "segment.evidence", "total"} <= summary["seconds"].keys()
-    assert len(summary["slices"]) == 6 and {"value", "covered", "message"} <= summary["coverage"].keys()
+    assert sum(s["plane"] == "axial" for s in summary["slices"]) == 6 and {s["plane"] for s in summary["slices"]} == {"axial", "coronal", "sagittal"} and {"value", "covered", "message"} <= summary["coverage"].keys()
     assert all({"id", "rank", "visual", "cot", "influence"} <= r.keys() for r in summary["references"])
     cases = {c["id"]: c for c in summary["pool"]["cases"]}
     assert {c["patient_id"] for c in cases.values()} == {f"pyradiomics-{name}" for name in demo.POOL}

@@ -9,6 +9,7 @@ import phantom
 import pytest
 import SimpleITK as sitk
 
+from cers.case import Rationale
 from cers.case.io import write_image, write_segmentation
 
 
@@ -69,7 +70,7 @@ def test_search_by_text(cers, filled_pool):
     found = json.loads(out)
     assert code == 0 and len(found) == 3 and {f["id"] for f in found} <= cases
     assert [f["similarity"] for f in found] == sorted((f["similarity"] for f in found), reverse=True)
-    shown = json.loads(cers("pool", "show", filled_pool, found[0]["id"], "--json")[1])["rationale"]["text"]
+    shown = Rationale.from_dict(json.loads(cers("pool", "show", filled_pool, found[0]["id"], "--json")[1])["rationale"]).compact
     again = json.loads(cers("pool", "search", filled_pool, "--text", shown, "-k", "1", "--json")[1])
     assert again[0]["similarity"] > 0.999
     assert cers("pool", "search", filled_pool, "--text", " ")[0] == 1

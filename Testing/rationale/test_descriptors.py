@@ -85,8 +85,8 @@ def test_a_flip_changes_position_only(brisc, axis):
 
 def test_side_is_the_patients(head):
     image, mask = head(centre=(100, 50))
-    assert "Right" in describe(image, mask, plane="axial").part("context")                          # image left is the patient's right
-    assert "Left" in describe(image[:, ::-1], mask[:, ::-1], plane="axial").part("context")
+    assert "On the right" in describe(image, mask, plane="axial").part("context")                          # image left is the patient's right
+    assert "On the left" in describe(image[:, ::-1], mask[:, ::-1], plane="axial").part("context")
     assert measure(image, mask, plane="sagittal")["side"] is None
 
 

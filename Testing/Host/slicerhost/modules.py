@@ -8,6 +8,7 @@ import sys
 import types
 
 import qt
+import shiboken6
 import slicer
 from PySide6.QtCore import Property, Signal
 
@@ -90,7 +91,7 @@ class qSlicerScriptedLoadableModule(qt.QObject):
         return None
 
     def widgetRepresentation(self):
-        if self._widget is None:
+        if self._widget is None or not shiboken6.isValid(self._widget):     # a closed main window takes its panels along
             self._widget = self.createNewWidgetRepresentation()
         return self._widget
 
