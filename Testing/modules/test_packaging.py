@@ -280,6 +280,7 @@ def test_widget_can_be_made_without_a_parent(no_window, scene, name):
 @pytest.mark.parametrize("name", MODULES)
 def test_reload_gives_a_working_panel(no_window, scene, name):
     module = _loaded(no_window, name)
+    module._widget = None           # a panel of its own, whatever panels earlier tests left and closed
     module.widgetRepresentation().enter()
     before = module.widgetRepresentation().self()
     before.onReload()
