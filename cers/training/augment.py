@@ -50,6 +50,15 @@ def intensities(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return (x + noise * 0.03 * _uniform(rng, 0, 1, n, 1, 1, 1)).clamp(0, 1.3)
 
 
+def thick_slices(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Blur (1, h, w) along one axis as a reformat across slices two to nine pixels thick has it."""
+    h, w = image.shape[-2:]
+    factor = float(rng.uniform(2, 9))
+    small = (round(h / factor), w) if rng.random() < 0.5 else (h, round(w / factor))
+    smooth = F.interpolate(image[None], small, mode="area")
+    return F.interpolate(smooth, (h, w), mode="bilinear", align_corners=False)[0]
+
+
 def strip_skull(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Blank an outer band of the body of (1, h, w) and enlarge what is left, as in skull-stripped scans; depth and zoom are random.
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ..case import PlaneView
+from ..case.io import read_mask, read_volume
 from ..errors import InputError
-from ..network.frame import Frame, body_box, scale_intensities
+from ..network.frame import Frame, body_box, foreground, scale_intensities
 
 CACHE_VERSION = "2"
 
@@ -69,6 +71,34 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
             np.save(temporary, array)
             os.replace(temporary, path)
     return Slices(*(np.load(p, mmap_mode="r") for p in paths), table, key)
+
+
+def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
+    """Slices without a lesion, along all three planes, of MR volumes: (n, size, size) uint8, memory-mapped.
+
+    volumes: files of volumes known to show no lesion, or "IMAGE=MASK": then the slices that the mask does not meet.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()).hexdigest()[:16]
+    stored = Path(cache) / f"{key}_lesion_free.npy"
+    if not stored.exists():
+        out = []
+        for image, _, outline in (v.partition("=") for v in volumes):
+            volume = read_volume(image)
+            mask = read_mask(outline, volume.geometry)[0] if outline else np.zeros(volume.array.shape, np.uint8)
+            for plane in ("axial", "coronal", "sagittal"):
+                view = PlaneView(volume.geometry, plane)
+                raw = view.slices(volume.array)
+                shown = (foreground(raw).mean((1, 2)) > 0.02) & ~view.slices(mask).any((1, 2))
+                frame = Frame.around(body_box(raw), raw.shape[1:], view.spacing, size)
+                out.append((frame.crop(scale_intensities(raw)[shown])[:, 0].numpy() * 255).round().astype(np.uint8))
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        temporary = stored.with_suffix(".tmp.npy")
+        np.save(temporary, np.concatenate(out))
+        os.replace(temporary, stored)
+    return np.load(stored, mmap_mode="r")
 
 
 def _table(path: Path) -> list[dict]:

@@ -22,8 +22,8 @@ from ..network.frame import normalise
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from ..rationale.writer import VERSION
-from .augment import crop_without_lesion, intensities, mirror_patch, strip_skull, transplant, warp
-from .data import Slices, brisc
+from .augment import crop_without_lesion, intensities, mirror_patch, strip_skull, thick_slices, transplant, warp
+from .data import Slices, brisc, lesion_free
 from .episodes import Episodes, cached, neighbours, rationale_vectors, scan_vectors, split_by_group
 
 log = logging.getLogger("cers.training")
@@ -35,12 +35,13 @@ class WarmupConfig:
 
     minutes: budget; the learning rate follows its share used up. sizes: (share of the budget until which, side in pixels).
     negative: share of pictures to show without their lesion; decoy: whose other region is replaced, the lesion staying.
-    swap: share of references that get another picture's mask. requery: share of the budget after which the queries' rationales
+    lesion_free: volumes, as `lesion_free` takes them; free: share of pictures replaced by one of their slices. thick: share blurred along
+    one axis, as a reformat of thick slices is. swap: share of references that get another picture's mask. requery: share of the budget after which the queries' rationales
     are written from D_S's own masks, as at inference, instead of the experts'. start: weights to begin from instead of ImageNet's.
     """
 
     minutes: float = 60.0
-    sizes: tuple = ((0.55, 128), (1.0, 176))
+    sizes: tuple = ((0.45, 144), (1.0, 192))
     groups: int = 4
     members: int = 5
     lr: float = 1e-3
@@ -49,6 +50,9 @@ class WarmupConfig:
     negative: float = 0.3
     decoy: float = 0.12
     strip: float = 0.2
+    lesion_free: tuple = ()
+    free: float = 0.06
+    thick: float = 0.15
     swap: float = 0.08
     text: float = 0.15
     requery: float = 0.6
@@ -92,6 +96,7 @@ class Warmup:
             self.net.load_state_dict(load_file(config.start))
         elif self.net.config.encoder == {"kind": "efficientnet-lite0"}:
             self.net.encoder.load_imagenet()
+        self.free = lesion_free(list(config.lesion_free), cache) if config.lesion_free else None
         key = slices.key
         self.images, self.masks = np.asarray(slices.images), np.asarray(slices.masks)
         vectors = cached(cache / f"scan_{key}.npy", lambda: scan_vectors(self.net.encoder, self.images))
@@ -130,7 +135,11 @@ class Warmup:
         removed = np.zeros(len(rows), bool)
         for n, row in enumerate(rows):
             done, draw = None, rng.random()
-            if draw < c.negative:
+            if self.free is not None and rng.random() < c.free:
+                x[n, 0] = torch.from_numpy(self.free[rng.integers(len(self.free))]).float() / 255
+                y[n] = 0
+                removed[n] = True
+            elif draw < c.negative:
                 done = self._without_lesion(x[n], y[n], self.slices.table[row].get("plane"))
                 removed[n] = done is not None
             elif draw < c.negative + c.decoy:
@@ -139,6 +148,8 @@ class Warmup:
                 x[n], y[n] = done
             if rng.random() < c.strip:
                 x[n], y[n] = strip_skull(x[n], y[n], rng)
+            if rng.random() < c.thick:
+                x[n] = thick_slices(x[n], rng)
         x, y = warp(x, y, c.groups, size, rng)
         return normalise(intensities(x, rng)), y, rows, removed
 
@@ -303,13 +314,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--start", help="weights (safetensors) of an earlier run to begin from")
+    parser.add_argument("--lesion-free", nargs="*", default=[], help="MR volumes of heads: IMAGE without a lesion, or IMAGE=MASK, whose slices off the mask are used")
     parser.add_argument("--bfloat16", action="store_true")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     config = WarmupConfig(minutes=options.minutes, seed=options.seed, threads=options.threads, bfloat16=options.bfloat16, limit=options.steps,
-                          lr=options.lr, start=options.start)
+                          lr=options.lr, start=options.start, lesion_free=tuple(options.lesion_free))
     Warmup(brisc(options.data, "train", options.cache), config, options.out, options.cache).run()
 
 
