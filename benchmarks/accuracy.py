@@ -17,22 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import machine
+from cers.evaluation.metrics import dice
+from cers.evaluation.statistics import interval
 
 TUMOR_CORE = (1, 3, 4)          # BraTS labels whose union looks like BRISC's masks
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice of two masks; 1 where both are empty."""
-    total = int(a.sum()) + int(b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
-
-
-def interval(values, draws: int = 2000) -> dict:
-    """Mean with its 95 % bootstrap interval."""
-    values = np.asarray(values, float)
-    means = np.random.default_rng(0).choice(values, (draws, len(values))).mean(1)
-    low, high = np.percentile(means, (2.5, 97.5))
-    return {"value": round(float(values.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": len(values)}
 
 
 class RandomSelector:
@@ -152,7 +140,8 @@ def main() -> None:
             pool = Pool.open(folder) if (folder / "pool.sqlite").is_file() else training_pool(options.data, folder, options.pool_size)
             result["pictures"], result["cases"] = pictures(model, embedder, options.data, pool, options.limit)
             for name, row in result["pictures"].items():
-                print(f"{name:22s} {row['value']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n={row['n']}")
+                if row["n"]:
+                    print(f"{name:22s} {row['value']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n={row['n']}")
         if options.only != "pictures":
             result["volumes"] = volumes(model, embedder, options.data, Path(temporary) / "demo_pool")
     if options.json:

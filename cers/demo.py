@@ -18,6 +18,7 @@ import numpy as np
 from .case import Prediction, Volume
 from .case.io import atomic_path, read_mask, read_volume, write_segmentation
 from .errors import CersError, InputError
+from .evaluation.metrics import dice
 from .sample import sample
 
 QUERY = "brain1"
@@ -58,13 +59,6 @@ def build_pool(folder: Path):
         volume, mask = read_sample(name)
         import_volume(pool, volume, mask, LABELS, source=f"pyradiomics 3.0.1 {name}", annotator="pyradiomics expert")
     return pool
-
-
-def dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice overlap of two masks, 0..1; 1 where both are empty."""
-    a, b = a > 0, b > 0
-    total = int(a.sum() + b.sum())
-    return 2 * int((a & b).sum()) / total if total else 1.0
 
 
 def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: dict[str, float]) -> dict:
