@@ -36,6 +36,11 @@ class Plane:
     pooled: dict[int, np.ndarray] = field(default_factory=dict)
 
     @property
+    def slice_mm(self) -> float | None:
+        """Distance between slices in mm, None where not known."""
+        return self.view.slice_spacing if self.spacing else None
+
+    @property
     def name(self) -> str:
         return self.view.plane
 

@@ -25,7 +25,7 @@ from ..rationale import TextEmbedder, describe
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare
-from .volume import drop_small_parts, to_labelmap
+from .volume import ACROSS_MM, drop_small_parts, reach, smooth_across, to_labelmap
 
 BATCH = 8
 LEAST_PIXELS = 4          # a pass-1 mask below this many frame pixels is too small to describe
@@ -168,7 +168,10 @@ class Segmenter:
         fused = view.fused[index].clone()
         try:
             self._decode(changed, [key], self._references(changed, [key]), True, _Clock())
-            probability = view.frame.paste(view.fused[index : index + 1])[0]
+            r = reach(view.slice_mm)
+            first = max(0, index - r)
+            around = smooth_across(view.fused[first : index + r + 1], view.slice_mm)
+            probability = view.frame.paste(around[index - first : index - first + 1])[0]
             mask = to_labelmap(probability[:, None], self.model.labels, self.model.config.threshold)[0]
             return SliceResult(mask, probability, self._evidence(changed, key, mask, probability))
         finally:
@@ -279,7 +282,7 @@ class Segmenter:
         model, volume = self.model, session.volume
         total = np.zeros((len(model.labels), *volume.array.shape), np.float32)
         for plane in session.planes.values():
-            pasted = plane.frame.paste(plane.fused)
+            pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm))
             for channel in range(len(model.labels)):
                 total[channel] += plane.view.volume(pasted[:, channel])
         total /= len(session.planes)
@@ -296,8 +299,8 @@ class Segmenter:
         provenance = {"cers": __version__, "image": session.image_hash, "model": model.hash, "model_name": model.config.name,
                       "pool": self.pool.hash() if self.pool is not None else None, "text_encoder": self.embedder.hash,
                       "settings": {"planes": planes, "size": model.config.size, "device": model.device, "threads": torch.get_num_threads(),
-                                   "threshold": model.config.threshold, "temperature": model.config.temperature, "modality": session.modality,
-                                   "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
+                                   "threshold": model.config.threshold, "across_mm": ACROSS_MM, "temperature": model.config.temperature,
+                                   "modality": session.modality, "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
                                    "selection": model.selection.to_dict()}}
         return Prediction(labelmap, total.astype(np.float16), volume.geometry, dict(model.labels), evidence, {}, provenance)
 
