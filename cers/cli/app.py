@@ -1,37 +1,30 @@
-"""``cers segment``, ``cers info``, ``cers serve`` and the place where ``cers pool`` joins in."""
+"""``cers segment``, ``cers info``, ``cers serve`` and the place where the other commands join in."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from .. import __version__
+from .evaluate import compare, evaluate
+from .model import model_app
+from .options import Device, Planes
 from .output import command, progress, say_json
 from .pool import pool_app
+from .rationale import rationale_app
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Segment lesions with evidence: beside each mask, the expert-annotated reference cases it was decoded with.\n\n"
                        "[bold]Begin with[/bold]   cers segment image.nrrd -o lesion.seg.nrrd --pool my-pool --report evidence.html\n\n"
                        "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Not for clinical use.")
 app.add_typer(pool_app, name="pool")
-
-
-class Planes(str, Enum):
-    acquisition = "acquisition"
-    three = "three"
-
-
-class Device(str, Enum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
+app.add_typer(rationale_app, name="rationale")
+app.add_typer(model_app, name="model")
 
 
 def _version(wanted: bool) -> None:
@@ -143,6 +136,10 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
         largest = max(found, key=lambda e: e.pixels)
         lines.append(f"The pool covers {covered} of these {len(found)} slices. Largest: {largest.coverage.message}")
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
+
+
+app.command()(evaluate)
+app.command()(compare)
 
 
 @app.command()

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from ..evaluation.calibration import fit_temperature
 from ..inference.model import ModelConfig, save_model
 from ..network.frame import normalise
 from ..network.model import CersNet, NetworkConfig
@@ -24,18 +25,6 @@ from .data import Slices, brisc
 from .episodes import cached, rationale_vectors, split_by_group
 
 log = logging.getLogger("cers.training")
-
-
-def fit_temperature(logits: torch.Tensor, target: torch.Tensor) -> float:
-    """Temperature that minimises the cross-entropy of pixels (Guo et al., ICML 2017), by golden-section search in 0.3..5."""
-    def loss(log_t: float) -> float:
-        return float(F.binary_cross_entropy_with_logits(logits / np.exp(log_t), target))
-
-    low, high, ratio = np.log(0.3), np.log(5.0), (5 ** 0.5 - 1) / 2
-    while high - low > 1e-3:
-        a, b = high - ratio * (high - low), low + ratio * (high - low)
-        low, high = (low, b) if loss(a) < loss(b) else (a, high)
-    return round(float(np.exp((low + high) / 2)), 3)
 
 
 @torch.no_grad()

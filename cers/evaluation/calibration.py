@@ -1,0 +1,93 @@
+"""Whether probabilities are to be believed: reliability, expected calibration error, and the temperature that mends them."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from .statistics import bootstrap
+
+BINS = 15
+
+
+class Reliability:
+    """Probabilities against how often they came true, in ``BINS`` bins of equal width, kept case by case.
+
+    Expected calibration error (ECE): the mean over voxels of |share of lesion - mean probability| of a voxel's bin (Naeini et al., AAAI
+    2015; here for the probability of a lesion, not of the more likely class).
+    """
+
+    def __init__(self) -> None:
+        self._cases: list[np.ndarray] = []
+
+    def add(self, probability: np.ndarray, lesion: np.ndarray) -> None:
+        """One case: probabilities 0..1 of its voxels and whether each is lesion, of one shape."""
+        p, y = np.asarray(probability, np.float64).ravel(), np.asarray(lesion).ravel() != 0
+        place = np.minimum((p * BINS).astype(int), BINS - 1)
+        self._cases.append(np.stack([np.bincount(place, weights, BINS) for weights in (None, p, y)]))
+
+    def __len__(self) -> int:
+        return len(self._cases)
+
+    def ece(self) -> float | None:
+        """Of all cases; None without voxels."""
+        return _ece(np.stack(self._cases)) if self._cases else None
+
+    def summary(self, groups: Sequence[Hashable | None] | None = None) -> dict | None:
+        """ECE with its bootstrap interval and the curve: per bin the voxels, their mean probability and share of lesion. None without cases."""
+        value = self.ece()
+        if value is None:
+            return None
+        stacked = np.stack(self._cases)
+        low, high = bootstrap(lambda rows: _ece(stacked[rows]), len(stacked), groups)
+        count, p, y = stacked.sum(0)
+        curve = [{"voxels": int(n), "probability": round(a / n, 4) if n else None, "lesion": round(b / n, 4) if n else None}
+                 for n, a, b in zip(count, p, y)]
+        return {"ece": {"value": round(value, 4), "low": low, "high": high, "n": len(stacked)}, "bins": curve}
+
+
+def _ece(cases: np.ndarray) -> float | None:
+    """Of (cases, 3, bins): voxels, sum of their probabilities, number of lesion voxels."""
+    count, p, y = cases.sum(0)
+    return float(np.abs(p - y).sum() / count.sum()) if count.sum() else None
+
+
+def without_temperature(probability: np.ndarray, temperature: float) -> np.ndarray:
+    """The probabilities of one slice as they were before their logits were divided by a temperature (but for interpolation)."""
+    p = np.clip(np.asarray(probability, np.float64), 1e-7, 1 - 1e-7)
+    return 1 / (1 + ((1 - p) / p) ** temperature)
+
+
+def near_lesion(mask: np.ndarray, expert: np.ndarray) -> tuple[slice, ...] | None:
+    """The box around both masks, enlarged by half its size (at least 2 voxels) on every side; None where both are empty.
+
+    Most of an image is background that no network doubts; within the box calibration says something.
+    """
+    used = np.nonzero((np.asarray(mask) != 0) | (np.asarray(expert) != 0))
+    if not used[0].size:
+        return None
+    box = []
+    for axis in used:
+        low, high = int(axis.min()), int(axis.max()) + 1
+        margin = max(2, (high - low) // 2)
+        box.append(slice(max(0, low - margin), high + margin))
+    return tuple(box)
+
+
+def fit_temperature(logits, target) -> float:
+    """Temperature that minimises the cross-entropy of pixels (Guo et al., ICML 2017), by golden-section search in 0.3..5.
+
+    Args:
+        logits, target: torch tensors of one shape; target 0 or 1. Of validation images, never of training or test ones.
+    """
+    from torch.nn.functional import binary_cross_entropy_with_logits
+
+    def loss(log_t: float) -> float:
+        return float(binary_cross_entropy_with_logits(logits / np.exp(log_t), target))
+
+    low, high, ratio = np.log(0.3), np.log(5.0), (5 ** 0.5 - 1) / 2
+    while high - low > 1e-3:
+        a, b = high - ratio * (high - low), low + ratio * (high - low)
+        low, high = (low, b) if loss(a) < loss(b) else (a, high)
+    return round(float(np.exp((low + high) / 2)), 3)

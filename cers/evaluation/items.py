@@ -1,0 +1,114 @@
+"""What is to be evaluated: images with their expert masks, by file name, and what a table knows of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+from ..case import Volume
+from ..case.io import PICTURES, pseudonym, read_mask, read_volume
+from ..errors import InputError
+from ..pool.dicom import read_dicom_seg
+from ..pool.importer import SUFFIXES, pair
+from ..pool.table import read_table
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to be evaluated. prediction: a mask made before, None if a model is to make it. patient: pseudonym."""
+
+    name: str
+    image: Path
+    mask: Path
+    prediction: Path | None = None
+    patient: str | None = None
+    group: str | None = None
+    diagnosis: str | None = None
+    modality: str | None = None
+    body_site: str | None = None
+
+    @property
+    def picture(self) -> bool:
+        return self.image.suffix.lower() in PICTURES
+
+    def read(self) -> Volume:
+        """The image; its patient is the table's, else the file's. Raises InputError as ``read_volume`` does."""
+        volume = read_volume(self.image, modality=self.modality, body_site=self.body_site)
+        return replace(volume, patient_id=self.patient or volume.patient_id)
+
+    def cluster(self, volume: Volume) -> str | None:
+        """What the image shares with related ones: its group, else its patient."""
+        return self.group or (f"patient {volume.patient_id}" if volume.patient_id else None)
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pairs; left: name -> why a file is not evaluated; untold: images that the table does not list (0 without a table)."""
+
+    items: list[Item]
+    left: dict[str, str]
+    untold: int = 0
+
+
+def find_items(images: str | PathLike, masks: str | PathLike, *, predictions: str | PathLike | None = None, csv: str | PathLike | None = None,
+               modality: str | None = None, body_site: str | None = None) -> Found:
+    """Pairs of image and expert mask of two folders (which may be one), as ``cers pool import`` pairs them.
+
+    Args:
+        predictions: folder of masks made before, named as the images. csv: table with ``image`` and any of patient, group, diagnosis,
+            modality, body_site; lines of images that are not in the folder are passed over.
+        modality, body_site: of images of which the table does not say it.
+
+    Raises:
+        InputError: a folder or the table cannot be used, no pair, or pictures and volumes together.
+    """
+    folders = [Path(images), Path(masks), *([Path(predictions)] if predictions is not None else [])]
+    for folder, what in zip(folders, ("images", "expert masks", "predictions")):
+        if not folder.is_dir():
+            raise InputError(f"The folder of {what}, {folder}, does not exist. Check its name.")
+    pairs, left = pair(folders[0], folders[1])
+    made: dict[str, Path] = {}
+    if predictions is not None:
+        made_pairs, wrong = pair(folders[0], folders[2])
+        made = {name: files[1] for name, files in made_pairs.items()}
+        for name, message in wrong.items():
+            if name in pairs:
+                left[name] = message.replace("there is no mask of this name. Add one", "there is no prediction of this name. Add one")
+            elif name not in left:
+                left[name] = message.replace("this mask", "this prediction")
+    rows = {}
+    for row in read_table(Path(csv)) if csv is not None else ():
+        name = _name(row.image)
+        if row.problem or name in rows:
+            raise InputError(f"Line {row.line} of the table: {row.problem or f'{row.image} is listed twice.'}")
+        rows[name] = row.values
+    items = []
+    for name, (image, mask) in sorted(pairs.items()):
+        if name in left:
+            continue
+        known = rows.get(name, {})
+        items.append(Item(name, image, mask, made.get(name), pseudonym(known["patient"]) if "patient" in known else None, known.get("group"),
+                          known.get("diagnosis"), known.get("modality", modality), known.get("body_site", body_site)))
+    if not items:
+        raise InputError(f"No image in {images} has an expert mask{' and a prediction' if predictions is not None else ''} of its name. "
+                         "Name them alike: case7.nii.gz and case7.nii.gz or case7_mask.nii.gz.")
+    kinds = {item.picture: item.name for item in items}
+    if len(kinds) == 2:
+        raise InputError(f"The folder holds pictures ({kinds[True]}) and volumes ({kinds[False]}), which are measured in pixels and in mm. "
+                         "Evaluate them one after the other.")
+    return Found(items, dict(sorted(left.items())), sum(i.name not in rows for i in items) if csv is not None else 0)
+
+
+def read_labels(path: Path, volume: Volume, image: Path) -> tuple[np.ndarray, dict[int, str]]:
+    """A mask file on the volume's grid, as ``read_mask``; a .dcm file is read as DICOM SEG of the image."""
+    if path.suffix.lower() == ".dcm":
+        return read_dicom_seg(path, volume.geometry, series=image)
+    return read_mask(path, volume.geometry)
+
+
+def _name(image: str) -> str:
+    ending = next((s for s in SUFFIXES if image.lower().endswith(s)), "")
+    return image[:len(image) - len(ending)]

@@ -1,0 +1,60 @@
+"""Figures as people read them: rows of text for the terminal, the model card and the report."""
+
+from __future__ import annotations
+
+NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "surface_dice": "surface Dice", "lesion_sensitivity": "lesion sensitivity",
+         "lesion_precision": "lesion precision", "lesion_f1": "lesion F1", "volume_difference": "volume difference",
+         "relative_volume_difference": "relative volume difference"}
+
+
+def number(value: float | None) -> str:
+    """Three decimals below 10, then fewer; a dash for None."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def span(row: dict) -> str:
+    """"0.812 [0.790, 0.834]"."""
+    return number(row["value"]) + ("" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]")
+
+
+def metric_name(metric: str, units: dict) -> str:
+    unit = {"surface_dice": "at " + units["surface_tolerance"], "hd95": units["hd95"], "volume_difference": units["volume_difference"]}.get(metric)
+    return NAMES[metric] + (f", {unit}" if unit else "")
+
+
+def mean_rows(result: dict) -> list[tuple[str, str, int]]:
+    """(metric, mean with interval, number of cases in which it is defined)."""
+    return [(metric_name(m, result["units"]), span(row), row["n"]) for m, row in result["mean"].items()]
+
+
+def trust_rows(result: dict) -> list[tuple[str, str, int]]:
+    """The same of calibration and failure detection; empty for masks that no model of ours made."""
+    rows, calibration, failure = [], result.get("calibration"), result.get("failure")
+    parts = (("near_lesion", "calibration error (ECE) near lesions"), ("before_near_lesion", "the same before temperature scaling"),
+             ("everywhere", "calibration error (ECE) over all voxels"), ("before", "the same before temperature scaling"))
+    for key, name in parts if calibration else ():
+        if calibration[key]:
+            rows.append((name, span(calibration[key]["ece"]), calibration[key]["ece"]["n"]))
+    for key in ("coverage", "confidence", "agreement") if failure else ():
+        if key in failure and failure[key]["auroc"]["value"] is not None:
+            found = failure[key]["auroc"]
+            rows.append((f"{key} as detector of Dice < {failure['below']:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
+    return rows
+
+
+def text_table(rows: list[tuple[str, str, int]]) -> str:
+    if not rows:
+        return ""
+    widths = [max(len(str(r[c])) for r in rows) for c in range(3)]
+    return "\n".join(f"{r[0]:<{widths[0]}}  {r[1]:<{widths[1]}}  n={r[2]}" for r in rows)
+
+
+def markdown_table(rows: list[tuple[str, str, int]], head: tuple[str, str, str] = ("", "mean [95 % interval]", "n")) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---|---|---|"]
+    return "\n".join(lines + ["| " + " | ".join(_cell(c) for c in r) + " |" for r in rows])
+
+
+def _cell(value) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
