@@ -9,6 +9,7 @@ import qt
 from slicer.i18n import tr as _
 
 from . import Pictures, Words
+from .Later import Later
 
 
 def label(parent, rich: bool = True, wrap: bool = True, selectable: bool = False):
@@ -23,15 +24,15 @@ def label(parent, rich: bool = True, wrap: bool = True, selectable: bool = False
 
 
 class PictureButton:
-    """A slice as a button: a click enlarges it. ``widget`` is the Qt widget."""
+    """A slice as a button: a click enlarges it. ``widget`` is the Qt widget; a new picture is drawn ``later``."""
 
-    def __init__(self, parent, onClick: Callable[[], None]):
-        self.widget = qt.QToolButton(parent)
+    def __init__(self, parent, onClick: Callable[[], None], later: Later):
+        self.widget, self._later = qt.QToolButton(parent), later
         self.widget.setAutoRaise(True)
         self.widget.setToolButtonStyle(qt.Qt.ToolButtonIconOnly)
         self.widget.setSizePolicy(qt.QSizePolicy.Fixed, qt.QSizePolicy.Fixed)
         self.widget.clicked.connect(lambda *_arguments: onClick())
-        self.pixmap, self._shown = None, None
+        self.pixmap, self._shown, self._picture = None, None, None
 
     def show(self, picture: Pictures.Picture | None, width: int, height: int, words: str = "") -> None:
         """Shows a picture at (width, height), or ``words`` where there is none."""
@@ -39,6 +40,14 @@ class PictureButton:
         if self._shown == state:
             return
         self._shown, self._picture = state, picture      # the picture is held, so that its id stays its own
+        if picture is None or Pictures.drawn(picture, width, height):
+            self._later.forget(self)
+            self._draw(width, height, words)
+        else:
+            self._later.do(self, lambda: self._draw(width, height, words))
+
+    def _draw(self, width: int, height: int, words: str) -> None:
+        picture = self._picture
         self.pixmap = Pictures.pixmap(picture, width, height) if picture is not None else Pictures.placeholder(width, height, words, self.widget.palette)
         self.widget.setIconSize(qt.QSize(width, height))
         self.widget.setFixedSize(width + 6, height + 6)

@@ -43,9 +43,9 @@ class _Area(qt.QScrollArea):
 class _Column:
     """Everything of the query or of one reference, placed into the board's grid."""
 
-    def __init__(self, parent, grid, number: int, onClick, onPin=None, onDrop=None):
-        self.identifier = ""
-        self.picture = PictureButton(parent, lambda: onClick(self.identifier))
+    def __init__(self, parent, grid, number: int, later, onClick, onPin=None, onDrop=None):
+        self.identifier, self._visible = "", True
+        self.picture = PictureButton(parent, lambda: onClick(self.identifier), later)
         self.title, self.scores = label(parent), label(parent, rich=False)
         self.scores.setToolTip(Words.scoresHelp())
         self.choice = PinDrop(parent, lambda on: onPin(self.identifier, on), lambda on: onDrop(self.identifier, on)) if onPin else None
@@ -62,6 +62,9 @@ class _Column:
         return [self.picture.widget, self.title, self.scores, *self.parts.values()] + ([self.choice.widget] if self.choice else [])
 
     def setVisible(self, on: bool) -> None:
+        if on == self._visible:         # each call lays out the whole board anew
+            return
+        self._visible = on
         for widget in self.widgets():
             widget.setVisible(on)
 
@@ -102,7 +105,7 @@ class EvidenceBoard:
             self._factory.setTagName(TAG)
             self._factory.setWidget(self.widget)
             manager.registerViewFactory(self._factory)
-            manager.layoutChanged.connect(lambda *_arguments: self.shownChanged.emit(self.shown))
+            manager.layoutChanged.connect(lambda *_arguments: self._onLayout())
         node = manager.layoutLogic().GetLayoutNode()
         if not node.SetLayoutDescription(LAYOUT, DESCRIPTION):
             node.AddLayoutDescription(LAYOUT, DESCRIPTION)
@@ -117,6 +120,10 @@ class EvidenceBoard:
         if manager is not None and self.shown and self._before is not None:
             manager.setLayout(self._before)
         self._before = None
+
+    def _onLayout(self) -> None:
+        self.shownChanged.emit(self.shown)
+        self.update()               # while another layout was on, nothing was drawn
 
     # contents
 
@@ -156,7 +163,7 @@ class EvidenceBoard:
             heading.setText("<b>" + escape(Words.PART_NAMES[name]()) + "</b>")
             self.grid.addWidget(heading, 4 + 2 * n, 0)
             self.headings.append(heading)
-        self.query = _Column(self.inside, self.grid, 0, lambda _identifier: self._enlarge(None))
+        self.query = _Column(self.inside, self.grid, 0, self.controller.later, lambda _identifier: self._enlarge(None))
         self.columns: list[_Column] = []
         self.none = label(self.inside)
         self.grid.addWidget(self.none, 0, 1, 1, 5)
@@ -165,9 +172,11 @@ class EvidenceBoard:
         column.addStretch(1)
 
     def update(self) -> None:
-        """Shows the present state of the controller."""
-        if self.widget is None:
-            return
+        """Shows the present state of the controller, as soon as the panel has."""
+        if self.widget is not None and self.shown:
+            self.controller.later.do(self, self._update)
+
+    def _update(self) -> None:
         controller, evidence, palette = self.controller, self.controller.evidence, self.widget.palette
         self.inside.setVisible(evidence is not None)
         for button in (self.rerun, self.reset):
@@ -186,7 +195,7 @@ class EvidenceBoard:
         self.query.describe(evidence.get("rationale"))
         references = evidence.get("references", [])
         while len(self.columns) < len(references):
-            self.columns.append(_Column(self.inside, self.grid, len(self.columns) + 1, self._enlarge, controller.pin, controller.drop))
+            self.columns.append(_Column(self.inside, self.grid, len(self.columns) + 1, controller.later, self._enlarge, controller.pin, controller.drop))
         for column, reference in zip(self.columns, references):
             identifier = column.identifier = reference["id"]
             case = controller.case(identifier)
@@ -231,4 +240,5 @@ class EvidenceBoard:
     def cleanup(self) -> None:
         """Leaves the layout; the view stays registered, empty, because a layout manager cannot forget it."""
         self.hide()
+        self.controller.later.stop()
         self.controller = EvidenceController(self.controller.logic)

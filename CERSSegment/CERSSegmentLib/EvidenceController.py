@@ -10,6 +10,7 @@ from slicer.util import VTKObservationMixin
 
 from . import Pictures, Words
 from .EvidenceModel import EvidenceModel
+from .Later import Later
 from .SegmentationLogic import IDLE, SegmentationLogic
 from .Signal import Signal
 
@@ -28,6 +29,7 @@ class EvidenceController(VTKObservationMixin):
         self.model: EvidenceModel | None = None
         self.key: tuple[str, int] | None = None
         self.changed, self.busyChanged = Signal(), Signal()
+        self.later = Later()                # the pictures, and what is not in front of the user's eyes
         self._cases: dict[str, dict] = {}
         self._asked: set[str] = set()
         self._pictures: dict[str, Pictures.Picture] = {}

@@ -11,6 +11,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 EXPERT = (0.2, 0.85, 1.0)       # contour drawn by an expert: far from every lesion colour, also for the colour-blind
 MARGIN = 0.04                   # of the picture, kept around what is not background
+SIZES = 3                       # that a picture is kept in: panel, board, enlarged
 
 
 @dataclass
@@ -28,6 +29,7 @@ class Picture:
     colour: tuple[float, float, float] = EXPERT
     title: str = ""
     _lines: list | None = field(default=None, repr=False)
+    _pixmaps: dict = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def lines(self) -> list[np.ndarray]:
@@ -89,8 +91,22 @@ def fitted(picture: Picture, width: int, height: int) -> tuple[int, int]:
     return max(1, round(wide * scale)), max(1, round(high * scale))
 
 
+def drawn(picture: Picture, width: int, height: int) -> bool:
+    """Whether ``pixmap`` has this picture at hand in this size."""
+    return (width, height, True) in picture._pixmaps
+
+
 def pixmap(picture: Picture, width: int, height: int, contour: bool = True):
-    """A qt.QPixmap of exactly (width, height), the slice in its middle on black, with its contour."""
+    """A qt.QPixmap of exactly (width, height), the slice in its middle on black, with its contour. The last few sizes are kept."""
+    size = (width, height, contour)
+    if size not in picture._pixmaps:
+        while len(picture._pixmaps) >= SIZES:
+            del picture._pixmaps[next(iter(picture._pixmaps))]
+        picture._pixmaps[size] = _draw(picture, width, height, contour)
+    return picture._pixmaps[size]
+
+
+def _draw(picture: Picture, width: int, height: int, contour: bool):
     rows, columns = picture.image.shape
     image = qt.QImage()
     # through a portable grey map: its bytes are taken over alike by every Qt binding

@@ -213,9 +213,9 @@ class SegmentationLogic:
             self.cancel(_("The volume was removed from the scene, so the run was stopped."))
 
     def shutdown(self) -> None:
-        """Stops everything and ends the worker."""
+        """Stops everything and ends the worker; for when the module or the application ends."""
         self.cancel()
-        self.worker.stop()
+        self.worker.close()
 
     def _begin(self, generator: Generator, onDone: Callable) -> None:
         self._stopReason = ""

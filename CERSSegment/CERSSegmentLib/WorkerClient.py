@@ -5,10 +5,12 @@ The worker is started with the first request and again, lazily, after it has end
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import shutil
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from .Signal import Signal
 
 PROTOCOL = 1
 STOPPED, STARTING, READY = "stopped", "starting", "ready"
+CLOSE_MS = 2000       # that a killed process has to be gone; it takes some hundredths of a second
+_clients: weakref.WeakSet = weakref.WeakSet()
 
 
 @dataclass
@@ -85,6 +89,14 @@ class WorkerClient:
         """Ends the worker without waiting for it and removes the temporary folder. The client can be used again."""
         self._end(_("Stopped."), "cancelled")
 
+    def close(self) -> None:
+        """Ends the worker and waits until it is gone. For when the application or the module ends: no event tells of it any more then."""
+        self.stop()
+        for process in self._ending:
+            process.blockSignals(True)          # it would call back into what is being taken down
+            process.waitForFinished(CLOSE_MS)
+        self._ending.clear()
+
     def privateFolder(self) -> str:
         """The private temporary folder (mode 700), made when needed."""
         if not self.folder:
@@ -100,6 +112,9 @@ class WorkerClient:
             sentence = str(error)       # answered later, as every other error
             qt.QTimer.singleShot(0, lambda: self._end(sentence, "worker"))
             return
+        if self not in _clients:
+            _clients.add(self)
+            slicer.app.aboutToQuit.connect(closeAll)
         self.generation += 1
         self._buffer = b""
         process = self._process = qt.QProcess()
@@ -227,6 +242,15 @@ def crashSentence(log: list[str]) -> str:
         if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
             return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
     return _("The worker process ended unexpectedly; nothing was changed. Press Segment to try again.")
+
+
+def closeAll() -> None:
+    """Ends the workers of all clients; a process that outlives its QProcess is complained about, and calls into what is gone."""
+    for client in list(_clients):
+        client.close()
+
+
+atexit.register(closeAll)       # where the application does not tell that it quits
 
 
 def _timer(slot):

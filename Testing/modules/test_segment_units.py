@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -241,6 +242,45 @@ def test_what_is_missing(host, part, monkeypatch):
     assert install.missing() == ["numpy>=99", "no-such-package-at-all>=1"]
     monkeypatch.setenv("CERS_PYTHON", "/usr/bin/python3")
     assert install.missing() == []
+
+
+def test_requirements_are_those_of_the_package(host, part):
+    """Slicer gets what pyproject.toml asks for, in the same versions, except for what Slicer brings along."""
+    install = part("InstallLogic")
+    block = re.search(r"^dependencies = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)[1]
+    wanted = re.findall(r'"([^"]+)"', block)
+    assert set(install.REQUIREMENTS) == {r for r in wanted if install._parse(r).name not in install.KEPT}
+    assert install._parse(install.REQUIREMENTS[0]).name == "torch"
+
+
+EXIT = """
+import sys
+sys.path[:0] = sys.argv[1:4]
+import slicerhost
+host = slicerhost.start()
+panel = host.enter_module(host.load_module(sys.argv[3] + "/CERSSegment.py"))
+worker, answers = panel.control.logic.worker, []
+worker.request("hello", {"protocol": 1}, onResult=answers.append)
+host.wait_for(lambda: answers, 120)
+print(int(worker._process.processId()), worker.folder)
+if sys.argv[4] == "module unloaded":
+    host.unload_modules()
+elif sys.argv[4] == "stopped just now":
+    worker.stop()
+"""
+
+
+@pytest.mark.parametrize("how", ["module unloaded", "stopped just now", "without a word"])
+def test_nothing_is_complained_about_when_the_application_ends(how):
+    """A process whose QProcess is taken down while it runs calls back into what is gone."""
+    done = subprocess.run([sys.executable, "-c", EXIT, str(ROOT), str(ROOT / "Testing" / "Host"), str(ROOT / "CERSSegment"), how],
+                          capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    pid, folder = done.stdout.split()
+    assert not os.path.exists(folder)
+    if os.name == "posix":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(pid), 0)
 
 
 def test_interpreter_of_the_worker(host, part, monkeypatch, tmp_path):
