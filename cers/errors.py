@@ -25,10 +25,29 @@ class ModelError(CersError):
     code = "model"
 
 
+class TrainingError(CersError):
+    """A training run cannot go on; what it has saved is kept."""
+
+    code = "training"
+
+
 class ProtocolError(CersError):
     """A request to the worker is malformed."""
 
     code = "protocol"
+
+
+class WriterError(CersError):
+    """A rationale writer gave no usable answer.
+
+    transient: worth another try, after ``retry_after`` seconds if that is known. fatal: no further case would fare better.
+    """
+
+    code = "writer"
+
+    def __init__(self, message: str, *, transient: bool = False, fatal: bool = False, retry_after: float | None = None):
+        super().__init__(message)
+        self.transient, self.fatal, self.retry_after = transient, fatal, retry_after
 
 
 class Cancelled(CersError):

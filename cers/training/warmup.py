@@ -25,6 +25,8 @@ from ..rationale.writer import VERSION
 from .augment import crop_without_lesion, intensities, mirror_patch, strip_skull, thick_slices, transplant, warp
 from .data import Slices, brisc, lesion_free
 from .episodes import Episodes, cached, neighbours, rationale_vectors, scan_vectors, split_by_group
+from .losses import dice_bce, hard_dice
+from .texts import clinical_text
 
 log = logging.getLogger("cers.training")
 
@@ -65,21 +67,6 @@ class WarmupConfig:
     start: str | None = None
 
 
-def dice_bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Soft Dice (per picture and label, smoothed by 1 pixel so that empty masks have a slope) + binary cross-entropy."""
-    p = logits.sigmoid()
-    overlap = (p * target).sum((2, 3))
-    dice = (2 * overlap + 1) / (p.sum((2, 3)) + target.sum((2, 3)) + 1)
-    return (1 - dice).mean() + F.binary_cross_entropy_with_logits(logits, target)
-
-
-def hard_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Dice of masks at 0.5, (n,); 1 where both are empty."""
-    p = (logits > 0).float()
-    total = (p.sum((1, 2, 3)) + target.sum((1, 2, 3)))
-    return torch.where(total > 0, 2 * (p * target).sum((1, 2, 3)) / total.clamp(min=1), torch.ones_like(total))
-
-
 class Warmup:
     """One run. ``step`` trains on one batch; ``run`` goes on until the budget is used."""
 
@@ -118,13 +105,7 @@ class Warmup:
         return self.train[np.argsort(-score, axis=1, kind="stable")[:, :count]]
 
     def _texts(self) -> list[str]:
-        return sorted({self._text(row, form) for row in self.slices.table for form in range(3)})
-
-    @staticmethod
-    def _text(row: dict, form: int) -> str:
-        """A short clinical question. Only what a referrer may know: the suspected kind, never count, size or place."""
-        kind = row.get("diagnosis") or "tumour"
-        return (f"Contrast-enhanced T1 MR of the head, {row.get('plane') or 'any'} plane.", f"Suspected {kind}.", f"Follow-up, known {kind}.")[form]
+        return sorted({clinical_text(row, form) for row in self.slices.table for form in range(3)})
 
     def batch(self, size: int):
         """images (n, 1, size, size), masks, rows: one training batch after augmentation."""
@@ -203,7 +184,7 @@ class Warmup:
     def _batch_tokens(self, rows):
         some = self.rng.random(len(rows)) < self.config.text
         forms = self.rng.integers(3, size=len(rows))
-        texts = [self.tokens[self._text(self.slices.table[r], f)] if s else None for r, f, s in zip(rows, forms, some)]
+        texts = [self.tokens[clinical_text(self.slices.table[r], f)] if s else None for r, f, s in zip(rows, forms, some)]
         length = max([1, *(len(t) for t in texts if t is not None)])
         tokens, present = torch.zeros(len(rows), length, self.embedder.dimension), torch.zeros(len(rows), length, dtype=torch.bool)
         for n, t in enumerate(texts):

@@ -1,0 +1,177 @@
+"""Everything that decides a training run, as one record: written to the run folder, hashed, and read back to resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import yaml
+
+from ..errors import InputError
+
+METHODS = ("supervised", "mean_teacher", "mutual_consistency", "unimatch", "cers")
+EVIDENCE = ("none", "random", "shuffled_rationale", "retrieved")
+FUSED = ("mutual_consistency", "cers")            # methods that train D_R, too
+SEMI = METHODS[1:]
+
+
+@dataclass
+class TrainConfig:
+    """One run. A comparison of methods or evidence changes ``method`` or ``evidence`` and nothing else.
+
+    Data:
+        data: a folder in BRISC layout, a folder of volumes (images/, labels/), or a pool. unlabelled: further folders of images or volumes
+        without masks. labelled: share (up to 1) or number (above 1) of training pictures (of volumes: of volumes) whose masks are used; the
+        others are unlabelled. exclude: {column: value or values} kept out of training and validation. validation: share held out by group,
+        as ``split_seed`` has it, which also chooses the labelled ones.
+        frame: side in pixels at which pictures are stored. allow_leaks: train although the leak report found something.
+    Budget: ``steps`` or ``minutes``, the first that is used up; with minutes a run is not bit-reproducible.
+    Batch: ``groups`` (an even number for each process) of ``members`` labelled similar pictures, the references of each other, and of
+        ``unlabelled_members`` unlabelled ones that have those as references. size: side of the network's input.
+    Stage 1 takes the share ``warmup`` of the budget, stage 2 the rest; ``ramp``: share of stage 2 over which consistency comes in.
+    consistency, threshold, temperature: weight, least confidence and sharpening of the unsupervised terms. average: EMA of the teacher.
+    tasks, tasks_end: share of labelled groups turned into tasks that only their references define, at the start and at the end.
+    null, foreign, swap: shares of queries without references, with those of another group, and of references with another mask.
+    drop_rationale: share of queries without a rationale. rationales: of how many pictures per group and step one is measured anew.
+    refresh: steps after which the pool's image vectors are renewed; pool_momentum: their EMA per step. k_coarse, k, cot_weight: selection.
+    negative, decoy, strip, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short clinical text.
+    network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
+    """
+
+    data: str = ""
+    unlabelled: list[str] = field(default_factory=list)
+    labelled: float = 1.0
+    exclude: dict = field(default_factory=dict)
+    validation: float = 0.05
+    split_seed: int = 0
+    frame: int = 256
+    plane: str = "acquisition"
+    allow_leaks: bool = False
+    method: str = "cers"
+    evidence: str = "retrieved"
+    steps: int = 0
+    minutes: float = 0.0
+    size: int = 128
+    groups: int = 4
+    members: int = 5
+    unlabelled_members: int = 2
+    lr: float = 1e-3
+    lr_warmup: int = 100
+    weight_decay: float = 1e-2
+    clip: float = 5.0
+    average: float = 0.995
+    warmup: float = 0.3
+    ramp: float = 0.5
+    consistency: float = 1.0
+    threshold: float = 0.9
+    temperature: float = 0.1
+    align: float = 0.1
+    tasks: float = 0.5
+    tasks_end: float = 0.2
+    null: float = 0.35
+    foreign: float = 0.1
+    swap: float = 0.05
+    drop_rationale: float = 0.3
+    rationales: int = 1
+    refresh: int = 250
+    pool_momentum: float = 0.99
+    k_coarse: int = 50
+    k: int = 8
+    cot_weight: float = 0.5
+    negative: float = 0.0
+    decoy: float = 0.0
+    strip: float = 0.0
+    thick: float = 0.0
+    text: float = 0.0
+    validate: int = 10
+    validation_limit: int = 100
+    checkpoint_steps: int = 200
+    keep: int = 2
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 0
+    precision: str = "float32"
+    deterministic: bool = True
+    initial: str = "imagenet"
+    network: dict = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        """12 hex digits over all that decides the weights; where and how fast it runs is left out."""
+        record = {k: v for k, v in asdict(self).items() if k not in ("device", "threads", "keep", "checkpoint_steps")}
+        return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def fused(self) -> bool:
+        """Whether D_R is trained."""
+        return self.method in FUSED
+
+    @property
+    def referring(self) -> bool:
+        """Whether D_R ever meets references."""
+        return self.method == "cers" and self.evidence != "none"
+
+    def check(self) -> TrainConfig:
+        """The record itself.
+
+        Raises:
+            InputError: a setting that cannot be used.
+        """
+        for name, known in (("method", METHODS), ("evidence", EVIDENCE), ("precision", ("float32", "bfloat16"))):
+            if getattr(self, name) not in known:
+                raise InputError(f"The setting {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}.")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.type in ("float", "int") and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
+                raise InputError(f"The setting {f.name} must be a number of 0 or more, not {value!r}.")
+            if f.type == "int" and value != int(value):
+                raise InputError(f"The setting {f.name} must be a whole number, not {value!r}.")
+        shares = ("validation", "warmup", "ramp", "tasks", "tasks_end", "null", "foreign", "swap", "drop_rationale", "negative", "decoy",
+                  "strip", "thick", "text", "average", "pool_momentum")
+        for name in shares:
+            if getattr(self, name) > 1:
+                raise InputError(f"The setting {name} is a share from 0 to 1, not {getattr(self, name)}.")
+        if not self.steps and not self.minutes:
+            raise InputError("A run needs a budget: give steps or minutes.")
+        if self.groups < 2 or self.groups % 2 or self.members < 2:
+            raise InputError("A batch needs an even number of groups (2 or more) of 2 or more members.")
+        if not self.labelled:
+            raise InputError("The labelled share is 0; at least some pictures need their masks.")
+        if self.size < 32 or self.frame % 32 or self.frame < 32:
+            raise InputError("The input side must be 32 or more, and the stored frame a multiple of 32.")
+        if not 0.5 < self.threshold <= 1 or not self.temperature:
+            raise InputError("The confidence threshold must lie above 0.5 and up to 1, and the temperature above 0.")
+        if self.null + self.foreign > 1:
+            raise InputError("The shares null and foreign together exceed 1.")
+        return self
+
+    def write(self, path: Path) -> None:
+        """As YAML, whole or not at all."""
+        from ..case.io import atomic_path
+
+        with atomic_path(path) as temporary:
+            temporary.write_text(f"# hash {self.hash}\n" + yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """A configuration file, complete or with some of the settings; the others keep their defaults.
+
+        Raises:
+            InputError: not readable, not YAML, or with unknown settings.
+        """
+        try:
+            record = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"'{path}' cannot be read as a training configuration. Give a YAML file of settings.") from error
+        return cls.of(record or {}, str(path))
+
+    @classmethod
+    def of(cls, record: dict, source: str = "the configuration") -> TrainConfig:
+        if not isinstance(record, dict):
+            raise InputError(f"In {source}, settings must be a table of names and values.")
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(map(str, set(record) - known)):
+            raise InputError(f"In {source}, {', '.join(unknown)} is no setting. Known are {', '.join(sorted(known))}.")
+        return cls(**record).check()

@@ -1,0 +1,63 @@
+"""The end of a run: calibration and thresholds from validation pictures, weights, and a model folder that CERS can load."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..evaluation.calibration import fit_temperature
+from ..inference.model import ModelConfig, save_model
+from .runfolder import RunFolder
+from .validation import held_out, pooled, validate
+
+
+def write_model(trainer, folder: Path) -> dict:
+    """Write ``model.safetensors`` and ``model/`` into the run folder; returns the validation figures."""
+    c, data, split = trainer.config, trainer.data, trainer.split
+    state = {k: v.detach().cpu() for k, v in trainer.teacher.state_dict().items()}
+    if not c.text:
+        state["text.strength"] = torch.zeros_like(state["text.strength"])      # an attention that was never trained must change nothing
+    RunFolder(folder).save_weights(state)
+    logits, truths = [], []
+    for _, plain, null, fused, truth in held_out(trainer, c.validation_limit):
+        best = next(x for x in (fused, null, plain) if x is not None)
+        logits.append(best.float().flatten().cpu()[::7])
+        truths.append(truth.flatten().cpu()[::7])
+    selection = {}
+    if len(split.validation) and c.method == "cers":
+        keys, queries = (pooled(trainer.teacher, data, rows, c.size, trainer.device) for rows in (split.labelled, split.validation[: c.validation_limit]))
+        selection = selection_thresholds(queries @ keys.T, trainer.memory.expert)
+    site = Counter(row.get("body_site") for row in data.table if row.get("body_site")).most_common(1)
+    temperature = fit_temperature(torch.cat(logits), torch.cat(truths)) if logits else 1.0
+    config = ModelConfig(trainer.net.config.to_dict(), {str(n): name for n, name in enumerate(data.labels, 1)}, size=c.size, modality=data.modality,
+                         body_site=site[0][0] if site else None, temperature=temperature, selection=selection,
+                         text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None, name=f"{c.method}, {folder.name}")
+    figures = validate(trainer, c.validation_limit)
+    save_model(folder / "model", state, config, _card(trainer, figures, config))
+    return figures
+
+
+def selection_thresholds(similar: np.ndarray, expert: np.ndarray) -> dict:
+    """Settings of ``SelectionConfig`` from the cosines of held-out with training pictures (q, t) and the training rationales (t, r).
+
+    visual_threshold: what nearly all of the 50 nearest reach; visual_high: the upper quarter of the nearest ones; cot_threshold: what
+    nearly all pairs of rationales reach.
+    """
+    ordered = np.sort(similar, axis=1)[:, ::-1]
+    low = min(float(np.percentile(ordered[:, min(49, ordered.shape[1] - 1)], 2)), 0.98)
+    high = min(max(float(np.percentile(ordered[:, 0], 75)), low + 0.01), 1.0)
+    some = expert[np.abs(expert).max(1) > 0]
+    cot = float(np.percentile(some[:200] @ some[:200].T, 5)) if len(some) else 0.0
+    return {"visual_threshold": round(low, 3), "visual_high": round(high, 3), "cot_threshold": round(cot, 3)}
+
+
+def _card(trainer, figures: dict, config: ModelConfig) -> str:
+    c, counts = trainer.config, trainer.split.report["counts"]
+    lines = [f"# {config.name}", "", f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
+             f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
+             f"split by {trainer.split.report['by']}.", "", "| validation | Dice |", "| --- | ---: |",
+             *(f"| {name} | {value:.4f} |" for name, value in figures.items()), "", f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.", ""]
+    return "\n".join(lines)

@@ -1,0 +1,157 @@
+"""The loss of one step, by method. All methods share encoder, decoders, batches, augmentation and supervised loss.
+
+mean_teacher: Tarvainen & Valpola, NeurIPS 2017. mutual_consistency: MC-Net, Wu et al., MedIA 2022, with D_S and D_R as the two
+decoders. unimatch: Yang et al., CVPR 2023. cers: D_S and D_R teach each other across views, D_R with references.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from ..network.model import CersNet, Encoded
+from .batches import Batch
+from .config import TrainConfig
+from .losses import confident, consistency, dice_bce, pseudo_label, sharpen
+
+
+@dataclass
+class Step:
+    """What a loss needs besides the batch. expert (n, r): rationales of the labelled as references; query (n + u, r): of all as queries.
+
+    weight: of the unsupervised terms now. tokens, present: clinical texts of the labelled, or None.
+    """
+
+    net: CersNet
+    teacher: CersNet
+    config: TrainConfig
+    weight: float
+    expert: torch.Tensor
+    query: torch.Tensor
+    tokens: torch.Tensor | None = None
+    present: torch.Tensor | None = None
+
+
+@dataclass
+class Outcome:
+    """loss terms by name (their sum is minimised), logits of the labelled for the curve, and the first masks of the unlabelled."""
+
+    terms: dict[str, torch.Tensor]
+    plain: torch.Tensor
+    fused: torch.Tensor | None
+    encoded: Encoded
+    first: torch.Tensor | None = None
+
+
+def supervised(step: Step, b: Batch) -> Outcome:
+    """Both decoders (D_R only where the method has it) on the labelled pictures; the only loss of stage 1."""
+    encoded = step.net.encode(b.x, step.tokens, step.present)
+    return _supervised(step, b, encoded, len(b.rows))
+
+
+def _supervised(step: Step, b: Batch, encoded: Encoded, n: int) -> Outcome:
+    rows = slice(0, n)
+    labelled = encoded.rows(rows) if n < len(encoded.pooled) else encoded
+    plain = step.net.decode_plain(labelled)
+    terms = {"plain": dice_bce(plain.float(), b.y)}
+    fused = None
+    if step.config.fused:
+        fused = _evidence(step, step.net, labelled, plain.float().sigmoid(), b, labelled, rows)
+        terms["fused"] = dice_bce(fused.float(), b.y_task if step.config.referring else b.y)
+    return Outcome(terms, plain, fused, labelled)
+
+
+def _evidence(step: Step, net: CersNet, queries: Encoded, first: torch.Tensor, b: Batch, labelled: Encoded, rows: slice) -> torch.Tensor:
+    """D_R's logits of queries; their references are the labelled pictures of the batch."""
+    query = step.query[rows]
+    if not step.config.referring:
+        return net.decode_evidence(queries, first, query)[0]
+    stock = net.references(labelled, b.masks, step.expert)
+    return net.decode_evidence(queries, first, query, stock.gather(b.index[rows]), b.valid[rows])[0]
+
+
+def semi(step: Step, b: Batch) -> Outcome:
+    """Stage 2: the supervised loss and the method's own on the unlabelled pictures."""
+    return {"mean_teacher": _mean_teacher, "mutual_consistency": _mutual, "unimatch": _unimatch, "cers": _cers}[step.config.method](step, b)
+
+
+def _both(step: Step, b: Batch) -> tuple[Outcome, Encoded]:
+    """One pass over labelled and strong views together: the supervised outcome, and the unlabelled as encoded."""
+    n, tokens, present = len(b.rows), step.tokens, step.present
+    if tokens is not None:                 # the unlabelled have no text
+        blank = len(b.strong)
+        tokens = torch.cat([tokens, tokens.new_zeros(blank, *tokens.shape[1:])])
+        present = torch.cat([present, present.new_zeros(blank, present.shape[1])])
+    encoded = step.net.encode(torch.cat([b.x, b.strong]), tokens, present)
+    return _supervised(step, b, encoded, n), encoded.rows(slice(n, None))
+
+
+def _mean_teacher(step: Step, b: Batch) -> Outcome:
+    with torch.no_grad():
+        first = step.teacher.decode_plain(step.teacher.encode(b.weak)).float().sigmoid()
+    out, strong = _both(step, b)
+    out.terms["consistency"] = step.weight * consistency(step.net.decode_plain(strong).float().sigmoid(), first)
+    out.first = first
+    return out
+
+
+def _mutual(step: Step, b: Batch) -> Outcome:
+    out, strong = _both(step, b)
+    plain = step.net.decode_plain(strong).float().sigmoid()
+    fused = _evidence(step, step.net, strong, plain, b, out.encoded, slice(len(b.rows), None)).float().sigmoid()
+    t = step.config.temperature
+    out.terms["consistency"] = step.weight * (consistency(fused, sharpen(plain, t)) + consistency(plain, sharpen(fused, t))) / 2
+    out.first = plain.detach()
+    return out
+
+
+def _unimatch(step: Step, b: Batch) -> Outcome:
+    n = len(b.rows)
+    tokens = present = None
+    if step.tokens is not None:
+        blank = 2 * len(b.weak)
+        tokens = torch.cat([step.tokens, step.tokens.new_zeros(blank, *step.tokens.shape[1:])])
+        present = torch.cat([step.present, step.present.new_zeros(blank, step.present.shape[1])])
+    encoded = step.net.encode(torch.cat([b.x, b.weak, b.strong]), tokens, present)
+    out = _supervised(step, b, encoded, n)
+    weak, strong = encoded.rows(slice(n, n + len(b.weak))), encoded.rows(slice(n + len(b.weak), None))
+    first = step.net.decode_plain(weak).float().sigmoid().detach()
+    sure = confident(first, step.config.threshold)
+    noisy = _drop_channels(weak, b)
+    out.terms["consistency"] = step.weight * (pseudo_label(step.net.decode_plain(strong), first, sure)
+                                              + pseudo_label(step.net.decode_plain(noisy), first, sure)) / 2
+    out.first = first
+    return out
+
+
+def _drop_channels(encoded: Encoded, b: Batch) -> Encoded:
+    """Feature perturbation: half of the channels of every map blanked, drawn for each picture."""
+    def drop(x: torch.Tensor) -> torch.Tensor:
+        keep = torch.stack([torch.from_numpy((rng.random(x.shape[1]) < 0.5).astype("float32")) for rng in b.feature])
+        return x * 2 * keep.to(x.device, x.dtype)[:, :, None, None]
+
+    return Encoded([drop(f) for f in encoded.features], drop(encoded.deepest), encoded.keys, encoded.layout, encoded.pooled, encoded.aligned,
+                   encoded.size, encoded.padded)
+
+
+def _cers(step: Step, b: Batch) -> Outcome:
+    n, net, teacher = len(b.rows), step.net, step.teacher
+    unlabelled = slice(n, None)
+    with torch.no_grad():                  # first mask and evidence mask of the weak view, by the teacher
+        seen = teacher.encode(torch.cat([b.x, b.weak]) if step.config.referring else b.weak)
+        labelled, weak = (seen.rows(slice(0, n)), seen.rows(unlabelled)) if step.config.referring else (None, seen)
+        first = teacher.decode_plain(weak).float().sigmoid()
+        second = _evidence(step, teacher, weak, first, b, labelled, unlabelled).float().sigmoid()
+    out, strong = _both(step, b)
+    plain_logits = net.decode_plain(strong).float()
+    plain = plain_logits.sigmoid()
+    fused = _evidence(step, net, strong, plain, b, out.encoded, unlabelled).float().sigmoid()
+    t, c = step.config.temperature, step.config.threshold
+    # a group whose task is made up says nothing about the unlabelled pictures beside it
+    usual = (~b.task.reshape(-1, step.config.members)[:, 0]).float().repeat_interleave(step.config.unlabelled_members)[:, None, None, None]
+    to_fused, to_plain = confident(first, c), confident(second, c) * usual
+    out.terms["consistency"] = step.weight * (consistency(fused, sharpen(first, t), to_fused * usual)
+                                              + consistency(plain, sharpen(second, t), to_plain)) / 2
+    out.first = first
+    return out

@@ -1,0 +1,174 @@
+"""The run folder: status, metrics, log, lock, stop request and checkpoints. Any process may read it; one may train in it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..case.io import atomic_path
+from ..errors import InputError, TrainingError
+
+STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK = "status.json", "metrics.jsonl", "config.yaml", "split.json", "log.txt", "stop", "lock"
+CHECKPOINTS, WEIGHTS = "checkpoints", "model.safetensors"
+
+
+class RunFolder:
+    """Exclusive use of a run folder, as a context manager.
+
+    Raises:
+        InputError: another process trains in it, or it cannot be written.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self._lock = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.folder / LOCK, "a+", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"The run folder '{self.folder}' cannot be written ({error.strerror}). Choose another one.") from error
+        try:
+            _lock(self._lock)
+        except OSError as error:
+            self._lock.close()
+            raise InputError(f"Another training is going on in '{self.folder}'. Stop it first, or choose another run folder.") from error
+        for left in (self.folder / CHECKPOINTS).glob(".*"):
+            shutil.rmtree(left)
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if self._lock is not None:
+            self._lock.close()            # the lock goes with the file, and with the process however it ends
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    @property
+    def stop_requested(self) -> bool:
+        return self.path(STOP).exists()
+
+    def clear_stop(self) -> None:
+        self.path(STOP).unlink(missing_ok=True)
+
+    def write_json(self, name: str, record: dict) -> None:
+        with self._room(name), atomic_path(self.path(name)) as temporary:
+            temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def status(self, state: str, **facts) -> None:
+        """state: starting, running, stopped, finished or failed."""
+        self.write_json(STATUS, {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": round(time.time(), 1), **facts})
+
+    def metrics(self, record: dict) -> None:
+        """One more line; a line that a crash cut short is ended first."""
+        with self._room(METRICS):
+            path = self.path(METRICS)
+            whole = not path.exists() or not path.stat().st_size or path.read_bytes()[-1:] == b"\n"
+            with open(path, "a", encoding="utf-8") as f:
+                f.write(("" if whole else "\n") + json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics of steps that will be done again."""
+        path = self.path(METRICS)
+        if path.exists():
+            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            with atomic_path(path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def checkpoints(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(p for p in (self.folder / CHECKPOINTS).glob("step_*") if (p / "state.json").is_file())
+
+    def save(self, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict, keep: int) -> Path:
+        """A checkpoint: one safetensors file per entry and state.json; it appears whole, then older ones go.
+
+        Raises:
+            TrainingError: the disk is full or cannot be written; earlier checkpoints stay.
+        """
+        root = self.folder / CHECKPOINTS
+        final, temporary = root / f"step_{step:08d}", root / f".step_{step:08d}"
+        with self._room("a checkpoint"):
+            try:
+                temporary.mkdir(parents=True, exist_ok=True)
+                for name, record in tensors.items():
+                    save_file({k: v.detach().cpu().contiguous().clone() for k, v in record.items()}, str(temporary / f"{name}.safetensors"))
+                (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+                for file in temporary.iterdir():
+                    with open(file, "rb+") as f:
+                        os.fsync(f.fileno())
+                if final.exists():
+                    shutil.rmtree(final)
+                os.replace(temporary, final)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        for old in self.checkpoints()[: -max(1, keep)]:
+            shutil.rmtree(old)
+        return final
+
+    def save_weights(self, tensors: dict[str, torch.Tensor]) -> None:
+        with self._room(WEIGHTS), atomic_path(self.path(WEIGHTS)) as temporary:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary))
+
+    def load(self) -> tuple[dict, dict[str, dict[str, torch.Tensor]]] | None:
+        """State and tensors of the newest checkpoint that can be read, None if there is none."""
+        for folder in reversed(self.checkpoints()):
+            try:
+                state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+                return state, {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
+            except (OSError, ValueError, SafetensorError):
+                continue                  # damaged, for instance by a power cut: the one before it is as good
+        return None
+
+    def _room(self, what: str):
+        return _Room(self, what)
+
+
+class _Room:
+    """Turns a full or failing disk into one clear sentence."""
+
+    def __init__(self, run: RunFolder, what: str):
+        self.run, self.what = run, what
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        if isinstance(error, InputError) and isinstance(error.__cause__, OSError):      # from atomic_path
+            error = error.__cause__
+        if isinstance(error, (OSError, SafetensorError)):
+            full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "space" in str(error).lower()
+            last = self.run.checkpoints()
+            kept = f"the checkpoint {last[-1].name} is kept; resume from it" if last else "no checkpoint has been written yet"
+            reason = "the disk is full" if full else f"of a fault of the disk ({error})"
+            raise TrainingError(f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; "
+                                f"{kept} when there is room.") from error
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+def _lock(file) -> None:
+    """An exclusive lock that ends with the process; OSError if another has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

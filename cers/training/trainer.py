@@ -1,0 +1,330 @@
+"""The trainer: one loop for every method, from a configuration to a run folder with a model in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ..errors import CersError, InputError, TrainingError
+from ..inference.model import resolve_device
+from ..network.model import CersNet, NetworkConfig
+from ..rationale import TextEmbedder
+from . import distributed, methods
+from .batches import Batch, Batches, generator
+from .config import TrainConfig
+from .datasets import Dataset, open_dataset
+from .losses import hard_dice, ramp
+from .memory import Memory
+from .runfolder import CONFIG, LOG, SPLIT, RunFolder
+from .splits import LeakError, Split, make_split
+from .texts import text_batch, token_table
+from .validation import validate
+
+log = logging.getLogger("cers.training")
+TEXT = 99               # purpose of the generator of clinical texts
+STATUS_SECONDS = 2.0
+
+
+class Trainer:
+    """The state of a run and its steps; ``train`` runs it in a folder.
+
+    net: the student. teacher: its running mean, which is evaluated and saved. memory: image vectors and rationales of the pictures.
+    """
+
+    def __init__(self, config: TrainConfig, data: Dataset, split: Split, rank: int = 0, world: int = 1):
+        self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
+        if config.groups % (2 * world):
+            raise InputError(f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}.")
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        torch.set_flush_denormal(True)
+        torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        self.device = resolve_device(config.device)
+        torch.manual_seed(config.seed)
+        self.net = self._build().to(self.device, memory_format=torch.channels_last)
+        self.teacher = CersNet(self.net.config).to(self.device, memory_format=torch.channels_last)
+        self.teacher.load_state_dict(self.net.state_dict())
+        self.teacher.eval().requires_grad_(False)
+        distributed.share_batch_norm(self.net)
+        embedder = TextEmbedder() if config.method == "cers" or config.text else None
+        self.tokens = token_table(data.table, embedder) if config.text else {}
+        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world)
+        self.batches = Batches(data, split, config)
+        self.memory.arrange(self.batches)
+        self.optimizer = torch.optim.AdamW(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
+        self.step, self.elapsed = 0, 0.0
+        per = config.groups // world
+        self.groups = list(range(rank * per, (rank + 1) * per))
+
+    def _build(self) -> CersNet:
+        c = self.config
+        try:
+            net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
+        except TypeError as error:
+            raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
+        if c.initial == "imagenet":
+            if net.config.encoder == {"kind": "efficientnet-lite0"}:
+                net.encoder.load_imagenet()
+        elif c.initial != "random":
+            try:
+                net.load_state_dict(load_file(c.initial))
+            except Exception as error:          # safetensors and torch raise their own kinds
+                raise InputError(f"The weights '{c.initial}' cannot be read or belong to another network.") from error
+        return net
+
+    @property
+    def share(self) -> float:
+        """How much of the budget is used up, 0..1; the same in all processes."""
+        c = self.config
+        share = max(self.step / c.steps if c.steps else 0.0, self.elapsed / (60 * c.minutes) if c.minutes else 0.0)
+        return distributed.agree([share])[0] if c.minutes else share
+
+    def one_step(self, share: float) -> dict:
+        """One update; returns loss terms and the training Dice of both decoders, over the pictures of this process."""
+        c = self.config
+        semi = c.method != "supervised" and share >= c.warmup and len(self.split.unlabelled) > 0
+        self._refresh(semi)
+        lr = c.lr * min(1.0, (self.step + 1) / max(1, c.lr_warmup)) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        referring = c.referring and c.evidence != "random"
+        tasks = (c.tasks + (c.tasks_end - c.tasks) * share) if referring else 0.0
+        batch = self.batches.draw(self.step, self.groups, semi, tasks, random_references=c.evidence == "random")
+        expert, query = self.memory.rationales(batch, self.net.config.rationale)
+        tokens = present = None
+        if self.tokens:
+            parts = [text_batch(self.tokens, [self.data.table[r] for r in batch.rows[n * c.members : (n + 1) * c.members]], c.text,
+                                generator(c, self.step, g, TEXT)) for n, g in enumerate(self.groups)]
+            tokens, present = (torch.cat(p).to(self.device) for p in zip(*parts))
+        batch.to(self.device)
+        weight = 0.0 if not semi else c.consistency * ramp((share - c.warmup) / max(1e-6, (1 - c.warmup) * c.ramp))
+        step = methods.Step(self.net, self.teacher, c, weight, expert.to(self.device), query.to(self.device), tokens, present)
+        self.net.train()
+        with torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=c.precision == "bfloat16"):
+            out = methods.semi(step, batch) if semi else methods.supervised(step, batch)
+            if c.method == "cers" and c.align:
+                out.terms["align"] = c.align * self._align(out, batch, expert)
+        loss = sum(term.float() for term in out.terms.values())
+        if not math.isfinite(value := loss.item()):
+            raise TrainingError(f"The loss is no longer a number at step {self.step}. Lower the learning rate, or resume with another seed.")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.average_gradients(self.net.parameters())
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), c.clip)
+        self.optimizer.step()
+        distributed.mean_in_place(self.net.centre)
+        self._follow()
+        if c.method == "cers":
+            self.memory.remember(batch, out, self.step, self.groups)
+        self.step += 1
+        figures = {"loss": value, **{k: v.item() for k, v in out.terms.items()}, "dice_plain": hard_dice(out.plain, batch.y).mean().item()}
+        if out.fused is not None:
+            figures["dice_fused"] = hard_dice(out.fused, batch.y_task).mean().item()
+        return {"lr": lr, **self._mean(figures)}
+
+    def _mean(self, figures: dict) -> dict:
+        values = torch.tensor(list(figures.values()), dtype=torch.float64 if self.device == "cpu" else torch.float32, device=self.device)
+        distributed.mean_in_place(values)
+        return dict(zip(figures, values.tolist()))
+
+    def _align(self, out: methods.Outcome, batch: Batch, expert: torch.Tensor) -> torch.Tensor:
+        """Contrastive loss over the pictures of all processes that still show their lesion and whose text is of what they show."""
+        shown = (~batch.removed & ~batch.task)[:, None].float()
+        rows = distributed.gather_plain(torch.cat([expert.to(self.device), shown], 1))
+        aligned = distributed.gather(out.encoded.aligned.float())
+        some = torch.nonzero(rows[:, -1] > 0)[:, 0]
+        encoded = methods.Encoded([], aligned, [], aligned, aligned, aligned[some], (0, 0), (0, 0))
+        return self.net.align(encoded, rows[some, :-1]) if len(some) > 1 else aligned.sum() * 0
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """The teacher's weights move towards the student's."""
+        decay = min(self.config.average, (1 + self.step) / (20 + self.step))
+        for mean, now in zip(self.teacher.state_dict().values(), self.net.state_dict().values()):
+            mean.lerp_(now, 1 - decay) if mean.is_floating_point() else mean.copy_(now)
+
+    def _refresh(self, semi: bool) -> None:
+        if semi and self.config.method == "cers" and self.memory.due(self.step):
+            self.memory.refresh(self.teacher, self.step, self.device)
+            self.memory.arrange(self.batches)
+
+    def state(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict]:
+        """Tensors by file, and the record that goes with them, from which ``restore`` goes on bit for bit."""
+        moments, number = {}, {id(p): n for n, p in enumerate(self.net.parameters())}
+        for p, record in self.optimizer.state.items():
+            moments.update({f"{number[id(p)]}.{k}": v for k, v in record.items()})
+        # all draws are named by seed and step, so that the step is the state of every generator
+        return ({"student": self.net.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": moments, "memory": self.memory.tensors()},
+                {"elapsed": self.elapsed, "config": self.config.hash, "memory": self.memory.record()})
+
+    def restore(self, state: dict, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
+        if state["config"] != self.config.hash:
+            raise InputError("The run folder's checkpoint is of another configuration. Resume with the run's own config.yaml, or start a new run.")
+        self.net.load_state_dict(tensors["student"])
+        self.teacher.load_state_dict(tensors["teacher"])
+        parameters = list(self.net.parameters())
+        self.optimizer.state.clear()
+        for key, value in tensors["optimizer"].items():
+            n, name = key.split(".")
+            p = parameters[int(n)]
+            self.optimizer.state[p][name] = value if name == "step" else value.to(self.device, memory_format=_format(p))
+        self.memory.restore(tensors["memory"], state["memory"])
+        self.memory.arrange(self.batches)
+        self.step, self.elapsed = state["step"], state["elapsed"]
+
+
+def _format(p: torch.Tensor):
+    return torch.channels_last if p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() else torch.contiguous_format
+
+
+@contextmanager
+def _signals():
+    """A function that tells whether the process was asked to end; the first request lets the step finish."""
+    asked = []
+    try:
+        before = {s: signal.signal(s, lambda *_: asked.append(1)) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:                     # not in the main thread: the stop file still works
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
+
+
+def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: bool = False,
+          progress: Callable[[float, str], None] | None = None) -> str:
+    """Train in a run folder; returns the state it ended in, "finished" or "stopped".
+
+    Raises:
+        InputError: data, settings or folder cannot be used. TrainingError: a leak, a full disk, or a loss that is not finite.
+    """
+    config.check()
+    rank, world = distributed.start(config.device)
+    folder = Path(folder)
+    try:
+        if rank:
+            distributed.wait()             # process 0 has the lock, and has filled the cache
+            return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
+        with RunFolder(folder) as run:
+            handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
+            handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+            try:
+                return _run(config, run, folder, cache or folder / "cache", resume, rank, world, progress)
+            except Exception as error:
+                message = str(error) if isinstance(error, CersError) else f"{type(error).__name__}: {error}"
+                log.error("failed: %s", message)
+                try:
+                    run.status("failed", error=message)
+                except CersError as full:
+                    log.error("%s", full)
+                raise
+            finally:
+                log.removeHandler(handler)
+                handler.close()
+    finally:
+        distributed.finish()
+
+
+def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, progress) -> str:
+    from .finish import write_model
+
+    if run is not None:
+        if run.checkpoints() and not resume:
+            raise InputError(f"The run folder '{folder}' already holds a run. Resume it, or choose another folder.")
+        run.clear_stop()
+        run.status("starting")
+    data, split = _prepare(config, run, cache)
+    if run is not None:
+        config.write(run.path(CONFIG))
+        run.write_json(SPLIT, split.report)
+        if world > 1:
+            distributed.wait()             # the other processes may read the cache now
+    trainer = Trainer(config, data, split, rank, world)
+    stored = (run or RunFolder(folder)).load() if resume else None
+    if stored:
+        trainer.restore(*stored)
+        if run is not None:
+            run.forget_after(trainer.step)
+        log.info("resumed at step %d", trainer.step)
+    log.info("%s, evidence %s, configuration %s: %s", config.method, config.evidence, config.hash, split.report["counts"])
+    with _signals() as asked:
+        ended = _loop(trainer, run, asked, progress)
+    if run is not None and ended == "finished":
+        figures = write_model(trainer, folder)
+        run.metrics({"step": trainer.step, "final": figures})
+        run.status("finished", step=trainer.step, share=1.0, metrics=figures)
+        log.info("finished after %d steps: %s", trainer.step, figures)
+    distributed.wait()
+    return ended
+
+
+def _prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Dataset, Split]:
+    data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
+    if len(data.labels) > 1 and config.strip:
+        log.info("skulls are stripped by one cut for all labels")
+    try:
+        return data, make_split(data, config)
+    except LeakError as error:
+        if run is not None:
+            run.write_json(SPLIT, error.split.report)
+        raise
+
+
+def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
+    c, world = trainer.config, trainer.world
+    saved = trainer.step if trainer.step else -1
+    begun, first, told, share = time.monotonic(), trainer.step, 0.0, trainer.share
+    recent: list[dict] = []
+    last: dict = {}
+    mark = int(share * c.validate)
+    while share < 1:
+        started = time.monotonic()
+        recent.append(trainer.one_step(share))
+        trainer.elapsed += time.monotonic() - started
+        share = trainer.share
+        stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
+        if c.validate and int(share * c.validate) > mark and share < 1 and not stop:
+            mark, started = int(share * c.validate), time.monotonic()
+            last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit).items()} if run is not None else {}
+            distributed.wait()
+            trainer.elapsed += time.monotonic() - started
+            if run is not None:
+                run.metrics({"step": trainer.step, "share": round(share, 4), **last})
+                log.info("step %d: %s", trainer.step, last)
+        now = time.monotonic()
+        if run is not None and (len(recent) >= 50 or now - told > STATUS_SECONDS or stop or share >= 1):
+            mean = {k: round(float(np.mean([r[k] for r in recent if k in r])), 5) for k in recent[-1]}
+            pace = (now - begun) / max(1, trainer.step - first)
+            left = min([(c.steps - trainer.step) * pace] * bool(c.steps) + [60 * c.minutes - trainer.elapsed] * bool(c.minutes))
+            run.status("running", step=trainer.step, steps=c.steps or None, share=round(share, 4), eta=round(max(0.0, left)),
+                       seconds_per_step=round(pace, 3), metrics={**mean, **last})
+            if len(recent) >= 20 or stop or share >= 1:
+                run.metrics({"step": trainer.step, "share": round(share, 4), **mean})
+                recent = []
+            told = now
+            if progress:
+                shown = " ".join(f"{k.removeprefix('validation_')} {v:.3f}" for k, v in {**mean, **last}.items() if "loss" in k or "validation" in k)
+                progress(min(share, 1.0), f"step {trainer.step}, {shown}")
+        if run is not None and (trainer.step % c.checkpoint_steps == 0 or stop or share >= 1) and saved != trainer.step:
+            run.save(trainer.step, *trainer.state(), c.keep)
+            saved = trainer.step
+        if stop and share < 1:
+            if run is not None:
+                run.status("stopped", step=trainer.step, steps=c.steps or None, share=round(share, 4), metrics=last)
+                run.clear_stop()
+                log.info("stopped at step %d", trainer.step)
+            return "stopped"
+    return "finished"
