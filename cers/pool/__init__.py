@@ -11,17 +11,21 @@ from .store import FACETS, Fault, Pool
 from .thumbnail import image_hash, thumbnail
 
 if TYPE_CHECKING:
+    from .health import Finding, check_health
     from .importer import ImportFault, ImportReport, import_dicom, import_folder, import_volume
+    from .transfer import MergeReport, export_pool, merge
 
+_LATER = {"Finding": "health", "check_health": "health", "MergeReport": "transfer", "export_pool": "transfer", "merge": "transfer"}
 __all__ = [
-    "FACETS", "Fault", "ImportFault", "ImportReport", "NO_CLOSE_CASE", "Pool", "Query", "Selection", "SelectionConfig", "Selector",
-    "image_hash", "import_dicom", "import_folder", "import_volume", "select", "thumbnail",
+    "FACETS", "Fault", "Finding", "ImportFault", "ImportReport", "MergeReport", "NO_CLOSE_CASE", "Pool", "Query", "Selection",
+    "SelectionConfig", "Selector", "check_health", "export_pool", "image_hash", "import_dicom", "import_folder", "import_volume",
+    "merge", "select", "thumbnail",
 ]
 
 
 def __getattr__(name: str):
     if name in __all__:
-        from . import importer
+        from importlib import import_module
 
-        return getattr(importer, name)
+        return getattr(import_module(f".{_LATER.get(name, 'importer')}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

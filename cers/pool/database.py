@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ..errors import PoolError
 
 FILE = "pool.sqlite"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _APPLICATION = 0x43455253          # "CERS", so that another program's SQLite file is not taken for a pool
 _BUSY_SECONDS = 30.0
 
@@ -73,6 +73,30 @@ CREATE TABLE vectors (
 ) WITHOUT ROWID;
 CREATE INDEX vectors_case ON vectors (case_number);
 """
+# What each later format adds to the one before; a new pool is made as format 1 and goes through them, too.
+# Format 2: edited_hash is the content hash with the labels' present names, where they were edited; who did what; the trash.
+_UPGRADES = {1: """
+ALTER TABLE cases ADD COLUMN edited_hash TEXT;
+CREATE INDEX cases_edited ON cases (edited_hash);
+ALTER TABLE provenance ADD COLUMN who TEXT;
+INSERT INTO provenance (case_id, action, detail, created, who)
+    SELECT case_id, 'reviewed', json_object('review', json_array(NULL, review), 'note', note), created, reviewer FROM reviews
+    ORDER BY number;
+INSERT INTO provenance (case_id, action, detail, created, who)
+    SELECT case_id, 'rationale', json_object('version', json_array(version - 1, version)), created, writer FROM rationales
+    WHERE version > 1 ORDER BY created, version;
+CREATE TABLE trash (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    case_id TEXT NOT NULL, file TEXT NOT NULL, record TEXT NOT NULL, who TEXT, note TEXT, created TEXT NOT NULL
+);
+CREATE INDEX trash_file ON trash (file);
+CREATE TABLE trash_vectors (
+    trash_number INTEGER NOT NULL REFERENCES trash (number) ON DELETE CASCADE,
+    set_number INTEGER NOT NULL REFERENCES vector_sets (number) ON DELETE CASCADE,
+    rationale_version INTEGER NOT NULL, data BLOB NOT NULL,
+    PRIMARY KEY (trash_number, set_number)
+) WITHOUT ROWID
+"""}
 
 
 @contextmanager
@@ -96,12 +120,23 @@ def translated(path: Path) -> Iterator[None]:
                         "and the folder's permissions; what was saved before is safe.") from error
 
 
+def _upgrade(connection: sqlite3.Connection, version: int) -> None:
+    """Bring a pool's tables from a format to the present one, inside the caller's transaction."""
+    for step in range(version, SCHEMA_VERSION):
+        for statement in _UPGRADES[step].strip().split(";\n"):
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
 class _Connection(sqlite3.Connection):
     """A connection that can be referred to weakly, so that those of ended threads close by themselves."""
 
 
 class Database:
-    """One connection per thread and process to a pool's SQLite file in WAL mode.
+    """One connection per thread and process to a pool's SQLite file in WAL mode. An older pool is brought to the present format, unless
+    it is opened for reading only.
+
+    Attributes: version: the pool's format.
 
     Raises:
         PoolError: not a pool, of a newer version, damaged, locked for too long, or not writable.
@@ -114,7 +149,7 @@ class Database:
         self._lock = threading.Lock()
         self._closed = False
         with self.translated():
-            self._check(self.connection())
+            self.version = self._check(self.connection())
 
     @classmethod
     def create(cls, folder: Path, settings: dict[str, str]) -> None:
@@ -131,9 +166,9 @@ class Database:
                 if empty():
                     for statement in _SCHEMA.split(";\n"):
                         connection.execute(statement)
+                    _upgrade(connection, 1)
                     connection.executemany("INSERT INTO settings VALUES (?, ?)", [*settings.items(), ("state", "new")])
                     connection.execute(f"PRAGMA application_id = {_APPLICATION}")
-                    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
                 connection.execute("COMMIT")
             except BaseException:
                 if connection.in_transaction:
@@ -177,13 +212,30 @@ class Database:
             raise
         return connection
 
-    def _check(self, connection: sqlite3.Connection) -> None:
+    def _check(self, connection: sqlite3.Connection) -> int:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION or version < 1:
             raise PoolError(f"{self.path} is not a CERS pool. Choose a pool's folder, or create a new pool.")
         if version > SCHEMA_VERSION:
             raise PoolError(f"The pool {self.folder} was made by a newer CERS (pool format {version}, this version reads up to "
                             f"{SCHEMA_VERSION}). Update CERS to use it.")
+        if version == SCHEMA_VERSION or self.read_only:
+            return version
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                version = connection.execute("PRAGMA user_version").fetchone()[0]      # another process may have been quicker
+                _upgrade(connection, version)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            if "readonly" not in str(error):
+                raise
+            return version                                 # it can still be read as it is
+        return SCHEMA_VERSION
 
     def translated(self):
         """See ``translated``."""
@@ -206,12 +258,16 @@ class Database:
 
     @contextmanager
     def write(self, bump: bool = True) -> Iterator[sqlite3.Connection]:
-        """One transaction that excludes other writers; changes the pool's state unless told not to."""
+        """One transaction that excludes other writers; changes the pool's state unless told not to. One inside another is part of it."""
         if self.read_only:
             raise PoolError(f"The pool {self.folder} is open for reading only. Open it for writing to change it.")
         with self.translated():
             connection = self.connection()
+            if getattr(self._local, "writing", False) and connection.in_transaction:
+                yield connection
+                return
             connection.execute("BEGIN IMMEDIATE")
+            self._local.writing = True
             try:
                 yield connection
                 if bump:
@@ -221,6 +277,8 @@ class Database:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+            finally:
+                self._local.writing = False
 
     def close(self) -> None:
         """Close every thread's connection. May be called twice."""

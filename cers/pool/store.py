@@ -23,7 +23,9 @@ import numpy as np
 from ..case import Case, Rationale
 from ..errors import InputError, PoolError
 from . import arrays
+from .care import CareTable
 from .database import FILE, Database
+from .query import QueryTable
 from .thumbnail import HASH as THUMBNAIL
 from .thumbnail import image_hash, thumbnail
 from .vectors import VectorTable, chunks
@@ -48,7 +50,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-class Pool(VectorTable):
+class Pool(VectorTable, QueryTable, CareTable):
     """A pool of cases in a folder. Safe for several threads and processes at once. Use as a context manager or call ``close``.
 
     Raises:
@@ -120,11 +122,14 @@ class Pool(VectorTable):
 
     def add(self, case: Case) -> str:
         """Keep a case with its rationale; returns its id. A case whose content is already here is not added again: its id is returned."""
+        return self._keep(case, case.content_hash)
+
+    def _keep(self, case: Case, content: str) -> str:
+        """``add`` under a content hash, which is that of the labels' first names where they were edited in another pool."""
         if case.review not in REVIEWS:
             raise InputError(f"A case's review must be one of {', '.join(REVIEWS)}, not {case.review!r}.")
         if case.image.dtype.kind not in "biuf" or case.image.size == 0:
             raise InputError(f"A case's image must hold real numbers; this one is of type {case.image.dtype} and shape {case.image.shape}.")
-        content = case.content_hash
         if existing := self._find(content):
             return existing
         small = thumbnail(case.image)
@@ -144,11 +149,19 @@ class Pool(VectorTable):
     def find(self, sha256: str) -> list[str]:
         """Cases whose content (``Case.content_hash``) or picture alone (``image_hash``) has this hash."""
         with self._db.read() as db:
-            return [r[0] for r in db.execute("SELECT id FROM cases WHERE content_hash = ?1 OR image_hash = ?1 ORDER BY number", (sha256,))]
+            return [r[0] for r in db.execute("SELECT id FROM cases c WHERE content_hash = ?1 OR image_hash = ?1 "
+                                             f"OR {self._content} = ?1 ORDER BY number", (sha256,))]
+
+    @property
+    def _content(self) -> str:
+        """SQL for the content hash with the labels' present names."""
+        return "coalesce(c.edited_hash, c.content_hash)" if self._db.version > 1 else "c.content_hash"
 
     def _find(self, content_hash: str) -> str | None:
         with self._db.translated():
-            row = self._db.connection().execute("SELECT id FROM cases WHERE content_hash = ?", (content_hash,)).fetchone()
+            row = self._db.connection().execute(
+                "SELECT id FROM cases WHERE content_hash = ?1 OR edited_hash = ?1" if self._db.version > 1 else
+                "SELECT id FROM cases WHERE content_hash = ?1", (content_hash,)).fetchone()
         return None if row is None else row[0]
 
     def _insert(self, db, case: Case, content: str, sha256: str, small: np.ndarray) -> str:
@@ -164,14 +177,14 @@ class Pool(VectorTable):
         number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
         if case.rationale is not None:
             self._insert_rationale(db, case_id, case.rationale)
-        self._log(db, case_id, "added", {"source": case.source, "annotator": case.annotator, "content_hash": content})
+        self._log(db, case_id, "added", {"source": case.source, "annotator": case.annotator, "content_hash": content}, case.annotator)
         self._insert_vectors(db, "thumbnail", THUMBNAIL, [(number, 0)], small[None])
         return case_id
 
     @staticmethod
-    def _log(db, case_id: str, action: str, detail: dict) -> None:
-        db.execute("INSERT INTO provenance (case_id, action, detail, created) VALUES (?, ?, ?, ?)",
-                   (case_id, action, json.dumps(detail, ensure_ascii=False), _now()))
+    def _log(db, case_id: str, action: str, detail: dict, who: str | None = None) -> None:
+        db.execute("INSERT INTO provenance (case_id, action, detail, created, who) VALUES (?, ?, ?, ?, ?)",
+                   (case_id, action, json.dumps(detail, ensure_ascii=False), _now(), who))
 
     def _row(self, db, case_id: str):
         row = db.execute("SELECT * FROM cases WHERE id = ?", (case_id,)).fetchone()
@@ -234,44 +247,43 @@ class Pool(VectorTable):
             rows = [r for r in rows if set(labels) & set(r["labels"].values())]
         return rows
 
-    def delete(self, case_id: str) -> None:
-        """Take a case out of the pool, with its rationales, reviews and vectors. Its provenance stays."""
+    def delete(self, case_id: str, *, who: str | None = None) -> None:
+        """Take a case out of the pool for good, with its rationales, reviews and vectors. Its provenance stays. See also ``trash``."""
         with self._db.write() as db:
             row = self._row(db, case_id)
-            sets = [r[0] for r in db.execute("SELECT set_number FROM vectors WHERE case_number = ?", (row["number"],))]
-            db.executemany("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number = ?", [(s,) for s in sets])
-            self._log(db, case_id, "deleted", {"content_hash": row["content_hash"]})
-            db.execute("DELETE FROM cases WHERE id = ?", (case_id,))
-        with self._db.write(bump=False) as db:         # only now: a kill in between leaves a file without a row, never the reverse
-            if db.execute("SELECT 1 FROM cases WHERE file = ?", (row["file"],)).fetchone() is None:
-                with suppress(OSError):                # still open somewhere (Windows): cleared later
-                    arrays.path_of(self.folder, row["file"]).unlink(missing_ok=True)
+            self._remove(db, row)
+            self._log(db, case_id, "deleted", {"content_hash": row["content_hash"]}, who)
+        self._drop_files([row["file"]])
+
+    @staticmethod
+    def _remove(db, row) -> None:
+        db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number IN "
+                   "(SELECT set_number FROM vectors WHERE case_number = ?)", (row["number"],))
+        db.execute("DELETE FROM cases WHERE number = ?", (row["number"],))
+
+    def _drop_files(self, files: Iterable[str]) -> None:
+        """Delete array files that no row names any more, after their rows: a kill in between leaves a file without a row only."""
+        with self._db.write(bump=False) as db:
+            for file in files:
+                if db.execute("SELECT 1 FROM cases WHERE file = ?1 UNION ALL SELECT 1 FROM trash WHERE file = ?1",
+                              (file,)).fetchone() is None:
+                    with suppress(OSError):            # still open somewhere (Windows): cleared later
+                        arrays.path_of(self.folder, file).unlink(missing_ok=True)
 
     def update(self, case_id: str, **metadata) -> None:
         """Change a case's metadata (``modality``, ``body_site``, ``diagnosis``, ``patient_id``, ...); the change is logged."""
-        if unknown := set(metadata) - set(_EDITABLE):
-            raise InputError(f"{', '.join(sorted(unknown))} of a case cannot be changed. Only {', '.join(_EDITABLE)} can.")
-        with self._db.write() as db:
-            before = _metadata(self._row(db, case_id))
-            for name, value in metadata.items():
-                db.execute(f"UPDATE cases SET {_COLUMN.get(name, name)} = ? WHERE id = ?", (None if value is None else str(value), case_id))
-            self._log(db, case_id, "changed", {name: [before[name], value] for name, value in metadata.items()})
+        self.edit([case_id], metadata)
 
     def review(self, case_id: str, review: str, *, reviewer: str | None = None, note: str | None = None) -> None:
         """Record a reviewer's verdict. An "excluded" case stays in the pool but is never used as evidence."""
-        if review not in REVIEWS:
-            raise InputError(f"A review must be one of {', '.join(REVIEWS)}, not {review!r}.")
-        with self._db.write() as db:
-            self._row(db, case_id)
-            db.execute("UPDATE cases SET review = ? WHERE id = ?", (review, case_id))
-            db.execute("INSERT INTO reviews (case_id, review, reviewer, note, created) VALUES (?, ?, ?, ?, ?)",
-                       (case_id, review, reviewer, note, _now()))
+        self.review_cases([case_id], review, who=reviewer, note=note)
 
     def history(self, case_id: str) -> list[dict]:
         """What was done with a case, oldest first: additions, changes, reviews and rationale versions."""
         with self._db.read() as db:
             entries = [{"action": r["action"], "created": r["created"], **json.loads(r["detail"])}
-                       for r in db.execute("SELECT * FROM provenance WHERE case_id = ? ORDER BY number", (case_id,))]
+                       for r in db.execute("SELECT * FROM provenance WHERE case_id = ? AND action NOT IN "
+                                                                          "('reviewed', 'rationale') ORDER BY number", (case_id,))]
             entries += [{"action": "reviewed", "created": r["created"], "review": r["review"], "reviewer": r["reviewer"], "note": r["note"]}
                         for r in db.execute("SELECT * FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))]
             entries += [{"action": "rationale", "created": r["created"], "version": r["version"], "writer": r["writer"]}
@@ -280,10 +292,10 @@ class Pool(VectorTable):
 
     # ---- rationales
 
-    def _insert_rationale(self, db, case_id: str, rationale: Rationale) -> int:
+    def _insert_rationale(self, db, case_id: str, rationale: Rationale, created: str | None = None) -> int:
         version = 1 + db.execute("SELECT coalesce(max(version), 0) FROM rationales WHERE case_id = ?", (case_id,)).fetchone()[0]
         record = json.dumps(rationale.to_dict(), ensure_ascii=False, sort_keys=True)
-        db.execute("INSERT INTO rationales VALUES (?, ?, ?, ?, ?)", (case_id, version, rationale.writer, record, _now()))
+        db.execute("INSERT INTO rationales VALUES (?, ?, ?, ?, ?)", (case_id, version, rationale.writer, record, created or _now()))
         db.execute("UPDATE cases SET rationale_version = ? WHERE id = ?", (version, case_id))
         return version
 
@@ -291,14 +303,19 @@ class Pool(VectorTable):
         row = db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version DESC LIMIT 1", (case_id,)).fetchone()
         return None if row is None else parse_rationale(case_id, row[0])
 
-    def add_rationale(self, case_id: str, rationale: Rationale) -> int:
+    def add_rationale(self, case_id: str, rationale: Rationale, *, who: str | None = None) -> int:
         """Give a case a new rationale and return its version; earlier ones stay, and vectors made from them are stale from now on."""
         with self._db.write() as db:
-            number = self._row(db, case_id)["number"]
-            version = self._insert_rationale(db, case_id, rationale)
-            db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE kind = 'rationale' AND number IN "
-                       "(SELECT set_number FROM vectors WHERE case_number = ?)", (number,))
-            return version
+            return self._next_rationale(db, self._row(db, case_id), rationale, who)
+
+    def _next_rationale(self, db, row, rationale: Rationale, who: str | None) -> int:
+        before = self._rationale(db, row["id"])
+        version = self._insert_rationale(db, row["id"], rationale)
+        self._log(db, row["id"], "rationale", {"version": [row["rationale_version"] or None, version], "writer": rationale.writer,
+                                               "text": [before.text if before else None, rationale.text]}, who or rationale.writer)
+        db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE kind = 'rationale' AND number IN "
+                   "(SELECT set_number FROM vectors WHERE case_number = ?)", (row["number"],))
+        return version
 
     def rationales(self, ids: Iterable[str]) -> dict[str, tuple[int, Rationale]]:
         """Current version and rationale of many cases at once; a case without one, or not in the pool, is left out."""
@@ -309,6 +326,13 @@ class Pool(VectorTable):
                                   f"version = rationale_version WHERE case_id IN ({', '.join('?' * len(chunk))})", chunk)
                 out.update((r[0], (r[1], parse_rationale(r[0], r[2]))) for r in rows)
         return out
+
+    def version_list(self, case_id: str) -> list[dict]:
+        """Every version of a case's rationale as JSON, newest first: version, writer, created, record."""
+        with self._db.read() as db:
+            self._row(db, case_id)
+            return [{**dict(r), "record": parse_rationale(case_id, r["record"]).to_dict()} for r in db.execute(
+                "SELECT version, writer, created, record FROM rationales WHERE case_id = ? ORDER BY version DESC", (case_id,))]
 
     def rationale_versions(self, case_id: str) -> list[Rationale]:
         """Every version of a case's rationale, oldest first."""
@@ -343,7 +367,7 @@ class Pool(VectorTable):
             if self._hash is not None and self._hash[0] == state:
                 return self._hash[1]
             h = hashlib.sha256()
-            for row in db.execute("SELECT c.id, c.content_hash, c.review, r.record FROM cases c LEFT JOIN rationales r "
+            for row in db.execute(f"SELECT c.id, {self._content}, c.review, r.record FROM cases c LEFT JOIN rationales r "
                                   "ON r.case_id = c.id AND r.version = c.rationale_version ORDER BY c.id"):
                 h.update(json.dumps(list(row)).encode())
         self._hash = state, h.hexdigest()
@@ -353,7 +377,7 @@ class Pool(VectorTable):
         """Delete files that no case names (left by killed writers); the number deleted."""
         count = arrays.remove_stale_temporaries(self.folder)
         with self._db.write(bump=False) as db:         # nobody can publish a file while we look
-            known = {r[0] for r in db.execute("SELECT file FROM cases")}
+            known = {r[0] for r in db.execute("SELECT file FROM cases UNION SELECT file FROM trash")}
             for sha256, path in arrays.files(self.folder).items():
                 if sha256 not in known:
                     with suppress(OSError):

@@ -63,7 +63,9 @@ def _case(pool: Pool, database: Database, case_id: str) -> list[Fault]:
 def _look(pool: Pool, database: Database, case_id: str) -> list[Fault]:
     from .store import Fault
 
-    row = database.connection().execute("SELECT file, content_hash, image_hash FROM cases WHERE id = ?", (case_id,)).fetchone()
+    content = "coalesce(edited_hash, content_hash)" if database.version > 1 else "content_hash"
+    row = database.connection().execute(f"SELECT file, {content} AS content_hash, image_hash FROM cases WHERE id = ?",
+                                        (case_id,)).fetchone()
     if row is None:
         return []                                     # deleted meanwhile by someone else
     try:

@@ -1,0 +1,134 @@
+"""Export and merge: nothing lost, nothing twice, nothing from a damaged file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+
+import pytest
+from poolkit import case, rationale
+
+from cers.errors import Cancelled, InputError, PoolError
+from cers.pool import Pool, export_pool, merge
+
+
+@pytest.fixture
+def pool(tmp_path):
+    with Pool.create(tmp_path / "pool") as made:
+        for n in range(3):
+            made.add(case(n, rationale=rationale(f"Number {n}."), patient_id=f"p{n}", modality="MR"))
+        made.add_rationale(made.ids()[0], rationale("Second."))
+        made.review(made.ids()[1], "approved", reviewer="Ana", note="good")
+        made.edit([made.ids()[2]], {}, rename={"tumor": "glioma"})
+        yield made
+
+
+@pytest.fixture
+def other(tmp_path):
+    with Pool.create(tmp_path / "other") as made:
+        yield made
+
+
+@pytest.mark.parametrize("form", ["zip", "folder"])
+def test_everything_arrives_once(pool, other, tmp_path, form):
+    source = tmp_path / "x.zip" if form == "zip" else pool.folder
+    if form == "zip":
+        assert export_pool(pool, source) == 3
+    assert len(merge(other, source, dry_run=True).added) == 3 and len(other) == 0
+    report = merge(other, source, who="Bob")
+    assert report.added == pool.ids() == other.ids() and not report.faults and other.verify() == []
+    assert other.hash() == pool.hash()
+    for i in pool.ids():
+        assert other.meta(i) == pool.meta(i)
+        assert [(v["version"], v["created"]) for v in other.version_list(i)] == [(v["version"], v["created"]) for v in pool.version_list(i)]
+    assert [e["note"] for e in other.history(pool.ids()[1]) if e["action"] == "reviewed"] == ["good"]
+    assert other.audit()[0]["who"] == "Bob" and other.stale("thumbnail", "thumbnail-1") == []
+    again = merge(other, source)
+    assert again.added == [] and again.present == pool.ids() and again.different == {} and other.hash() == pool.hash()
+
+
+def test_own_case_stays_and_differences_are_told(pool, other, tmp_path):
+    export_pool(pool, tmp_path / "x.zip", pool.ids()[:1])
+    other.add(case(0, modality="CT", rationale=rationale("Mine.")))
+    report = merge(other, tmp_path / "x.zip")
+    assert report.different == {pool.ids()[0]: ["modality", "rationale"]} and other.meta(pool.ids()[0])["modality"] == "CT"
+
+
+def test_a_damaged_case_is_named_and_the_rest_arrives(pool, other, tmp_path):
+    export_pool(pool, tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip") as old, zipfile.ZipFile(tmp_path / "y.zip", "w") as new:
+        first = next(n for n in old.namelist() if n.endswith(".npz"))
+        for name in old.namelist():
+            data = old.read(name)
+            new.writestr(name, data[:-3] if name == first else data)
+    report = merge(other, tmp_path / "y.zip")
+    assert len(report.added) == 2 and len(report.faults) == 1 and "checksum" in report.faults[0] and other.verify() == []
+
+
+def manifest(path, change):
+    """Change the list of cases of an export and make its checksum right again."""
+    with zipfile.ZipFile(path) as old:
+        files = {n: old.read(n) for n in old.namelist()}
+    content = json.loads(files["manifest.json"])
+    change(content)
+    data = files["manifest.json"] = json.dumps(content).encode()
+    files["manifest.json.sha256"] = hashlib.sha256(data).hexdigest().encode()
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in files.items():
+            new.writestr(name, data)
+
+
+@pytest.mark.parametrize("change", [
+    lambda c: c["cases"][0]["case"].update(labels={"1": "other"}),
+    lambda c: c["cases"][0]["case"].pop("labels"),
+    lambda c: c["cases"][0]["rationales"][0].update(record={"statements": 3}),
+    lambda c: c["cases"][0].update(file="../../../etc/passwd"),
+    lambda c: c["cases"].__setitem__(0, "text"),
+    lambda c: c["cases"][0]["case"].update(review="great"),
+])  # fmt: skip
+def test_a_record_that_was_tampered_with(pool, other, tmp_path, change):
+    export_pool(pool, tmp_path / "x.zip")
+    manifest(tmp_path / "x.zip", change)
+    report = merge(other, tmp_path / "x.zip")
+    assert len(report.added) == 2 and len(report.faults) == 1 and other.verify() == [], report
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x05\x06" + bytes(18), b"no zip at all"])
+def test_what_is_no_export(other, tmp_path, data):
+    (tmp_path / "x.zip").write_bytes(data)
+    with pytest.raises(InputError):
+        merge(other, tmp_path / "x.zip")
+    with pytest.raises(InputError):
+        merge(other, tmp_path / "none.zip")
+    with pytest.raises(PoolError):
+        merge(other, tmp_path / "pool-less" if (tmp_path / "pool-less").mkdir() else tmp_path / "pool-less")
+
+
+def test_newer_and_damaged_lists_are_refused(pool, other, tmp_path):
+    export_pool(pool, tmp_path / "x.zip")
+    manifest(tmp_path / "x.zip", lambda c: c.update(format=9))
+    with pytest.raises(InputError, match="newer"):
+        merge(other, tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
+        archive.writestr("manifest.json", "{}")
+        archive.writestr("manifest.json.sha256", "0")
+    with pytest.raises(InputError, match="checksum"):
+        merge(other, tmp_path / "y.zip")
+    with pytest.raises(InputError, match="itself"):
+        merge(other, other.folder)
+
+
+def test_cancel_keeps_what_was_merged_and_leaves_no_half_file(pool, other, tmp_path):
+    export_pool(pool, tmp_path / "x.zip")
+    calls = iter([False, False, True])
+    report = merge(other, tmp_path / "x.zip", cancel=lambda: next(calls))
+    assert report.cancelled and len(other) == 2 and other.verify() == []
+    assert len(merge(other, tmp_path / "x.zip").added) == 1
+    with pytest.raises(Cancelled):
+        export_pool(pool, tmp_path / "z.zip", cancel=lambda: True)
+    assert not (tmp_path / "z.zip").exists() and not list(tmp_path.glob(".*part"))
+    with pytest.raises(InputError, match="another folder"):
+        export_pool(pool, tmp_path / "no" / "z.zip")
+    with pytest.raises(InputError, match="is a folder"):
+        export_pool(pool, tmp_path)
