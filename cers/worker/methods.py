@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +58,12 @@ class Methods:
 
     def table(self) -> dict[str, Callable]:
         names = ("load_model", "open_pool", "segment", "resegment", "slice", "describe", "embed", "search", "case", "export_report")
-        return {name: getattr(self, name) for name in names}
+        from .adding import add_case
+
+        from .pool_requests import TABLE
+
+        return {**{name: getattr(self, name) for name in names}, "add_case": partial(add_case, self),
+                **{name: partial(method, self) for name, method in TABLE.items()}}
 
     @params(path=str, device=str, threads=int)
     def load_model(self, job: Job, given: dict) -> dict:
