@@ -38,6 +38,24 @@ class ImportFault:
         return f"{self.item}{f' (line {self.line})' if self.line else ''}: {self.message}"
 
 
+class DryRun:
+    """Stands in for a pool in an import that shall only say what it would do. Attributes: added: cases that would be new."""
+
+    def __init__(self, pool: Pool):
+        self.pool, self.added = pool, 0
+        self._seen: set[str] = set()
+
+    def ids(self) -> list[str]:
+        return self.pool.ids()
+
+    def add(self, case: Case) -> str:
+        """The id of a case that is here already, else its content hash."""
+        here = self.pool.find(content := case.content_hash)
+        self.added += not here and content not in self._seen
+        self._seen.add(content)
+        return here[0] if here else content
+
+
 @dataclass
 class ImportReport:
     """What an import did. ids: cases now in the pool from these files, in order; added: how many of them are new."""
@@ -54,7 +72,7 @@ class ImportReport:
                 "faults": [{"item": f.item, "line": f.line, "message": f.message} for f in self.faults]}
 
 
-def import_volume(pool: Pool, volume: Volume, mask: np.ndarray, labels: Mapping[int, str], *, plane: str | None = None,
+def import_volume(pool: Pool | DryRun, volume: Volume, mask: np.ndarray, labels: Mapping[int, str], *, plane: str | None = None,
                   max_slices: int = 12, min_pixels: int = 10, **metadata) -> list[str]:
     """Add a volume's lesion slices as cases, each with its measured rationale.
 
@@ -116,7 +134,7 @@ def spread(area: np.ndarray, most: int, least: int) -> list[int]:
     return [int(candidates[p]) for p in sorted(set(picks.tolist()))]
 
 
-def import_folder(pool: Pool, images: str | PathLike, masks: str | PathLike, csv: str | PathLike | None = None, *,
+def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | PathLike, csv: str | PathLike | None = None, *,
                   progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None,
                   defaults: Mapping[str, str] | None = None, max_slices: int = 12) -> ImportReport:
     """Add all pairs of image and mask that belong together by file name.

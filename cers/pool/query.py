@@ -73,7 +73,7 @@ class QueryTable:
         return {name: dict(counter.most_common()) for name, counter in counters.items()}
 
     def rows(self, ids: Sequence[str]) -> list[dict]:
-        """What a table shows of cases, in the order of ``ids``: metadata, "writer" and "first_line" of the rationale; deleted ones are left out."""
+        """What a table shows of cases, in the order of ``ids`` and without deleted ones: metadata, the rationale's "writer" and "first_line"."""
         from .store import _metadata
 
         found = {}

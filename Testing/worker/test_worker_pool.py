@@ -1,0 +1,102 @@
+"""The requests that care for a pool, in a real worker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import phantom
+import pytest
+
+from cers.case.io import write_image, write_segmentation
+from cers.worker.client import Worker, WorkerError
+
+
+@pytest.fixture(scope="module")
+def pool_worker():
+    with Worker() as worker:
+        yield worker
+
+
+@pytest.fixture
+def worker(pool_worker, tmp_path):
+    pool_worker.call("open_pool", path=str(phantom.build_pool(tmp_path / "pool", cases=2)))
+    yield pool_worker
+    pool_worker.call("open_pool")
+
+
+def refused(worker, method, **params) -> WorkerError:
+    with pytest.raises(WorkerError) as caught:
+        worker.call(method, **params)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_look_change_undo(worker, tmp_path):
+    info = worker.call("pool_info")
+    ids = worker.call("pool_query")["ids"]
+    assert info["cases"] == len(ids) > 1 and not info["read_only"] and info["counts"]["review"] == {"unreviewed": len(ids)}
+    got = worker.call("pool_rows", ids=ids[:2], thumbnails=40)
+    pictures = np.load(got["thumbnails"])
+    assert pictures.shape == (2, 40, 40, 3) and (pictures == (51, 217, 255)).all(-1).any((1, 2)).all() and got["rows"][0]["first_line"]
+    page = worker.call("pool_case", id=ids[0])
+    assert np.load(page["mask"]).any() and page["versions"][0]["version"] == 1 and page["audit"] and ids[0] in page["slices"]
+    assert worker.call("pool_edit", ids=ids, changes={"diagnosis": "glioma"}, rename={"tumor": "lesion"}, who="Ana")["changed"] == len(ids)
+    worker.call("pool_review", ids=ids[:1], review="excluded", who="Ana", note="blurred")
+    assert worker.call("pool_rationale", id=ids[0], parts={"summary": "A lesion, seen by a person."}, who="Ana") == {"version": 2}
+    assert worker.call("pool_query", words="seen person", facets={"review": "excluded"})["ids"] == ids[:1]
+    assert worker.call("pool_query", ranges={"contrast": [None, -101]})["ids"] == []
+    numbers = worker.call("pool_delete", ids=ids[:1], who="Ana")["numbers"]
+    assert worker.call("pool_info")["trashed"] == 1 and worker.call("pool_trash")["cases"][0]["id"] == ids[0]
+    assert worker.call("pool_restore", numbers=numbers)["ids"] == ids[:1] and worker.call("pool_purge") == {"deleted": 0}
+    assert worker.call("pool_audit", limit=1)["entries"][0]["action"] == "restored"
+    assert worker.call("pool_audit", path=str(tmp_path / "a.csv"))["lines"] > 4 and (tmp_path / "a.csv").exists()
+    assert isinstance(worker.call("pool_health")["findings"], list)
+
+
+def test_words_find_by_meaning(worker):
+    found = worker.call("pool_query", meaning="bright lesion with a sharp edge")
+    assert found["ids"] and found["similarity"] == sorted(found["similarity"], reverse=True)
+
+
+def test_export_create_merge(worker, tmp_path):
+    count = worker.call("pool_export", path=str(tmp_path / "x.zip"))["cases"]
+    assert worker.call("pool_create", path=str(tmp_path / "new"))["cases"] == 0
+    assert len(worker.call("pool_merge", path=str(tmp_path / "x.zip"), dry_run=True)["added"]) == count
+    assert worker.call("pool_info")["cases"] == 0
+    assert len(worker.call("pool_merge", path=str(tmp_path / "x.zip"))["added"]) == count == worker.call("pool_info")["cases"]
+
+
+def test_import_of_a_volume_and_of_a_folder(worker, tmp_path):
+    volume, (image, mask) = phantom.volume(), phantom.head(5)
+    np.save(tmp_path / "i.npy", image)
+    np.save(tmp_path / "m.npy", mask)
+    given = {"image": str(tmp_path / "i.npy"), "mask": str(tmp_path / "m.npy"), "ijkToRAS": volume.geometry.ijkToRAS.tolist(),
+             "labels": {"1": "tumor"}, "modality": "MR", "annotator": "Ana", "max_slices": 2}
+    before = worker.call("pool_info")["cases"]
+    assert worker.call("pool_import_volume", **given, dry_run=True)["added"] == 2 and worker.call("pool_info")["cases"] == before
+    done = worker.call("pool_import_volume", **given)
+    assert done["added"] == 2 and worker.call("pool_rows", ids=done["ids"])["rows"][0]["annotator"] == "Ana"
+    assert worker.call("pool_import_volume", **given)["added"] == 0
+    folder = tmp_path / "f"
+    folder.mkdir()
+    write_image(folder / "a.nii.gz", phantom.head(6)[0], volume.geometry)
+    write_segmentation(folder / "a_mask.seg.nrrd", phantom.head(6)[1], volume.geometry, {1: "tumor"})
+    (folder / "b.nii.gz").write_text("broken")
+    given = {"images": str(folder), "masks": str(folder), "body_site": "brain", "max_slices": 1}
+    dry = worker.call("pool_import_folder", **given, dry_run=True)
+    assert dry["added"] == 1 and len(dry["faults"]) == 1
+    assert worker.call("pool_import_folder", **given)["added"] == 1 and worker.call("pool_import_folder", **given)["added"] == 0
+
+
+def test_what_cannot_be_done_is_said(worker, tmp_path):
+    assert refused(worker, "pool_rows", ids=[3]).code == "protocol"
+    assert refused(worker, "pool_query", ranges={"contrast": [1]}).code == "protocol"
+    assert refused(worker, "pool_query", facets={"colour": "red"}).code == "input"
+    assert refused(worker, "pool_case", id="none").code == "pool"
+    assert refused(worker, "pool_restore", numbers=[99]).code == "pool"
+    path = Path(worker.call("pool_info")["path"])
+    worker.call("open_pool", path=str(path), read_only=True)
+    assert worker.call("pool_info")["read_only"]
+    assert refused(worker, "pool_review", ids=worker.call("pool_query")["ids"], review="approved").code == "pool"
+    assert refused(worker, "pool_import_folder", images=str(tmp_path), masks=str(tmp_path)).code == "pool"
