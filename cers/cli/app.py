@@ -15,6 +15,7 @@ from .evaluate import compare, evaluate
 from .model import model_app
 from .options import Device, Planes
 from .output import command, progress, say_json
+from . import pool_care  # noqa: F401 - adds its commands to pool_app
 from .pool import pool_app
 from .rationale import rationale_app
 

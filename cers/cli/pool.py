@@ -15,6 +15,7 @@ pool_app = typer.Typer(no_args_is_help=True, help="Make, fill, read, search and 
                        "reference cases.\n\ncers pool create my-pool\n\n"
                        "cers pool import my-pool --images images --masks masks --modality MR --body-site brain")
 _DIR = Annotated[Path, typer.Argument(metavar="DIR", help="The pool's folder.", show_default=False)]
+_WHO = Annotated[Optional[str], typer.Option(help="Who does it, for the audit.")]
 _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout, nothing else.")]
 
 
@@ -172,15 +173,19 @@ def _search_image(pool, path: Path, index: int | None, count: int, model: Path |
 @pool_app.command()
 @command
 def delete(folder: _DIR, cases: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, or their beginnings.")],
-           yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
-    """Delete cases. On a terminal it asks first."""
+           yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+           for_good: Annotated[bool, typer.Option("--for-good", help="Not to the trash.")] = False, who: _WHO = None) -> None:
+    """Move cases to the pool's trash, from which 'cers pool restore' brings them back. On a terminal it asks first."""
     with _open(folder, write=True) as pool:
         ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))         # all are known before the first is deleted
-        if not yes and sys.stdin.isatty() and not typer.confirm(f"Delete {len(ids)} of {len(pool)} cases for good?"):
+        several = f"{len(ids)} of {len(pool)} cases"
+        question = f"Delete {several} for good?" if for_good else f"Move {several} to the trash?"
+        if not yes and sys.stdin.isatty() and not typer.confirm(question):
             fail("Cancelled. Nothing was deleted.", 130)
-        for case in ids:
-            pool.delete(case)
-        print(f"Deleted {len(ids)} cases; the pool has {len(pool)}.")
+        numbers = pool.trash(ids, who=who)
+        if for_good:
+            pool.purge(numbers, who=who)
+        print(f"Deleted {len(ids)} cases; the pool has {len(pool)}." + ("" if for_good else " Bring them back with 'cers pool restore'."))
 
 
 @pool_app.command()

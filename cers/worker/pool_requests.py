@@ -177,8 +177,8 @@ def export(self: Methods, job: Job, given: dict) -> dict:
 def merge(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.transfer import merge as merge_into
 
-    return merge_into(_writable(self, given), given["path"], dry_run=bool(given.get("dry_run")), who=given.get("who"), progress=job.progress,
-                      cancel=job.cancelled.is_set).to_dict()
+    return merge_into(_writable(self, given), given["path"], dry_run=bool(given.get("dry_run")), who=given.get("who"),
+                      progress=job.progress, cancel=job.cancelled.is_set).to_dict()
 
 
 @params(images_=str, masks_=str, csv=str, modality=str, body_site=str, annotator=str, diagnosis=str, max_slices=int, dry_run=bool)

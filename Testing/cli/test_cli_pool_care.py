@@ -1,0 +1,45 @@
+"""``cers pool``: review, restore, audit, health, export, merge."""
+
+from __future__ import annotations
+
+import json
+
+
+def listed(cers, pool, *options):
+    return [c["id"] for c in json.loads(cers("pool", "list", pool, "--json", *options)[1])]
+
+
+def test_review_delete_restore_audit(cers, pool, tmp_path):
+    ids = listed(cers, pool)
+    assert cers("pool", "review", pool, "excluded", ids[0][:10], "--note", "blurred", "--who", "Ana")[0] == 0
+    assert listed(cers, pool, "--review", "excluded") == ids[:1]
+    code, _, err = cers("pool", "review", pool, "superb", ids[0])
+    assert code == 1 and "approved" in err
+    code, out, _ = cers("pool", "delete", pool, ids[0], "--yes", "--who", "Ana")
+    assert code == 0 and "restore" in out and listed(cers, pool) == ids[1:]
+    assert ids[0] in cers("pool", "restore", pool)[1] and json.loads(cers("pool", "restore", pool, "--json")[1])[0]["who"] == "Ana"
+    assert cers("pool", "restore", pool, "zzz")[0] == 1
+    assert cers("pool", "restore", pool, ids[0][:8])[0] == 0 and set(listed(cers, pool)) == set(ids)
+    entries = json.loads(cers("pool", "audit", pool, "--case", ids[0][:10], "--json")[1])
+    assert [e["action"] for e in entries[:3]] == ["restored", "trashed", "reviewed"] and entries[2]["note"] == "blurred"
+    assert "reviewed" in cers("pool", "audit", pool)[1] and cers("pool", "audit", pool, "--csv", tmp_path / "a.csv")[0] == 0
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8-sig").startswith("created,who,action")
+    assert cers("pool", "delete", pool, ids[0], "--yes", "--for-good")[0] == 0 and "0 cases" in cers("pool", "restore", pool)[1]
+
+
+def test_health(cers, pool):
+    code, out, err = cers("pool", "health", pool)
+    assert code in (0, 1) and "cases" in out and "Traceback" not in err
+    assert isinstance(json.loads(cers("pool", "health", pool, "--json")[1]), list)
+
+
+def test_export_and_merge(cers, pool, tmp_path):
+    ids = listed(cers, pool)
+    assert cers("pool", "export", pool, tmp_path / "x.zip")[0] == 0
+    cers("pool", "create", tmp_path / "new")
+    assert f"Would add {len(ids)}" in cers("pool", "merge", tmp_path / "new", tmp_path / "x.zip", "--dry-run")[1]
+    assert len(json.loads(cers("pool", "merge", tmp_path / "new", tmp_path / "x.zip", "--json")[1])["added"]) == len(ids)
+    assert listed(cers, tmp_path / "new") == ids and "Added 0 cases" in cers("pool", "merge", tmp_path / "new", pool)[1]
+    (tmp_path / "y.zip").write_text("no")
+    code, _, err = cers("pool", "merge", tmp_path / "new", tmp_path / "y.zip")
+    assert code == 1 and err.startswith("Error: ") and err.count("\n") == 1

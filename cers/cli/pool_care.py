@@ -1,0 +1,144 @@
+"""``cers pool``: review, restore, audit, health, export, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .output import command, fail, progress, say_json
+from .pool import _DIR, _JSON, _WHO, _open, _resolve, pool_app
+
+
+@pool_app.command()
+@command
+def review(
+    folder: _DIR,
+    verdict: Annotated[str, typer.Argument(metavar="VERDICT", help="approved, flagged, excluded or unreviewed.")],
+    cases: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, or their beginnings.")],
+    note: Annotated[Optional[str], typer.Option(help="Why.")] = None,
+    who: _WHO = None,
+) -> None:
+    """Record a verdict on cases. Those excluded stay in the pool but are never used as evidence."""
+    with _open(folder, write=True) as pool:
+        ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))
+        pool.review_cases(ids, verdict, who=who, note=note)
+        print(f"{len(ids)} cases are now {verdict}.")
+
+
+@pool_app.command()
+@command
+def restore(
+    folder: _DIR,
+    cases: Annotated[Optional[list[str]], typer.Argument(metavar="ID...", help="Beginnings of ids; none lists the trash.")] = None,
+    who: _WHO = None,
+    as_json: _JSON = False,
+) -> None:
+    """Bring deleted cases back from the trash, or list what lies there."""
+    with _open(folder, write=bool(cases)) as pool:
+        trashed = pool.trashed()
+        if not cases:
+            if as_json:
+                say_json(trashed)
+                return
+            for entry in trashed:
+                print("\t".join(str(entry[name] or "-") for name in ("id", "created", "who", "note")))
+            print(f"{len(trashed)} cases in the trash")
+            return
+        numbers = []
+        for text in cases:
+            found = [entry["number"] for entry in trashed if entry["id"].startswith(text)]
+            if not found or not text:
+                fail(f"Error: No case in the trash has an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
+            numbers.append(found[0])                       # the newest
+        ids = pool.restore(numbers, who=who)
+    print(f"Restored {len(ids)} cases.")
+
+
+@pool_app.command()
+@command
+def audit(
+    folder: _DIR,
+    case: Annotated[Optional[str], typer.Option(help="Of this case only; its whole id if it is deleted.")] = None,
+    csv: Annotated[Optional[Path], typer.Option(help="Write a table here instead.")] = None,
+    count: Annotated[int, typer.Option("-n", min=1, help="Entries shown.")] = 50,
+    as_json: _JSON = False,
+) -> None:
+    """Show who changed what and when, newest first."""
+    with _open(folder) as pool:
+        ids = None
+        if case is not None:
+            ids = [next((i for i in pool.ids() if case and i.startswith(case)), case)]
+        if csv is not None:
+            print(f"Wrote {pool.export_audit(csv, ids)} entries to {csv}.")
+            return
+        entries = pool.audit(ids, limit=count)
+    if as_json:
+        say_json(entries)
+        return
+    for e in entries:
+        what = f"{e['field']}: {e['before'] or '-'} -> {e['after'] or '-'}" if e["field"] else ""
+        cells = (e["created"], e["who"] or "-", e["action"], e["case"], what, e["note"] or "")
+        print("\t".join(" ".join(str(cell).split()) for cell in cells).rstrip())
+
+
+@pool_app.command()
+@command
+def health(folder: _DIR, as_json: _JSON = False) -> None:
+    """Look for duplicates across patients, masks and words that contradict, and gaps; the exit code is 1 if there is a finding."""
+    from ..pool import check_health
+
+    with _open(folder) as pool:
+        with progress() as show:
+            findings = check_health(pool, progress=show)
+        count = len(pool)
+    if as_json:
+        say_json([f.to_dict() for f in findings])
+    else:
+        for f in findings:
+            more = f" and {len(f.ids) - 4} more" if len(f.ids) > 4 else ""
+            print(f"{f.kind}: {f.message} ({', '.join(f.ids[:4])}{more})")
+        print(f"{count} cases, {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}.")
+    if findings:
+        raise typer.Exit(1)
+
+
+@pool_app.command()
+@command
+def export(
+    folder: _DIR,
+    file: Annotated[Path, typer.Argument(metavar="FILE.zip", help="The file to write.")],
+    cases: Annotated[Optional[list[str]], typer.Argument(metavar="[ID]...", help="Ids, or their beginnings; none = all.")] = None,
+) -> None:
+    """Write cases with all rationales and reviews to a zip file with checksums."""
+    from ..pool import export_pool
+
+    with _open(folder) as pool, progress() as show:
+        ids = [_resolve(pool, case) for case in cases] if cases else None
+        count = export_pool(pool, file, ids, progress=show)
+    print(f"Wrote {count} cases to {file}.")
+
+
+@pool_app.command()
+@command(cancelled="Cancelled. What was merged so far stays in the pool.")
+def merge(
+    folder: _DIR,
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A file of 'cers pool export', or another pool's folder.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    who: _WHO = None,
+    as_json: _JSON = False,
+) -> None:
+    """Add another pool's cases that are not here yet. What is here is never changed."""
+    from ..pool import merge as merge_into
+
+    with _open(folder, write=not dry_run) as pool, progress() as show:
+        report = merge_into(pool, source, dry_run=dry_run, who=who, progress=show)
+    if as_json:
+        say_json(report.to_dict())
+    else:
+        print(f"{'Would add' if dry_run else 'Added'} {len(report.added)} cases; {len(report.present)} were here already.")
+        for case_id, names in report.different.items():
+            print(f"{case_id}: kept as it is here; the other differs in {', '.join(names)}.")
+    if report.faults:
+        fail(f"{len(report.faults)} cases could not be merged. " + " ".join(report.faults[:5]), 1)
