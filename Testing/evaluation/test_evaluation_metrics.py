@@ -91,7 +91,8 @@ def test_overlap_is_that_of_simpleitk():
 
 def test_the_largest_distance_is_simpleitks_hausdorff_distance():
     spacing = (3.0, 1.0, 1.0)
-    mask, expert = (ball(5.0, (15, 41, 41), spacing, (0, 0, s)) for s in (-9.0, 8.0))          # apart: their regions' distance is their surfaces'
+    # the two lie apart, so that the distance of their regions, which the filter takes, is that of their surfaces
+    mask, expert = (ball(5.0, (15, 41, 41), spacing, (0, 0, s)) for s in (-9.0, 8.0))
     images = [sitk.GetImageFromArray(m) for m in (mask, expert)]
     for image in images:
         image.SetSpacing(spacing[::-1])
@@ -132,8 +133,9 @@ def test_empty_masks():
 
 
 def test_lesions_found_and_invented():
-    expert = block((1, 60, 60), (0, 1), (2, 8), (2, 8)) | block((1, 60, 60), (0, 1), (20, 30), (20, 30)) | block((1, 60, 60), (0, 1), (50, 55), (50, 55))
-    mask = block((1, 60, 60), (0, 1), (4, 9), (4, 9)) | block((1, 60, 60), (0, 1), (20, 31), (20, 29)) | block((1, 60, 60), (0, 1), (40, 44), (2, 6))
+    size = (1, 60, 60)
+    expert = block(size, (0, 1), (2, 8), (2, 8)) | block(size, (0, 1), (20, 30), (20, 30)) | block(size, (0, 1), (50, 55), (50, 55))
+    mask = block(size, (0, 1), (4, 9), (4, 9)) | block(size, (0, 1), (20, 31), (20, 29)) | block(size, (0, 1), (40, 44), (2, 6))
     found = compare_masks(mask, expert)
     assert found["lesion_sensitivity"] == pytest.approx(2 / 3) and found["lesion_precision"] == pytest.approx(2 / 3)
     assert found["lesion_f1"] == pytest.approx(2 / 3)

@@ -61,8 +61,8 @@ def test_pictures_and_volumes_are_not_mixed(volumes):
 
 
 def test_the_table_tells_groups_patients_and_what_is_missing_in_it(pictures, tmp_path):
-    csv = table(tmp_path / "t.csv", "image,group,patient,diagnosis,split", "case0,g1,Anna,glioma,test", "case1.png,g1,,glioma,test", "case2,,Bert,,test",
-                "elsewhere,g9,,,train")
+    csv = table(tmp_path / "t.csv", "image,group,patient,diagnosis,split", "case0,g1,Anna,glioma,test", "case1.png,g1,,glioma,test",
+                "case2,,Bert,,test", "elsewhere,g9,,,train")
     found = find_items(*pictures, csv=csv)
     assert found.untold == 1 and [i.group for i in found.items] == ["g1", "g1", None, None]
     assert found.items[0].patient == pseudonym("Anna") and "Anna" not in repr(found)
@@ -98,7 +98,8 @@ def test_volumes_are_measured_in_mm_and_ml(volumes, tmp_path):
     empty, shifted = result["cases"]
     assert (empty["dice"], empty["hd95"], empty["lesion_sensitivity"]) == (0.0, None, 0.0)
     assert empty["volume_difference"] == pytest.approx(-int(phantom.head(0)[1].sum()) * 1.5 * 1.5 * 5 / 1000)
-    assert shifted["hd95"] == pytest.approx(5.0) and result["units"] == {"hd95": "mm", "volume_difference": "ml", "surface_tolerance": "2 mm"}
+    assert shifted["hd95"] == pytest.approx(5.0)
+    assert result["units"] == {"hd95": "mm", "volume_difference": "ml", "surface_tolerance": "2 mm"}
     assert result["mean"]["hd95"] == {"value": 5.0, "low": 5.0, "high": 5.0, "n": 1, "undefined": 1}
 
 
@@ -137,7 +138,7 @@ def test_labels_are_compared_one_by_one_by_name_or_value(volumes, tmp_path):
 
 @pytest.fixture
 def pool(tmp_path):
-    """Cases of pictures 10 and 11, case 10 of patient Anna, case 11 of group g7; and what the evaluation folder shall leak is added later."""
+    """Pictures 10, of patient Anna, and 11, of group g7."""
     for seed in (10, 11):
         save_picture(tmp_path / "pool_images" / f"p{seed}.png", picture(seed)[0])
         save_picture(tmp_path / "pool_masks" / f"p{seed}.png", picture(seed)[1] * 255)
@@ -201,7 +202,8 @@ def test_paired_difference(results):
     row = found["difference"]["dice"]
     each = [1 - c["dice"] for c in results[0]["cases"]]
     assert row["value"] == pytest.approx(np.mean(each), abs=1e-4) and 0 < row["low"] <= row["value"] <= row["high"] and row["better"] == 4
-    assert found["difference"]["hd95"]["value"] == -2.0 and found["difference"]["hd95"]["better"] == 4 and found["difference"]["hd95"]["worse"] == 0
+    closer = found["difference"]["hd95"]
+    assert (closer["value"], closer["better"], closer["worse"]) == (-2.0, 4, 0)
     assert compare_results(*results[::-1])["difference"]["dice"]["value"] == pytest.approx(-row["value"])
     assert compare_results(results[0], results[0])["difference"]["dice"]["value"] == 0
 
@@ -220,7 +222,8 @@ def test_results_of_other_cases_are_refused_by_name(results):
         compare_results(results[0], {**results[1], "units": {}})
 
 
-@pytest.mark.parametrize("text, message", [("{", "is not JSON"), ("[]", "holds no result"), ('{"kind": "other"}', "not a result of"), (None, "cannot be read")])
+@pytest.mark.parametrize("text, message", [("{", "is not JSON"), ("[]", "holds no result"), ('{"kind": "other"}', "not a result of"),
+                                           (None, "cannot be read")])
 def test_what_is_no_result_file(tmp_path, text, message):
     if text is not None:
         (tmp_path / "r.json").write_text(text)

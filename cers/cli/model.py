@@ -29,7 +29,8 @@ def _read(folder: Path | None):
 
 @model_app.command()
 @command
-def show(folder: Annotated[Optional[Path], typer.Argument(metavar="[DIR]", help="Model folder. Default: the model that comes with CERS.")] = None,
+def show(folder: Annotated[Optional[Path],
+                           typer.Argument(metavar="[DIR]", help="Model folder. Default: the model that comes with CERS.")] = None,
          as_json: Annotated[bool, typer.Option("--json", help="For machines: configuration and hash, without the card.")] = False) -> None:
     """Print what a model was made for, its settings and its card."""
     from dataclasses import asdict
@@ -41,9 +42,9 @@ def show(folder: Annotated[Optional[Path], typer.Argument(metavar="[DIR]", help=
         say_json({"folder": str(folder), "hash": digest, **asdict(config)})
         return
     facts = {"name": config.name, "hash": digest, "folder": folder, "labels": ", ".join(f"{v} {n}" for v, n in config.labels.items()),
-             "made for": f"{config.modality or 'any modality'}, {config.body_site or 'any body site'}", "input": f"{config.size} x {config.size}",
-             "temperature": config.temperature, "threshold": config.threshold, "minimum ml": config.minimum_ml,
-             "selection": ", ".join(f"{k} {v}" for k, v in config.selection.items()) or "defaults"}
+             "made for": f"{config.modality or 'any modality'}, {config.body_site or 'any body site'}",
+             "input": f"{config.size} x {config.size}", "temperature": config.temperature, "threshold": config.threshold,
+             "minimum ml": config.minimum_ml, "selection": ", ".join(f"{k} {v}" for k, v in config.selection.items()) or "defaults"}
     for name, value in facts.items():
         print(f"{name:<14}{value}")
     card = folder / CARD
@@ -53,8 +54,8 @@ def show(folder: Annotated[Optional[Path], typer.Argument(metavar="[DIR]", help=
 @model_app.command()
 @command
 def card(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder.")],
-         results: Annotated[list[Path], typer.Option("--results", help="Result of 'cers evaluate --json' or of the accuracy benchmark; may be "
-                                                     "given several times.")]) -> None:
+         results: Annotated[list[Path], typer.Option("--results", help="Result of 'cers evaluate --json' or of the accuracy "
+                                                     "benchmark; may be given several times.")]) -> None:
     """Write the measured section of MODEL_CARD.md from result files; everything else in the card stays as it is.
 
     The section lies between <!-- measured --> and <!-- /measured -->, and is added at the end where there are no such lines.

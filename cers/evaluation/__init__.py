@@ -1,1 +1,1 @@
-"""Evaluation: how good masks are, how far their probabilities can be trusted, and whether two results differ. Imports nothing heavy itself."""
+"""Evaluation: how good masks are, how far their probabilities can be trusted, and whether two results differ."""

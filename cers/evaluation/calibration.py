@@ -9,6 +9,7 @@ import numpy as np
 from .statistics import bootstrap
 
 BINS = 15
+_CHUNK = 1 << 22          # voxels at a time, so that a large volume is never held in double precision
 
 
 class Reliability:
@@ -23,9 +24,13 @@ class Reliability:
 
     def add(self, probability: np.ndarray, lesion: np.ndarray) -> None:
         """One case: probabilities 0..1 of its voxels and whether each is lesion, of one shape."""
-        p, y = np.asarray(probability, np.float64).ravel(), np.asarray(lesion).ravel() != 0
-        place = np.minimum((p * BINS).astype(int), BINS - 1)
-        self._cases.append(np.stack([np.bincount(place, weights, BINS) for weights in (None, p, y)]))
+        total, probability, lesion = np.zeros((3, BINS)), np.ravel(probability), np.ravel(lesion)
+        for start in range(0, probability.size, _CHUNK):
+            p = probability[start:start + _CHUNK].astype(np.float64)
+            y = lesion[start:start + _CHUNK] != 0
+            place = np.minimum((p * BINS).astype(int), BINS - 1)
+            total += np.stack([np.bincount(place, weights, BINS) for weights in (None, p, y)])
+        self._cases.append(total)
 
     def __len__(self) -> int:
         return len(self._cases)
@@ -35,7 +40,7 @@ class Reliability:
         return _ece(np.stack(self._cases)) if self._cases else None
 
     def summary(self, groups: Sequence[Hashable | None] | None = None) -> dict | None:
-        """ECE with its bootstrap interval and the curve: per bin the voxels, their mean probability and share of lesion. None without cases."""
+        """ECE with its bootstrap interval and the curve: voxels, mean probability and share of lesion of every bin; None without voxels."""
         value = self.ece()
         if value is None:
             return None

@@ -45,8 +45,8 @@ def write_card(path: Path, text: str) -> None:
 def _part(file: Path, model_hash: str) -> str:
     result = read_json(file)
     if result.get("model") != model_hash:
-        raise InputError(f"'{file.name}' was measured with {'the model ' + str(result['model']) if result.get('model') else 'no model of CERS'}, "
-                         f"not with this one ({model_hash}). Evaluate this model first.")
+        other = f"the model {result['model']}" if result.get("model") else "no model of CERS"
+        raise InputError(f"'{file.name}' was measured with {other}, not with this one ({model_hash}). Evaluate this model first.")
     if result.get("kind") == KIND:
         return _evaluation(result, file)
     if "pictures" in result or "volumes" in result:
@@ -55,7 +55,8 @@ def _part(file: Path, model_hash: str) -> str:
 
 
 def _evaluation(result: dict, file: Path) -> str:
-    about = [f"{result['images']} images", f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool"]
+    about = [f"{result['images']} images",
+             f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool"]
     if result["planes"] == "three":
         about.append("three planes averaged")
     leak = result["leak"]

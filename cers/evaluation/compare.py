@@ -51,11 +51,12 @@ def compare_results(first: dict, second: dict) -> dict:
     a, b = ({c["image"]: c for c in r["cases"]} for r in (first, second))
     for only, which, other in ((sorted(set(a) - set(b)), "first", "second"), (sorted(set(b) - set(a)), "second", "first")):
         if only:
-            raise InputError(f"The two results are not of the same cases: {_some(only)} only in the {which}. Evaluate both on the same folders, "
-                             f"or take {'it' if len(only) == 1 else 'them'} out of the {which} or into the {other}.")
+            raise InputError(f"The two results are not of the same cases: {_some(only)} only in the {which}. Evaluate both on the same "
+                             f"folders, or take {'it' if len(only) == 1 else 'them'} out of the {which} or into the {other}.")
     for key in ("labels", "units"):
         if first.get(key) != second.get(key):
-            raise InputError(f"The two results differ in their {key} ({first.get(key)} against {second.get(key)}), so they cannot be compared.")
+            raise InputError(f"The two results differ in their {key} ({first.get(key)} against {second.get(key)}), "
+                             "so they cannot be compared.")
     for key, what in (("expert", "expert mask"), ("group", "group")):
         if other := [n for n in a if a[n].get(key) != b[n].get(key)]:
             raise InputError(f"The two results have another {what} for {_some(sorted(other))}, so they cannot be compared. Evaluate both "
@@ -69,8 +70,11 @@ def compare_results(first: dict, second: dict) -> dict:
         difference[metric] = {**interval(values, groups), "better": sum(v is not None and sign * v > 0 for v in values),
                               "worse": sum(v is not None and sign * v < 0 for v in values)}
     return {"kind": "cers comparison", "format": 1, "cases": len(names), "units": first["units"],
-            **{which: {k: r.get(k) for k in ("name", "model", "model_name", "pool", "planes")} for which, r in (("first", first), ("second", second))},
-            "difference": difference}
+            "first": _about(first), "second": _about(second), "difference": difference}
+
+
+def _about(result: dict) -> dict:
+    return {k: result.get(k) for k in ("name", "model", "model_name", "pool", "planes")}
 
 
 def _some(names: list[str], most: int = 5) -> str:

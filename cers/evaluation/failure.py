@@ -46,4 +46,5 @@ def choose_threshold(score: Sequence[float | None], dice: Sequence[float], failu
     caught = np.array([(s[failed] < t).mean() for t in candidates])
     spared = np.array([(s[~failed] >= t).mean() for t in candidates])
     best = int(np.argmax(np.round(caught + spared, 9)))
-    return {"threshold": round(float(candidates[best]), 6), "caught": round(float(caught[best]), 4), "spared": round(float(spared[best]), 4)}
+    return {"threshold": round(float(candidates[best]), 6), "caught": round(float(caught[best]), 4),
+            "spared": round(float(spared[best]), 4)}

@@ -53,8 +53,8 @@ class Found:
     untold: int = 0
 
 
-def find_items(images: str | PathLike, masks: str | PathLike, *, predictions: str | PathLike | None = None, csv: str | PathLike | None = None,
-               modality: str | None = None, body_site: str | None = None) -> Found:
+def find_items(images: str | PathLike, masks: str | PathLike, *, predictions: str | PathLike | None = None,
+               csv: str | PathLike | None = None, modality: str | None = None, body_site: str | None = None) -> Found:
     """Pairs of image and expert mask of two folders (which may be one), as ``cers pool import`` pairs them.
 
     Args:
@@ -90,7 +90,7 @@ def find_items(images: str | PathLike, masks: str | PathLike, *, predictions: st
         if name in left:
             continue
         known = rows.get(name, {})
-        items.append(Item(name, image, mask, made.get(name), pseudonym(known["patient"]) if "patient" in known else None, known.get("group"),
+        items.append(Item(name, image, mask, made.get(name), pseudonym(known.get("patient", "")), known.get("group"),
                           known.get("diagnosis"), known.get("modality", modality), known.get("body_site", body_site)))
     if not items:
         raise InputError(f"No image in {images} has an expert mask{' and a prediction' if predictions is not None else ''} of its name. "

@@ -36,8 +36,9 @@ def compare_masks(mask: np.ndarray, expert: np.ndarray, spacing: Sequence[float]
     """All of ``METRICS`` of a mask against the expert's.
 
     Args:
-        mask, expert: (k, j, i) or (rows, columns); not zero is lesion. spacing: of the array's axes in that order, in the unit that HD95 and
-            ``tolerance`` shall have. unit_volume: of one voxel for ``volume_difference`` (mask - expert); default the product of ``spacing``.
+        mask, expert: (k, j, i) or (rows, columns); not zero is lesion.
+        spacing: of the array's axes in that order, in the unit that HD95 and ``tolerance`` shall have.
+        unit_volume: of one voxel, for ``volume_difference`` (mask - expert); default the product of ``spacing``.
 
     Raises:
         InputError: the masks differ in shape, or the spacing does not fit them.
@@ -89,7 +90,8 @@ def _distance_to(points: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
         points, spacing = np.pad(points[None], ((1, 1), (0, 0))), (spacing[0], *spacing)
     image = sitk.GetImageFromArray(points.astype(np.uint8))
     image.SetSpacing([float(s) for s in spacing][::-1])
-    found = np.abs(sitk.GetArrayFromImage(sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)))
+    distance = sitk.SignedMaurerDistanceMap(image, insideIsPositive=False, squaredDistance=False, useImageSpacing=True)
+    found = np.abs(sitk.GetArrayFromImage(distance))
     return found[1] if found.shape != shape else found
 
 

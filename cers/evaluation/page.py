@@ -18,7 +18,7 @@ def reliability_svg(curves: dict[str, dict]) -> str:
     """The reliability diagram: mean probability against share of lesion, one line per curve, and the diagonal of perfect calibration.
 
     Args:
-        curves: name -> a part of ``calibration`` (at most two). A bin without voxels has no point; the area of a point grows with its voxels.
+        curves: name -> a part of ``calibration`` (at most two). A bin without voxels has no point; a point's area grows with them.
     """
     def at(x: float, y: float) -> tuple[float, float]:
         return round(_PAD + x * _SIDE, 1), round(14 + (1 - y) * _SIDE, 1)
@@ -42,7 +42,8 @@ def reliability_svg(curves: dict[str, dict]) -> str:
     parts.append(f'<text x="{_PAD + _SIDE / 2}" y="{_SIDE + 50}" text-anchor="middle">probability</text>'
                  f'<text transform="translate(12 {14 + _SIDE / 2}) rotate(-90)" text-anchor="middle">share of lesion</text>')
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIDE + _PAD + 16} {_SIDE + 60}" width="{_SIDE + _PAD + 16}" '
-            f'font-family="system-ui,sans-serif" font-size="12" fill="#5b6875" role="img" aria-label="Reliability diagram">{"".join(parts)}</svg>\n')
+            f'font-family="system-ui,sans-serif" font-size="12" fill="#5b6875" role="img" aria-label="Reliability diagram">'
+            + "".join(parts) + "</svg>\n")
 
 
 def curves(result: dict) -> dict[str, dict]:
@@ -67,7 +68,8 @@ def _html(result: dict) -> str:
     leak = result["leak"]
     klass = "note" if leak and leak["leaking"] else "soft small"
     tables = _table(("", "mean [95 % interval]", "n"), mean_rows(result) + trust_rows(result))
-    diagram = f"<section><h2>Are its probabilities to be believed?</h2>{reliability_svg(curves(result))}</section>" if curves(result) else ""
+    lines = curves(result)
+    diagram = f"<section><h2>Are its probabilities to be believed?</h2>{reliability_svg(lines)}</section>" if lines else ""
     shown = [m for m in ("dice", "hd95", "surface_dice", "lesion_f1") if m in result["mean"]]
     worst = sorted(result["cases"], key=lambda c: c["dice"])[:_WORST]
     rows = [(c["image"], *(number(c[m]) for m in shown)) for c in worst]
@@ -76,7 +78,8 @@ def _html(result: dict) -> str:
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title><style>{STYLE}</style></head><body><main><header><h1>{title}</h1><p class="soft">{escape(", ".join(about))}</p></header>
+<title>{title}</title><style>{STYLE}</style></head><body><main>
+<header><h1>{title}</h1><p class="soft">{escape(", ".join(about))}</p></header>
 <p class="{klass}" style="white-space:pre-wrap">{escape(leak_words(leak))}</p>
 <section><h2>Figures</h2>{tables}<p class="soft small">Intervals: {escape(result["rules"]["intervals"])}, {_drawn(result)}.</p></section>
 {diagram}<section><h2>The {len(rows)} lowest Dice</h2>{_table(("image", *(metric_name(m, result["units"]) for m in shown)), rows)}</section>
@@ -86,9 +89,11 @@ def _html(result: dict) -> str:
 
 def _drawn(result: dict) -> str:
     rules = result["rules"]
-    return f"whole groups drawn ({rules['groups']} groups, {rules['cases_without_group']} cases on their own)" if rules["groups"] else "cases drawn"
+    if not rules["groups"]:
+        return "cases drawn"
+    return f"whole groups drawn ({rules['groups']} groups, {rules['cases_without_group']} cases on their own)"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    first = "".join(f"<th>{escape(h)}</th>" for h in head)
-    return f"<table><tr>{first}</tr>" + "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in r) + "</tr>" for r in rows) + "</table>"
+    lines = ["".join(f"<th>{escape(h)}</th>" for h in head), *("".join(f"<td>{escape(str(c))}</td>" for c in row) for row in rows)]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"

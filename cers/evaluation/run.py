@@ -49,8 +49,8 @@ class Evaluation:
 
     Args:
         found: from ``find_items``. segmenter: makes the masks; None where the items have predictions of their own.
-        labels: value -> name of the labels in predictions and expert masks that are compared one by one; None compares all that is not zero.
-            With a segmenter its model says them.
+        labels: value -> name of the labels that are compared one by one; None compares all that is not zero. With a segmenter its
+            model says them.
     """
 
     found: Found
@@ -64,8 +64,8 @@ class Evaluation:
             self.labels = known if len(known) > 1 else None
         self.spots, self.spots_near, self.before, self.before_near = (Reliability() for _ in range(4))
 
-    def run(self, *, name: str | None = None, leak: dict | None = None, faults: Mapping[str, str] | None = None, skip: Mapping[str, str] | None = None,
-            progress: Progress | None = None) -> dict:
+    def run(self, *, name: str | None = None, leak: dict | None = None, faults: Mapping[str, str] | None = None,
+            skip: Mapping[str, str] | None = None, progress: Progress | None = None) -> dict:
         """The result.
 
         Args:
@@ -101,8 +101,9 @@ class Evaluation:
         else:
             prediction = self.segmenter.segment(volume, self.planes, influence=False)
             mask, found_names = prediction.labelmap, prediction.labels
+        drawn = (expert > 0 if self.labels is None else expert).tobytes()
         case = {"image": item.name, "group": item.cluster(volume), "diagnosis": item.diagnosis,
-                "expert": hashlib.sha256(str(expert.shape).encode() + (expert > 0 if self.labels is None else expert).tobytes()).hexdigest()[:16]}
+                "expert": hashlib.sha256(str(expert.shape).encode() + drawn).hexdigest()[:16]}
         channels = self._channels(mask, found_names, expert, names)
         by_label = {label: self._measure(a, b, volume) for label, a, b in channels}
         case |= {m: _mean([row[m] for row in by_label.values()]) for m in METRICS}
@@ -111,7 +112,7 @@ class Evaluation:
         if prediction is not None:
             case |= self._trust(prediction)
             for channel, (_, a, b) in enumerate(channels):
-                self._calibrate(prediction.probabilities[channel].astype(np.float32), a, b)
+                self._calibrate(prediction.probabilities[channel], a, b)
         return case
 
     def _channels(self, mask, mask_names, expert, expert_names) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -119,7 +120,7 @@ class Evaluation:
         if self.labels is None:
             label = next(iter(self.segmenter.model.labels.values())) if self.segmenter is not None else "lesion"
             return [(label, mask > 0, expert > 0)]
-        mask, expert = (_by_value(m, n, self.labels, what) for m, n, what in ((mask, mask_names, "mask"), (expert, expert_names, "expert mask")))
+        mask, expert = _by_value(mask, mask_names, self.labels, "mask"), _by_value(expert, expert_names, self.labels, "expert mask")
         return [(label, mask == value, expert == value) for value, label in self.labels.items()]
 
     @staticmethod
@@ -137,9 +138,9 @@ class Evaluation:
         shown, weights = (lesions, [e.pixels for e in lesions]) if lesions else (prediction.evidence, [1] * len(prediction.evidence))
         if not shown:
             return {"coverage": None, "confidence": None, "agreement": None, "references": 0, "seconds": prediction.seconds["total"]}
-        confident = [e.confidence for e in lesions if e.confidence is not None]
+        confident = [e.confidence for e in lesions]          # a slice with a mask has one
         return {"coverage": round(float(np.average([e.coverage.value for e in shown], weights=weights)), 4),
-                "confidence": round(float(np.average(confident, weights=weights)), 4) if lesions and len(confident) == len(lesions) else None,
+                "confidence": round(float(np.average(confident, weights=weights)), 4) if confident else None,
                 "agreement": round(1 - float(np.average([e.disagreement for e in shown], weights=weights)), 4),
                 "references": sum(len(e.references) for e in shown), "seconds": prediction.seconds["total"]}
 
@@ -175,11 +176,13 @@ class Evaluation:
         if kinds:
             out["by_diagnosis"] = {k: _means([c for c in cases if c["diagnosis"] == k], [c["group"] for c in cases if c["diagnosis"] == k])
                                    for k in kinds}
-        out["calibration"], out["failure"] = (self._calibration(groups, len(several) or 1), self._failure(cases, groups, pool)) if segmenter else (None, None)
+        out["calibration"] = self._calibration(groups, len(several) or 1) if segmenter else None
+        out["failure"] = self._failure(cases, groups, pool) if segmenter else None
         return {**out, "leak": leak, "left": left, "not_in_table": self.found.untold, "faults": faults, "cases": cases}
 
     def _calibration(self, groups, labels: int) -> dict:
-        grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in range(labels)]      # labels of a case go together
+        # the labels of a case go together
+        grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in range(labels)]
         parts = {"everywhere": self.spots, "near_lesion": self.spots_near, "before": self.before, "before_near_lesion": self.before_near}
         return {"temperature": self.segmenter.model.config.temperature,
                 **{k: r.summary(grouped) if len(r) in (0, len(grouped)) else None for k, r in parts.items()}}

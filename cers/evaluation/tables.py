@@ -20,7 +20,7 @@ def span(row: dict) -> str:
 
 
 def metric_name(metric: str, units: dict) -> str:
-    unit = {"surface_dice": "at " + units["surface_tolerance"], "hd95": units["hd95"], "volume_difference": units["volume_difference"]}.get(metric)
+    unit = f"at {units['surface_tolerance']}" if metric == "surface_dice" else units.get(metric)
     return NAMES[metric] + (f", {unit}" if unit else "")
 
 
@@ -40,7 +40,8 @@ def trust_rows(result: dict) -> list[tuple[str, str, int]]:
     for key in ("coverage", "confidence", "agreement") if failure else ():
         if key in failure and failure[key]["auroc"]["value"] is not None:
             found = failure[key]["auroc"]
-            rows.append((f"{key} as detector of Dice < {failure['below']:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
+            name = f"{key} as detector of Dice < {failure['below']:g}, AUROC ({found['failures']} failures)"
+            rows.append((name, span(found), found["n"]))
     return rows
 
 
