@@ -27,7 +27,7 @@ def expected() -> dict[tuple[str, str], list[str]]:
         others = [f for f in _files(ROOT / folder, "*") if not f.endswith((".py", ".pyc"))]
         lists[f"{folder}/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS"] = scripts
         lists[f"{folder}/CMakeLists.txt", "MODULE_PYTHON_RESOURCES"] = others
-    shared = [f for f in _files(ROOT / "Resources", "*") if f.startswith("model/") or "/" not in f and f.endswith(".json")]
+    shared = [f for f in _files(ROOT / "Resources", "*") if f.startswith(("model/", "prompts/")) or "/" not in f and f.endswith(".json")]
     lists["CMakeLists.txt", "CERS_RESOURCES"] = [f"Resources/{f}" for f in shared]
     return lists
 

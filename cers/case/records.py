@@ -66,6 +66,7 @@ class Statement:
 
     ``descriptor`` and ``value`` are None for a sentence that a person or an LLM wrote without a measurement.
     ``short`` says the same in few words, to be embedded; None where ``text`` itself is.
+    ``note`` says why this measured sentence stands in place of another writer's, None where it is the writer's own.
     """
 
     part: str
@@ -74,6 +75,7 @@ class Statement:
     value: float | None = None
     unit: str | None = None
     short: str | None = None
+    note: str | None = None
 
 
 @dataclass
@@ -109,7 +111,11 @@ class Rationale:
         return "\n".join(f"{p.capitalize()}: {line}" for p, line in lines.items() if line)
 
     def to_dict(self) -> dict:
-        return {**asdict(self), "text": self.text}
+        out = {**asdict(self), "text": self.text}
+        for statement in out["statements"]:
+            if statement["note"] is None:       # most have none, and records without it keep the hashes they had
+                del statement["note"]
+        return out
 
     @classmethod
     def from_dict(cls, d: dict) -> Rationale:

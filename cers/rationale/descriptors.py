@@ -117,6 +117,13 @@ def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | 
     return {name: None if value is None or not math.isfinite(value) else round(float(value), 4) for name, value in out.items()}
 
 
+def body_outline(image: np.ndarray, modality: str | None = None) -> np.ndarray:
+    """(rows, columns) bool: the body in one display slice as ``measure`` sees it; everywhere True where it fills the frame."""
+    body = _Body(_unit_range(np.maximum(image, -1000) if modality == "CT" else image), (1.0, 1.0))
+    rows, columns = (np.minimum((np.arange(n) * s / n).astype(int), s - 1) for n, s in zip(image.shape, body.mask.shape))
+    return body.mask[np.ix_(rows, columns)]
+
+
 def _unit_range(image: np.ndarray) -> np.ndarray:
     """(rows, columns) float32 from 0 to 1, so that neither units nor offsets matter; a constant background becomes 0.
 

@@ -127,8 +127,13 @@ def read_cot_csv(path: str | Path) -> list[CoTRow]:
 
 def to_rationale(parsed: ParsedCoT | CoTRow, writer: str = "imported", *, version: str = "1") -> Rationale:
     """A rationale of the written sentences, none resting on a measurement."""
-    statements = [Statement(part, sentence) for part in PARTS for sentence in _SENTENCE.split(parsed.parts.get(part, "")) if sentence]
+    statements = [Statement(part, sentence) for part in PARTS for sentence in sentences(parsed.parts.get(part, ""))]
     return Rationale(statements, {}, writer, version)
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of one part."""
+    return [s for s in _SENTENCE.split(text) if s.strip()]
 
 
 def _from_json(text: str) -> dict[str, str] | None:

@@ -1,0 +1,104 @@
+"""Rationale tables (CSV) that others wrote -> rationale versions of cases in a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..parse import read_cot_csv, to_rationale
+from .batch import PERSON
+from .verify import contradicting
+
+if TYPE_CHECKING:
+    from ...pool import Pool
+
+WRITER = "imported"
+
+
+@dataclass
+class TableReport:
+    """What an import of a table did. unmatched: rows whose image is not in the pool; unchanged: had this text before.
+
+    contradicting: sentences of the new texts that clearly contradict their case's descriptors. faults: (line, what is wrong).
+    """
+
+    ids: list[str] = field(default_factory=list)
+    rows: int = 0
+    unmatched: int = 0
+    unchanged: int = 0
+    persons: int = 0
+    contradicting: int = 0
+    sentences: int = 0
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    cancelled: bool = False
+
+    def to_dict(self) -> dict:
+        return {**vars(self), "faults": [{"line": line, "message": message} for line, message in self.faults]}
+
+
+def import_table(pool: Pool, csv: str | PathLike, *, version: str | None = None, over_persons: bool = False,
+                 progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None) -> TableReport:
+    """Give cases the rationales of a table, as new versions of the writer "imported"; done twice, it adds nothing twice.
+
+    A row belongs to the case whose source file has its image's name, or whose id it is. A case keeps its measured descriptors, to
+    which the imported text is compared; the text itself is taken as it is.
+
+    Args:
+        version: kept with the texts, to tell tables apart; default the file's name.
+        over_persons: also where a person wrote the current text.
+
+    Raises:
+        InputError: not a rationale table. PoolError: the pool cannot be written.
+    """
+    rows = read_cot_csv(csv)
+    version = version or Path(csv).stem
+    listed = pool.list()
+    by_name: dict[str, list[dict]] = {}
+    for row in listed:
+        for name in {row["id"], row["source"] or "", _stem(row["source"] or "")} - {""}:
+            by_name.setdefault(name, []).append(row)
+    report = TableReport(rows=len(rows))
+    for n, row in enumerate(rows):
+        if cancel is not None and cancel():
+            report.cancelled = True
+            break
+        if progress is not None:
+            progress(n / len(rows), f"Row {n + 1} of {len(rows)}")
+        cases = by_name.get(row.image) or by_name.get(_stem(row.image)) or []
+        if not cases:
+            report.unmatched += 1
+        elif len(cases) > 1:
+            report.faults.append((row.line, f"{len(cases)} cases come from '{row.image}'. Write the case's id in the column image instead."))
+        elif row.missing:
+            report.faults.append((row.line, f"'{row.image}' lacks {', '.join(row.missing)}. Complete the row."))
+        else:
+            _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, report)
+    if progress is not None and not report.cancelled:
+        progress(1.0, f"{len(report.ids)} rationales added")
+    return report
+
+
+def _take(pool: Pool, case: dict, rationale, over_persons: bool, report: TableReport) -> None:
+    versions = pool.rationale_versions(case["id"])
+    if any((v.writer, v.version, v.text) == (WRITER, rationale.version, rationale.text) for v in versions):
+        report.unchanged += 1
+        return
+    if versions and versions[-1].writer == PERSON and not over_persons:
+        report.persons += 1
+        return
+    rationale.descriptors = next((dict(v.descriptors) for v in reversed(versions) if v.descriptors), {})
+    pool.add_rationale(case["id"], rationale)
+    report.ids.append(case["id"])
+    report.sentences += len(rationale.statements)
+    report.contradicting += len(contradicting(rationale, rationale.descriptors, case["plane"]))
+
+
+def _stem(name: str) -> str:
+    """File name without its folder and image ending; a name without such an ending stays whole, dots and all."""
+    from ...pool.importer import SUFFIXES
+
+    base = name.replace("\\", "/").rsplit("/", 1)[-1]
+    return next((base[:-len(s)] for s in SUFFIXES if base.lower().endswith(s)), base)

@@ -1,0 +1,216 @@
+"""Holding a written rationale to the measured descriptors: numbers, polarity, location. What fails gives way to the measured text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from ...case.records import PARTS, Rationale, Statement
+from ..parse import ParsedCoT, sentences
+from ..writer import THRESHOLDS
+from . import lexicon
+
+_LONGEST = 600                  # characters of a sentence; more is no finding, and would be slow to look through
+LOCATIONS = {"side", "height", "across", "depth"}
+_NUMBER = re.compile(r"(?<![\w.])(?P<sign>[-+]?)(?P<digits>\d+(?:[.,]\d+)?)\s*(?P<unit>%|percent|mm2|cm2|mm|cm|bits?|px|pixels?)?(?!\w)", re.I)
+_COUNT = re.compile(r"\b(?P<word>one|single|solitary|two|three|four|five|six|seven|eight|nine|several|multiple|many)\s+(?:\w+\s+)?"
+                    r"(?:parts?|lesions?|mass(?:es)?|nodules?)\b", re.I)
+_SPELLED = re.compile(r"\b(?:ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|hundred|thousand|half|twice|doubled?|"
+                      r"tripled?|one[- ]third|two[- ]thirds|quarter)\b", re.I)
+_WORDS = {"one": 1, "single": 1, "solitary": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
+_UNITS = {"percent": "%", "bits": "bit", "pixel": "px", "pixels": "px"}
+_LENGTH = {"cm": ("mm", 10.0), "cm2": ("mm2", 100.0)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one sentence. kind: number, polarity, location, claim or missing. part: of the rationale."""
+
+    part: str
+    kind: str
+    sentence: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Figure:
+    """A number as the measured text prints it, lengths in mm. half: half a unit of its last digit."""
+
+    descriptor: str
+    value: float
+    half: float
+    unit: str
+
+
+def plain(text: str) -> str:
+    """Typographic signs as plain ones, so that no spelling hides a number."""
+    text = unicodedata.normalize("NFKC", text)
+    return re.sub("[\u2010-\u2015\u2212]", "-", text).replace("\u00d7", "x")
+
+
+def verify(answer: ParsedCoT, measured: Rationale, *, writer: str, version: str, plane: str | None = None,
+           seen: bool = False) -> tuple[Rationale, list[Finding]]:
+    """A rationale of the sentences that hold, and measured ones, marked in ``Statement.note``, in place of those that do not.
+
+    Args:
+        answer: the four parts as written. measured: of the same case; its numbers are the truth.
+        plane: display plane of the case. seen: the writer was shown the picture.
+
+    Returns:
+        the rationale, and what was found wrong, in reading order.
+    """
+    holds: dict[str, list[tuple[Statement | Finding, list[str]]]] = {}
+    findings: list[Finding] = []
+    for part in PARTS:
+        holds[part] = []
+        for sentence in sentences(answer.parts.get(part, "")):
+            finding, names = check(sentence, part, measured, plane=plane, seen=seen)
+            if finding is not None:
+                findings.append(finding)
+            holds[part].append((finding or _resting(part, sentence, names, measured), names))
+        if not holds[part]:
+            finding = Finding(part, "missing", "", "the writer left this part out")
+            findings.append(finding)
+            holds[part].append((finding, []))
+    out: list[Statement] = []
+    for part in PARTS:
+        own = [s for s in measured.statements if s.part == part]
+        said = {name for item, names in holds[part] if isinstance(item, Statement) for name in names}
+        for item, names in holds[part]:
+            if isinstance(item, Statement):
+                out.append(item)
+                continue
+            rest = [s for s in own if s.descriptor not in said or s.descriptor is None]
+            about = [s for s in rest if s.descriptor in names] or rest
+            own = [s for s in own if s not in about]
+            out += [replace(s, note=f"{item.kind}: {item.reason}") for s in about]
+    return Rationale(out, dict(measured.descriptors), writer, version), findings
+
+
+def contradicting(rationale: Rationale, descriptors: dict[str, float | None], plane: str | None = None) -> list[Finding]:
+    """Sentences of any rationale that clearly contradict the descriptors: opposite ends of a scale; locations are not looked at."""
+    measured = Rationale([], descriptors)
+    found = (check(s.text, s.part, measured, plane=plane, seen=True, strict=False)[0] for s in rationale.statements)
+    return [f for f in found if f is not None]
+
+
+def names_anatomy(sentence: str) -> bool:
+    """Whether a sentence names a place in the anatomy, which no descriptor measures."""
+    return bool(lexicon.ANATOMY.search(plain(sentence)))
+
+
+def check(sentence: str, part: str, measured: Rationale, *, plane: str | None = None, seen: bool = False,
+          strict: bool = True) -> tuple[Finding | None, list[str]]:
+    """What is wrong with one sentence, None where nothing is, and the descriptors it speaks of.
+
+    strict: each word must be borne out, not only not contradicted.
+    """
+    text = plain(sentence)
+    if len(text) > _LONGEST:
+        return (Finding(part, "claim", sentence[:_LONGEST], "longer than a sentence of a rationale") if strict else None), []
+    found = [h for h in lexicon.hits(text, plane) if strict or h.descriptor not in LOCATIONS | {""}]
+    names = [h.descriptor for h in found if h.descriptor]
+
+    def fault(kind: str, reason: str) -> tuple[Finding, list[str]]:
+        return Finding(part, kind, sentence, reason), names
+
+    wrong = None
+    for hit in found:
+        if (reason := _refuted(hit, measured, strict=strict, seen=seen)) is not None and wrong is None:
+            wrong = "location" if hit.descriptor in LOCATIONS | {""} else "polarity", reason
+    if strict:
+        numbers, reason = _numbers(text, measured)
+        names += [n for n in numbers if n not in names]
+        if match := lexicon.UNASKED.search(text):
+            return fault("claim", f"'{match[0]}' is not a matter of this description")
+        if match := lexicon.ANATOMY.search(text):
+            return fault("location", f"'{match[0]}': where in the anatomy was not measured")
+        if reason is not None:
+            return fault("number", reason)
+    if wrong is not None:
+        return fault(*wrong)
+    if strict and not seen and (match := lexicon.SEEN.search(text)):
+        return fault("claim", f"'{match[0]}' was not measured")
+    return None, names
+
+
+def _refuted(hit: lexicon.Hit, measured: Rationale, *, strict: bool, seen: bool) -> str | None:
+    """Why a word does not stand, None where it does."""
+    value = measured.descriptors.get(hit.descriptor) if hit.descriptor else None
+    if hit.local:
+        return None if seen or not strict else f"'{hit.word}' of a part of the lesion was not measured"
+    if value is None:
+        return f"'{hit.word}' was not measured" if strict else None
+    scale = THRESHOLDS[hit.descriptor]
+    index = scale.index(value)
+    if strict:
+        holds = (index in hit.indexes) != hit.negated
+    else:                           # what is denied, hedged, or in a neighbouring category contradicts nothing clearly
+        poles = sum(scale.poles[i] for i in hit.indexes) if scale.poles else 0
+        holds = hit.negated or scale.pole(value) * poles >= 0 or min(abs(index - i) for i in hit.indexes) < 2
+    number = scale.printed(value)
+    return None if holds else f"'{'not ' if hit.negated else ''}{hit.word}', but {hit.descriptor} is {number} ({scale.words[index] or 'none'})"
+
+
+def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
+    """(descriptors that the numbers are of, what is wrong with the first wrong number)."""
+    names: list[str] = []
+    figures = _figures(measured)
+    for match in _NUMBER.finditer(text):
+        digits = match["digits"].replace(",", ".")
+        value, unit = float(digits), (match["unit"] or "").lower()
+        half = 0.5 * 10.0 ** -len(digits.partition(".")[2])
+        unit, factor = _LENGTH.get(unit, (_UNITS.get(unit, unit), 1.0))
+        value, half = value * factor, half * factor
+        # fewer digits than measured are a rounding, more are an invention
+        same = [f for f in figures if abs(abs(f.value) - value) <= max(half - f.half, 0.0) + 1e-6 and unit in ("", f.unit)
+                and not (match["sign"] == "-" and f.value > 0) and not (match["sign"] == "+" and f.value < 0)]
+        if not same:
+            return names, f"'{match[0].strip()}' is not among the measured numbers"
+        clause = next(c for c in _clauses(text) if c[0] <= match.start() < c[1])
+        for scope in (text[clause[0]:clause[1]], text):
+            meant = {name for name, pattern in lexicon.QUANTITIES.items() if pattern.search(scope)}
+            if meant:
+                break
+        if not (meant & {f.descriptor for f in same} if meant else unit):
+            return names, f"'{match[0].strip()}' was measured of something else"
+        names += [f.descriptor for f in same if f.descriptor not in names and (not meant or f.descriptor in meant)]
+    if match := _SPELLED.search(text):
+        return names, f"'{match[0]}' is not among the measured numbers"
+    parts = measured.descriptors.get("components")
+    for match in _COUNT.finditer(text):
+        count = _WORDS.get(match["word"].lower(), 0)
+        if parts is not None and not (round(parts) == count if count else round(parts) > 1):
+            return names, f"'{match[0]}', but {round(parts)} separate part{'s' if round(parts) != 1 else ''} were measured"
+    return names, None
+
+
+def _clauses(text: str) -> list[tuple[int, int]]:
+    """(start, end) of the pieces between commas, semicolons and brackets."""
+    cuts = [0, *(m.start() for m in re.finditer(r"[;()]|,(?!\d)", text)), len(text)]
+    return [(a, b) for a, b in zip(cuts, cuts[1:]) if b > a]
+
+
+def _figures(measured: Rationale) -> list[_Figure]:
+    """Every number that the measured text prints."""
+    out = []
+    for statement in measured.statements:
+        if statement.descriptor is None:
+            continue
+        for text in (statement.text, statement.short or ""):
+            for match in _NUMBER.finditer(plain(text)):
+                digits = match["digits"]
+                unit = (match["unit"] or "").lower()
+                half = 0.5 * 10.0 ** -len(digits.partition(".")[2])
+                unit, factor = _LENGTH.get(unit, (_UNITS.get(unit, unit), 1.0))
+                value = float(digits) * factor
+                negative = statement.value is not None and statement.value < 0
+                out.append(_Figure(statement.descriptor, -value if negative else value, half * factor, unit or statement.unit or ""))
+    return out
+
+
+def _resting(part: str, sentence: str, names: list[str], measured: Rationale) -> Statement:
+    """The statement of a sentence that holds, with the first measurement it speaks of."""
+    rest = next((s for n in names for s in measured.statements if s.descriptor == n), None)
+    return Statement(part, sentence) if rest is None else Statement(part, sentence, rest.descriptor, rest.value, rest.unit)
