@@ -60,6 +60,7 @@ def done(folders, model, tmp_path_factory):
 def test_the_leak_report_comes_first(done):
     run, result, _ = done
     assert run.stdout.startswith("Leak report: 3 images against 4 cases of the pool: ")
+    assert "area difference, px" in run.stdout and "HD95, px" in run.stdout
     assert "case1" in run.stdout.partition("Dice")[0] and run.stdout.index("Leak report") < run.stdout.index("Dice")
     assert "identical" in next(r for r in result["leak"]["images"] if r["image"] == "case1")
     assert "Not evaluated: case3: there is no mask of this name" in run.stderr and "case3" in result["left"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..case.io import atomic_path
 from ..errors import InputError
 from .compare import read_json
+from .failure import FAILURE, detection
 from .run import KIND
 from .tables import markdown_table, mean_rows, number, span, trust_rows
 
@@ -75,6 +76,10 @@ def _accuracy(result: dict) -> str:
     parts = []
     if result.get("pictures"):
         rows = [(name, span(row), row["n"]) for name, row in result["pictures"].items() if row["n"]]
+        cases = [c for c in result.get("cases", []) if "coverage" in c]
+        found = detection([c["coverage"] for c in cases], [c["retrieved"] for c in cases])
+        if found["value"] is not None:
+            rows.append((f"coverage as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
         parts.append("### Test pictures\n\n" + markdown_table(rows, ("Dice", "mean [95 % interval]", "n")))
     if result.get("volumes"):
         lines = ["| volume | planes | Dice, retrieved | Dice, no pool | ml | expert ml |", "|---|---|---|---|---|---|"]

@@ -21,7 +21,8 @@ def span(row: dict) -> str:
 
 def metric_name(metric: str, units: dict) -> str:
     unit = f"at {units['surface_tolerance']}" if metric == "surface_dice" else units.get(metric)
-    return NAMES[metric] + (f", {unit}" if unit else "")
+    name = NAMES[metric].replace("volume", "area") if units["volume_difference"] == "px" else NAMES[metric]
+    return name + (f", {unit}" if unit else "")
 
 
 def mean_rows(result: dict) -> list[tuple[str, str, int]]:
