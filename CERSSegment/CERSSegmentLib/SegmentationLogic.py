@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from cers.errors import Cancelled, CersError, InputError
 
-from . import SegmentationResult, VolumeInput
+from . import Correction, SegmentationResult, VolumeInput
 from .EvidenceModel import EvidenceModel
 from .Parameter import Parameter
 from .Signal import Signal
@@ -151,6 +151,80 @@ class SegmentationLogic:
         self._setState(IDLE)
         self.said.emit(GOOD, _("This slice was segmented again with your references."))
         self.sliceChanged.emit(key)
+
+    # what a person made of the result
+
+    def addToPool(self, parameter: Parameter, evidence: EvidenceModel | None, annotator: str) -> bool:
+        """Keeps the corrected result as reference cases; False, with a sentence said, when that cannot start.
+
+        Args:
+            evidence: of the run that proposed the result, None if it is not known any more.
+        """
+        if self.state != IDLE:
+            return False
+        segmentation = parameter.outputSegmentation
+        problem = Correction.reject(segmentation) or _rejectFolders(parameter)
+        if not problem and not parameter.poolFolder:
+            problem = _("No pool is chosen. Choose the folder of the pool that the corrected case shall go to.")
+        if not problem and not annotator.strip():
+            problem = _("Write your name beside the button: it is kept with the case.")
+        volume = Correction.volumeOf(segmentation)
+        problem = problem or VolumeInput.reject(volume)
+        if problem:
+            self.said.emit(ERROR, problem)
+            return False
+        origin = VolumeInput.origin(volume)
+        settings = {"annotator": annotator.strip(), "patient_id": origin["patient_id"], "modality": parameter.modality or origin["modality"],
+                    "body_site": parameter.bodySite or None}
+        model = (parameter.modelFolder or None, parameter.device, parameter.threads or None)
+        self._nodes = [volume, segmentation]
+        if evidence is not None and evidence.segmentation is not segmentation:
+            evidence = None
+        self._begin(self._addToPool(volume, segmentation, evidence, settings, model, parameter.poolFolder), self._onAdded)
+        return True
+
+    def _addToPool(self, volume, segmentation, evidence: EvidenceModel | None, settings: dict, model: tuple, pool: str) -> Generator:
+        self.progressed.emit(0.01, _("Reading the corrected segmentation"))
+        yield
+        own = SegmentationResult.ownSegments(segmentation)
+        labels = evidence.labels if evidence is not None else dict(enumerate(own, start=1))
+        mask = yield from Correction.read(segmentation, volume, labels)
+        proposed = evidence.labelmap if evidence is not None and evidence.labelmap.shape == mask.shape else None
+        geometry = evidence.geometry if proposed is not None else VolumeInput.worldGeometry(volume)     # the volume stays known as what it was
+        self._counter += 1
+        paths = {name: os.path.join(self.worker.privateFolder(), f"{name}-{self._counter}.npy") for name in ("image", "mask", "proposed")}
+        try:
+            yield from VolumeInput.write(volume, paths["image"])
+            yield from VolumeInput.save(mask, paths["mask"])
+            if proposed is not None:
+                yield from VolumeInput.save(proposed, paths["proposed"])
+            else:
+                del paths["proposed"]
+            yield from self._prepare(model, pool)
+            self.progressed.emit(0.3, _("Adding the case to the pool"))
+            result = yield Call("add_case", {**settings, **paths, "ijkToRAS": geometry.ijkToRAS.tolist(),
+                                             "labels": {str(value): name for value, name in labels.items()}})
+        finally:
+            for path in paths.values():
+                if os.path.exists(path):
+                    os.remove(path)
+        return result, Correction.foreignSegments(segmentation)
+
+    def _onAdded(self, outcome: tuple[dict, list[str]]) -> None:
+        self._setState(IDLE)
+        result, others = outcome
+        if not result["added"] and not result["replaced"]:
+            self.said.emit(INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(count=len(result["ids"])))
+            return
+        words = [_("{count} slices were added to the pool; the next Segment can use them.").format(count=len(result["added"]))]
+        if result.get("dice") is not None:
+            words.append(_("Dice with what the model had proposed: {dice:.2f}.").format(dice=result["dice"]))
+        if result["replaced"]:
+            words.append(_("They replace {count} earlier ones of this volume, which stay in the pool but are no longer used.").format(
+                count=len(result["replaced"])))
+        if others:
+            words.append(_("Not kept, because they do not stem from CERS: {names}.").format(names=", ".join(others)))
+        self.said.emit(GOOD, " ".join(words))
 
     # pictures and report
 

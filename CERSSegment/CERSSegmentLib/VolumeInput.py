@@ -95,6 +95,18 @@ def write(volume, path: str) -> Generator[None, None, np.ndarray]:
     return array
 
 
+def save(array: np.ndarray, path: str) -> Generator[None, None, None]:
+    """Writes an array (k, j, i) to ``path`` (.npy) a slice at a time."""
+    target = np.lib.format.open_memmap(path, mode="w+", dtype=array.dtype, shape=array.shape)
+    try:
+        for k in range(array.shape[0]):
+            target[k] = array[k]
+            yield
+    finally:
+        target.flush()
+        del target
+
+
 def origin(volume) -> dict:
     """What the scene knows of where the volume came from: modality and the pseudonyms of patient and volume, None where unknown.
 

@@ -10,7 +10,7 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from . import InstallLogic, SegmentationResult, VolumeInput
+from . import Correction, InstallLogic, SegmentationResult, VolumeInput
 from .EvidenceBoard import EvidenceBoard
 from .EvidenceController import EvidenceController
 from .EvidenceWidget import EvidenceWidget
@@ -65,6 +65,7 @@ class Widget(VTKObservationMixin):
                             (self.ui.poolPath.comboBox().lineEdit(), _("None: without references")),
                             (self.ui.modelPath.comboBox().lineEdit(), _("The model that comes with CERS"))):
             edit.setPlaceholderText(words)
+        self.ui.annotatorEdit.setText(slicer.util.settingsValue(Correction.ANNOTATOR_SETTING, "") or "")
 
     def _connect(self) -> None:
         ui, store = self.ui, lambda *_arguments: self._store()
@@ -75,6 +76,9 @@ class Widget(VTKObservationMixin):
             signal.connect(store)
         ui.segmentButton.clicked.connect(lambda *_arguments: self.onSegment())
         ui.previousButton.clicked.connect(lambda *_arguments: self.onPrevious())
+        ui.correctButton.clicked.connect(lambda *_arguments: self.onCorrect())
+        ui.addButton.clicked.connect(lambda *_arguments: self.onAdd())
+        ui.annotatorEdit.editingFinished.connect(lambda: slicer.app.userSettings().setValue(Correction.ANNOTATOR_SETTING, ui.annotatorEdit.text.strip()))
         ui.installButton.clicked.connect(lambda *_arguments: self.onInstall())
         ui.wheelsButton.clicked.connect(lambda *_arguments: self.onInstallOffline())
         self.logic.stateChanged.connect(self._onState)
@@ -199,6 +203,23 @@ class Widget(VTKObservationMixin):
             self.controller.setModel(self._current if self._current is not None and self._current.alive else None)
             self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
 
+    def onCorrect(self) -> None:
+        """Opens the Segment Editor on the result."""
+        segmentation = self.parameter.outputSegmentation
+        problem = Correction.reject(segmentation)
+        if not problem and not Correction.openEditor(segmentation):
+            problem = _("This application has no Segment Editor.")
+        if problem:
+            self.say(ERROR, problem)
+        else:
+            self.say(INFO, _("Correct the result in the Segment Editor, then come back to CERS Segment and press Add to pool."))
+
+    def onAdd(self) -> None:
+        """Keeps the result, as it is now, as reference cases. The slice in view and everything else stay as they are."""
+        if self.parameter.poolFolder:
+            slicer.app.userSettings().setValue(POOL_SETTING, self.parameter.poolFolder)
+        self.logic.addToPool(self.parameter, self.controller.model, self.ui.annotatorEdit.text)
+
     def onExport(self) -> None:
         """Asks where to and writes the report."""
         path = self.reportPath()
@@ -289,6 +310,13 @@ class Widget(VTKObservationMixin):
         self.ui.segmentButton.setToolTip(problem if state == IDLE and problem else _("Segment the volume and show the evidence"))
         self.ui.previousButton.setVisible(SegmentationResult.previous(self.parameter.outputSegmentation) is not None)
         self.ui.previousButton.setEnabled(state == IDLE)
+        problem = Correction.reject(self.parameter.outputSegmentation)
+        self.ui.correctFrame.setVisible(self.parameter.outputSegmentation is not None and bool(SegmentationResult.ownSegments(
+            self.parameter.outputSegmentation)))
+        for button, words in ((self.ui.correctButton, _("Opens the Segment Editor on this result")),
+                              (self.ui.addButton, _("Keeps this result, as it is now, as reference cases in the pool"))):
+            button.setEnabled(state == IDLE and not problem)
+            button.setToolTip(problem or words)
 
     def _updateInstall(self) -> None:
         missing = InstallLogic.missing()

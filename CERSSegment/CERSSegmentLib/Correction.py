@@ -1,0 +1,109 @@
+"""From a result to the Segment Editor and back: opens the editor, and reads what a person made of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import numpy as np
+import slicer
+import vtk
+from slicer.i18n import tr as _
+from vtk.util.numpy_support import vtk_to_numpy
+
+from cers.errors import InputError
+
+from . import SegmentationResult
+
+EDITOR_MODULE, EDITOR_CLASS = "SegmentEditor", "vtkMRMLSegmentEditorNode"
+ANNOTATOR_SETTING = "CERS/Annotator"
+
+
+def volumeOf(segmentation):
+    """The volume whose grid a segmentation has, None if it is gone."""
+    if segmentation is None or segmentation.GetScene() is None:
+        return None
+    return segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
+
+
+def reject(segmentation) -> str:
+    """One sentence on why a segmentation cannot be corrected or kept, '' if nothing speaks against it."""
+    if segmentation is None or segmentation.GetScene() is None or not SegmentationResult.ownSegments(segmentation):
+        return _("There is no result of CERS in the output segmentation. Segment a volume first.")
+    if volumeOf(segmentation) is None:
+        return _("The volume of this result is no longer in the scene. Load it again and segment it.")
+    return ""
+
+
+def openEditor(segmentation) -> bool:
+    """Shows the Segment Editor with the first segment of a result selected; False where this application has no such module.
+
+    The editor's own parameter node is filled before the module is shown, so that it takes the choice over as if the user had made it.
+    """
+    if getattr(slicer.modules, EDITOR_MODULE.lower(), None) is None:
+        return False
+    node = slicer.mrmlScene.GetSingletonNode(EDITOR_MODULE, EDITOR_CLASS)
+    if node is None:
+        node = slicer.mrmlScene.CreateNodeByClass(EDITOR_CLASS)
+        node.UnRegister(None)
+        node.SetSingletonTag(EDITOR_MODULE)
+        node = slicer.mrmlScene.AddNode(node)
+    node.SetAndObserveSegmentationNode(segmentation)
+    node.SetAndObserveSourceVolumeNode(volumeOf(segmentation))
+    node.SetSelectedSegmentID(next(iter(SegmentationResult.ownSegments(segmentation).values())))
+    slicer.util.selectModule(EDITOR_MODULE)
+    return True
+
+
+def foreignSegments(segmentation) -> list[str]:
+    """Names of the segments that do not stem from CERS."""
+    content, own = segmentation.GetSegmentation(), set(SegmentationResult.ownSegments(segmentation).values())
+    identifiers = [content.GetNthSegmentID(n) for n in range(content.GetNumberOfSegments())]
+    return [content.GetSegment(i).GetName() for i in identifiers if i not in own]
+
+
+def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, np.ndarray]:
+    """The result as it is now: (k, j, i) uint8 in the volume's grid, each label read from its own segment, whatever is shown or selected.
+
+    Where segments overlap, the later label counts.
+
+    Raises:
+        InputError: nothing is left in any of the segments.
+    """
+    own = SegmentationResult.ownSegments(segmentation)
+    array = np.zeros(tuple(reversed(volume.GetImageData().GetDimensions())), np.uint8)
+    for value, name in sorted(labels.items()):
+        if name in own and not _place(segmentation, own[name], volume, array, value):
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, own[name], volume)      # another grid: resampled
+            if mask is not None:
+                array[mask > 0] = value
+        yield
+    if not array.any():
+        raise InputError(_("The corrected segmentation is empty, so there is nothing to keep as a reference."))
+    return array
+
+
+def _place(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:
+    """Writes a segment that lies on the volume's grid into ``array``, without touching the voxels around it; False if it lies on another."""
+    image = slicer.vtkOrientedImageData()
+    if not segmentation.GetBinaryLabelmapRepresentation(identifier, image):
+        return False
+    if image.IsEmpty():
+        return True
+    own, grid = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
+    image.GetImageToWorldMatrix(own)
+    volume.GetIJKToRASMatrix(grid)
+    same = np.allclose(slicer.util.arrayFromVTKMatrix(own), slicer.util.arrayFromVTKMatrix(grid), atol=1e-4)
+    if not same or segmentation.GetTransformNodeID() != volume.GetTransformNodeID():
+        return False
+    extent = image.GetExtent()
+    voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions())))
+    into, outOf = [], []
+    for axis in range(3):
+        low, high = extent[4 - 2 * axis], extent[5 - 2 * axis] + 1          # painting may reach beyond the volume
+        first, last = max(low, 0), min(high, array.shape[axis])
+        if first >= last:
+            return True
+        into.append(slice(first, last))
+        outOf.append(slice(first - low, last - low))
+    array[tuple(into)][voxels[tuple(outOf)] > 0] = value
+    return True

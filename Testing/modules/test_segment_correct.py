@@ -1,0 +1,228 @@
+"""The annotator's loop in CERS Segment: segment, correct, add to the pool, and the next run uses it. With the real worker."""
+
+from __future__ import annotations
+
+import numpy as np
+import phantom
+import pytest
+from conftest import ROOT
+from segmentkit import User, load, unload
+
+from cers.pool import Pool
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+EDITOR = '''
+from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleWidget
+
+
+class SegmentEditor(ScriptedLoadableModule):
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        self.parent.title = "Segment Editor"
+
+
+class SegmentEditorWidget(ScriptedLoadableModuleWidget):
+    pass
+'''
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
+    return phantom.build_model(tmp_path_factory.mktemp("model") / "model", share=0.2)
+
+
+@pytest.fixture(scope="module")
+def loaded(host):
+    module = load(host, ROOT)
+    yield module
+    unload(host, module)
+
+
+@pytest.fixture
+def pool(tmp_path):
+    with Pool.create(tmp_path / "pool"):
+        pass
+    return tmp_path / "pool"
+
+
+@pytest.fixture
+def user(host, loaded, window):
+    window = host.show_main_window(1280, 800, 400)
+    person = User(host, host.enter_module(loaded))
+    person.window = window
+    person.ui.annotatorEdit.setText("Ada Lovelace")
+    yield person
+    person.logic.cancel()
+    person.wait(10)
+    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
+    host.process(0.1)
+
+
+def head(patient: str, seed: int = 7, shift: int = 0):
+    """A volume node of a patient with that DICOM patient id."""
+    import slicer
+    from slicer import vtkMRMLSubjectHierarchyConstants as constants
+
+    array = np.roll(phantom.head(seed)[0], shift, axis=2)
+    if shift:
+        array = array + np.random.default_rng(1).normal(0, 20, array.shape)
+    volume = slicer.util.addVolumeFromArray(array.astype(np.float32), ijkToRAS=phantom.matrix(), name=f"head of {patient}")
+    node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = node.CreateSubjectItem(node.GetSceneItemID(), patient)
+    node.SetItemAttribute(item, constants.GetDICOMPatientIDAttributeName(), patient)
+    node.SetItemAttribute(item, "Level", constants.GetDICOMLevelPatient())
+    node.SetItemParent(node.GetItemByDataNode(volume), item)
+    return volume
+
+
+def paint(segmentation, volume, mask) -> None:
+    """What a person leaves behind in the Segment Editor."""
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, SegmentationResult.ownSegments(segmentation)["tumor"], volume)
+
+
+def add(user) -> str:
+    user.said.clear()
+    user.ui.addButton.click()
+    user.wait()
+    assert len(user.said) == 1
+    return user.said[0][1]
+
+
+def test_correct_add_and_the_next_volume_is_segmented_with_it(user, model, pool, host, screenshots):
+    import slicer
+
+    volume = head("one")
+    assert not user.ui.correctFrame.isVisibleTo(user.control.form)
+    user.segment(volume, pool, model)
+    proposed = user.control.controller.model.labelmap.copy()
+    assert proposed.any() and not any(e["references"] for e in user.control.controller.model.slices.values())
+    key = user.control.controller.key
+    corrected = phantom.head(7)[1]
+    paint(user.segmentation, volume, corrected)
+    mine = user.segmentation.GetSegmentation().AddEmptySegment("mine", "Mine")
+    user.segmentation.GetDisplayNode().SetSegmentVisibility(user.segmentation.GetSegmentation().GetNthSegmentID(0), False)     # must not matter
+    sentence = add(user)
+    host.screenshot(user.window, screenshots / "segment_added.png")
+    assert user.said[0][0] == "good" and "added to the pool" in sentence and "Mine" in sentence, sentence
+    assert user.control.controller.key == key and user.segmentation.GetSegmentation().GetSegment(mine) is not None       # saving does not advance
+    from cers.case import PlaneView
+    from cers.pool.corrections import proposal
+
+    with Pool.open(pool) as kept:
+        cases = [kept.get(i) for i in kept.ids()]
+        expected = 2 * ((proposed > 0) & (corrected > 0)).sum() / ((proposed > 0).sum() + (corrected > 0).sum())
+        assert f"{expected:.2f}" in sentence
+        view = PlaneView(user.control.controller.model.geometry, "axial")
+        for case in cases:
+            assert np.array_equal(case.mask, view.slices(corrected)[case.slice_index]) and case.labels == {1: "tumor"}
+            assert np.array_equal(proposal(kept, case.id), view.slices(proposed)[case.slice_index] > 0)
+            assert case.annotator == "Ada Lovelace" and "head of" not in str(case.metadata()) and case.rationale is not None
+    ids = {case.id for case in cases}
+    assert "in the pool already" in add(user)
+    user.segment(head("two", shift=2), pool, model)
+    used = {r["id"] for e in user.control.controller.model.slices.values() for r in e["references"]}
+    assert used and used <= ids
+    slicer.mrmlScene.Clear(0)
+
+
+def test_a_second_correction_is_a_new_version(user, model, pool):
+    volume = head("one")
+    user.segment(volume, pool, model)
+    corrected = phantom.head(7)[1]
+    paint(user.segmentation, volume, corrected)
+    add(user)
+    corrected[:, :28] = 0
+    paint(user.segmentation, volume, corrected)
+    assert "stay in the pool but are no longer used" in add(user)
+    with Pool.open(pool) as kept:
+        reviews = [m["review"] for m in kept.list()]
+    assert "excluded" in reviews and "unreviewed" in reviews
+
+
+def test_what_cannot_be_added_is_told_in_one_sentence(user, model, pool, monkeypatch):
+    volume = head("one")
+    user.segment(volume, "", model)
+    assert add(user).startswith("No pool is chosen")
+    user.ui.poolPath.currentPath = str(pool)
+    user.ui.annotatorEdit.setText("")
+    assert "your name" in add(user)
+    user.ui.annotatorEdit.setText("Ada")
+    paint(user.segmentation, volume, np.zeros(phantom.SHAPE))
+    assert "empty" in add(user)
+    paint(user.segmentation, volume, phantom.head(7)[1])
+    ask = user.logic.worker.request
+    monkeypatch.setattr(user.logic.worker, "request", lambda method, params=None, *a, **k: ask(
+        method, {**params, "read_only": True} if method == "open_pool" else params, *a, **k))
+    sentence = add(user)
+    assert user.said[0][0] == "error" and "can only be read" in sentence
+    with Pool.open(pool) as kept:
+        assert len(kept) == 0
+
+
+def test_correct_opens_the_segment_editor_on_the_result(user, model, host, tmp_path):
+    import slicer
+    from CERSSegmentLib import Correction, SegmentationResult
+
+    volume = head("one")
+    user.segment(volume, "", model)
+    user.ui.correctButton.click()
+    assert "no Segment Editor" in user.status()
+    (tmp_path / "SegmentEditor.py").write_text(EDITOR)
+    host.load_module(tmp_path / "SegmentEditor.py")
+    try:
+        user.ui.correctButton.click()
+        assert user.window.moduleSelector().selectedModule == "SegmentEditor"
+        node = slicer.mrmlScene.GetSingletonNode("SegmentEditor", "vtkMRMLSegmentEditorNode")
+        assert node.GetSegmentationNode() is user.segmentation and node.GetSourceVolumeNode() is volume
+        assert node.GetSelectedSegmentID() == SegmentationResult.ownSegments(user.segmentation)["tumor"]
+        user.window.moduleSelector().selectModule("CERSSegment")
+    finally:
+        del slicer.modules.segmenteditor
+    slicer.mrmlScene.RemoveNode(volume)
+    assert "no longer in the scene" in Correction.reject(user.segmentation) and not user.ui.addButton.enabled
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_mask_is_read_in_the_volumes_grid(host, scene, loaded, moved):
+    """Also where the editor gave the segment another grid, or painted beyond the volume."""
+    import slicer
+    from CERSSegmentLib import Correction, SegmentationResult, SelfTest
+
+    volume, array = SelfTest.makeVolume(), SelfTest.lesionMap()
+    if moved:
+        SelfTest.makeTransform(volume)
+    segmentation = SegmentationResult.create(volume)
+    box = [slice(0, n) for n in array.shape]
+    list(SegmentationResult.fill(segmentation, volume, array, box, {1: "tumor", 2: "edema"}))
+
+    def read():
+        generator = Correction.read(segmentation, volume, {1: "tumor", 2: "edema"})
+        while True:
+            try:
+                next(generator)
+            except StopIteration as end:
+                return end.value
+
+    assert np.array_equal(read(), array)
+    own = SegmentationResult.ownSegments(segmentation)
+    beyond = np.zeros((2, array.shape[1] + 6, 5), np.uint8)
+    beyond[:] = 1
+    logic = slicer.vtkSlicerSegmentationsModuleLogic
+    image = SegmentationResult.oriented(volume, beyond, (-1, -3, -2))
+    logic.SetBinaryLabelmapToSegment(image, segmentation, own["edema"], logic.MODE_REPLACE, image.GetExtent())
+    expected = np.where(array == 1, 1, 0)
+    expected[:1, :, :3] = 2
+    assert np.array_equal(read(), expected)
+    if not moved:                   # the segmentation alone is moved, by one voxel along i
+        parent = SelfTest.makeTransform(segmentation)
+        shift = np.eye(4)
+        shift[:3, 3] = SelfTest.MATRIX[:3, 0]
+        parent.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(shift))
+        expected = np.where(np.roll(array, 1, axis=2) == 1, 1, 0)
+        expected[:1, :, :4] = 2
+        assert np.array_equal(read(), expected)
