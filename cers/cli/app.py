@@ -18,12 +18,14 @@ from .output import command, progress, say_json
 from . import pool_care  # noqa: F401 - adds its commands to pool_app
 from .pool import pool_app
 from .rationale import rationale_app
+from .train import train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
                   help="Segment lesions with evidence: beside each mask, the expert-annotated reference cases it was decoded with.\n\n"
                        "[bold]Begin with[/bold]   cers segment image.nrrd -o lesion.seg.nrrd --pool my-pool --report evidence.html\n\n"
                        "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Not for clinical use.")
 app.add_typer(pool_app, name="pool")
+app.command()(train)
 app.add_typer(rationale_app, name="rationale")
 app.add_typer(model_app, name="model")
 

@@ -11,7 +11,7 @@ import torch
 from ..evaluation.calibration import fit_temperature
 from ..inference.model import ModelConfig, save_model
 from .runfolder import RunFolder
-from .validation import held_out, pooled, validate
+from .validation import pooled, validate
 
 
 def write_model(trainer, folder: Path) -> dict:
@@ -22,10 +22,12 @@ def write_model(trainer, folder: Path) -> dict:
         state["text.strength"] = torch.zeros_like(state["text.strength"])      # an attention that was never trained must change nothing
     RunFolder(folder).save_weights(state)
     logits, truths = [], []
-    for _, plain, null, fused, truth in held_out(trainer, c.validation_limit):
-        best = next(x for x in (fused, null, plain) if x is not None)
+
+    def keep(best, truth) -> None:
         logits.append(best.float().flatten().cpu()[::7])
         truths.append(truth.flatten().cpu()[::7])
+
+    figures = validate(trainer, c.validation_limit, keep)
     selection = {}
     if len(split.validation) and c.method == "cers":
         keys, queries = (pooled(trainer.teacher, data, rows, c.size, trainer.device) for rows in (split.labelled, split.validation[: c.validation_limit]))
@@ -35,7 +37,6 @@ def write_model(trainer, folder: Path) -> dict:
     config = ModelConfig(trainer.net.config.to_dict(), {str(n): name for n, name in enumerate(data.labels, 1)}, size=c.size, modality=data.modality,
                          body_site=site[0][0] if site else None, temperature=temperature, selection=selection,
                          text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None, name=f"{c.method}, {folder.name}")
-    figures = validate(trainer, c.validation_limit)
     save_model(folder / "model", state, config, _card(trainer, figures, config))
     return figures
 

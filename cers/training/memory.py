@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from pathlib import Path
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -9,6 +14,7 @@ import torch.nn.functional as F
 from ..network.frame import normalise
 from ..network.model import CersNet
 from ..rationale import TextEmbedder, describe
+from ..rationale.writer import VERSION
 from . import distributed
 from .batches import Batch, Batches, nearest, two_stage
 from .config import TrainConfig
@@ -27,19 +33,37 @@ class Memory:
     until one was written.
     """
 
-    def __init__(self, data: Dataset, split: Split, config: TrainConfig, encoder, embedder: TextEmbedder | None, rank: int, world: int):
+    def __init__(self, data: Dataset, split: Split, config: TrainConfig, encoder, embedder: TextEmbedder | None, rank: int, world: int,
+                 cache: Path):
         self.data, self.split, self.config, self.embedder, self.rank, self.world = data, split, config, embedder, rank, world
         self.train = np.concatenate([split.labelled, split.unlabelled if config.method != "supervised" else split.unlabelled[:0]])
         self.place = {int(row): n for n, row in enumerate(self.train)}
         device = next(encoder.parameters()).device
-        self.vectors = _unit(distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device)), centre=True)
+        self.vectors = _unit(self._kept(cache, "scan", [self.train, config.size, config.initial, config.seed if config.initial == "random" else 0, config.network],
+                                        lambda: distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device))), centre=True)
         r = embedder.dimension if embedder else 0
-        self.expert = self._experts() if embedder and config.method == "cers" else np.zeros((len(split.labelled), r), np.float32)
+        self.expert = self._kept(cache, "expert", [split.labelled, VERSION, embedder.hash], self._experts) if config.method == "cers" else \
+            np.zeros((len(split.labelled), r), np.float32)
         self.query = np.zeros((len(self.train), r), np.float32)
         self.query[: len(self.expert)] = self.expert
         self.renewed = -1                  # step of the last refresh
         order = np.random.default_rng(config.split_seed + 1).permutation(len(split.labelled))
         self.shown_as = order if config.evidence == "shuffled_rationale" else np.arange(len(split.labelled))
+
+    def _kept(self, cache: Path, kind: str, what: list, make) -> np.ndarray:
+        """The array from the cache; all processes take the same way, as ``make`` may need all of them."""
+        record = json.dumps([self.data.key, *(w.tolist() if isinstance(w, np.ndarray) else w for w in what)], sort_keys=True)
+        path = Path(cache) / f"{kind}_{hashlib.sha256(record.encode()).hexdigest()[:16]}.npy"
+        there = bool(distributed.agree([float(path.exists())])[0])
+        if there:
+            return np.load(path)
+        array = make()
+        if not self.rank:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+            np.save(temporary, array)
+            os.replace(temporary, path)
+        return array
 
     @torch.no_grad()
     def _scan(self, encoder, rows: np.ndarray, device) -> np.ndarray:

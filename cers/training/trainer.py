@@ -41,7 +41,7 @@ class Trainer:
     net: the student. teacher: its running mean, which is evaluated and saved. memory: image vectors and rationales of the pictures.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset, split: Split, rank: int = 0, world: int = 1):
+    def __init__(self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
             raise InputError(f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}.")
@@ -58,7 +58,7 @@ class Trainer:
         distributed.share_batch_norm(self.net)
         embedder = TextEmbedder() if config.method == "cers" or config.text else None
         self.tokens = token_table(data.table, embedder) if config.text else {}
-        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world)
+        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache)
         self.batches = Batches(data, split, config)
         self.memory.arrange(self.batches)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
@@ -252,7 +252,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         run.write_json(SPLIT, split.report)
         if world > 1:
             distributed.wait()             # the other processes may read the cache now
-    trainer = Trainer(config, data, split, rank, world)
+    trainer = Trainer(config, data, split, cache, rank, world)
     stored = (run or RunFolder(folder)).load() if resume else None
     if stored:
         trainer.restore(*stored)
@@ -297,10 +297,9 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
         share = trainer.share
         stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
         if c.validate and int(share * c.validate) > mark and share < 1 and not stop:
-            mark, started = int(share * c.validate), time.monotonic()
+            mark = int(share * c.validate)              # its time does not count: the budget is for training
             last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit).items()} if run is not None else {}
             distributed.wait()
-            trainer.elapsed += time.monotonic() - started
             if run is not None:
                 run.metrics({"step": trainer.step, "share": round(share, 4), **last})
                 log.info("step %d: %s", trainer.step, last)

@@ -11,6 +11,7 @@ from ..network.model import CersNet
 from .losses import hard_dice
 
 K = 4
+STOCK = 400             # labelled pictures at most that serve as the pool of a validation
 
 
 def frames(data, rows: np.ndarray, size: int, device: str = "cpu") -> torch.Tensor:
@@ -40,10 +41,12 @@ def held_out(trainer, limit: int, batch: int = 8):
     references = None
     if c.referring and len(rows):
         stock = split.labelled
+        if len(stock) > STOCK:
+            stock = np.sort(np.random.default_rng(1).permutation(stock)[:STOCK])
         keys = pooled(net, data, stock, c.size, device)
         score = pooled(net, data, rows, c.size, device) @ keys.T
         references = stock[np.argsort(-score, axis=1, kind="stable")[:, : min(K, len(stock))]]
-        place = {int(r): n for n, r in enumerate(stock)}
+        place = trainer.memory.place
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         encoded = net.encode(frames(data, part, c.size, device))
@@ -60,10 +63,15 @@ def held_out(trainer, limit: int, batch: int = 8):
         yield part, plain, null, fused, masks(data, part, c.size, device)
 
 
-def validate(trainer, limit: int) -> dict:
-    """Mean Dice of D_S (plain), of D_R without references (null) and with (retrieved), where the method has them."""
+def validate(trainer, limit: int, each=None) -> dict:
+    """Mean Dice of D_S (plain), of D_R without references (null) and with (retrieved), where the method has them.
+
+    each: called with the best logits there are and the truth of each batch.
+    """
     scores: dict[str, list] = {"plain": [], "null": [], "retrieved": []}
     for _, plain, null, fused, truth in held_out(trainer, limit):
+        if each:
+            each(next(x for x in (fused, null, plain) if x is not None), truth)
         for name, logits in zip(scores, (plain, null, fused)):
             if logits is not None:
                 scores[name].append(hard_dice(logits, truth))

@@ -1,0 +1,316 @@
+"""Does evidence help? Trains methods and kinds of evidence at one budget and measures each on the clean test pictures.
+
+Known classes, few labels (the pool is the labelled training pictures):
+
+    python -m benchmarks.ablation --data DIR --out known --labelled 393 --minutes 5 --seeds 0 1 2 --rows supervised mean_teacher \
+        mutual_consistency unimatch cers:none cers:random cers:shuffled_rationale cers:retrieved
+
+A class that is never trained (the pool is its training pictures, all of them and 6, 30, 150; nothing is trained again):
+
+    python -m benchmarks.ablation --data DIR --out unseen --hold-out diagnosis=pituitary --minutes 5 --seeds 0 1 2 --rows supervised cers:retrieved
+
+What is done already is not done again: a run that has finished, and rows that are in the JSON. References are the same for every network and
+for copying: chosen by the 4x4 layout of ImageNet features, none of the query's group nor with a thumbnail correlation above 0.99.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+
+from cers.case.io import atomic_path
+from cers.cli.output import progress
+from cers.errors import CersError
+from cers.evaluation.statistics import interval
+from cers.network.model import CersNet, NetworkConfig
+from cers.pool.thumbnail import thumbnail
+from cers.rationale import TextEmbedder, describe
+from cers.rationale.descriptors import measure
+from cers.training.batches import two_stage
+from cers.training.config import TrainConfig
+from cers.training.datasets import Dataset, open_dataset
+from cers.training.runfolder import WEIGHTS
+from cers.training.splits import Split, make_split
+from cers.training.trainer import train
+from cers.training.validation import frames, masks
+
+from .common import machine
+
+K, BATCH, POOLS = 4, 8, (0, 6, 30, 150)
+log = logging.getLogger("cers.benchmarks")
+
+
+class Bench:
+    """Test pictures, the pool, references by row, and what is known of each test picture.
+
+    rows: of the test pictures in the dataset. stock: of the pool. picks: {row name: (n, k) positions in ``stock``}.
+    """
+
+    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int):
+        self.data, self.size, test = data, size, split.test
+        if held:
+            column, value = held
+            test = test[data.column(column)[test] == value]
+            self.stock = np.flatnonzero((data.column("split") == "train") & (data.column(column) == value))
+        else:
+            self.stock = split.labelled
+        self.rows, self.held = test, held
+        log.info("%d test pictures, a pool of %d", len(test), len(self.stock))
+        self.truth = data.onehot(test) > 0
+        every = np.concatenate([test, self.stock])
+        vectors = self._layout(every)
+        small = np.stack([thumbnail(data.images[int(r)]) for r in every])
+        n = len(test)
+        self.similar, self.alike = vectors[:n] @ vectors[n:].T, small[:n] @ small[n:].T
+        self.vectors = vectors
+        self.embedder = TextEmbedder()
+        self.expert = self._rationales(self.stock, [data.masks[int(r)] > 0 for r in self.stock])
+        self.contrast = np.array([self._contrast(r) for r in test])
+        self.picks = self._picks()
+
+    def _layout(self, rows: np.ndarray) -> np.ndarray:
+        encoder = CersNet(NetworkConfig()).encoder.eval()
+        encoder.load_imagenet()
+        with torch.no_grad():
+            v = np.concatenate([F.adaptive_avg_pool2d(encoder(frames(self.data, rows[s : s + 32], 128))[-2], 4).flatten(1).numpy()
+                                for s in range(0, len(rows), 32)])
+        v -= v.mean(0)
+        return v / np.linalg.norm(v, axis=1, keepdims=True)
+
+    def _contrast(self, row: int) -> float:
+        found = measure(self.data.images[int(row)], self.data.masks[int(row)] > 0, None, modality="MR")["contrast"]
+        return np.nan if found is None else abs(found)
+
+    def _rationales(self, rows, drawn) -> np.ndarray:
+        out = np.zeros((len(rows), self.embedder.dimension), np.float32)
+        some = [n for n, m in enumerate(drawn) if m.any()]
+        texts = [describe(self.data.images[int(rows[n])], drawn[n], None, modality="MR", plane=self.data.table[int(rows[n])].get("plane")).compact
+                 for n in some]
+        if some:
+            out[some] = self.embedder.encode(texts)
+        return out
+
+    def _allowed(self, cap: float, pool: np.ndarray | None = None) -> np.ndarray:
+        groups = self.data.column("group")
+        allowed = (self.alike <= cap) & (groups[self.rows][:, None] != groups[self.stock][None])
+        if pool is not None:
+            allowed &= np.isin(np.arange(len(self.stock)), pool)[None]
+        return allowed
+
+    def _nearest(self, allowed: np.ndarray, k: int = K) -> np.ndarray:
+        """(n, k) positions, -1 where there are fewer."""
+        score = np.where(allowed, self.similar, -9)
+        order = np.argsort(-score, axis=1, kind="stable")[:, :k]
+        return np.where(np.take_along_axis(score, order, 1) > -9, order, -1)
+
+    def _picks(self) -> dict[str, np.ndarray]:
+        rng, n = np.random.default_rng(5), len(self.stock)
+        picks = {"retrieved": self._nearest(self._allowed(0.99)), "retrieved, cap .9": self._nearest(self._allowed(0.9)),
+                 "random": rng.integers(n, size=(len(self.rows), K))}
+        if self.held:
+            order = np.random.default_rng(7).permutation(n)
+            for size in (s for s in POOLS if 0 < s < n):
+                for cap, name in ((0.99, ""), (0.9, ", cap .9")):
+                    picks[f"pool of {size}{name}"] = self._nearest(self._allowed(cap, order[:size]))
+        return picks
+
+    def two_stage(self, query: np.ndarray) -> np.ndarray:
+        """References by picture and then rationale, (n, k)."""
+        n = len(self.rows)
+        kin = np.arange(n)
+        out = np.full((n, K), -1)
+        for q in range(n):                 # each query has its own forbidden ones
+            allowed = np.flatnonzero(self._allowed_row(q))
+            if len(allowed):
+                found = two_stage(self.vectors[q : q + 1], self.vectors[n:][allowed], query[q : q + 1], self.expert[allowed], kin[:1] - 1,
+                                  np.zeros(len(allowed)), 50, K, 0.5)[0]
+                out[q, : len(found)] = allowed[found]
+        return out
+
+    def _allowed_row(self, q: int) -> np.ndarray:
+        groups = self.data.column("group")
+        return (self.alike[q] <= 0.99) & (groups[self.stock] != groups[self.rows[q]])
+
+    def dice(self, drawn: np.ndarray) -> list[float]:
+        """Of masks (n, labels, h, w) at the stored frame, mean over labels."""
+        total = drawn.sum((2, 3)) + self.truth.sum((2, 3))
+        return np.where(total > 0, 2 * (drawn & self.truth).sum((2, 3)) / np.maximum(total, 1), 1.0).mean(1).round(5).tolist()
+
+    def copies(self) -> dict[str, list[float]]:
+        """Vote of the references' masks, no network."""
+        drawn = self.data.onehot(self.stock) > 0
+        out = {}
+        for name, picks in self.picks.items():
+            if name != "random":
+                for k in (1, K):
+                    some = (picks[:, :k] >= 0)[:, :, None, None, None]
+                    vote = np.stack([drawn[p].mean(0, where=s) if s.any() else np.zeros(drawn.shape[1:]) for p, s in zip(picks[:, :k], some)])
+                    out[f"copy K={k}, {name}"] = self.dice(vote >= 0.5)
+        return out
+
+
+@torch.no_grad()
+def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, list[float]]:
+    """Dice per test picture, by row: the plain decoder, and D_R with every kind of evidence, where it was trained."""
+    net.eval()
+    size, n = config.size, len(bench.rows)
+    side = bench.data.images.shape[1:]
+
+    def up(logits):
+        return (F.interpolate(logits, side, mode="bilinear", align_corners=False) > 0).numpy()
+
+    encoded = [net.encode(frames(bench.data, bench.rows[s : s + BATCH], size)) for s in range(0, n, BATCH)]
+    plain = [net.decode_plain(e) for e in encoded]
+    first = np.concatenate([up(p) for p in plain])
+    out = {"plain": bench.dice(first)}
+    if not config.fused:
+        return out
+    query = torch.from_numpy(bench._rationales(bench.rows, [m.any(0) for m in first])) if config.method == "cers" else torch.zeros(n, net.config.rationale)
+
+    def decode(picks, swapped=None, expert=None):
+        done = []
+        expert = bench.expert if expert is None else expert
+        for at, (e, p) in enumerate(zip(encoded, plain)):
+            part = slice(at * BATCH, at * BATCH + len(p))
+            if picks is None:
+                logits = net.decode_evidence(e, p.sigmoid(), query[part])[0]
+            else:
+                chosen = picks[part]
+                unique, index = np.unique(chosen[chosen >= 0], return_inverse=True)
+                if not len(unique):
+                    done.append(up(net.decode_evidence(e, p.sigmoid(), query[part])[0]))
+                    continue
+                keys = frames(bench.data, bench.stock[unique], size)
+                drawn = masks(bench.data, bench.stock[unique if swapped is None or swapped is ... else swapped[unique]], size)
+                stock = net.references(net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]))
+                place = np.zeros(chosen.shape, np.int64)
+                place[chosen >= 0] = index
+                logits = net.decode_evidence(e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0))[0]
+            done.append(up(logits))
+        return bench.dice(np.concatenate(done))
+
+    out["null"] = decode(None)
+    if config.method != "cers":
+        return out
+    for name, picks in bench.picks.items():
+        out[name] = decode(picks)
+    others = np.random.default_rng(3).permutation(len(bench.stock))
+    out["two-stage (with CoT)"] = decode(bench.two_stage(query.numpy()))
+    out["shuffled rationale"] = decode(bench.picks["retrieved"], expert=bench.expert[others])
+    out["swapped masks"] = decode(bench.picks["retrieved"], swapped=others)
+    out["empty masks"] = decode(bench.picks["retrieved"], swapped=...)
+    return out
+
+
+def table(result: dict) -> str:
+    """Markdown: each row's mean over pictures and seeds with its interval over pictures, and paired differences."""
+    collected: dict[tuple[str, str], list] = {("copy", name): [values] for name, values in result.get("copy", {}).items()}
+    for run in result["runs"].values():
+        for name, values in run["dice"].items():
+            collected.setdefault((run["method"], name), []).append(values)
+    mean = {key: np.mean(values, axis=0) for key, values in collected.items()}
+    contrast = np.array(result["contrast"], float)
+    low = contrast <= np.nanpercentile(contrast, 100 / 3)
+    lines = ["| trained | evidence at test | seeds | Dice | 95 % interval | low-contrast third | minus plain net | minus own null |",
+             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+
+    def difference(values, base):
+        if base is None or base is values:
+            return ""
+        d = interval((values - base).tolist())
+        return f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+
+    for (method, name), values in sorted(mean.items(), key=lambda item: item[0][0] == "copy"):
+        found = interval(values.tolist())
+        lines.append(f"| {method} | {name} | {len(collected[method, name])} | {found['value']:.4f} | {found['low']:.4f} to {found['high']:.4f} | "
+                     f"{values[low].mean():.4f} | {difference(values, mean.get(('supervised', 'plain')))} | {difference(values, mean.get((method, 'null')))} |")
+    about = result["about"]
+    head = [f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; {about['machine']['cpu']}, "
+            f"{about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures.", ""]
+    return "\n".join([*head, *lines, ""])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder with a test split")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs, ablation.json and ablation.md")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"))
+    parser.add_argument("--rows", nargs="+", default=["supervised", "cers:retrieved"], metavar="METHOD[:EVIDENCE]")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--minutes", type=float, default=0)
+    parser.add_argument("--steps", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--labelled", type=float, default=1.0, help="share or number of labelled training pictures")
+    parser.add_argument("--hold-out", metavar="COLUMN=VALUE", help="a class kept out of training, whose training pictures are the pool")
+    parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of TrainConfig, for instance groups=4")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(given.threads)
+    held = tuple(given.hold_out.split("=", 1)) if given.hold_out else None
+    extra = {name: json.loads(value) if value[:1] in '-0123456789.{["tf' else value for name, _, value in (s.partition("=") for s in given.set)}
+    try:
+        base = {"data": str(given.data), "labelled": given.labelled, "minutes": given.minutes, "steps": given.steps, "size": given.size,
+                "threads": given.threads, "validate": 0, "exclude": {held[0]: held[1]} if held else {}, **extra}
+        run_all(given, base, held)
+    except CersError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run_all(given, base: dict, held) -> None:
+    runs = []
+    for row in given.rows:
+        method, _, evidence = row.partition(":")
+        runs += [(row, seed, TrainConfig(**base, method=method, evidence=evidence or "retrieved", seed=seed).check()) for seed in given.seeds]
+    runs.sort(key=lambda run: given.seeds.index(run[1]))       # a first table after the first seed
+    given.out.mkdir(parents=True, exist_ok=True)
+    file = given.out / "ablation.json"
+    result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": {}}
+    first = runs[0][2]
+    data = open_dataset(first.data, [], first.frame, first.plane, given.cache)
+    split = make_split(data, first)
+    bench = Bench(data, split, held, given.size)
+    images = [data.table[int(r)]["image"] for r in bench.rows]
+    if result.get("images", images) != images:
+        raise CersError(f"'{file}' is of other test pictures. Choose another folder for this ablation.")
+    budget = " ".join([f"{given.minutes:g} minutes a run"] * bool(given.minutes) + [f"{given.steps} steps a run"] * bool(given.steps))
+    result |= {"images": images, "pool": len(bench.stock), "contrast": [None if np.isnan(c) else round(float(c), 3) for c in bench.contrast],
+               "split": {k: v for k, v in split.report.items() if k != "rows"}, "held_out": held,
+               "about": {"budget": budget, "size": given.size, "machine": machine(given.threads), "settings": base}}
+    result.setdefault("copy", bench.copies())
+    for row, seed, config in runs:
+        name = f"{row.replace(':', '-')}-s{seed}"
+        if result["runs"].get(name, {}).get("config") == config.hash:
+            log.info("%s is done", name)
+            continue
+        folder, started = given.out / name, time.time()
+        if not (folder / WEIGHTS).exists():
+            with progress() as show:
+                if train(config, folder, given.cache, resume=True, progress=show) == "stopped":
+                    raise CersError(f"{name} was stopped; run the same command again to go on.")
+        settings = json.loads((folder / "model" / "config.json").read_text(encoding="utf-8"))["network"]
+        net = CersNet(NetworkConfig(**settings))
+        net.load_state_dict(load_file(folder / WEIGHTS))
+        status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+        result["runs"][name] = {"method": row, "seed": seed, "config": config.hash, "steps": status["step"], "dice": measure_net(bench, net, config)}
+        with atomic_path(file) as temporary:
+            temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        (given.out / "ablation.md").write_text(table(result), encoding="utf-8")
+        log.info("%s: %d steps, %.0f s in all; %s", name, status["step"], time.time() - started,
+                 {k: round(float(np.mean(v)), 4) for k, v in result["runs"][name]["dice"].items()})
+    print(table(result))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

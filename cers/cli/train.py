@@ -1,0 +1,156 @@
+"""``cers train``: one command for every method; the run folder is the place to watch, stop and resume from."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import fields, replace
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .output import command, progress, say_json
+
+
+class Method(str, Enum):
+    supervised = "supervised"
+    mean_teacher = "mean_teacher"
+    mutual_consistency = "mutual_consistency"
+    unimatch = "unimatch"
+    cers = "cers"
+
+
+class EvidenceKind(str, Enum):
+    none = "none"
+    random = "random"
+    shuffled_rationale = "shuffled_rationale"
+    retrieved = "retrieved"
+
+
+@command(cancelled="Cancelled before training began.")
+def train(
+    data: Annotated[Optional[Path], typer.Option(help="A folder with images/train, masks/train and cases.csv; a folder of volumes with images/ and "
+                                                      "labels/; or a knowledge pool.")] = None,
+    out: Annotated[Optional[Path], typer.Option(help="Run folder, new or empty.")] = None,
+    method: Annotated[Optional[Method], typer.Option(help="What is learnt from unlabelled pictures, and whether references are read. Default: cers.")] = None,
+    evidence: Annotated[Optional[EvidenceKind], typer.Option(help="References of D_R (method cers), for comparisons. Default: retrieved.")] = None,
+    labelled: Annotated[Optional[float], typer.Option(min=0, help="Share (0.1) or number (393) of the training pictures or volumes whose masks are used.")] = None,
+    unlabelled: Annotated[Optional[list[Path]], typer.Option(help="Folder of images or volumes without masks; may be given several times.")] = None,
+    exclude: Annotated[Optional[list[str]], typer.Option(help="COLUMN=VALUE kept out of training, for instance diagnosis=pituitary.")] = None,
+    minutes: Annotated[Optional[float], typer.Option(min=0, help="Budget in minutes of training; not bit-reproducible.")] = None,
+    steps: Annotated[Optional[int], typer.Option(min=0, help="Budget in steps.")] = None,
+    size: Annotated[Optional[int], typer.Option(min=32, help="Side of the network's input in pixels. Default: 128.")] = None,
+    seed: Annotated[Optional[int], typer.Option(min=0, help="Seed of weights, batches and augmentation.")] = None,
+    resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder; all settings are its own.")] = None,
+    config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options here come before it.")] = None,
+    setting: Annotated[Optional[list[str]], typer.Option("--set", help="Any other setting as NAME=VALUE, for instance groups=8.")] = None,
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or mps. Default: cpu.")] = None,
+    threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")] = None,
+    cache: Annotated[Optional[Path], typer.Option(help="Where prepared pictures are kept, to be shared by runs. Default: in the run folder.")] = None,
+    allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train although training and held-out pictures overlap.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how it ended as JSON.")] = False,
+) -> None:
+    """Train a model: warm-up on labelled pictures, then, with unlabelled ones, semi-supervised.
+
+    The run folder holds config.yaml, status.json, metrics.jsonl, log.txt, split.json with the leak report, checkpoints/ and, at the end, model/,
+    which cers segment --model takes. Ctrl-C, SIGTERM or a file named stop in the run folder finish the step, save, and end; --resume goes on.
+    On several processes: torchrun --nproc-per-node 2 -m cers train ...
+
+    Examples:
+
+      cers train --data brisc --out run --labelled 0.1 --minutes 30
+
+      cers train --data brisc --out peer --labelled 0.1 --minutes 30 --method unimatch
+
+      cers train --data my-pool --unlabelled scans/ --out run --steps 2000
+
+      cers train --resume run
+    """
+    from ..errors import InputError
+    from ..training.config import TrainConfig
+    from ..training.runfolder import CONFIG, STATUS
+
+    if resume is not None:
+        if out is not None and out.resolve() != resume.resolve():
+            raise InputError("Give either --out for a new run or --resume for an old one.")
+        settings = TrainConfig.read(resume / CONFIG)
+        settings = replace(settings, device=device or settings.device, threads=threads or settings.threads)
+    else:
+        if out is None:
+            raise InputError("A run needs a folder: give --out for a new run, or --resume for an old one.")
+        record = {} if config is None else _record(config)
+        given = {"method": method and method.value, "evidence": evidence and evidence.value, "data": data and str(data), "labelled": labelled, "unlabelled": [str(f) for f in unlabelled] if unlabelled else None,
+                 "exclude": _pairs(exclude) if exclude else None, "minutes": minutes, "steps": steps, "size": size, "seed": seed, "device": device,
+                 "threads": threads, "allow_leaks": allow_leaks or None}
+        record |= {k: v for k, v in given.items() if v is not None} | _settings(setting or [])
+        settings = TrainConfig.of(record)
+        if not settings.data:
+            raise InputError("There is nothing to train on: give --data with a dataset folder or a pool.")
+    from ..training.trainer import train as run
+
+    folder = resume or out
+    with progress() as show:
+        ended = run(settings, folder, cache, resume=resume is not None, progress=show)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    status = json.loads((folder / STATUS).read_text(encoding="utf-8"))
+    if as_json:
+        say_json({"run": str(folder), **status})
+    elif ended == "stopped":
+        print(f"Stopped at step {status['step']}. Go on with: cers train --resume {folder}")
+    else:
+        scores = ", ".join(f"{k} {v:.4f}" for k, v in status["metrics"].items())
+        print(f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\nThe model is in {folder / 'model'}.")
+
+
+def _record(path: Path) -> dict:
+    import yaml
+
+    from ..errors import InputError
+
+    try:
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"'{path}' cannot be read as a training configuration. Give a YAML file of settings.") from error
+    if not isinstance(record, dict):
+        raise InputError(f"'{path}' holds no table of settings.")
+    return record
+
+
+def _pairs(texts: list[str]) -> dict:
+    from ..errors import InputError
+
+    out: dict = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign:
+            raise InputError(f"'{text}' is not of the form NAME=VALUE.")
+        out.setdefault(name, []).append(value)
+    return out
+
+
+def _settings(texts: list[str]) -> dict:
+    import yaml
+
+    from ..errors import InputError
+    from ..training.config import TrainConfig
+
+    types = {f.name: f.type for f in fields(TrainConfig)}
+    out = {}
+    for name, values in _pairs(texts).items():
+        try:
+            value = yaml.safe_load(values[-1])
+        except yaml.YAMLError as error:
+            raise InputError(f"The value of {name} cannot be read: '{values[-1]}'.") from error
+        # YAML reads 1e-3 as text
+        out[name] = _number(value) if types.get(name) == "float" and isinstance(value, str) else value
+    return out
+
+
+def _number(text: str):
+    try:
+        return float(text)
+    except ValueError:
+        return text
