@@ -177,3 +177,28 @@ def test_wrong_options(folders, cers, tmp_path, monkeypatch, options, code):
     monkeypatch.chdir(tmp_path)
     got, out, err = cers("evaluate", folders / "images", folders / "masks", *options)
     assert got == code and "Traceback" not in err and not list(tmp_path.iterdir())
+
+
+def test_a_model_of_several_labels_in_one_folder_of_images_and_masks(cers, tmp_path):
+    from cers.inference.tiny import tiny_model
+
+    model = tiny_model(tmp_path / "model", labels=("front", "back"), size=64)
+    geometry, folder = Geometry(phantom.matrix(), phantom.SHAPE), tmp_path / "both"
+    folder.mkdir()
+    for seed in range(2):
+        image, mask = phantom.head(seed)
+        halves = mask * 2
+        halves[:, :30] = mask[:, :30]
+        write_image(folder / f"v{seed}_image.nii.gz", image, geometry)
+        write_segmentation(folder / f"v{seed}_label.nii.gz", halves, geometry, {1: "front", 2: "back"})
+    code, out, err = cers("evaluate", folder, folder, "--model", model, "--threads", "1", "--json", "-")
+    assert code == 0, err
+    result = json.loads(out)
+    assert result["labels"] == ["front", "back"] and set(result["by_label"]) == {"front", "back"} and result["left"] == {}
+    for case in result["cases"]:
+        assert case["dice"] == pytest.approx(np.mean([case["labels"][name]["dice"] for name in ("front", "back")]), abs=1e-6)
+    assert sum(b["voxels"] for b in result["calibration"]["everywhere"]["bins"]) == 2 * 2 * np.prod(phantom.SHAPE)
+    halves[halves == 2] = 3
+    write_segmentation(folder / "v1_label.nii.gz", halves, geometry, {1: "front", 3: "middle"})
+    code, out, err = cers("evaluate", folder, folder, "--model", model, "--threads", "1", "--json", "-")
+    assert code == 1 and "has the label 3" in err and json.loads(out)["images"] == 1
