@@ -6,23 +6,22 @@ import io
 import math
 
 import numpy as np
-import SimpleITK as sitk
 from PIL import Image
 
 from ...case import Case
 from ..descriptors import body_outline
-from ..pixels import border_points, largest_filled, shrink_mask
+from ..pixels import border_points, largest_filled, shrink_mask, signed_distance
 
 SIZE = 512                # pixels of the longer side
 _COARSE = 96              # grid on which thin structures are told from the body
-_STROKE = 4               # on that grid: what is thinner than twice this is text or a scale, not the body
+_THICK = 0.4              # of the body's largest inscribed disk: into what is not the body's trunk, a disk of this size does not fit
 _FRAME = 0.06             # of the picture's sides: kept out where no outline of the body is seen
 
 
 def kept_region(image: np.ndarray, mask: np.ndarray, modality: str | None = None) -> np.ndarray:
     """(rows, columns) bool: what may be shown; everything else is blanked.
 
-    That is the body without thin structures that touch it. Where the body fills the frame, text cannot be told from tissue; then only
+    That is the body's trunk: lines of text that touch it are cut off, and with them what is as thin as they (an ear, a nose). Where the body fills the frame, text cannot be told from tissue; then only
     the lesion and its surroundings are kept, and never the picture's margin.
     """
     mask = mask != 0
@@ -31,13 +30,14 @@ def kept_region(image: np.ndarray, mask: np.ndarray, modality: str | None = None
         return _surroundings(mask)
     step = max(1.0, max(body.shape) / _COARSE)
     size = [max(1, round(n / step)) for n in body.shape]
-    coarse = np.pad(shrink_mask(body, size), _STROKE + 1)
-    opened = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(coarse.astype(np.uint8)), (_STROKE, _STROKE), sitk.sitkBall)
-    thick = sitk.GetArrayFromImage(opened) > 0
-    if not thick.any():
+    coarse = np.pad(shrink_mask(body, size), 1)
+    inside = -signed_distance(coarse, (1.0, 1.0))
+    radius = _THICK * float(inside.max())
+    if radius < 2:
         return _surroundings(mask)
-    thick = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(largest_filled(thick).astype(np.uint8)), (1, 1))) > 0
-    thick = thick[_STROKE + 1:-_STROKE - 1, _STROKE + 1:-_STROKE - 1]
+    # opening by a disk, as two distance maps: to the outside, and to where the disk fits
+    thick = signed_distance(inside >= radius, (1.0, 1.0)) <= radius
+    thick = largest_filled(thick & coarse)[1:-1, 1:-1]
     rows, columns = (np.minimum((np.arange(n) * s / n).astype(int), s - 1) for n, s in zip(body.shape, size))
     return (thick[np.ix_(rows, columns)] & body) | mask
 

@@ -17,6 +17,7 @@ from ...case.geometry import PLANES
 from ...errors import CersError, InputError
 from ...resources import resource
 from ..descriptors import DESCRIPTORS
+from ..writer import THRESHOLDS
 
 FOLDER = "prompts"
 DEFAULT = "rationale-1"         # the template of today; an earlier one stays in the folder, so that its texts can be made again
@@ -71,8 +72,10 @@ class Prompt:
 
     def fill(self, case: Case, measured: Rationale, *, picture: bool) -> tuple[str, str]:
         """(system, user) text for one case."""
-        numbers = [f"- {name}: {value:g}{' ' + unit if unit else ''} ({meaning})" for name, (unit, meaning) in DESCRIPTORS.items()
-                   if (value := measured.descriptors.get(name)) is not None and any(s.descriptor == name for s in measured.statements)]
+        # with no more digits than the sentences have, else the model would be tempted to print them
+        said = {s.descriptor: s.value for s in measured.statements if s.descriptor in THRESHOLDS and s.value is not None}
+        numbers = [f"- {meaning}: {THRESHOLDS[name].printed(said[name])}{' ' + unit if unit else ''}"
+                   for name, (unit, meaning) in DESCRIPTORS.items() if name in said]
         return self.system, string.Template(self.user).substitute(
             about=about(case), picture=self.with_picture if picture else self.text_only, draft=measured.text,
             descriptors="\n".join(numbers))
