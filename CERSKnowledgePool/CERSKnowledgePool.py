@@ -20,12 +20,12 @@ class CERSKnowledgePool(ScriptedLoadableModule):
         ScriptedLoadableModule.__init__(self, parent)
         self.parent.title = _("CERS Knowledge Pool")
         self.parent.categories = [translate("qSlicerAbstractCoreModule", "Segmentation")]
-        self.parent.dependencies = ["CERSSegment"]  # pictures with contours are drawn by its library
+        self.parent.dependencies = ["CERSSegment", "Segmentations"]  # its library talks to the worker and draws the pictures
         self.parent.contributors = ["CERS contributors"]
         self.parent.helpText = _(
-            "Shows the pool of annotated cases that CERS Segment takes its evidence from: their labels, origin, review and rationale, and each "
-            "case's picture with the expert's contour. The pool is only read here. A pool is made and filled with the command "
-            "<tt>cers pool</tt>.<br><br><b>Not for clinical use.</b>")
+            "Shows and mends the pool of annotated cases that CERS Segment takes its evidence from: filter and search its cases, see each with "
+            "contour, rationale and history, approve, flag, exclude, edit or delete it, check the pool for duplicates and contradictions, and "
+            "import cases from the scene, from folders or from another pool. Nothing leaves this machine.<br><br><b>Not for clinical use.</b>")
         self.parent.acknowledgementText = _(
             "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' (arXiv:2606.17958).")
 
@@ -39,12 +39,15 @@ class CERSKnowledgePoolWidget(ScriptedLoadableModuleWidget):
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
+        from CERSSegmentLib import Paths
+
+        Paths.makeImportable()
         from CERSKnowledgePoolLib.PoolWidget import PoolWidget
 
         form = slicer.util.loadUI(self.resourcePath("UI/CERSKnowledgePool.ui"))
         self.layout.addWidget(form)
         self.ui = slicer.util.childWidgetVariables(form)
-        self.control = PoolWidget(self.ui, CERSKnowledgePoolLogic())
+        self.control = PoolWidget(self.ui, CERSKnowledgePoolLogic().session())
 
     def enter(self):
         if self.control is not None:
@@ -63,25 +66,13 @@ class CERSKnowledgePoolWidget(ScriptedLoadableModuleWidget):
 
 
 class CERSKnowledgePoolLogic(ScriptedLoadableModuleLogic):
-    """For scripts and the panel: reads a pool without changing it."""
+    """For scripts and the panel."""
 
-    def startReading(self, folder):
-        """A ``Reading`` of a pool's folder, to be stepped by the panel."""
-        from CERSKnowledgePoolLib.PoolReader import Reading
+    def session(self):
+        """A ``PoolSession``: a pool reached through a worker process, without a panel; to be ended with its ``stop``."""
+        from CERSKnowledgePoolLib.PoolSession import PoolSession
 
-        return Reading(folder)
-
-    def readPool(self, folder):
-        """``PoolContents`` of a pool's folder; raises ``PoolUnreadable`` with one sentence for the screen."""
-        from CERSKnowledgePoolLib.PoolReader import readPool
-
-        return readPool(folder)
-
-    def readCase(self, folder, case_id):
-        """One ``cers.case.Case`` with its arrays; raises ``PoolUnreadable``."""
-        from CERSKnowledgePoolLib.PoolReader import readCase
-
-        return readCase(folder, case_id)
+        return PoolSession()
 
 
 class CERSKnowledgePoolTest(ScriptedLoadableModuleTest):

@@ -1,4 +1,4 @@
-"""The panel: a pool's folder, its cases in a table, and the chosen case in detail."""
+"""The panel: which pool is at work, what it holds at a glance, and the pages."""
 
 from __future__ import annotations
 
@@ -8,43 +8,57 @@ import qt
 import slicer
 from slicer.i18n import tr as _
 
-from .PoolReader import PoolContents, PoolUnreadable
+from .CasePage import CasePage
+from .CasesPage import CasesPage
+from .HealthPage import HealthPage
+from .HistoryPage import HistoryPage
+from .ImportPage import ImportPage
+from .PoolSession import POOL_SETTING, PoolSession
 
-POOL_SETTING = "CERS/PoolFolder"  # shared with CERS Segment: one pool is at work
-MOST_ROWS = 100  # more rows than anyone reads would only make the table slow
-STEP = 0.02  # seconds that reading may hold up the application at a time
-PICTURE = 260  # pixels
-COLUMNS = ("id", "labels", "modality", "body_site", "plane", "source", "annotator", "review", "rationale")
+CASES, CASE, HEALTH, IMPORT, HISTORY = range(5)
 
 
 class PoolWidget:
     """Controls the form.
 
     Args:
-        ui: the form's widgets by name. logic: has ``startReading`` and ``readCase``.
+        ui: the form's widgets by name. session: the pool at work.
     """
 
-    def __init__(self, ui, logic):
-        self.ui, self.logic = ui, logic
-        self.contents: PoolContents | None = None
-        self._shown: list[str] = []
-        self._setUpTable()
-        # the picture is remade only when it is shown: the folder may be typed letter by letter
-        self._typing = qt.QTimer()
+    def __init__(self, ui, session: PoolSession):
+        self.ui, self.session = ui, session
+        self.info: dict | None = None
+        self._opening, self._undo = False, None
+        self.cases = CasesPage(ui.casesPage, session, self.openCase, self.say)
+        self.case = CasePage(ui.casePage, session, self.openCase, self._neighbour, self.say)
+        self.health = HealthPage(ui.healthPage, session, self._onFinding)
+        self.importing = ImportPage(ui.importPage, session, self.say)
+        self.history = HistoryPage(ui.historyPage, session, self.openCase, self.say)
+        self._typing = qt.QTimer()          # the folder may be typed letter by letter
         self._typing.setSingleShot(True)
         self._typing.setInterval(250)
         self._typing.timeout.connect(self.reload)
-        self._reading, self._wanted = None, None
-        self._ticking = qt.QTimer()
-        self._ticking.setInterval(0)
-        self._ticking.timeout.connect(self._readOn)
+        self._changes = qt.QTimer()         # several changes at once are shown once
+        self._changes.setSingleShot(True)
+        self._changes.setInterval(20)
+        self._changes.timeout.connect(self._afterChange)
+        session.changed.connect(self._onChanged)
+        session.failed.connect(self._onFailed)
+        session.progressed.connect(self._onProgress)
+        session.busy.connect(self._onBusy)
         self._stored = slicer.util.settingsValue(POOL_SETTING, "") or ""
         ui.poolPath.currentPath = self._stored
         ui.poolPath.currentPathChanged.connect(lambda *_path: self._typing.start())
         ui.reloadButton.clicked.connect(lambda *_checked: self.reload())
-        ui.filterEdit.textChanged.connect(lambda *_text: self._fillTable())
-        ui.caseTable.itemSelectionChanged.connect(self._showCase)
-        self.reload()
+        ui.createButton.clicked.connect(lambda *_checked: self.create())
+        ui.cancelButton.clicked.connect(lambda *_checked: session.cancel())
+        ui.undoButton.clicked.connect(lambda *_checked: self.undo())
+        ui.pages.currentChanged.connect(lambda *_index: self._onPage())
+        self._onBusy(False)
+        self.say("")
+        self._showNothing(_("Choose the folder of a pool, or make a new one."))
+        if self._stored:
+            self.reload()
 
     def enter(self) -> None:
         """The user opened the module: the pool may have been changed or another one chosen elsewhere."""
@@ -52,160 +66,187 @@ class PoolWidget:
         if stored != self._stored:
             self._stored = stored
             self.ui.poolPath.currentPath = stored
-        self.reload()
+        if not self._opening:
+            self.reload()
 
     def cleanup(self) -> None:
         """The module is destroyed."""
         self._typing.stop()
-        self._ticking.stop()
-        self._reading = None
+        self._changes.stop()
+        self.cases.cleanup()
+        self.importing.cleanup()
+        self.session.stop()
 
     @property
     def busy(self) -> bool:
-        """The chosen pool has not been shown yet."""
-        return self._typing.isActive() or self._reading is not None
+        """The chosen pool, or the last change of it, has not been shown yet."""
+        return self._typing.isActive() or self._opening or self._changes.isActive() or self.cases.waiting
+
+    # pool
 
     def reload(self) -> None:
-        """Reads the chosen pool again and shows it, or says in the panel why that is not possible."""
+        """Opens the chosen pool again and shows it, or says in the panel why that is not possible."""
         self._typing.stop()
         folder = self.ui.poolPath.currentPath.strip()
-        self._wanted = self._chosen() or self._wanted
-        if folder:
-            self._reading = self.logic.startReading(folder)
-            self._ticking.start()
-            self._readOn()
-        else:
+        if not folder:
             self._stored = ""
             qt.QSettings().remove(POOL_SETTING)
-            self._finish(None, _("Choose the folder of a pool to see its cases."))
+            self._opening = False
+            self.session.close()
+            self._showNothing(_("Choose the folder of a pool, or make a new one."))
+        elif folder == self.session.folder and self.info is not None:
+            self._refresh()
+        else:
+            self._open(folder, False)
 
-    def _readOn(self) -> None:
-        if self._reading is None:
-            self._ticking.stop()
-            return
-        try:
-            done = self._reading.step(STEP)
-        except PoolUnreadable as error:
-            self._finish(None, str(error), wrong=True)
-            return
-        contents = self._reading.contents
-        if not done:
-            self._say(_("Reading: {done} of {total} cases").format(done=len(contents.rows), total=self._reading.total))
-            return
-        self._stored = str(contents.folder)
-        qt.QSettings().setValue(POOL_SETTING, self._stored)
-        if not self._typing.isActive():  # else the field already holds something else
-            self.ui.poolPath.addCurrentPathToHistory()
-        self._finish(contents, self._summary(contents))
+    def create(self) -> None:
+        """Makes a new pool in a folder that the user chooses."""
+        folder = self.askFolder()
+        if folder:
+            self.ui.poolPath.currentPath = folder
+            self._typing.stop()
+            self._open(folder, True)
 
-    def _finish(self, contents: PoolContents | None, text: str, wrong: bool = False) -> None:
-        self._ticking.stop()
-        self._reading, self.contents = None, contents
-        self._say(text, wrong)
-        self._fillTable(self._wanted)
-        self._wanted = None
+    def askFolder(self) -> str:
+        return qt.QFileDialog.getExistingDirectory(self.ui.pages, _("Empty folder for the new pool"))
 
-    def _say(self, text: str, wrong: bool = False) -> None:
+    def _open(self, folder: str, create: bool) -> None:
+        self._opening, self.info = True, None
+        self._status(_("Opening the pool…"))
+        self.say("")
+
+        def opened(info: dict) -> None:
+            self._opening = False
+            self._stored = folder
+            qt.QSettings().setValue(POOL_SETTING, folder)
+            if not self._typing.isActive():  # else the field already holds something else
+                self.ui.poolPath.addCurrentPathToHistory()
+            self.case.clear()
+            self.health.clear()
+            self.cases.showAll()
+            self._showInfo(info)
+            self.health.clear()
+            self.ui.pages.setCurrentIndex(CASES if info["cases"] else IMPORT)
+
+        def failed(sentence: str) -> None:
+            self._opening = False
+            self._showNothing(sentence, wrong=True)
+
+        self.session.open(folder, opened, failed, create)
+
+    def _showNothing(self, words: str, wrong: bool = False) -> None:
+        self.info = None
+        self._status(words, wrong)
+        self.cases.clear()
+        self.case.clear()
+        self.health.clear()
+        self.history.clear()
+        self.importing.updateButtons()
+        self.ui.pages.setVisible(False)
+        self.ui.emptyArea.setVisible(True)       # keeps what is above at the top
+        self.ui.pages.setCurrentIndex(CASES)
+
+    def _refresh(self) -> None:
+        self.session.ask("pool_info", {}, self._showInfo)
+        self.cases.again()
+        self.case.again()
+        self._onPage()
+
+    def _showInfo(self, info: dict) -> None:
+        self.info = info
+        self.session.readOnly = bool(info["read_only"])
+        self.cases.setCounts(info["counts"])
+        self.cases._onSelection()
+        self.importing.updateButtons()
+        self._status(summary(info))
+        self.ui.pages.setVisible(True)
+        self.ui.emptyArea.setVisible(False)
+        self._onPage()
+
+    def _onChanged(self) -> None:
+        self._changes.start()
+
+    def _afterChange(self) -> None:
+        if self.session.folder:
+            self._refresh()
+
+    def _onPage(self) -> None:
+        ui, current = self.ui, self.ui.pages.currentIndex
+        for number, page in enumerate((ui.casesPage, ui.casePage, ui.healthPage, ui.importPage, ui.historyPage)):
+            kind = qt.QSizePolicy.Preferred if number == current else qt.QSizePolicy.Ignored       # else all are as high as the highest
+            page.setSizePolicy(kind, kind)
+        if self.ui.pages.currentIndex == HISTORY:
+            self.history.again()
+
+    # cases
+
+    def openCase(self, case_id: str) -> None:
+        """Shows one case on its page."""
+        self.say("")
+        self.case.open(case_id)
+        self.ui.pages.setCurrentIndex(CASE)
+
+    def _neighbour(self, case_id: str, step: int) -> str | None:
+        ids = self.cases.table.ids
+        at = ids.index(case_id) + step if case_id in ids else -1
+        return ids[at] if 0 <= at < len(ids) else None
+
+    def _onFinding(self, ids: list[str], sentence: str) -> None:
+        self.cases.showOnly(ids, sentence)
+        self.ui.pages.setCurrentIndex(CASES)
+
+    # what is said
+
+    def say(self, words: str, wrong: bool = False, undo=None) -> None:
+        """A line about what was just done, with a button where it can be undone."""
+        self._undo = undo
+        self.ui.messageLabel.setText(("<span style='color:#d64545'>✖</span> " if wrong else "") + escape(words))
+        self.ui.messageLabel.setVisible(bool(words))
+        self.ui.undoButton.setVisible(undo is not None)
+
+    def undo(self) -> None:
+        """Takes the last deletion back."""
+        action = self._undo
+        self.say("")
+        if action is not None:
+            action()
+
+    def _onFailed(self, sentence: str) -> None:
+        self.say(sentence, wrong=True)
+
+    def _status(self, words: str, wrong: bool = False) -> None:
         mark = '<span style="color:#d64545">✖</span> ' if wrong else ""
-        self.ui.statusLabel.setText(mark + escape(text).replace("\n", "<br>"))
+        self.ui.statusLabel.setText(mark + escape(words).replace("\n", "<br>"))
 
-    @staticmethod
-    def _summary(contents: PoolContents) -> str:
-        if not contents.rows:
-            return _("This pool is empty. Fill it with the command: cers pool import")
+    def _onProgress(self, fraction: float, words: str) -> None:
+        self.ui.progressBar.setValue(round(1000 * fraction))
+        self.ui.progressBar.setFormat(words)
 
-        def listed(name: str) -> str:
-            return ", ".join(f"{value or _('not known')} {count}" for value, count in contents.counts(name)[:6])
+    def _onBusy(self, on: bool) -> None:
+        self.ui.progressBar.setVisible(on)
+        self.ui.cancelButton.setVisible(on)
+        self.ui.progressBar.setValue(0)
+        self.ui.progressBar.setFormat("")
 
-        cases = _("1 case") if len(contents.rows) == 1 else _("{count} cases").format(count=len(contents.rows))
-        patients = _("patients not recorded") if not contents.patients else _("patients: {count}").format(count=contents.patients)
-        first = f"{cases}, {patients}"
-        return "\n".join([first, _("Modality: {counts}").format(counts=listed("modality")),
-                          _("Body site: {counts}").format(counts=listed("body_site")), _("Review: {counts}").format(counts=listed("review"))])
 
-    # table
-
-    def _setUpTable(self) -> None:
-        table = self.ui.caseTable
-        names = [_("Case"), _("Labels"), _("Modality"), _("Body site"), _("Plane"), _("Source"), _("Annotator"), _("Review"), _("Rationale")]
-        table.setColumnCount(len(COLUMNS))
-        table.setHorizontalHeaderLabels(names)
-        table.verticalHeader().setVisible(False)
-        table.verticalHeader().setDefaultSectionSize(24)
-        table.horizontalHeader().setStretchLastSection(True)
-
-    def _fillTable(self, chosen: str | None = None) -> None:
-        table, contents = self.ui.caseTable, self.contents
-        chosen = chosen or self._chosen()
-        found = contents.matching(self.ui.filterEdit.text) if contents else []
-        rows = found[:MOST_ROWS]
-        table.blockSignals(True)
-        table.setSortingEnabled(False)
-        table.setRowCount(len(rows))
-        for number, row in enumerate(rows):
-            for column, text in enumerate(self._texts(row)):
-                item = qt.QTableWidgetItem(text)
-                if column in (0, len(COLUMNS) - 1):
-                    item.setToolTip(row["id"] if column == 0 else text)
-                item.setData(qt.Qt.UserRole, row["id"])
-                table.setItem(number, column, item)
-        if rows:
-            table.resizeColumnsToContents()
-        table.blockSignals(False)
-        self._shown = [row["id"] for row in rows]
-        has = bool(contents and contents.rows)
-        for widget in (self.ui.filterEdit, table, self.ui.caseButton):
-            widget.setVisible(has)
-        note = ""
-        if has and not rows:
-            note = _("No case matches these words.")
-        elif len(found) > len(rows):
-            note = _("The first {shown} of {found} cases are listed. Type words to find others.").format(shown=len(rows), found=len(found))
-        self.ui.noteLabel.setText(note)
-        self.ui.noteLabel.setVisible(bool(note))
-        table.clearSelection()
-        if rows:
-            table.selectRow(self._shown.index(chosen) if chosen in self._shown else 0)
-        self._showCase()
-
-    def _texts(self, row: dict) -> list[str]:
-        first = self.contents.rationales.get(row["id"], "")
-        return [row["id"][:8], ", ".join(row["labels"].values()), *(row[n] or "" for n in COLUMNS[2:-1]), first]
-
-    def _chosen(self) -> str | None:
-        items = self.ui.caseTable.selectedItems()
-        return items[0].data(qt.Qt.UserRole) if items else None
-
-    # detail
-
-    def _showCase(self) -> None:
-        chosen = self._chosen()
-        self.ui.pictureLabel.clear()
-        self.ui.caseText.clear()
-        if chosen is None:
-            return
-        try:
-            case = self.logic.readCase(str(self.contents.folder), chosen)
-        except PoolUnreadable as error:
-            self.ui.caseText.setPlainText(str(error))
-            return
-        from CERSSegmentLib.Pictures import Picture, pixmap, windowed
-
-        picture = Picture(windowed(case.image, None), case.mask, case.spacing or (1.0, 1.0), title=case.id).trimmed()
-        self.ui.pictureLabel.setPixmap(pixmap(picture, PICTURE, PICTURE))
-        self.ui.caseText.setHtml(self._caseHtml(case))
-
-    def _caseHtml(self, case) -> str:
-        facts = [(_("Labels"), ", ".join(case.labels.values())), (_("Diagnosis"), case.diagnosis), (_("Modality"), case.modality),
-                 (_("Body site"), case.body_site), (_("Plane"), case.plane), (_("Source"), case.source), (_("Annotator"), case.annotator),
-                 (_("Review"), case.review), (_("Added"), (case.created or "")[:10])]
-        lines = "".join(f"<tr><td><b>{escape(name)}</b>&nbsp;&nbsp;</td><td>{escape(str(value))}</td></tr>" for name, value in facts if value)
-        table = f"<p><b>{escape(case.id)}</b></p><table cellspacing='0'>{lines}</table>"
-        if case.rationale is None:
-            return table + f"<p>{escape(_('This case has no rationale.'))}</p>"
-        parts = []
-        for line in case.rationale.text.splitlines():
-            name, colon, rest = line.partition(": ")
-            parts.append(f"<p><b>{escape(name)}.</b> {escape(rest)}</p>" if colon else f"<p>{escape(line)}</p>")
-        writer = _("Written by: {writer}").format(writer=case.rationale.writer)
-        return table + "".join(parts) + f"<p><i>{escape(writer)}</i></p>"
+def summary(info: dict) -> str:
+    """What matters of a pool, in a few words."""
+    if not info["cases"]:
+        words = _("This pool is empty. Import cases below.")
+        return words + ("\n" + _("It may only be read: choose a folder that you may write in to fill it.") if info["read_only"] else "")
+    parts = [_("1 case") if info["cases"] == 1 else _("{count} cases").format(count=f"{info['cases']:,}")]
+    parts.append(_("patients: {count}").format(count=f"{info['patients']:,}") if info["patients"] else _("patients not recorded"))
+    for review, words in (("approved", _("approved {count}")), ("flagged", _("flagged {count}")), ("excluded", _("excluded {count}"))):
+        if info["counts"]["review"].get(review):
+            parts.append(words.format(count=f"{info['counts']['review'][review]:,}"))
+    parts.append(_("{size} MB").format(size=f"{info['bytes'] / 1e6:,.0f}"))
+    more = []
+    if info["without_rationale"]:
+        more.append(_("{count} without a rationale").format(count=f"{info['without_rationale']:,}"))
+    if info["stale"]:
+        more.append(_("{count} not embedded for the model used last; the next Segment does it").format(count=f"{info['stale']:,}"))
+    if info["trashed"]:
+        more.append(_("{count} in the trash").format(count=f"{info['trashed']:,}"))
+    if info["read_only"]:
+        more.append(_("read-only: you may look and search, but change nothing"))
+    return " · ".join(parts) + ("\n" + " · ".join(more) if more else "")

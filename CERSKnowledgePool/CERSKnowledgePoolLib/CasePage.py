@@ -1,0 +1,307 @@
+"""The page of one case: its picture, what is known of it, its rationale in every version, and what was done with it."""
+
+from __future__ import annotations
+
+from html import escape
+
+import numpy as np
+import qt
+from CERSSegmentLib import Words
+from CERSSegmentLib.Pictures import Picture, pixmap
+from slicer.i18n import tr as _
+
+from cers.case import PARTS
+from cers.rationale import DESCRIPTORS
+
+from . import SceneCase
+from .PoolSession import PoolSession
+
+PICTURE = 280     # pixels
+FIELDS = {"diagnosis": lambda: _("Diagnosis"), "modality": lambda: _("Modality"), "body_site": lambda: _("Body site"),
+          "patient_id": lambda: _("Patient"), "group": lambda: _("Group"), "annotator": lambda: _("Annotator")}
+ACTIONS = {"added": lambda: _("added"), "changed": lambda: _("changed"), "reviewed": lambda: _("reviewed"), "rationale": lambda: _("rationale"),
+           "trashed": lambda: _("moved to the trash"), "restored": lambda: _("restored"), "deleted": lambda: _("deleted for good"),
+           "merged": lambda: _("merged")}
+ZOOMS = (1, 2, 4)
+
+
+class CasePage:
+    """Args: page: an empty widget. neighbour(case id, step): the case before or after in the list. onOpen(case id)."""
+
+    def __init__(self, page, session: PoolSession, onOpen, neighbour, say):
+        self.page, self.session, self.onOpen, self.neighbour, self.say = page, session, onOpen, neighbour, say
+        self.content: dict | None = None
+        self._asked, self._image, self._mask = "", None, None
+        layout = qt.QVBoxLayout(page)
+        layout.setContentsMargins(4, 6, 4, 4)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        self.title = qt.QLabel(_("Double-click a case in the table to see it here."), page)
+        self.title.setWordWrap(True)
+        line.addWidget(self.title, 1)
+        self.previous = self._button(line, _("Previous"), _("The case before in the list"), lambda: self._step(-1))
+        self.next = self._button(line, _("Next"), _("The next case in the list"), lambda: self._step(1))
+        self.toViews = self._button(line, _("Show in the views"), _("Opens image and contour in the slice views, where they lie in the patient"),
+                                    self.openInViews)
+        self.body = qt.QWidget(page)
+        layout.addWidget(self.body)
+        layout.addStretch(1)
+        layout = qt.QVBoxLayout(self.body)
+        layout.setContentsMargins(0, 0, 0, 0)
+        top = qt.QHBoxLayout()
+        layout.addLayout(top)
+        left, form = qt.QVBoxLayout(), qt.QFormLayout()
+        top.addLayout(left)
+        top.addLayout(form, 1)
+        self._setUpPicture(left)
+        self.review = qt.QLabel(self.body)
+        form.addRow(_("Review"), self.review)
+        self.labels = qt.QLineEdit(self.body)
+        self.labels.setToolTip(_("Names of the labels, separated by semicolons, in the order of their values"))
+        form.addRow(_("Labels"), self.labels)
+        self.fields = {}
+        for name, words in FIELDS.items():
+            self.fields[name] = qt.QLineEdit(self.body)
+            form.addRow(words(), self.fields[name])
+        self.saveFields = qt.QPushButton(_("Save"), self.body)
+        self.saveFields.setToolTip(_("Saves the fields above; what was there before stays in the history"))
+        self.saveFields.clicked.connect(lambda *_checked: self.onSaveFields())
+        form.addRow("", self.saveFields)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        self.note = qt.QLineEdit(self.body)
+        self.note.setPlaceholderText(_("Comment on your verdict (optional)"))
+        line.addWidget(self.note, 1)
+        self.verdicts = [self._button(line, words, tip, lambda key=key: self.onReview(key)) for key, words, tip in (
+            ("approved", _("Approve"), _("This case is right")), ("flagged", _("Flag"), _("This case needs a second look")),
+            ("excluded", _("Exclude"), _("Never use this case as evidence; it stays in the pool")))]
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        line.addWidget(qt.QLabel("<b>" + _("Rationale") + "</b>", self.body))
+        self.versions = qt.QComboBox(self.body)
+        self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
+        self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
+        line.addWidget(self.versions, 1)
+        self.saveText = self._button(line, _("Save as new version"), _("Keeps your wording; sentences you left alone keep their measurement"),
+                                     self.onSaveRationale)
+        self.parts = {}
+        form = qt.QFormLayout()
+        layout.addLayout(form)
+        for part in PARTS:
+            edit = self.parts[part] = qt.QPlainTextEdit(self.body)
+            edit.setTabChangesFocus(True)
+            edit.setFixedHeight(58)
+            edit.textChanged.connect(lambda: self._updateButtons())
+            form.addRow(Words.PART_NAMES[part](), edit)
+        self.text = qt.QTextBrowser(self.body)
+        self.text.setMinimumHeight(220)
+        self.text.setOpenLinks(False)
+        self.text.anchorClicked.connect(lambda url: onOpen(url.toString()))
+        layout.addWidget(self.text)
+        self.clear()
+
+    def _button(self, layout, words: str, tip: str, slot):
+        button = qt.QPushButton(words, self.page)
+        button.setToolTip(tip)
+        button.clicked.connect(lambda *_checked: slot())
+        layout.addWidget(button)
+        return button
+
+    def _setUpPicture(self, layout) -> None:
+        self.picture = qt.QLabel(self.body)
+        self.picture.setFixedSize(PICTURE, PICTURE)
+        self.picture.setToolTip(_("The case with the expert's contour"))
+        layout.addWidget(self.picture)
+        self.bright, self.contrast = qt.QSlider(qt.Qt.Horizontal, self.body), qt.QSlider(qt.Qt.Horizontal, self.body)
+        for slider, words in ((self.bright, _("Level")), (self.contrast, _("Window"))):
+            slider.setRange(0, 100)
+            slider.setValue(50)
+            slider.setToolTip(words)
+            slider.valueChanged.connect(lambda *_value: self._draw())
+            line = qt.QHBoxLayout()
+            name = qt.QLabel(words, self.body)
+            name.setMinimumWidth(52)
+            line.addWidget(name)
+            line.addWidget(slider, 1)
+            layout.addLayout(line)
+        line = qt.QHBoxLayout()
+        self.zoom = qt.QComboBox(self.body)
+        for factor in ZOOMS:
+            self.zoom.addItem(_("Whole slice") if factor == 1 else _("Lesion, {factor}×").format(factor=factor), factor)
+        self.zoom.currentIndexChanged.connect(lambda *_index: self._draw())
+        self.contour = qt.QCheckBox(_("Contour"), self.body)
+        self.contour.setChecked(True)
+        self.contour.toggled.connect(lambda *_on: self._draw())
+        line.addWidget(self.zoom, 1)
+        line.addWidget(self.contour)
+        self.before = self._button(line, "◀", _("Previous slice of the same volume"), lambda: self._slice(-1))
+        self.after = self._button(line, "▶", _("Next slice of the same volume"), lambda: self._slice(1))
+        for button in (self.before, self.after):
+            button.setMaximumWidth(30)
+        layout.addLayout(line)
+        layout.addStretch(1)
+
+    @property
+    def caseId(self) -> str:
+        """The case shown or about to be, "" for none."""
+        return self._asked
+
+    def clear(self, words: str = "") -> None:
+        self._asked, self.content, self._image = "", None, None
+        self.title.setText(escape(words) or _("Double-click a case in the table to see it here."))
+        self.body.setVisible(False)
+        self._updateButtons()
+
+    def open(self, case_id: str) -> None:
+        """Asks for a case and shows it when it is there."""
+        self._asked = case_id
+        self.session.ask("pool_case", {"id": case_id}, lambda content: self._show(case_id, content),
+                         lambda sentence: self.clear(sentence) if self._asked == case_id else None)
+
+    def again(self) -> None:
+        """Something was changed."""
+        if self._asked:
+            self.open(self._asked)
+
+    def _show(self, case_id: str, content: dict) -> None:
+        if case_id != self._asked:
+            return
+        self.content, case = content, content["case"]
+        self._image = np.load(content["image"], allow_pickle=False).astype(np.float32)
+        self._mask = np.load(content["mask"], allow_pickle=False)
+        small = self._image[:: max(1, self._image.shape[0] // 256), :: max(1, self._image.shape[1] // 256)]
+        self._range = tuple(float(v) for v in np.percentile(small, (1, 99.5)))
+        place = "" if case["slice_index"] is None else _(", slice {number}").format(number=case["slice_index"])
+        facts = [f"{case['plane'] or ''}{place}".strip(", "), case["source"], _("added {date}").format(date=(case["created"] or "")[:10])]
+        self.title.setText(f"<b>{escape(case['id'])}</b><br>" + escape(" · ".join(str(f) for f in facts if f)))
+        self.review.setText(case["review"])
+        self.labels.setText("; ".join(case["labels"].values()))
+        for name, edit in self.fields.items():
+            edit.setText(case[name] or "")
+        self.versions.blockSignals(True)
+        self.versions.clear()
+        for version in content["versions"]:
+            self.versions.addItem(_("Version {number}: {writer}, {date}").format(
+                number=version["version"], writer=version["writer"], date=version["created"][:10]), version["version"])
+        self.versions.blockSignals(False)
+        self._showVersion()
+        self.text.setHtml(self._html())
+        self.body.setVisible(True)
+        self._draw()
+        self._updateButtons()
+
+    def _showVersion(self) -> None:
+        index = self.versions.currentIndex
+        version = self.content["versions"][index] if self.content and 0 <= index < len(self.content["versions"]) else None
+        for part, edit in self.parts.items():
+            edit.blockSignals(True)
+            edit.setPlainText(Words.part(version["record"] if version else None, part))
+            edit.blockSignals(False)
+        self._updateButtons()
+
+    def _draw(self) -> None:
+        if self._image is None:
+            return
+        low, high = self._range
+        width = max(high - low, 1e-6) * 4 ** ((50 - self.contrast.value) / 50)
+        middle = (low + high) / 2 + (50 - self.bright.value) / 50 * (high - low)
+        image, mask = self._image, self._mask
+        factor = self.zoom.itemData(self.zoom.currentIndex) or 1
+        if factor > 1 and mask.any():
+            rows, columns = np.nonzero(mask)
+            box = [_window(int((at.min() + at.max()) // 2), size // factor, size) for at, size in zip((rows, columns), image.shape)]
+            image, mask = image[tuple(box)], mask[tuple(box)]
+        shown = np.clip((image - (middle - width / 2)) * (255 / width), 0, 255).astype(np.uint8)
+        spacing = tuple(self.content["case"]["spacing"] or (1.0, 1.0))
+        self.picture.setPixmap(pixmap(Picture(shown, mask, spacing), PICTURE, PICTURE, contour=bool(self.contour.checked)))
+
+    def _html(self) -> str:
+        content, quiet = self.content, Words.muted(self.page.palette)
+        out = []
+        numbers = (content["rationale"] or {}).get("descriptors") or {}
+        rows = [(name.replace("_", " "), f"{value:g} {DESCRIPTORS[name][0]}", DESCRIPTORS[name][1]) for name, value in numbers.items()
+                if value is not None and name in DESCRIPTORS]
+        if content["alike"]:
+            own = content["case"]["patient_id"]
+            same = [", " + escape(_("same patient")) if own and a["patient_id"] == own else "" for a in content["alike"]]
+            links = ", ".join(f'<a href="{escape(a["id"])}">{escape(a["id"][:8])}</a> ({a["similarity"]:.3f}{words})'
+                              for a, words in zip(content["alike"], same))
+            out.append(f"<p><b>{escape(_('Nearly the same picture'))}</b><br>{links}</p>")
+        if rows:
+            cells = "".join(f"<tr><td>{escape(n)}&nbsp;&nbsp;</td><td align='right'>{escape(v)}&nbsp;&nbsp;</td>"
+                            f"<td style='color:{quiet}'>{escape(d)}</td></tr>" for n, v, d in rows)
+            out.append(f"<p><b>{escape(_('Measured'))}</b></p><table cellspacing='0'>{cells}</table>")
+        out.append(f"<p><b>{escape(_('History'))}</b></p>" + auditHtml(content["audit"], quiet))
+        return "".join(out)
+
+    def _updateButtons(self) -> None:
+        has, may = self.content is not None, not self.session.readOnly
+        slices = self.content["slices"] if has else []
+        at = slices.index(self._asked) if self._asked in slices else -1
+        self.before.setEnabled(at > 0)
+        self.after.setEnabled(0 <= at < len(slices) - 1)
+        for button in (self.previous, self.next, self.toViews):
+            button.setEnabled(has)
+        for widget in (self.saveFields, self.note, *self.verdicts):
+            widget.setEnabled(has and may)
+        written = {part: edit.plainText for part, edit in self.parts.items()}
+        current = self.content["rationale"] if has else None
+        self.saveText.setEnabled(has and may and any(" ".join(t.split()) != Words.part(current, p) for p, t in written.items()))
+
+    def _step(self, step: int) -> None:
+        other = self.neighbour(self._asked, step)
+        if other:
+            self.onOpen(other)
+
+    def _slice(self, step: int) -> None:
+        slices = self.content["slices"] if self.content else []
+        if self._asked in slices and 0 <= slices.index(self._asked) + step < len(slices):
+            self.onOpen(slices[slices.index(self._asked) + step])
+
+    def onReview(self, review: str) -> None:
+        note = self.note.text.strip() or None
+        self.note.setText("")
+        self.session.change("pool_review", {"ids": [self._asked], "review": review, "note": note})
+
+    def onSaveFields(self) -> None:
+        case = self.content["case"]
+        changes = {name: edit.text.strip() or None for name, edit in self.fields.items() if (edit.text.strip() or None) != case[name]}
+        names, old = [n.strip() for n in self.labels.text.split(";")], list(case["labels"].values())
+        if len(names) != len(old) or not all(names):
+            self.say(_("This case has {count} labels. Give each a name, separated by semicolons.").format(count=len(old)), wrong=True)
+            return
+        rename = {a: b for a, b in zip(old, names) if a != b}
+        if changes or rename:
+            self.session.change("pool_edit", {"ids": [case["id"]], "changes": changes, "rename": rename}, lambda _result: self.say(_("Saved.")))
+
+    def onSaveRationale(self) -> None:
+        parts = {part: edit.plainText for part, edit in self.parts.items()}
+        self.session.change("pool_rationale", {"id": self._asked, "parts": parts},
+                            lambda result: self.say(_("Saved as version {number}.").format(number=result["version"])))
+
+    def openInViews(self) -> None:
+        SceneCase.show(self.content["case"], self._image, self._mask)
+        if not self.content["case"]["ijkToRAS"]:
+            self.say(_("Where this case lies in the patient is not known, so it is shown at the origin."))
+
+
+def auditHtml(entries: list[dict], quiet: str, withCase: bool = False) -> str:
+    """Entries of the audit as rich text, newest first."""
+    rows = []
+    for e in entries:
+        what = ACTIONS.get(e["action"], lambda e=e: e["action"])()
+        if e["field"] == "text":
+            continue                                   # the versions are shown by themselves
+        if e["field"]:
+            what += f" {e['field'].replace('_', ' ')}: {e['before'] or '–'} → {e['after'] or '–'}"
+        case = f'<a href="{escape(e["case"])}">{escape(e["case"][:8])}</a> ' if withCase else ""
+        note = f" ({e['note']})" if e["note"] else ""
+        rows.append(f"<tr><td style='color:{quiet}'>{escape(e['created'][:16].replace('T', ' '))}&nbsp;&nbsp;</td>"
+                    f"<td>{escape(e['who'] or '–')}&nbsp;&nbsp;</td><td>{case}{escape(what + note)}</td></tr>")
+    return f"<table cellspacing='0'>{''.join(rows)}</table>"
+
+
+def _window(middle: int, length: int, size: int) -> slice:
+    length = max(8, min(length, size))
+    start = min(max(0, middle - length // 2), max(0, size - length))
+    return slice(start, start + length)

@@ -1,0 +1,302 @@
+"""The page of all cases: filters, search, the table, and what can be done with the cases chosen."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import qt
+import slicer
+from slicer.i18n import tr as _
+
+from cers.rationale import DESCRIPTORS
+
+from .CaseTable import CaseTable
+from .PoolSession import PoolSession
+
+FACETS = {"body_site": lambda: _("Body site"), "modality": lambda: _("Modality"), "label": lambda: _("Label"),
+          "diagnosis": lambda: _("Diagnosis"), "annotator": lambda: _("Annotator"), "review": lambda: _("Review")}
+ANY = "\0any"
+
+
+class CasesPage:
+    """Args: page: an empty widget. onOpen(case id): show a case. say(sentence, wrong): a line for the user."""
+
+    def __init__(self, page, session: PoolSession, onOpen, say):
+        self.session, self.say, self._counts = session, say, {}
+        self._subset: list[str] | None = None
+        self._asked = 0
+        layout = qt.QVBoxLayout(page)
+        layout.setContentsMargins(4, 6, 4, 4)
+        grid = qt.QGridLayout()
+        layout.addLayout(grid)
+        self.combos = {}
+        for n, (name, title) in enumerate(FACETS.items()):
+            combo = self.combos[name] = qt.QComboBox(page)
+            combo.setToolTip(_("Show only cases with this value: {name}").format(name=title()))
+            combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+            combo.setMinimumContentsLength(8)
+            combo.currentIndexChanged.connect(lambda *_index: self._soon())
+            grid.addWidget(combo, n // 3, n % 3)
+        self.words = qt.QLineEdit(page)
+        self.words.setPlaceholderText(_("Find cases: words that occur in them"))
+        self.words.setClearButtonEnabled(True)
+        self.words.textChanged.connect(lambda *_text: self._soon())
+        self.words.returnPressed.connect(self.findMeaning)
+        self.meaning = qt.QPushButton(_("By meaning"), page)
+        self.meaning.setToolTip(_("Finds the cases whose rationale is closest to what you wrote, also in other words (Enter)"))
+        self.meaning.clicked.connect(lambda *_checked: self.findMeaning())
+        self.alike = qt.QPushButton(_("Like the slice shown"), page)
+        self.alike.setToolTip(_("Finds the cases that look most like the slice in the red view"))
+        self.alike.clicked.connect(lambda *_checked: self.findAlike())
+        line = _row(layout, self.words, self.meaning, self.alike)
+        line.setStretch(0, 1)
+        self.descriptor = qt.QComboBox(page)
+        self.descriptor.addItem(_("Any measurement"), "")
+        for name, (unit, words) in DESCRIPTORS.items():
+            self.descriptor.addItem(name.replace("_", " ") + (f" ({unit})" if unit else ""), name)
+            self.descriptor.setItemData(self.descriptor.count - 1, words, qt.Qt.ToolTipRole)
+        self.descriptor.setToolTip(_("Show only cases in which this number lies between two limits"))
+        self.least, self.most = qt.QLineEdit(page), qt.QLineEdit(page)
+        for edit, words in ((self.least, _("at least")), (self.most, _("at most"))):
+            edit.setPlaceholderText(words)
+            edit.setMaximumWidth(80)
+            edit.setEnabled(False)
+            edit.textChanged.connect(lambda *_text: self._soon())
+        self.descriptor.currentIndexChanged.connect(lambda *_index: self._onDescriptor())
+        self.all = qt.QPushButton(_("Show all"), page)
+        self.all.setToolTip(_("Removes every filter"))
+        self.all.clicked.connect(lambda *_checked: self.showAll())
+        line = _row(layout, self.descriptor, self.least, self.most, self.all)
+        line.setStretch(0, 1)
+        self.found = qt.QLabel(page)
+        self.found.setWordWrap(True)
+        layout.addWidget(self.found)
+        self.view = qt.QTableView(page)
+        self.view.setMinimumHeight(260)
+        self.view.setAlternatingRowColors(True)
+        self.view.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        self.view.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        self.view.setSelectionMode(qt.QAbstractItemView.ExtendedSelection)
+        self.view.setVerticalScrollMode(qt.QAbstractItemView.ScrollPerPixel)
+        self.view.setHorizontalScrollMode(qt.QAbstractItemView.ScrollPerPixel)
+        self.view.setWordWrap(False)
+        self.view.setToolTip(_("Double-click a case to see all of it; choose several with Shift or Ctrl"))
+        layout.addWidget(self.view, 1)
+        self.note = qt.QLineEdit(page)
+        self.note.setPlaceholderText(_("Comment (optional)"))
+        self.buttons = {}
+        for key, words, tip in (("approved", _("Approve"), _("These cases are right")), ("flagged", _("Flag"), _("These cases need a second look")),
+                                ("excluded", _("Exclude"), _("Never use these cases as evidence; they stay in the pool")),
+                                ("delete", _("Delete"), _("Moves these cases to the trash, from which they can be restored"))):
+            button = self.buttons[key] = qt.QPushButton(words, page)
+            button.setToolTip(tip)
+            button.clicked.connect(lambda *_checked, key=key: self.act(key))
+        line = _row(layout, self.note, *self.buttons.values())
+        line.setStretch(0, 1)
+        self.table = CaseTable(self.view, session, self._onSelection, onOpen)
+        self._timer = qt.QTimer()
+        self._timer.setSingleShot(True)
+        self._timer.setInterval(200)
+        self._timer.timeout.connect(self.query)
+        self._onSelection()
+
+    def cleanup(self) -> None:
+        self._timer.stop()
+        self.table.cleanup()
+
+    @property
+    def waiting(self) -> bool:
+        """A filter has not been answered yet."""
+        return self._timer.isActive() or self._asked > 0
+
+    def setCounts(self, counts: dict) -> None:
+        """Fills the filters with the values that occur; what was chosen stays."""
+        self._counts = counts
+        for name, combo in self.combos.items():
+            chosen = combo.itemData(combo.currentIndex)
+            combo.blockSignals(True)
+            combo.clear()
+            combo.addItem(FACETS[name]() + _(": any"), ANY)
+            for value, number in counts.get(name, {}).items():
+                combo.addItem(f"{value or _('not known')} ({number})", value)
+            combo.setCurrentIndex(max(0, combo.findData(chosen)) if chosen is not None else 0)
+            combo.blockSignals(False)
+
+    def clear(self) -> None:
+        """No pool is shown."""
+        self._asked = 0
+        self._timer.stop()
+        self.setCounts({})
+        self.table.show([])
+        self.found.setText("")
+
+    def showOnly(self, ids: list[str], why: str) -> None:
+        """Lists these cases, whatever the filters."""
+        self._timer.stop()
+        self._subset = ids
+        self.table.show(ids)
+        self.found.setText(why)
+
+    def showAll(self) -> None:
+        self._subset = None
+        for widget in (*self.combos.values(), self.descriptor, self.words, self.least, self.most):
+            widget.blockSignals(True)
+        for combo in (*self.combos.values(), self.descriptor):
+            combo.setCurrentIndex(0)
+        for edit in (self.words, self.least, self.most):
+            edit.setText("")
+        for widget in (*self.combos.values(), self.descriptor, self.words, self.least, self.most):
+            widget.blockSignals(False)
+        self._onDescriptor()
+        self.query()
+
+    def _soon(self) -> None:
+        self._subset = None
+        self._timer.start()
+
+    def _onDescriptor(self) -> None:
+        chosen = bool(self.descriptor.itemData(self.descriptor.currentIndex))
+        for edit in (self.least, self.most):
+            edit.setEnabled(chosen)
+        self._soon()
+
+    def _filters(self) -> dict | None:
+        """Parameters of ``pool_query``; None, with a sentence said, where a limit is no number."""
+        facets = {}
+        for name, combo in self.combos.items():
+            value = combo.itemData(combo.currentIndex)
+            if value not in (ANY, None):
+                facets[name] = value if value else [None]
+        params = {"facets": facets}
+        name = self.descriptor.itemData(self.descriptor.currentIndex)
+        if name:
+            try:
+                limits = [float(e.text.replace(",", ".")) if e.text.strip() else None for e in (self.least, self.most)]
+            except ValueError:
+                self.found.setText(_("The limits must be numbers."))
+                return None
+            if limits != [None, None]:
+                params["ranges"] = {name: limits}
+        return params
+
+    def query(self) -> None:
+        """Asks for the cases that match the filters."""
+        self._timer.stop()
+        params = self._filters()
+        if params is not None and self.session.folder:
+            self._ask({**params, "words": self.words.text}, "")
+
+    def findMeaning(self) -> None:
+        """The cases whose rationale is closest to the words."""
+        params = self._filters()
+        if not self.words.text.strip():
+            self.found.setText(_("Write what the lesion is like, for instance: sharp edge, bright rim."))
+        elif params is not None and self.session.folder:
+            self._timer.stop()
+            self._long({**params, "meaning": self.words.text}, _("closest in meaning first"))
+
+    def findAlike(self) -> None:
+        """The cases that look like the slice in the red view."""
+        array, spacing = sliceShown()
+        params = self._filters()
+        if array is None:
+            self.found.setText(_("Show an image in the red slice view first."))
+            return
+        if params is None or not self.session.folder:
+            return
+        path = os.path.join(self.session.worker.privateFolder(), "search.npy")
+        np.save(path, array)
+        self._timer.stop()
+        self.session.ask("load_model", {}, None, lambda sentence: None)      # where it fails, the search below says so
+        self._long({**params, "image": path, "spacing": spacing}, _("most alike first"))
+
+    def _long(self, params: dict, words: str) -> None:
+        self.found.setText(_("Searching…"))
+        if not self.session.work("pool_query", params, lambda result: self._show(result, words), self._failed):
+            self.found.setText(_("Something else is running. Wait for it, or cancel it."))
+
+    def _ask(self, params: dict, words: str) -> None:
+        self._asked += 1
+        number = self._asked
+
+        def shown(result: dict) -> None:
+            if number == self._asked:                # else the filters have changed since
+                self._asked = 0
+                self._show(result, words)
+
+        def failed(sentence: str) -> None:
+            self._asked = 0
+            self._failed(sentence)
+
+        self.session.ask("pool_query", params, shown, failed)
+
+    def _show(self, result: dict, words: str) -> None:
+        self.table.show(result["ids"], result.get("similarity"))
+        count, total = len(result["ids"]), result["total"]
+        if not count:
+            text = _("No case matches.") if total else ""
+        elif count == total and not words:
+            text = _("All {total} cases").format(total=f"{total:,}") if total > 1 else _("One case")
+        else:
+            text = _("{count} of {total} cases").format(count=f"{count:,}", total=f"{total:,}")
+        self.found.setText(f"{text}, {words}" if words and count else text)
+
+    def _failed(self, sentence: str) -> None:
+        self.found.setText(sentence)
+
+    def _onSelection(self) -> None:
+        some = bool(self.table.selected()) if hasattr(self, "table") else False
+        for button in self.buttons.values():
+            button.setEnabled(some and not self.session.readOnly)
+        self.note.setEnabled(some and not self.session.readOnly)
+
+    def again(self) -> None:
+        """Something was changed: reads what is shown again."""
+        if self._subset is not None:
+            self.table.refresh()
+        else:
+            self.query()
+
+    def act(self, what: str) -> None:
+        """Approve, flag, exclude or delete the chosen cases."""
+        ids, note = self.table.selected(), self.note.text.strip() or None
+        if not ids:
+            return
+        self.note.setText("")
+        if what == "delete":
+            self.session.change("pool_delete", {"ids": ids, "note": note}, lambda result: self._deleted(ids, result["numbers"]))
+        else:
+            self.session.change("pool_review", {"ids": ids, "review": what, "note": note},
+                                lambda _result: self.say(_("{count} cases: {review}.").format(count=len(ids), review=what)))
+
+    def _deleted(self, ids: list[str], numbers: list[int]) -> None:
+        if self._subset is not None:
+            self._subset = [i for i in self._subset if i not in ids]
+            self.table.show(self._subset)
+        self.say(_("{count} cases are in the trash.").format(count=len(ids)), undo=lambda: self.session.change("pool_restore", {"numbers": numbers}))
+
+
+def sliceShown():
+    """The slice in the red view as (rows, columns) in display order and its (row, column) spacing in mm; (None, None) without one."""
+    from CERSSegmentLib import VolumeInput
+
+    from cers.case import PlaneView
+
+    logic = slicer.app.applicationLogic().GetSliceLogicByLayoutName("Red") if slicer.app.layoutManager() is not None else None
+    volume = logic.GetBackgroundLayer().GetVolumeNode() if logic is not None else None
+    if volume is None or VolumeInput.reject(volume):
+        return None, None
+    node, geometry = logic.GetSliceNode(), VolumeInput.worldGeometry(volume)
+    matrix = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
+    plane = ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(matrix[:3, 2])))]
+    view = PlaneView(geometry, plane)
+    return np.ascontiguousarray(view.slices(slicer.util.arrayFromVolume(volume))[view.nearest(matrix[:3, 3])]), list(view.spacing)
+
+
+def _row(layout, *widgets):
+    line = qt.QHBoxLayout()
+    for widget in widgets:
+        line.addWidget(widget)
+    layout.addLayout(line)
+    return line

@@ -1,0 +1,120 @@
+"""The page of the audit and of the trash."""
+
+from __future__ import annotations
+
+import os
+
+import qt
+from CERSSegmentLib import Words
+from slicer.i18n import tr as _
+
+from .CasePage import auditHtml
+from .PoolSession import PoolSession
+
+SHOWN = 200
+
+
+class HistoryPage:
+    """Args: onOpen(case id): show a case."""
+
+    def __init__(self, page, session: PoolSession, onOpen, say):
+        self.page, self.session, self.say = page, session, say
+        layout = qt.QVBoxLayout(page)
+        layout.setContentsMargins(4, 6, 4, 4)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        line.addWidget(qt.QLabel(_("Your name:"), page))
+        self.who = qt.QLineEdit(page)
+        self.who.setText(session.who or "")
+        self.who.setPlaceholderText(_("written beside every change"))
+        self.who.textChanged.connect(lambda text: session.setWho(self.who.text))
+        line.addWidget(self.who, 1)
+        self.export = qt.QPushButton(_("Export as table…"), page)
+        self.export.setToolTip(_("Writes every change as a CSV file: who, when, what, before and after"))
+        self.export.clicked.connect(lambda *_checked: self.onExport())
+        line.addWidget(self.export)
+        self.text = qt.QTextBrowser(page)
+        self.text.setOpenLinks(False)
+        self.text.setMinimumHeight(220)
+        self.text.anchorClicked.connect(lambda url: onOpen(url.toString()))
+        layout.addWidget(self.text, 2)
+        self.trashLabel = qt.QLabel(page)
+        layout.addWidget(self.trashLabel)
+        self.trash = qt.QListWidget(page)
+        self.trash.setSelectionMode(qt.QAbstractItemView.ExtendedSelection)
+        self.trash.itemSelectionChanged.connect(lambda: self._updateButtons())
+        layout.addWidget(self.trash, 1)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        line.addStretch(1)
+        self.restore, self.purge = qt.QPushButton(_("Restore"), page), qt.QPushButton(_("Delete for good…"), page)
+        self.restore.setToolTip(_("Brings the chosen cases back into the pool"))
+        self.purge.setToolTip(_("Deletes the chosen cases and their pictures; this cannot be undone"))
+        self.restore.clicked.connect(lambda *_checked: self.onRestore())
+        self.purge.clicked.connect(lambda *_checked: self.onPurge())
+        line.addWidget(self.restore)
+        line.addWidget(self.purge)
+        self.confirm = self._ask
+        self.askPath = self._askPath
+        self.clear()
+
+    def clear(self) -> None:
+        self.text.clear()
+        self.trash.clear()
+        self.trashLabel.setText("")
+        self._updateButtons()
+
+    def again(self) -> None:
+        """Reads audit and trash again."""
+        if self.session.folder:
+            self.session.ask("pool_audit", {"limit": SHOWN}, self._showAudit)
+            self.session.ask("pool_trash", {}, self._showTrash)
+
+    def _showAudit(self, result: dict) -> None:
+        self.text.setHtml(auditHtml(result["entries"], Words.muted(self.page.palette), withCase=True) if result["entries"]
+                          else _("Nothing has been done in this pool yet."))
+
+    def _showTrash(self, result: dict) -> None:
+        self.trash.clear()
+        for entry in result["cases"]:
+            case = entry["case"]
+            parts = [entry["id"][:8], ", ".join(case["labels"].values()), case["source"], _("deleted {date}").format(date=entry["created"][:10]),
+                     entry["who"], entry["note"]]
+            item = qt.QListWidgetItem(" · ".join(str(p) for p in parts if p))
+            item.setData(qt.Qt.UserRole, entry["number"])
+            self.trash.addItem(item)
+        count = len(result["cases"])
+        self.trashLabel.setText(_("The trash is empty.") if not count else _("Trash: {count}").format(count=count))
+        self._updateButtons()
+
+    def _chosen(self) -> list[int]:
+        return [int(item.data(qt.Qt.UserRole)) for item in self.trash.selectedItems()]
+
+    def _updateButtons(self) -> None:
+        some = bool(self.trash.selectedItems()) and not self.session.readOnly
+        self.restore.setEnabled(some)
+        self.purge.setEnabled(some)
+        self.export.setEnabled(bool(self.session.folder))
+
+    def onRestore(self) -> None:
+        self.session.change("pool_restore", {"numbers": self._chosen()},
+                            lambda result: self.say(_("Restored: {count}").format(count=len(result["ids"]))))
+
+    def onPurge(self) -> None:
+        numbers = self._chosen()
+        if self.confirm(_("Delete {count} cases for good? This cannot be undone.").format(count=len(numbers))):
+            self.session.change("pool_purge", {"numbers": numbers},
+                                lambda result: self.say(_("Deleted for good: {count}").format(count=result["deleted"])))
+
+    def _ask(self, question: str) -> bool:
+        answer = qt.QMessageBox.question(self.page, _("Trash"), question, qt.QMessageBox.Yes | qt.QMessageBox.No, qt.QMessageBox.No)
+        return answer == qt.QMessageBox.Yes
+
+    def _askPath(self) -> str:
+        return qt.QFileDialog.getSaveFileName(self.page, _("Export as table"), os.path.join(os.path.expanduser("~"), "pool audit.csv"), "CSV (*.csv)")
+
+    def onExport(self) -> None:
+        path = self.askPath()
+        if path:
+            self.session.ask("pool_audit", {"path": path}, lambda result: self.say(
+                _("Wrote {count} lines to {path}.").format(count=result["lines"], path=result["path"])))

@@ -1,0 +1,232 @@
+"""The page that brings cases in and out: from the scene, from folders, from and to another pool; with a preview of each import."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+
+import ctk
+import qt
+import slicer
+from CERSSegmentLib import VolumeInput
+from CERSSegmentLib.Task import Task
+from slicer.i18n import tr as _
+
+from . import SceneCase
+from .PoolSession import PoolSession
+
+MOST_LINES = 30
+
+
+class ImportPage:
+    """Args: say(sentence, wrong): a line for the user."""
+
+    def __init__(self, page, session: PoolSession, say):
+        self.page, self.session, self.say = page, session, say
+        self._task = None
+        layout = qt.QVBoxLayout(page)
+        layout.setContentsMargins(4, 6, 4, 4)
+        form = qt.QFormLayout()
+        layout.addLayout(form)
+        self.source = qt.QComboBox(page)
+        for words, key in ((_("Image and segments of this scene"), "scene"), (_("Folders of images and masks"), "folder"),
+                           (_("Another pool, or an exported file"), "pool")):
+            self.source.addItem(words, key)
+        self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
+        form.addRow(_("From"), self.source)
+        self.frames = {key: qt.QWidget(page) for key in ("scene", "folder", "pool")}
+        for frame in self.frames.values():
+            layout.addWidget(frame)
+        self._setUpScene(qt.QFormLayout(self.frames["scene"]))
+        self._setUpFolder(qt.QFormLayout(self.frames["folder"]))
+        self._setUpPool(qt.QFormLayout(self.frames["pool"]))
+        self.said = qt.QWidget(page)
+        form = qt.QFormLayout(self.said)
+        self.fields = {}
+        for name, words, tip in (("modality", _("Modality"), "MR, CT, US …"), ("body_site", _("Body site"), _("for instance brain")),
+                                 ("diagnosis", _("Diagnosis"), ""), ("annotator", _("Annotator"), _("who drew the masks"))):
+            self.fields[name] = qt.QLineEdit(self.said)
+            self.fields[name].setPlaceholderText(tip)
+            form.addRow(words, self.fields[name])
+        for inner in (self.frames["scene"].layout(), self.frames["folder"].layout(), self.frames["pool"].layout(), form):
+            inner.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.said)
+        self.privacy = qt.QLabel(_("Patient names are never kept. Patient identifiers are replaced by pseudonyms, and the name of a volume or of a "
+                                   "DICOM folder is dropped. Check that no name is burnt into the pictures."), page)
+        self.privacy.setWordWrap(True)
+        layout.addWidget(self.privacy)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        self.preview, self.start = qt.QPushButton(_("Preview"), page), qt.QPushButton(_("Import"), page)
+        self.preview.setToolTip(_("Reads everything and says what would be added; nothing is changed"))
+        self.start.setToolTip(_("Adds the cases; those that are here already are not added twice"))
+        self.preview.clicked.connect(lambda *_checked: self.run(True))
+        self.start.clicked.connect(lambda *_checked: self.run(False))
+        line.addStretch(1)
+        line.addWidget(self.preview)
+        line.addWidget(self.start)
+        self.result = qt.QTextBrowser(page)
+        self.result.setMinimumHeight(140)
+        layout.addWidget(self.result, 1)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        self.export = qt.QPushButton(_("Export the whole pool…"), page)
+        self.export.setToolTip(_("Writes all cases with rationales and reviews to one file with checksums"))
+        self.export.clicked.connect(lambda *_checked: self.onExport())
+        line.addStretch(1)
+        line.addWidget(self.export)
+        self.askPath = self._askPath
+        self._onSource()
+
+    def _setUpScene(self, form) -> None:
+        frame = self.frames["scene"]
+        self.volume, self.segmentation = slicer.qMRMLNodeComboBox(frame), slicer.qMRMLNodeComboBox(frame)
+        for selector, kind in ((self.volume, "vtkMRMLScalarVolumeNode"), (self.segmentation, "vtkMRMLSegmentationNode")):
+            selector.nodeTypes = [kind]
+            selector.addEnabled = selector.removeEnabled = False
+            selector.noneEnabled = True
+            selector.setMRMLScene(slicer.mrmlScene)
+        self.segmentation.currentNodeIDChanged.connect(lambda *_id: self.listSegments())
+        form.addRow(_("Image"), self.volume)
+        form.addRow(_("Segmentation"), self.segmentation)
+        self.segments = qt.QListWidget(frame)
+        self.segments.setMaximumHeight(90)
+        self.segments.setToolTip(_("Ticked segments are imported under their names; where two overlap, the lower one in the list counts"))
+        form.addRow(_("Segments"), self.segments)
+
+    def _setUpFolder(self, form) -> None:
+        self.images, self.masks, self.table = (ctk.ctkPathLineEdit(self.frames["folder"]) for _n in range(3))
+        for path, words in ((self.images, _("Images")), (self.masks, _("Masks")), (self.table, _("Table (CSV)"))):
+            path.filters = ctk.ctkPathLineEdit.Files if path is self.table else ctk.ctkPathLineEdit.Dirs
+            path.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
+            path.minimumContentsLength = 8
+            form.addRow(words, path)
+        self.masks.toolTip = _("Masks are matched by file name: case7.nii.gz, case7_mask.nii.gz … May be the folder of the images.")
+        self.table.toolTip = _("Optional: columns image, patient, diagnosis, modality, body_site, label …")
+
+    def _setUpPool(self, form) -> None:
+        self.other = qt.QLineEdit(self.frames["pool"])
+        self.other.setPlaceholderText(_("an exported .zip file, or a pool's folder"))
+        browse = qt.QPushButton(_("File…"), self.frames["pool"])
+        browse.clicked.connect(lambda *_checked: self._browse())
+        line = qt.QHBoxLayout()
+        line.addWidget(self.other, 1)
+        line.addWidget(browse)
+        form.addRow(_("Pool"), line)
+
+    def _browse(self) -> None:
+        path = qt.QFileDialog.getOpenFileName(self.page, _("Exported pool"), "", "ZIP (*.zip)")
+        if path:
+            self.other.setText(path)
+
+    @property
+    def kind(self) -> str:
+        return self.source.itemData(self.source.currentIndex)
+
+    def _onSource(self) -> None:
+        for key, frame in self.frames.items():
+            frame.setVisible(key == self.kind)
+        self.said.setVisible(self.kind != "pool")
+        self.updateButtons()
+
+    def updateButtons(self) -> None:
+        may = bool(self.session.folder)
+        self.preview.setEnabled(may)
+        self.start.setEnabled(may and not self.session.readOnly)
+        self.export.setEnabled(may)
+
+    def setScene(self, scene) -> None:
+        self.volume.setMRMLScene(scene)
+        self.segmentation.setMRMLScene(scene)
+
+    def listSegments(self) -> None:
+        """The segments of the chosen node, all ticked."""
+        self.segments.clear()
+        for identifier, name in SceneCase.segments(self.segmentation.currentNode()):
+            item = qt.QListWidgetItem(name)
+            item.setData(qt.Qt.UserRole, identifier)
+            item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
+            item.setCheckState(qt.Qt.Checked)
+            self.segments.addItem(item)
+
+    def run(self, dry: bool) -> None:
+        """Previews or starts the import."""
+        common = {name: edit.text.strip() for name, edit in self.fields.items() if edit.text.strip()}
+        if self.kind == "scene":
+            self._runScene(dry, common)
+        elif self.kind == "folder":
+            images, masks, table = (p.currentPath.strip() for p in (self.images, self.masks, self.table))
+            if not images:
+                self._tell(_("Choose the folder of the images."))
+                return
+            self._work("pool_import_folder", {"images": images, "masks": masks or images, "csv": table or None, **common, "dry_run": dry}, dry)
+        elif not self.other.text.strip():
+            self._tell(_("Choose an exported file, or type the folder of a pool."))
+        else:
+            self._work("pool_merge", {"path": self.other.text.strip(), "dry_run": dry, "who": self.session.who}, dry)
+
+    def _runScene(self, dry: bool, common: dict) -> None:
+        volume, segmentation = self.volume.currentNode(), self.segmentation.currentNode()
+        items = [self.segments.item(n) for n in range(self.segments.count)]
+        chosen = [(item.data(qt.Qt.UserRole), item.text()) for item in items if item.checkState() == qt.Qt.Checked]
+        missing = _("Choose a segmentation.") if segmentation is None else "" if chosen else _("Tick at least one segment.")
+        problem = VolumeInput.reject(volume) or missing
+        if problem or (self._task is not None and self._task.running):
+            self._tell(problem or _("Something else is running. Wait for it, or cancel it."))
+            return
+        origin = {name: value for name, value in VolumeInput.origin(volume).items() if value}
+        self._tell(_("Reading the image…"))
+        self._task = Task(SceneCase.write(volume, segmentation, chosen, self.session.worker.privateFolder()), self.session.worker,
+                          lambda files: self._work("pool_import_volume", {**origin, **common, **files, "dry_run": dry}, dry),
+                          lambda error: self._tell(str(error)))
+
+    def _work(self, method: str, params: dict, dry: bool) -> None:
+        self._tell(_("Looking…") if dry else _("Importing…"))
+
+        def done(result: dict) -> None:
+            self.show(result, dry)
+            if not dry:
+                self.session.changed.emit()
+
+        def failed(sentence: str) -> None:
+            self._tell(sentence)
+            if not dry:
+                self.session.changed.emit()              # what was finished before stays
+
+        if not self.session.work(method, params, done, failed):
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
+
+    def show(self, result: dict, dry: bool) -> None:
+        """What an import did or would do."""
+        added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
+        present = len(result["present"]) if "present" in result else max(0, len(result["ids"]) - added)
+        lines = [(_("{added} cases would be added, {present} are here already.") if dry else _("{added} cases were added, {present} were here already."))
+                 .format(added=added, present=present)]
+        if result.get("cancelled"):
+            lines.append(_("Cancelled; what was finished stays."))
+        if result.get("unlisted"):
+            lines.append(_("{count} images that the table does not name are left out.").format(count=len(result["unlisted"])))
+        faults = [f if isinstance(f, str) else f"{f['item']}" + (_(" (line {line})").format(line=f["line"]) if f["line"] else "") + f": {f['message']}"
+                  for f in result.get("faults", [])]
+        faults += [_("{id}: kept as it is here; the other differs in {names}.").format(id=i, names=", ".join(names))
+                   for i, names in result.get("different", {}).items()]
+        if len(faults) > MOST_LINES:
+            faults[MOST_LINES:] = [_("… and {count} more.").format(count=len(faults) - MOST_LINES)]
+        self.result.setHtml("".join(f"<p>{escape(line)}</p>" for line in lines) + "".join(f"<div>✖ {escape(f)}</div>" for f in faults))
+
+    def _tell(self, words: str) -> None:
+        self.result.setHtml(escape(words))
+
+    def _askPath(self) -> str:
+        return qt.QFileDialog.getSaveFileName(self.page, _("Export the pool"), os.path.join(os.path.expanduser("~"), "pool.zip"), "ZIP (*.zip)")
+
+    def onExport(self) -> None:
+        path = self.askPath()
+        if path and not self.session.work("pool_export", {"path": path}, lambda result: self._tell(
+                _("Wrote {count} cases to {path}.").format(count=result["cases"], path=result["path"])), self._tell):
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
+
+    def cleanup(self) -> None:
+        if self._task is not None and self._task.running:
+            self._task.cancel()
+        self.setScene(None)

@@ -1,0 +1,83 @@
+"""A case of the pool in Slicer's scene, and images of the scene on their way into the pool."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import numpy as np
+import slicer
+from CERSSegmentLib import Correction, SegmentationResult, VolumeInput
+from slicer.i18n import tr as _
+
+from cers.case.terminology import label_style
+from cers.errors import InputError
+
+
+def show(case: dict, image: np.ndarray, mask: np.ndarray):
+    """Adds a case as a volume of one slice and a segmentation, with the geometry it was drawn in, and shows it; both nodes.
+
+    Args:
+        case: metadata as the worker gives it. image, mask: (rows, columns).
+    """
+    name = slicer.mrmlScene.GenerateUniqueName(_("Case {id}").format(id=case["id"][:8]))
+    matrix = np.array(case["ijkToRAS"], float) if case["ijkToRAS"] else np.diag([-1.0, -1.0, 1.0, 1.0])
+    if not case["ijkToRAS"] and case["spacing"]:
+        matrix = np.diag([-case["spacing"][1], -case["spacing"][0], 1.0, 1.0])
+    volume = slicer.util.addVolumeFromArray(image[None], ijkToRAS=matrix, name=name)
+    segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name + " " + _("contour"))
+    segmentation.CreateDefaultDisplayNodes()
+    SegmentationResult.place(segmentation, volume)
+    for position, (value, label) in enumerate(sorted(case["labels"].items(), key=lambda item: int(item[0]))):
+        own = (mask == int(value)).astype(np.uint8)[None]
+        if own.any():
+            colour, _terminology = label_style(label, position)
+            segmentation.AddSegmentFromBinaryLabelmapRepresentation(SegmentationResult.oriented(volume, own, (0, 0, 0)), label, colour)
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    middle = matrix @ np.array([(image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2, 0, 1])
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        if node.GetLayoutName() == "Red":
+            node.RotateToVolumePlane(volume)           # one slice is seen well in its own plane only
+        node.JumpSliceByCentering(*middle[:3])
+    return volume, segmentation
+
+
+def segments(segmentation) -> list[tuple[str, str]]:
+    """(id, name) of the segments of a node, in order."""
+    if segmentation is None:
+        return []
+    content = segmentation.GetSegmentation()
+    ids = [content.GetNthSegmentID(n) for n in range(content.GetNumberOfSegments())]
+    return [(i, content.GetSegment(i).GetName()) for i in ids]
+
+
+def write(volume, segmentation, chosen: list[tuple[str, str]], folder: str) -> Generator[None, None, dict]:
+    """Writes a volume and chosen segments to files, a piece at a time; the parameters of ``pool_import_volume`` that say where.
+
+    Args:
+        chosen: (segment id, label name); label values are 1, 2, ... in this order, and where segments overlap the later one counts.
+
+    Raises:
+        InputError: the volume cannot be used, the two lie under different transforms, or a segment is gone.
+    """
+    if problem := VolumeInput.reject(volume):
+        raise InputError(problem)
+    if segmentation.GetTransformNodeID() != volume.GetTransformNodeID():
+        raise InputError(_("Image and segmentation lie under different transforms. Put both under the same one, or harden the transforms."))
+    if not VolumeInput.linearWorld(volume):
+        raise InputError(_("The image lies under a transform that bends. Harden or remove it first."))
+    geometry = VolumeInput.worldGeometry(volume)
+    image, mask = os.path.join(folder, "add-image.npy"), os.path.join(folder, "add-mask.npy")
+    array = yield from VolumeInput.write(volume, image)
+    labels = np.zeros(array.shape, np.uint8)
+    for value, (identifier, _name) in enumerate(chosen, 1):
+        if segmentation.GetSegmentation().GetSegment(identifier) is None:
+            raise InputError(_("A chosen segment is no longer there. Choose the segments again."))
+        if not Correction._place(segmentation, identifier, volume, labels, value):
+            other = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, volume)      # another grid: resampled
+            if other is not None:
+                labels[other > 0] = value
+        yield
+    yield from VolumeInput.save(labels, mask)
+    return {"image": image, "mask": mask, "ijkToRAS": geometry.ijkToRAS.tolist(),
+            "labels": {str(value): name for value, (_id, name) in enumerate(chosen, 1)}}
