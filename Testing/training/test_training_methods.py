@@ -1,0 +1,173 @@
+"""Every method learns, and comparisons differ in nothing but what they compare."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from runs import metrics, settings
+
+from cers.inference.model import load_model
+from cers.training.batches import nearest, two_stage
+from cers.training.config import METHODS
+from cers.training.datasets import open_dataset
+from cers.training.losses import confident, sharpen
+from cers.training.memory import Memory
+from cers.training.splits import make_split
+from cers.training.tasks import make
+from cers.training.trainer import Trainer, train
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("frames")
+
+
+def trainer(folder, cache, **changes) -> Trainer:
+    config = settings(folder, **changes)
+    data = open_dataset(config.data, [], config.frame, config.plane, cache)
+    return Trainer(config, data, make_split(data, config), cache)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_to_a_model_that_loads(folder, cache, tmp_path, method):
+    config = settings(folder, method=method, steps=6, validate=2)
+    assert train(config, tmp_path / "run", cache) == "finished"
+    told = metrics(tmp_path / "run")
+    assert told[-1]["step"] == 6 and all(np.isfinite(v) for record in told for v in record.values() if isinstance(v, float))
+    assert any("validation_plain" in record for record in told)
+    steps = next(record for record in told if "loss" in record)
+    assert ("consistency" in steps) == (method != "supervised") and ("fused" in steps) == (method in ("mutual_consistency", "cers"))
+    model = load_model(tmp_path / "run" / "model")
+    assert list(model.labels.values()) == ["tumor"] and model.config.size == 64
+    assert float(model.net.text.strength) == 0          # it was never trained
+
+
+def test_the_loss_goes_down(folder, cache):
+    run = trainer(folder, cache, method="supervised", steps=40, labelled=1.0, validation=0.1)
+    losses = [run.one_step(n / 40)["loss"] for n in range(40)]
+    assert np.mean(losses[-5:]) < 0.75 * np.mean(losses[:5])
+
+
+def drawn(folder, cache, **changes):
+    run = trainer(folder, cache, tasks=0.0, foreign=0.0, **changes)
+    batch = run.batches.draw(4, [0, 1], True, 0.0, random_references=run.config.evidence == "random")
+    return run, batch, run.memory.rationales(batch, 384)
+
+
+def test_evidence_switches_change_the_evidence_only(folder, cache):
+    _, kept, (expert, query) = drawn(folder, cache, evidence="retrieved")
+    for evidence in ("none", "random", "shuffled_rationale"):
+        run, batch, (other, asked) = drawn(folder, cache, evidence=evidence)
+        for name in ("rows", "unlabelled_rows", "x", "y", "y_task", "weak", "strong", "task", "keep"):
+            assert np.array_equal(getattr(batch, name), getattr(kept, name)), (evidence, name)
+        assert torch.equal(asked, query)
+        group = np.arange(6) // 3
+        own = group[batch.index.numpy()[:6]] == group[:, None]
+        assert own.all() if evidence != "random" else not own.any()
+        assert torch.equal(other, expert) == (evidence != "shuffled_rationale")
+        assert run.config.referring == (evidence != "none")
+
+
+def test_no_picture_refers_to_itself_or_its_kin(folder, cache):
+    run = trainer(folder, cache, labelled=1.0, null=0.0)
+    kin = run.split.kin
+    for step in range(20):
+        batch = run.batches.draw(step, [0, 1], False, 0.0)
+        rows = kin[batch.rows]
+        assert not (batch.valid.numpy() & (rows[batch.index.numpy()] == rows[:, None])).any()
+
+
+def test_groups_do_not_depend_on_who_draws_them(folder, cache):
+    run = trainer(folder, cache, groups=4)
+    together = run.batches.draw(7, [0, 1, 2, 3], True, 0.5)
+    alone = run.batches.draw(7, [2, 3], True, 0.5)
+    assert np.array_equal(together.rows[6:], alone.rows) and torch.equal(together.x[6:], alone.x) and torch.equal(together.strong[2:], alone.strong)
+    assert torch.equal(together.valid[6:12], alone.valid[:6]) and torch.equal(together.index[6:12] - 6, alone.index[:6])
+
+
+def test_where_nothing_is_shown_the_usual_thing_is_to_be_found(folder, cache):
+    run = trainer(folder, cache, null=0.5)
+    seen = 0
+    for step in range(12):
+        batch = run.batches.draw(step, [0, 1], False, 1.0)
+        assert batch.task.all()
+        nothing = ~batch.valid[:6].any(1)
+        assert torch.equal(batch.y_task[nothing], batch.y[nothing])
+        seen += int((batch.y_task[~nothing] != batch.y[~nothing]).any())
+    assert seen > 6
+
+
+def test_tasks_are_made_of_binary_masks_and_finite_pictures():
+    x, y = torch.rand(5, 1, 64, 64), torch.zeros(5, 2, 64, 64)
+    y[:, 0, 20:30, 20:30] = 1
+    filled = 0
+    for seed in range(40):
+        a, b, usual = make(x.clone(), y.clone(), np.random.default_rng(seed))
+        assert a.shape == x.shape and b.shape == usual.shape == y.shape and torch.isfinite(a).all() and a.min() >= 0
+        assert set(b.unique().tolist()) <= {0.0, 1.0} and set(usual.unique().tolist()) <= {0.0, 1.0}
+        filled += bool(b.any())
+    assert filled > 35
+
+
+def test_two_stage_selection_takes_the_best_rationale_among_the_nearest():
+    keys = np.eye(4, dtype=np.float32)[[0, 0, 1, 2]]
+    texts = np.eye(4, dtype=np.float32)[[1, 0, 0, 0]]
+    query, text = np.eye(4, dtype=np.float32)[:1], np.eye(4, dtype=np.float32)[:1]
+    found = two_stage(query, keys, text, texts, np.array([9]), np.array([0, 1, 2, 3]), 2, 2, 0.5)
+    assert found.tolist() == [[1, 0]]                   # the third has the right text, but was not near enough to be considered
+    assert two_stage(query, keys, text, texts, np.array([1]), np.array([0, 1, 2, 3]), 2, 2, 0.5)[0].tolist() == [0, 2]
+    assert nearest(query, keys, np.array([0]), np.array([0, 0, 0, 0]), 2).tolist() == [[0, 0]]
+
+
+def test_pool_vectors_follow_the_encoder_by_an_average_of_unit_vectors(folder, cache):
+    run = trainer(folder, cache, pool_momentum=0.9)
+    memory: Memory = run.memory
+    memory.refresh(run.teacher, 10, "cpu")
+    old = memory.vectors.copy()
+    with torch.no_grad():
+        for p in run.teacher.parameters():
+            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)))
+    memory.refresh(run.teacher, 15, "cpu")
+    mixed, memory.renewed = memory.vectors.copy(), -1
+    memory.refresh(run.teacher, 15, "cpu")
+    expected = 0.9**5 * old + (1 - 0.9**5) * memory.vectors
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    assert np.allclose(np.linalg.norm(mixed, axis=1), 1, atol=1e-5) and np.allclose(mixed, expected, atol=1e-5)
+    assert not np.allclose(mixed, old, atol=1e-3)
+
+
+def test_unlabelled_pictures_get_a_rationale_from_their_first_mask(folder, cache):
+    run = trainer(folder, cache, steps=60)
+    n = len(run.split.labelled)
+    assert not run.memory.query[n:].any() and run.memory.query[:n].any()
+    for step in range(30):
+        run.one_step(0.1 if step < 18 else 0.9)
+    written = np.linalg.norm(run.memory.query[n:], axis=1)
+    assert (written > 0).any() and np.allclose(written[written > 0], 1, atol=1e-4)
+
+
+def test_masks_of_unlabelled_pictures_are_never_read(folder, cache):
+    """Whatever is drawn on them, the run is the same."""
+    def weights(spoil: bool):
+        config = settings(folder)
+        data = open_dataset(config.data, [], config.frame, config.plane, cache)
+        split = make_split(data, config)
+        if spoil:
+            data.masks.parts = [np.array(p) for p in data.masks.parts]
+            for row in split.unlabelled:
+                data.masks.parts[0][row] = 1 - data.masks.parts[0][row]
+        run = Trainer(config, data, split, cache)
+        for step in range(4):
+            run.one_step(step / 4)
+        return run.net.state_dict()
+
+    a, b = weights(False), weights(True)
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_sharpening_and_confidence():
+    p = torch.tensor([0.02, 0.4, 0.5, 0.6, 0.98])
+    s = sharpen(p)
+    assert s[0] < 1e-6 and s[1] < 0.05 and s[2] == 0.5 and s[3] > 0.95 and torch.allclose(s + sharpen(1 - p), torch.ones(5), atol=1e-5)
+    assert confident(p, 0.9).tolist() == [1, 0, 0, 0, 1]

@@ -1,0 +1,162 @@
+"""Stop, resume, kill, lock, full disk; several processes. Real processes, very small networks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from runs import end, metrics, settings, start, wait_for_step
+from safetensors.torch import load_file
+
+from cers.errors import InputError, TrainingError
+from cers.training import runfolder
+from cers.training.datasets import open_dataset
+from cers.training.runfolder import RunFolder
+from cers.training.splits import make_split
+from cers.training.trainer import Trainer, train
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("frames")
+
+
+def same(a, b) -> bool:
+    a, b = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_stopped_killed_and_resumed_equals_uninterrupted(folder, cache, tmp_path):
+    config = settings(folder, method="mean_teacher", steps=240, checkpoint_steps=3)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    whole = start(straight, config, cache)
+    process = start(broken, config, cache)
+    wait_for_step(broken, 5, process)
+    process.send_signal(signal.SIGTERM)
+    out, _ = end(process)
+    told = json.loads(out)
+    assert told["state"] == "stopped" and 5 <= told["step"] < 240 and RunFolder(broken).checkpoints()[-1].name == f"step_{told['step']:08d}"
+    process = start(broken, None, cache)
+    wait_for_step(broken, told["step"] + 10, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    reached = json.loads((broken / "status.json").read_text())["step"]
+    kept = int(RunFolder(broken).checkpoints()[-1].name[5:])
+    assert kept >= reached - 3
+    process = start(broken, None, cache)
+    wait_for_step(broken, kept + 5, process)
+    (broken / "stop").touch()
+    assert json.loads(end(process)[0])["state"] in ("stopped", "finished") and not (broken / "stop").exists()
+    assert json.loads(end(start(broken, None, cache))[0])["state"] == "finished"
+    end(whole)
+    assert same(straight, broken)
+    steps = [r["step"] for r in metrics(broken)]
+    assert steps == sorted(steps) and steps[-1] == 240
+
+
+@pytest.mark.parametrize("method", ["cers", "unimatch"])
+def test_resume_is_bit_for_bit(folder, cache, tmp_path, method):
+    """At every point of the schedule: within warm-up, at its end, between refreshes."""
+    config = settings(folder, method=method, steps=8)
+    data = open_dataset(config.data, [], config.frame, config.plane, cache)
+    split = make_split(data, config)
+
+    def states(breaks):
+        run = Trainer(config, data, split, cache)
+        while run.step < 8:
+            if run.step in breaks:
+                with RunFolder(tmp_path / f"{method}{run.step}") as place:
+                    tensors, record = run.state()
+                    place.save(run.step, tensors, record, 2)
+                    stored = place.load()
+                run = Trainer(config, data, split, cache)
+                run.restore(*stored)
+            run.one_step(run.share)
+        return run.net.state_dict(), run.memory.query
+
+    (a, query), (b, again) = states(()), states((1, 3, 4, 6))
+    assert all(torch.equal(a[k], b[k]) for k in a) and np.array_equal(query, again)
+
+
+def test_one_run_in_a_folder_at_a_time(folder, cache, tmp_path):
+    with RunFolder(tmp_path / "run"):
+        with pytest.raises(InputError, match="Another training"):
+            train(settings(folder, method="supervised"), tmp_path / "run", cache)
+    assert not (tmp_path / "run" / "status.json").exists()
+    train(settings(folder, method="supervised", steps=2), tmp_path / "run", cache)
+    with pytest.raises(InputError, match="already holds a run"):
+        train(settings(folder, method="supervised", steps=2), tmp_path / "run", cache)
+    with pytest.raises(InputError, match="another configuration"):
+        train(settings(folder, method="supervised", steps=4), tmp_path / "run", cache, resume=True)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(folder, cache, tmp_path, monkeypatch):
+    config, run, count = settings(folder, method="supervised", steps=8), tmp_path / "run", []
+    real = runfolder.save_file
+
+    def full(tensors, path):
+        count.append(path)
+        if len(count) > 9:                 # in the third checkpoint of four files
+            open(path, "wb").write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(runfolder, "save_file", full)
+    with pytest.raises(TrainingError, match="disk is full.*step_00000004 is kept"):
+        train(config, run, cache)
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "failed" and "disk is full" in status["error"]
+    assert not list((run / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    assert train(config, run, cache, resume=True) == "finished"
+    train(config, tmp_path / "other", cache)
+    assert same(run, tmp_path / "other")
+
+
+def test_a_damaged_checkpoint_is_passed_over(folder, cache, tmp_path):
+    run, config = tmp_path / "run", settings(folder, method="supervised", steps=6)
+    train(config, run, cache)
+    kept = RunFolder(run).checkpoints()
+    assert [p.name for p in kept] == ["step_00000004", "step_00000006"]
+    (kept[-1] / "optimizer.safetensors").write_bytes(b"\x00" * 40)
+    before = load_file(run / "model.safetensors")
+    train(config, run, cache, resume=True)
+    after = load_file(run / "model.safetensors")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_two_processes_train_as_one(folder, cache, tmp_path):
+    """Same batches, batch statistics, gradients and contrastive loss over both."""
+    config = settings(folder, groups=4, steps=6, checkpoint_steps=100, refresh=2, null=0.0)
+    end(start(tmp_path / "two", config, cache, processes=2))
+    train(config, tmp_path / "one", cache)
+    one, two = (next(r for r in metrics(tmp_path / name) if "loss" in r) for name in ("one", "two"))
+    assert one["loss"] == pytest.approx(two["loss"], rel=2e-3)
+    assert one["align"] == pytest.approx(two["align"], rel=1e-2) and one["consistency"] == pytest.approx(two["consistency"], rel=0.1, abs=1e-4)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for k in a:
+        if a[k].is_floating_point():
+            assert (a[k] - b[k]).abs().max() < 0.02 * max(1.0, float(a[k].abs().max())), k
+
+
+def test_groups_must_fit_the_processes(folder, cache):
+    config = settings(folder, groups=2)
+    data = open_dataset(config.data, [], config.frame, config.plane, cache)
+    with pytest.raises(InputError, match="multiple of 4"):
+        Trainer(config, data, make_split(data, config), cache, 0, 2)
+
+
+def test_status_and_configuration_say_what_was_done(folder, cache, tmp_path):
+    config = settings(folder, method="supervised", steps=3)
+    train(config, tmp_path / "run", cache)
+    status = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert status["state"] == "finished" and status["pid"] == os.getpid() and status["step"] == 3 and "plain" in status["metrics"]
+    again = type(config).read(tmp_path / "run" / "config.yaml")
+    assert again == config and again.hash == config.hash
+    assert config.hash in (tmp_path / "run" / "config.yaml").read_text() and "finished" in (tmp_path / "run" / "log.txt").read_text()
+    assert settings(folder, method="supervised", steps=3, lr=2e-3).hash != config.hash

@@ -1,0 +1,193 @@
+"""Splits and the leak report; folders of volumes, pools and unlabelled images as sources; what is wrong with them is named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from pictures import _picture
+from runs import settings
+from typer.testing import CliRunner
+
+from cers.case import Case
+from cers.cli.app import app
+from cers.errors import CersError, InputError, TrainingError
+from cers.inference.model import load_model
+from cers.pool import Pool
+from cers.training.config import TrainConfig
+from cers.training.datasets import open_dataset
+from cers.training.splits import make_split
+from cers.training.trainer import train
+
+
+def opened(config, tmp_path):
+    data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, tmp_path / "cache")
+    return data, make_split(data, config)
+
+
+def volumes(folder, count=6, labels=2):
+    """Small volumes with a head and one bright ball for each label."""
+    rng = np.random.default_rng(0)
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir(parents=True)
+    k, j, i = np.indices((10, 40, 36))
+    for n in range(count):
+        head = ((j - 20) / 18) ** 2 + ((i - 18) / 16) ** 2 <= 1
+        image, mask = np.where(head, 80.0, 0) + rng.normal(0, 3, head.shape), np.zeros(head.shape, np.uint8)
+        for label in range(1, labels + 1):
+            at = np.array([5, 14 + 11 * (label - 1), 18]) + rng.uniform(-2, 2, 3)
+            ball = (k - at[0]) ** 2 * 2 + (j - at[1]) ** 2 + (i - at[2]) ** 2 <= rng.uniform(16, 30)
+            image[ball], mask[ball] = 140 + 60 * label, label
+        for kind, array in (("images", image.astype(np.float32)), ("labels", mask)):
+            sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / kind / f"case_{n}.nii.gz"))
+    return folder
+
+
+def test_sides_share_no_kin_and_the_labelled_are_a_share(folder, tmp_path):
+    data, split = opened(settings(folder), tmp_path)
+    sides = [set(split.kin[rows]) for rows in (np.concatenate([split.labelled, split.unlabelled]), split.validation, split.test)]
+    assert not (sides[0] & sides[1]) and not (sides[0] & sides[2]) and not (sides[1] & sides[2])
+    assert len(split.labelled) + len(split.unlabelled) + len(split.validation) == 28 and len(split.test) == 4
+    assert 12 <= len(split.labelled) <= 14 and not set(split.kin[split.labelled]) & set(split.kin[split.unlabelled])
+    assert not split.report["leaks"]["found"]
+    _, again = opened(settings(folder, seed=5), tmp_path)
+    assert np.array_equal(again.labelled, split.labelled)               # seeds of training do not change the split
+    _, other = opened(settings(folder, split_seed=5), tmp_path)
+    assert not np.array_equal(other.labelled, split.labelled)
+    _, few = opened(settings(folder, labelled=5), tmp_path)
+    assert 5 <= len(few.labelled) <= 6
+
+
+@pytest.mark.parametrize("leak", ["file", "group", "picture"])
+def test_a_planted_leak_stops_the_run(folder, tmp_path, leak):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    if leak == "file":
+        shutil.copy(copy / "images/train/train_003.jpg", copy / "images/test/test_030.jpg")
+    elif leak == "picture":                # the same picture, saved anew and a little brighter
+        from PIL import Image
+
+        array = np.asarray(Image.open(copy / "images/train/train_003.jpg"), float)
+        Image.fromarray((array * 1.05).clip(0, 255).astype(np.uint8)).save(copy / "images/test/test_030.jpg", quality=90)
+    else:
+        rows = list(csv.DictReader((copy / "cases.csv").open(newline="")))
+        rows[30]["group"] = rows[3]["group"]
+        with (copy / "cases.csv").open("w", newline="") as f:
+            writer = csv.DictWriter(f, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+    config = settings(copy, method="supervised", steps=1, labelled=1.0)
+    with pytest.raises(TrainingError, match="leak.*between train"):
+        train(config, tmp_path / "run", tmp_path / "cache")
+    leaks = json.loads((tmp_path / "run" / "split.json").read_text())["leaks"]
+    kind = {"file": "identical_files", "group": "shared_groups", "picture": "near_identical_pictures"}[leak]
+    assert leaks["found"] and sum(leaks[pair][kind] for pair in ("train/test", "validation/test")) >= 1
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    config = settings(copy, method="supervised", steps=1, labelled=1.0, allow_leaks=True)
+    assert train(config, tmp_path / "allowed", tmp_path / "cache") == "finished"
+    assert json.loads((tmp_path / "allowed" / "split.json").read_text())["leaks"]["found"]
+
+
+def test_pictures_marked_as_twins_are_set_aside(folder, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    text = (copy / "cases.csv").read_text().splitlines()
+    text[-1] += "1"
+    (copy / "cases.csv").write_text("\n".join(text) + "\n")
+    data, split = opened(settings(copy), tmp_path)
+    assert data.set_aside == ["test_031"] and len(split.test) == 3
+
+
+def test_a_class_is_kept_out(folder, tmp_path):
+    data, split = opened(settings(folder, exclude={"diagnosis": "glioma"}), tmp_path)
+    used = np.concatenate([split.labelled, split.unlabelled, split.validation])
+    assert set(data.column("diagnosis")[used]) == {"meningioma"} and split.report["excluded"] == 16
+    with pytest.raises(InputError, match="No picture has diagnosis = lymphoma"):
+        opened(settings(folder, exclude={"diagnosis": "lymphoma"}), tmp_path)
+
+
+@pytest.mark.parametrize("method", ["cers", "unimatch"])
+def test_volumes_of_several_labels(tmp_path, method):
+    data = volumes(tmp_path / "data")
+    config = settings(data, method=method, steps=4, labelled=3, validation=0.2)
+    assert train(config, tmp_path / "run", tmp_path / "cache") == "finished"
+    assert len(load_model(tmp_path / "run" / "model").labels) == 2
+    read, split = opened(config, tmp_path)
+    assert read.onehot(split.labelled[:3]).shape == (3, 2, 64, 64) and set(np.unique(read.masks[np.arange(len(read))])) == {0, 1, 2}
+    items = read.column("item")
+    assert len(set(items[split.labelled])) == 3 and not set(items[split.labelled]) & set(items[split.validation])
+    assert "group and identical files" in split.report["by"]
+
+
+def test_a_pool_with_unlabelled_pictures(folder, tmp_path):
+    rng = np.random.default_rng(1)
+    with Pool.create(tmp_path / "pool") as pool:
+        for n in range(8):
+            image, mask = _picture(rng, 80)
+            pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: "tumor"}, patient_id=f"p{n // 2}", modality="MR", body_site="brain",
+                          plane="axial"))
+    config = settings(tmp_path / "pool", unlabelled=[str(folder / "images/train")], labelled=1.0, steps=4)
+    assert train(config, tmp_path / "run", tmp_path / "cache") == "finished"
+    data, split = opened(config, tmp_path)
+    assert data.kind == "pool" and data.labels == ["tumor"] and len(split.unlabelled) == 28
+    assert len(split.labelled) + len(split.validation) == 8 and len(split.validation) == 2          # one patient
+    model = load_model(tmp_path / "run" / "model")
+    assert model.config.modality == "MR" and model.config.body_site == "brain"
+
+
+@pytest.mark.parametrize(("damage", "said"), [("nothing there", "no data folder"), ("empty", "neither images/"), ("no outline", "has no label map"),
+                                              ("no outlines", "neither labels/ nor masks/"), ("lost in table", "is listed in cases.csv"),
+                                              ("other grid", "case_1")])
+def test_what_is_wrong_with_volumes_is_named(tmp_path, damage, said):
+    data = tmp_path / "data"
+    if damage == "empty":
+        data.mkdir()
+    elif damage != "nothing there":
+        volumes(data, count=3, labels=1)
+        if damage == "no outline":
+            (data / "labels/case_1.nii.gz").unlink()
+        elif damage == "no outlines":
+            shutil.rmtree(data / "labels")
+        elif damage == "lost in table":
+            (data / "cases.csv").write_text("image,split,group\ncase_9,train,a\n")
+        elif damage == "other grid":
+            sitk.WriteImage(sitk.GetImageFromArray(np.ones((3, 4, 5), np.uint8)), str(data / "labels/case_1.nii.gz"))
+    with pytest.raises(CersError, match=said) as caught:
+        open_dataset(data, [], 64, "acquisition", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "cache").glob("*")) if (tmp_path / "cache").exists() else True
+
+
+@pytest.mark.parametrize(("change", "said"), [({"steps": 0}, "budget"), ({"groups": 3}, "even number"), ({"method": "magic"}, "choose one of"),
+                                              ({"labelled": 0}, "labelled share is 0"), ({"null": 1.5}, "share from 0 to 1"), ({"lr": "fast"}, "must be a number"),
+                                              ({"wheels": 4}, "wheels is no setting"), ({"threshold": 0.3}, "confidence threshold"),
+                                              ({"steps": 2.5}, "whole number")])
+def test_settings_that_cannot_be_used_are_named(folder, change, said):
+    with pytest.raises(InputError, match=said):
+        settings(folder, **change)
+
+
+def test_the_command_says_what_is_missing(folder, tmp_path):
+    run = CliRunner()
+    for arguments, said in ((["--data", str(folder)], "needs a folder"), (["--out", str(tmp_path / "r")], "budget"),
+                            (["--out", str(tmp_path / "r"), "--steps", "1"], "nothing to train on"),
+                            (["--resume", str(tmp_path / "none")], "cannot be read as a training configuration"),
+                            (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--set", "wheels=4"], "no setting"),
+                            (["--data", str(tmp_path / "no"), "--out", str(tmp_path / "r"), "--steps", "1"], "no data folder"),
+                            (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--exclude", "glioma"], "NAME=VALUE")):
+        done = run.invoke(app, ["train", *arguments])
+        assert done.exit_code == 1 and said in done.output and done.output.count("\n") == 1, done.output
+
+
+def test_a_configuration_file_and_options_go_together(folder, tmp_path):
+    settings(folder, method="unimatch", steps=2).write(tmp_path / "base.yaml")
+    done = CliRunner().invoke(app, ["train", "--config", str(tmp_path / "base.yaml"), "--out", str(tmp_path / "run"), "--method", "supervised", "--set",
+                                    "lr=1e-3", "--cache", str(tmp_path / "cache"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["state"] == "finished"
+    used = TrainConfig.read(tmp_path / "run" / "config.yaml")
+    assert (used.method, used.lr, used.steps, used.groups) == ("supervised", 1e-3, 2, 2)
