@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-import os
-import subprocess
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from writerkit import GOOD, always, echo, serving, small_case, small_pool
@@ -185,39 +184,48 @@ def test_templates(tmp_path):
 
 # ---- the command
 
-def cers(tmp_path, *words, stdin=""):
-    env = {**os.environ, "CERS_CONFIG": str(tmp_path / "config"), "COLUMNS": "200"}
-    return subprocess.run([sys.executable, "-m", "cers", "rationale", *map(str, words)], cwd=ROOT, env=env, input=stdin, text=True,
-                          capture_output=True, timeout=60)
+@pytest.fixture
+def cers(tmp_path, monkeypatch, capsys):
+    """Run ``cers rationale`` in this process, as if no terminal were there: exit code, stdout and stderr."""
+    from cers.cli import main
+
+    monkeypatch.setenv("CERS_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+
+    def run(*words):
+        code = main(["rationale", *map(str, words)])
+        out, err = capsys.readouterr()
+        return SimpleNamespace(returncode=code, stdout=out, stderr=err)
+
+    return run
 
 
-def test_the_command_from_consent_to_log(tmp_path, head):
+def test_the_command_from_consent_to_log(tmp_path, head, cers):
     with small_pool(tmp_path / "pool", head, 2) as pool:
         ids = pool.ids()
     with serving(echo) as server:
         words = ["write", tmp_path / "pool", "--writer", "endpoint", "--url", server.url, "--model", "m"]
-        dry = cers(tmp_path, *words, "--with-picture", "--dry-run", "--save-picture", tmp_path / "seen.png")
+        dry = cers(*words, "--with-picture", "--dry-run", "--save-picture", tmp_path / "seen.png")
         assert dry.returncode == 0 and "2 requests" in dry.stdout and "Measured findings" in dry.stdout
         assert (tmp_path / "seen.png").read_bytes()[:4] == b"\x89PNG"
-        refused = cers(tmp_path, *words, "--yes")
+        refused = cers(*words, "--yes")
         assert refused.returncode == 1 and "consent grant" in refused.stderr and "Traceback" not in refused.stderr
-        assert cers(tmp_path, "consent", "grant", server.url).returncode == 2 and server.connections == 0
-        assert cers(tmp_path, "consent", "grant", server.url, "--yes").returncode == 0
-        assert server.url in cers(tmp_path, "consent", "list").stdout
-        assert cers(tmp_path, *words).returncode == 2 and server.connections == 0           # nobody is there to say yes
-        done = cers(tmp_path, *words, "--yes", "--json")
+        assert cers("consent", "grant", server.url).returncode == 2 and server.connections == 0
+        assert cers("consent", "grant", server.url, "--yes").returncode == 0
+        assert server.url in cers("consent", "list").stdout
+        assert cers(*words).returncode == 2 and server.connections == 0           # nobody is there to say yes
+        done = cers(*words, "--yes", "--json")
         assert done.returncode == 0 and sorted(json.loads(done.stdout)["written"]) == sorted(ids) and len(server.bodies) == 2
-        logged = json.loads(cers(tmp_path, "log", "--json").stdout)
+        logged = json.loads(cers("log", "--json").stdout)
         assert [e["endpoint"] for e in logged] == [server.url] * 2
-        assert "Withdrew 1" in cers(tmp_path, "consent", "withdraw").stdout and "No consent" in cers(tmp_path, "consent", "list").stdout
+        assert "Withdrew 1" in cers("consent", "withdraw").stdout and "No consent" in cers("consent", "list").stdout
 
 
-def test_the_command_says_what_is_wrong(tmp_path, head):
+def test_the_command_says_what_is_wrong(tmp_path, head, cers):
     small_pool(tmp_path / "pool", head, 1).close()
     for words, said in ((["--writer", "endpoint"], "--url"), (["--writer", "local"], "--model"), (["--case", "zz"], "zz"),
                         (["--writer", "endpoint", "--url", "http://k:s@x", "--model", "m"], "must not hold"),
-                        (["--writer", "local", "--model", str(tmp_path / "none.gguf")], "no file"),
-                        (["--writer", "local", "--model", str(tmp_path)], "cannot be loaded")):
-        done = cers(tmp_path, "write", tmp_path / "pool", *words)
+                        (["--writer", "local", "--model", str(tmp_path / "none.gguf")], "no file")):
+        done = cers("write", tmp_path / "pool", *words)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
-    assert "1 have this text" in cers(tmp_path, "write", tmp_path / "pool").stdout
+    assert "1 have this text" in cers("write", tmp_path / "pool").stdout
