@@ -9,90 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from cers.case import Case
 from cers.pool import Pool
-from cers.rationale import describe
+from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 
-ROOT = Path(__file__).resolve().parents[2]
 FORBIDDEN = {"torch", "faiss", "transformers", "highdicom"}
-CASES, CASE, HEALTH, IMPORT, HISTORY = range(5)
 GUI_MS = 50          # the panel may not hold up the application longer
-
-
-def _case(seed: int, **metadata) -> Case:
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[:96, :80]
-    mask = ((rows - 40 - seed) ** 2 + (columns - 36) ** 2 < (9 + seed) ** 2).astype(np.uint8)
-    body = ((rows - 48) / 44) ** 2 + ((columns - 40) / 36) ** 2 < 1
-    image = (100 * body + 80 * mask + random.normal(0, 6, mask.shape) * body).astype(np.float32)
-    rationale = describe(image, mask > 0, (1.0, 1.0), modality="MR")
-    return Case(image, mask, {1: "tumor"}, spacing=(1.0, 1.0), rationale=rationale,
-                **{"modality": "MR", "body_site": "brain", "plane": "axial", "annotator": "Reader A", "source": f"file{seed}.nrrd"} | metadata)
-
-
-@pytest.fixture
-def pool_folder(tmp_path) -> Path:
-    folder = tmp_path / "pool"
-    with Pool.create(folder) as pool:
-        for seed in range(4):
-            pool.add(_case(seed, patient_id=f"p{seed // 2}"))
-        pool.add(_case(7, modality="CT", body_site="lung", patient_id="p9", annotator=None, review="approved"))
-    return folder
-
-
-class User:
-    """Drives the panel, and waits until what was asked for is shown."""
-
-    def __init__(self, host, panel):
-        self.host, self.panel, self.ui, self.control = host, panel, panel.ui, panel.control
-        self.cases, self.case = self.control.cases, self.control.case
-
-    def settle(self) -> None:
-        worker = self.control.session.worker
-        self.host.process(0.05)
-        self.host.wait_for(lambda: not self.control.busy and not worker._pending and not self.cases.table._timer.isActive(), 60, "the answers")
-
-    def choose(self, folder) -> None:
-        self.ui.poolPath.currentPath = str(folder)
-        self.settle()
-
-    def ids(self) -> list[str]:
-        return self.cases.table.ids
-
-    def cell(self, row: int, column: str) -> str:
-        model = self.cases.table.model
-        titles = [model.headerData(c, self.host.qt.Qt.Horizontal) for c in range(model.columnCount())]
-        return model.index(row, titles.index(column)).data() or ""
-
-    def open(self, row: int) -> None:
-        self.control.openCase(self.ids()[row])
-        self.settle()
-
-    def page(self, number: int) -> None:
-        self.ui.pages.setCurrentIndex(number)
-        self.settle()
-
-
-@pytest.fixture
-def user(host, scene):
-    """The module's panel, in no pool, as after a first installation."""
-    host.qt.QSettings().remove("CERS/PoolFolder")
-    modules = host.slicer.modules
-    for name in ("CERSSegment", "CERSKnowledgePool"):
-        if not hasattr(modules, name.lower()):
-            host.load_module(ROOT / name / f"{name}.py")
-    host.show_main_window(1400, 980, 560)
-    user = User(host, host.enter_module(modules.cersknowledgepool))
-    user.ui.poolPath.currentPath = ""
-    user.control.reload()
-    user.cases.showAll()
-    yield user
-    user.control.session.stop()
-    host.qt.QSettings().remove("CERS/PoolFolder")
-    host.qt.QSettings().remove("CERS/Annotator")
-    host.close_main_window()
 
 
 def _sentence(text: str) -> str:
@@ -137,7 +60,7 @@ def test_new_and_empty_pool_leads_to_the_import(user, tmp_path):
     assert "empty" in user.ui.statusLabel.text and user.ui.pages.currentIndex == IMPORT and (tmp_path / "new" / "pool.sqlite").exists()
 
 
-def test_shows_every_case(user, pool_folder, screenshots):
+def test_shows_everymake_case(user, pool_folder, screenshots):
     user.choose(pool_folder)
     assert len(user.ids()) == 5 and "5 cases" in user.ui.statusLabel.text and "patients: 3" in user.ui.statusLabel.text
     assert (user.cell(4, "Modality"), user.cell(4, "Annotator"), user.cell(4, "Source")) == ("CT", "", "file7.nrrd")
@@ -296,7 +219,7 @@ def test_history_trash_and_table(user, pool_folder, tmp_path):
 
 def test_health_opens_the_cases(user, pool_folder, screenshots):
     with Pool.open(pool_folder) as pool:
-        a = _case(0)
+        a = make_case(0)
         twin = pool.add(Case(a.image, a.mask, {1: "lesion"}, patient_id="someone else", modality="MR", body_site="brain"))
     user.choose(pool_folder)
     user.page(HEALTH)
@@ -308,121 +231,6 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
     health.open(number)
     user.settle()
     assert user.ui.pages.currentIndex == CASES and twin in user.ids() and "patients" in user.cases.found.text
-
-
-@pytest.fixture
-def scan(host, scene):
-    """A volume under no transform and a segmentation with two segments, one of them on another grid's extent."""
-    slicer = host.slicer
-    k, j, i = np.mgrid[:6, :60, :50]
-    image = (200.0 * (((j - 30) / 26) ** 2 + ((i - 25) / 22) ** 2 < 1) + 100 * (((j - 28) ** 2 + (i - 20) ** 2) < 40)).astype(np.float32)
-    matrix = np.array([[-0.9, 0.1, 0, 20], [0, -1, 0, 30], [0, 0, 3, 5], [0, 0, 0, 1.0]])
-    volume = slicer.util.addVolumeFromArray(image, ijkToRAS=matrix, name="DOE^JANE")
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "s")
-    node.CreateDefaultDisplayNodes()
-    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
-    masks = {}
-    for name, radius in (("edema", 40), ("core", 12)):
-        identifier = node.GetSegmentation().AddEmptySegment(name, name)
-        masks[name] = (((j - 28) ** 2 + (i - 20) ** 2 < radius) & (k > 1) & (k < 5)).astype(np.uint8)
-        slicer.util.updateSegmentBinaryLabelmapFromArray(masks[name], node, identifier, volume)
-    return volume, node, image, matrix, masks
-
-
-def test_import_from_the_scene_and_back_into_the_views(user, pool_folder, scan):
-    volume, node, image, matrix, masks = scan
-    user.choose(pool_folder)
-    user.page(IMPORT)
-    page = user.control.importing
-    page.volume.setCurrentNode(volume)
-    page.segmentation.setCurrentNode(node)
-    assert page.segments.count == 2
-    page.fields["diagnosis"].setText("glioma")
-    page.preview.click()
-    user.settle()
-    user.host.wait_for(lambda: "would be added" in page.result.plainText, 30)
-    with Pool.open(pool_folder, read_only=True) as pool:
-        assert len(pool) == 5
-    page.start.click()
-    user.host.wait_for(lambda: "were added" in page.result.plainText, 30)
-    user.settle()
-    with Pool.open(pool_folder, read_only=True) as pool:
-        new = [pool.get(m["id"]) for m in pool.list(diagnosis="glioma")]
-        assert len(new) == 3 and "DOE" not in str(pool.list()) + str(pool.audit())
-        middle = next(c for c in new if c.slice_index == max(c.slice_index for c in new) - 1)
-        assert {middle.labels[v] for v in np.unique(middle.mask) if v} == {"edema", "core"} and (middle.mask == 2).sum() == masks["core"][3].sum()
-    page.start.click()
-    user.host.wait_for(lambda: "0 cases were added" in page.result.plainText, 30)
-    user.control.openCase(middle.id)
-    user.settle()
-    user.case.toViews.click()
-    shown = user.host.slicer.util.getNode(f"Case {middle.id[:8]}")
-    ras = user.host.slicer.util.arrayFromVTKMatrix(_matrix(user.host, shown)) @ [20, 28, 0, 1]
-    assert np.allclose(np.linalg.inv(matrix) @ ras, [29, 31, 3, 1], atol=1.01) or np.allclose(ras[2], matrix[2, 3] + 3 * 3, atol=3.1)
-    value = user.host.slicer.util.arrayFromVolume(shown)
-    assert sorted(np.unique(value)) == sorted(np.unique(middle.image))
-
-
-def _matrix(host, volume):
-    import vtk
-
-    matrix = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(matrix)
-    return matrix
-
-
-def test_scene_import_says_what_is_missing(user, pool_folder, scan):
-    volume, node, *_ = scan
-    user.choose(pool_folder)
-    page = user.control.importing
-    page.volume.setCurrentNode(None)
-    page.start.click()
-    assert "Choose an input volume" in page.result.plainText
-    page.volume.setCurrentNode(volume)
-    page.segmentation.setCurrentNode(node)
-    for n in range(2):
-        page.segments.item(n).setCheckState(user.host.qt.Qt.Unchecked)
-    page.start.click()
-    assert "Tick" in page.result.plainText
-    transform = user.host.slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
-    volume.SetAndObserveTransformNodeID(transform.GetID())
-    page.listSegments()
-    page.start.click()
-    user.host.wait_for(lambda: "transform" in page.result.plainText, 30)
-
-
-def test_folder_import_export_and_merge(user, pool_folder, tmp_path):
-    from cers.case import Geometry
-    from cers.case.io import write_image, write_segmentation
-
-    folder = tmp_path / "images"
-    folder.mkdir()
-    case, geometry = _case(20), Geometry(np.diag([1.0, 1, 2, 1]), (1, 96, 80))
-    write_image(folder / "a.nrrd", case.image[None], geometry)
-    write_segmentation(folder / "a_mask.seg.nrrd", case.mask[None], geometry, {1: "tumor"})
-    (folder / "b.nrrd").write_text("broken")
-    user.choose(pool_folder)
-    page = user.control.importing
-    page.source.setCurrentIndex(1)
-    page.images.currentPath = str(folder)
-    for button, words in ((page.preview, "1 cases would be added"), (page.start, "1 cases were added"), (page.start, "0 cases were added")):
-        button.click()
-        user.settle()
-        assert words in page.result.plainText and "b: there is no mask" in page.result.plainText
-    assert len(user.ids()) == 6
-    page.askPath = lambda: str(tmp_path / "x.zip")
-    page.export.click()
-    user.settle()
-    assert "Wrote 6 cases" in page.result.plainText
-    user.control.askFolder = lambda: str(tmp_path / "other")
-    user.ui.createButton.click()
-    user.settle()
-    page.source.setCurrentIndex(2)
-    page.other.setText(str(tmp_path / "x.zip"))
-    page.start.click()
-    user.settle()
-    assert "6 cases were added" in page.result.plainText and len(user.ids()) == 6
-    page.source.setCurrentIndex(0)
 
 
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):
@@ -443,7 +251,7 @@ def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):
 def test_changes_of_others_appear_and_a_damaged_case_is_named(user, pool_folder):
     user.choose(pool_folder)
     with Pool.open(pool_folder) as pool:
-        new, gone = pool.add(_case(11)), pool.ids()[1]
+        new, gone = pool.add(make_case(11)), pool.ids()[1]
         pool.delete(gone)
     user.control.openCase(gone)
     user.settle()

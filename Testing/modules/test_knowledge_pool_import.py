@@ -1,0 +1,126 @@
+"""Cases brought into a pool from the scene, from folders and from another pool, and back into the views."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cers.pool import Pool
+from poolroom import IMPORT, make_case, pool_folder, user  # noqa: F401 - fixtures
+
+
+@pytest.fixture
+def scan(host, scene):
+    """A volume under no transform and a segmentation with two segments, one of them on another grid's extent."""
+    slicer = host.slicer
+    k, j, i = np.mgrid[:6, :60, :50]
+    image = (200.0 * (((j - 30) / 26) ** 2 + ((i - 25) / 22) ** 2 < 1) + 100 * (((j - 28) ** 2 + (i - 20) ** 2) < 40)).astype(np.float32)
+    image += np.random.default_rng(0).integers(0, 20, image.shape)
+    matrix = np.array([[-0.9, 0.1, 0, 20], [0, -1, 0, 30], [0, 0, 3, 5], [0, 0, 0, 1.0]])
+    volume = slicer.util.addVolumeFromArray(image, ijkToRAS=matrix, name="DOE^JANE")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "s")
+    node.CreateDefaultDisplayNodes()
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    masks = {}
+    for name, radius in (("edema", 40), ("core", 12)):
+        identifier = node.GetSegmentation().AddEmptySegment(name, name)
+        masks[name] = (((j - 28) ** 2 + (i - 20) ** 2 < radius) & (k > 1) & (k < 5)).astype(np.uint8)
+        slicer.util.updateSegmentBinaryLabelmapFromArray(masks[name], node, identifier, volume)
+    return volume, node, image, matrix, masks
+
+
+def test_import_from_the_scene_and_back_into_the_views(user, pool_folder, scan):
+    volume, node, image, matrix, masks = scan
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page = user.control.importing
+    page.volume.setCurrentNode(volume)
+    page.segmentation.setCurrentNode(node)
+    assert page.segments.count == 2
+    page.fields["diagnosis"].setText("glioma")
+    page.preview.click()
+    user.settle()
+    user.host.wait_for(lambda: "would be added" in page.result.plainText, 30)
+    with Pool.open(pool_folder, read_only=True) as pool:
+        assert len(pool) == 5
+    page.start.click()
+    user.host.wait_for(lambda: "were added" in page.result.plainText, 30)
+    user.settle()
+    with Pool.open(pool_folder, read_only=True) as pool:
+        new = [pool.get(m["id"]) for m in pool.list(diagnosis="glioma")]
+        assert len(new) == 3 and "DOE" not in str(pool.list()) + str(pool.audit())
+        middle = next(c for c in new if c.slice_index == max(c.slice_index for c in new) - 1)
+        assert {middle.labels[v] for v in np.unique(middle.mask) if v} == {"edema", "core"} and (middle.mask == 2).sum() == masks["core"][3].sum()
+    page.start.click()
+    user.host.wait_for(lambda: "0 cases were added" in page.result.plainText, 30)
+    user.control.openCase(middle.id)
+    user.settle()
+    user.case.toViews.click()
+    shown = user.host.slicer.util.getNode(f"Case {middle.id[:8]}")
+    ras = matrix @ [20, 28, 3, 1]
+    i, j, k = np.round(np.linalg.inv(user.host.slicer.util.arrayFromVTKMatrix(_matrix(user.host, shown))) @ ras)[:3].astype(int)
+    assert k == 0 and user.host.slicer.util.arrayFromVolume(shown)[k, j, i] == image[3, 28, 20], "the same place in the patient"
+    contour = user.host.slicer.util.getNode(f"Case {middle.id[:8]} contour")
+    core = user.host.slicer.util.arrayFromSegmentBinaryLabelmap(contour, contour.GetSegmentation().GetNthSegmentID(1), shown)
+    assert core.sum() == masks["core"][3].sum() and core[k, j, i]
+
+
+def _matrix(host, volume):
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(matrix)
+    return matrix
+
+
+def test_scene_import_says_what_is_missing(user, pool_folder, scan):
+    volume, node, *_ = scan
+    user.choose(pool_folder)
+    page = user.control.importing
+    page.volume.setCurrentNode(None)
+    page.start.click()
+    assert "Choose an input volume" in page.result.plainText
+    page.volume.setCurrentNode(volume)
+    page.segmentation.setCurrentNode(node)
+    for n in range(2):
+        page.segments.item(n).setCheckState(user.host.qt.Qt.Unchecked)
+    page.start.click()
+    assert "Tick" in page.result.plainText
+    transform = user.host.slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    volume.SetAndObserveTransformNodeID(transform.GetID())
+    page.listSegments()
+    page.start.click()
+    user.host.wait_for(lambda: "transform" in page.result.plainText, 30)
+
+
+def test_folder_import_export_and_merge(user, pool_folder, tmp_path):
+    from cers.case import Geometry
+    from cers.case.io import write_image, write_segmentation
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    case, geometry = make_case(20), Geometry(np.diag([1.0, 1, 2, 1]), (1, 96, 80))
+    write_image(folder / "a.nrrd", case.image[None], geometry)
+    write_segmentation(folder / "a_mask.seg.nrrd", case.mask[None], geometry, {1: "tumor"})
+    (folder / "b.nrrd").write_text("broken")
+    user.choose(pool_folder)
+    page = user.control.importing
+    page.source.setCurrentIndex(1)
+    page.images.currentPath = str(folder)
+    for button, words in ((page.preview, "1 cases would be added"), (page.start, "1 cases were added"), (page.start, "0 cases were added")):
+        button.click()
+        user.settle()
+        assert words in page.result.plainText and "b: there is no mask" in page.result.plainText
+    assert len(user.ids()) == 6
+    page.askPath = lambda: str(tmp_path / "x.zip")
+    page.export.click()
+    user.settle()
+    assert "Wrote 6 cases" in page.result.plainText
+    user.control.askFolder = lambda: str(tmp_path / "other")
+    user.ui.createButton.click()
+    user.settle()
+    page.source.setCurrentIndex(2)
+    page.other.setText(str(tmp_path / "x.zip"))
+    page.start.click()
+    user.settle()
+    assert "6 cases were added" in page.result.plainText and len(user.ids()) == 6
+    page.source.setCurrentIndex(0)
