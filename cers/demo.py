@@ -11,11 +11,13 @@ import os
 import shutil
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from .case import Prediction, Volume
+from .case.counts import by_plane, references_words, slices_words
 from .case.io import atomic_path, read_mask, read_volume, write_segmentation
 from .errors import CersError, InputError
 from .evaluation.metrics import dice
@@ -68,7 +70,7 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
     references, or of all where none has. Those of every slice are under ``slices``.
     """
     shown = max(prediction.evidence, key=lambda e: (bool(e.pixels and e.references), e.pixels))
-    lesion = [e for e in prediction.evidence if e.pixels]
+    slices = [e.to_dict() for e in prediction.evidence]
     return {
         "case": QUERY,
         "dice": round(dice(prediction.labelmap, expert), 4),
@@ -79,9 +81,8 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
         "references": [r.to_dict() for r in shown.references],
         "rejected": [r.to_dict() for r in shown.rejected],
         "coverage": shown.coverage.to_dict(),
-        "lesion_slices": len(lesion),
-        "lesion_slices_with_references": sum(bool(e.references) for e in lesion),
-        "slices": [e.to_dict() for e in prediction.evidence],
+        "planes": {plane: asdict(count) for plane, count in by_plane(slices).items()},
+        "slices": slices,
         "model_hash": model.hash,
         "pool_hash": pool.hash(),
         "pool": {"patients": len(POOL),
@@ -94,12 +95,13 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
 def describe(summary: dict, files: list[Path]) -> str:
     """The summary in words."""
     place, cases = summary["slice"], {case["id"]: case for case in summary["pool"]["cases"]}
+    counts = by_plane(summary["slices"])
     seconds = {step: value for step, value in summary["seconds"].items() if "." not in step}
     lines = ["", f"Segmented {summary['case']} (contrast T1 MR of the brain) with evidence:",
-             f"  lesion   {summary['volume_ml']:.1f} ml in {summary['lesion_slices']} slices; the expert's mask has "
+             f"  lesion   {summary['volume_ml']:.1f} ml in {slices_words(counts)}; the expert's mask has "
              f"{summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
              f"  time     {seconds['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total") + ")",
-             f"  evidence {summary['lesion_slices_with_references']} of {summary['lesion_slices']} lesion slices have references",
+             f"  evidence {references_words(counts)}" if summary["volume_ml"] else "  evidence none: no lesion was found",
              f"{'Largest of them' if summary['references'] else 'Largest lesion slice'}, {place['plane']} {place['index'] + 1}: "
              + summary["coverage"]["message"]]
     for r in summary["references"]:

@@ -23,6 +23,12 @@ def label(parent, rich: bool = True, wrap: bool = True, selectable: bool = False
     return widget
 
 
+def setShown(widget, on: bool) -> None:
+    """Shows or hides a widget where that changes anything: each call lays out all that is around it anew."""
+    if bool(widget.isHidden()) == bool(on):
+        widget.setVisible(on)
+
+
 class PictureButton:
     """A slice as a button: a click enlarges it. ``widget`` is the Qt widget; a new picture is drawn ``later``."""
 

@@ -50,12 +50,17 @@ class EvidenceController(VTKObservationMixin):
         """The evidence of the slice shown, None where there is none."""
         return self.model.slices.get(self.key) if self.model is not None and self.key is not None else None
 
-    def setModel(self, model: EvidenceModel | None) -> None:
-        """Shows a new result and moves all slice views to its largest lesion slice."""
+    def setModel(self, model: EvidenceModel | None, move: bool = True) -> None:
+        """Shows a new result and moves all slice views to its largest lesion slice, or (``move`` off) shows the slice that is in view."""
         self.model, self.key = model, None
         self._cases, self._asked, self._pictures, self._query = {}, set(), {}, None
         self.observeViews(model is not None)
         if model is None:
+            self.changed.emit()
+        elif not move:
+            seen = (model.at(node) for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"))
+            self.key = next((key for key in seen if key is not None), None) or model.largest()
+            self._askForCases()
             self.changed.emit()
         else:
             showVolume(model.volume)            # before the views move: fitting them moves them too
@@ -176,7 +181,8 @@ class EvidenceController(VTKObservationMixin):
             identifier = reference["id"]
             if identifier not in self._asked:
                 self._asked.add(identifier)
-                self.logic.case(identifier, lambda case, identifier=identifier, model=self.model: self._onCase(model, identifier, case))
+                self.logic.case(identifier, self.model.pool,
+                                lambda case, identifier=identifier, model=self.model: self._onCase(model, identifier, case))
 
     def _onCase(self, model, identifier: str, case: dict | None) -> None:
         if model is not self.model:

@@ -30,20 +30,21 @@ class EvidenceModel:
     Args:
         summary: ``Prediction.summary()`` as the worker gave it. labelmap: (k, j, i) uint8 in the volume's grid.
         geometry: the grid in the world at the time of the run. volume, segmentation: nodes.
-        box: (k, j, i) slices around everything in the label map that is not 0, None if it is empty.
+        box: (k, j, i) slices around everything in the label map that is not 0, None if it is empty. pool: folder of the references.
 
     Attributes:
         planes: plane name -> ``PlaneView``. slices: (plane, index) -> evidence as a dictionary (see ``cers.case.Evidence``).
         choices: what the user chose by (plane, index). rerun: slices that now show the user's choices, not the first run.
     """
 
-    def __init__(self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation, box: list[slice] | None = None):
+    def __init__(self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation, box: list[slice] | None = None,
+                 pool: str = ""):
         self.summary, self.labelmap, self.geometry = summary, labelmap, geometry
-        self.volume, self.segmentation = volume, segmentation
+        self.volume, self.segmentation, self.pool = volume, segmentation, pool
         self.labels = {int(value): name for value, name in summary["labels"].items()}
         self.slices = {(e["plane"], int(e["index"])): e for e in summary["slices"]}
         self.planes = {plane: PlaneView(geometry, plane) for plane in dict.fromkeys(plane for plane, _index in self.slices)}
-        self._box = box
+        self.box = box
         self._areas: dict[str, np.ndarray] = {}
         self.choices: dict[tuple[str, int], Choices] = {}
         self.rerun: set[tuple[str, int]] = set()
@@ -59,7 +60,7 @@ class EvidenceModel:
     def areas(self, plane: str) -> np.ndarray:
         """Voxels of the result in each display slice of a plane. Counted in the box around the result, and kept."""
         if plane not in self._areas:
-            view, box = self.planes[plane], self._box
+            view, box = self.planes[plane], self.box
             counts = np.zeros(self.labelmap.shape[view.axes[0]], int)
             if box is not None:
                 others = tuple(a for a in range(3) if a != view.axes[0])
@@ -123,10 +124,14 @@ class EvidenceModel:
         view = self.planes[key[0]]
         view.slices(self.labelmap)[key[1]] = mask
         self.slices[key] = evidence
-        self._box, self._areas = [slice(0, n) for n in self.labelmap.shape], {}
         start, index = [0, 0, 0], [slice(None)] * 3
         start[view.axes[0]] = view.array_index(key[1])
         index[view.axes[0]] = slice(start[view.axes[0]], start[view.axes[0]] + 1)
+        self._areas = {}
+        used = np.argwhere(self.labelmap[tuple(index)]) + start
+        if len(used):
+            ends = list(zip(used.min(axis=0).tolist(), (used.max(axis=0) + 1).tolist()))
+            self.box = [slice(min(a, s.start), max(b, s.stop)) for (a, b), s in zip(ends, self.box)] if self.box else [slice(*e) for e in ends]
         return self.labelmap[tuple(index)], tuple(start)
 
     def _moved(self) -> np.ndarray:

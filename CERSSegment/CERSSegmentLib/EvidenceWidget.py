@@ -8,7 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from . import Pictures, Words
-from .Cards import Enlarged, PictureButton, PinDrop, label, titleHtml
+from .Cards import Enlarged, PictureButton, PinDrop, label, setShown, titleHtml
 from .EvidenceController import EvidenceController
 from .Signal import Signal
 
@@ -55,13 +55,13 @@ class ReferenceCard:
         self._fillWords()
         self.choice.show(self.identifier in choice.pinned or (reference.get("pinned") and self.identifier not in choice.dropped),
                          self.identifier in choice.dropped, True)
-        self.widget.setVisible(True)
+        setShown(self.widget, True)
 
     def _fillWords(self) -> None:
         rationale = (self.controller.case(self.identifier) or {}).get("rationale")
         palette = self.widget.palette
         self.words.setText(Words.rationaleHtml(rationale, palette) if self.more.checked else escape(Words.part(rationale, "summary")))
-        self.more.setVisible(bool(rationale))
+        setShown(self.more, bool(rationale))
 
 
 class EvidenceWidget:
@@ -142,8 +142,8 @@ class EvidenceWidget:
     def update(self) -> None:
         """Shows the present state of the controller."""
         controller, evidence = self.controller, self.controller.evidence
-        self.body.setVisible(controller.model is not None and controller.key is not None)
-        self.empty.setVisible(controller.model is None or controller.key is None)
+        setShown(self.body, controller.model is not None and controller.key is not None)
+        setShown(self.empty, controller.model is None or controller.key is None)
         if controller.model is None or controller.key is None:
             return
         palette = self.widget.palette
@@ -155,14 +155,14 @@ class EvidenceWidget:
         self.queryWords.setText(Words.rationaleHtml(rationale, palette) or escape(_("Nothing was found in this slice, so there is nothing to describe.")))
         references = (evidence or {}).get("references", [])
         self.referencesTitle.setText("<b>" + escape(_("References ({count})").format(count=len(references))) + "</b>")
-        self.referencesTitle.setVisible(bool(references))
+        setShown(self.referencesTitle, bool(references))
         while len(self.cards) < len(references):
             self.cards.append(ReferenceCard(self.body, controller, self._enlarge))
             self.cardsLayout.addWidget(self.cards[-1].widget)
         for card, reference in zip(self.cards, references):
             card.show(reference)
         for card in self.cards[len(references):]:
-            card.widget.setVisible(False)
+            setShown(card.widget, False)
         self._updateRejected()
         self._updateButtons()
 
@@ -171,9 +171,9 @@ class EvidenceWidget:
         count, shown = len(evidence.get("rejected", [])), bool(self.rejectedButton.checked)
         self.rejectedButton.setArrowType(qt.Qt.DownArrow if shown else qt.Qt.RightArrow)
         self.rejectedButton.setText(_("Rejected candidates ({count})").format(count=count))
-        self.rejectedButton.setVisible(count > 0)
+        setShown(self.rejectedButton, count > 0)
         self.rejected.setText(Words.rejectedHtml(evidence, self.widget.palette) if shown else "")
-        self.rejected.setVisible(shown and count > 0)
+        setShown(self.rejected, shown and count > 0)
 
     def _updateButtons(self) -> None:
         controller = self.controller

@@ -10,7 +10,7 @@ from slicer.i18n import tr as _
 
 from cers.errors import Cancelled, CersError, InputError
 
-from . import Correction, SegmentationResult, VolumeInput
+from . import Correction, SegmentationResult, VolumeInput, Words
 from .EvidenceModel import EvidenceModel
 from .Parameter import Parameter
 from .Signal import Signal
@@ -88,7 +88,7 @@ class SegmentationLogic:
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
         yield from SegmentationResult.fill(segmentation, volume, labelmap, box, labels)
-        evidence = EvidenceModel(result, labelmap, geometry, volume, segmentation, box)
+        evidence = EvidenceModel(result, labelmap, geometry, volume, segmentation, box, pool)
         self._session = (self.worker.generation, evidence)
         return evidence
 
@@ -105,7 +105,7 @@ class SegmentationLogic:
         if self._pool != (self.worker.generation, pool):
             self.progressed.emit(0.15, _("Opening the pool") if pool else _("Working without a pool"))
             yield Call("open_pool", {"path": pool or None})
-            self._pool, self._cases = (self.worker.generation, pool), {}
+            self._pool, self._cases, self._session = (self.worker.generation, pool), {}, ()
 
     def _onSegmented(self, evidence: EvidenceModel) -> None:
         self._setState(IDLE)
@@ -114,7 +114,8 @@ class SegmentationLogic:
             found = ", ".join(f"{name} {amount:.1f} ml" for name, amount in volumes.items() if amount)
             seconds = sum(evidence.summary.get("seconds", {}).values()) if "total" not in evidence.summary.get("seconds", {}) \
                 else evidence.summary["seconds"]["total"]
-            self.said.emit(GOOD, _("Found {found} in {seconds:.1f} s.").format(found=found, seconds=seconds))
+            words = _("Found {found} in {seconds:.1f} s.").format(found=found, seconds=seconds)
+            self.said.emit(GOOD, f"{words} {Words.references(evidence)}" if evidence.pool else words)
         else:
             self.said.emit(WARNING, _("No lesion was found in this volume."))
         self.finished.emit(evidence)
@@ -228,19 +229,35 @@ class SegmentationLogic:
 
     # pictures and report
 
-    def case(self, identifier: str, receiver: Callable[[dict | None], None]) -> None:
-        """Gives a pool case to ``receiver`` as a dictionary with "image" and "mask" (rows, columns) uint8 among its metadata; None if unreadable."""
-        place = (self._pool, identifier)
+    def case(self, identifier: str, pool: str, receiver: Callable[[dict | None], None]) -> None:
+        """Gives a case of the pool in folder ``pool`` to ``receiver`` as a dictionary with "image" and "mask" (rows, columns) uint8 among its
+        metadata; None if unreadable. For a result that was loaded with a scene the worker is started and the pool opened."""
+        place = (pool, identifier)
         if place in self._cases:
             receiver(self._cases[place])
         elif place in self._waiting:
             self._waiting[place].append(receiver)
-        elif self.worker.state == STOPPED:
+        elif not self._reachable(pool):
             receiver(None)
         else:
             self._waiting[place] = [receiver]
             self.worker.request("case", {"id": identifier}, onResult=lambda result: self._onCase(place, result),
                                 onError=lambda _code, _sentence: self._onCase(place, None))
+
+    def _reachable(self, pool: str) -> bool:
+        """Whether the worker can be asked for cases of a pool; has it opened, for reading, where that is not done yet."""
+        if self.worker.state != STOPPED and self._pool[:2] == (self.worker.generation, pool):
+            return True
+        if self.state != IDLE or not os.path.isdir(pool):
+            return False
+
+        def refused(_code: str, sentence: str) -> None:
+            self._pool = ()
+            self.said.emit(WARNING, sentence)
+
+        self.worker.request("open_pool", {"path": pool, "read_only": True}, onError=refused)
+        self._pool, self._session = (self.worker.generation, pool, "for reading"), ()        # a run opens it anew
+        return True
 
     def _onCase(self, place: tuple, result: dict | None) -> None:
         if result is not None:

@@ -10,7 +10,9 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from . import Correction, InstallLogic, SegmentationResult, VolumeInput
+from cers.errors import InputError
+
+from . import Correction, EvidenceRecord, InstallLogic, SegmentationResult, VolumeInput
 from .EvidenceBoard import EvidenceBoard
 from .EvidenceController import EvidenceController
 from .EvidenceWidget import EvidenceWidget
@@ -85,6 +87,7 @@ class Widget(VTKObservationMixin):
         self.logic.progressed.connect(self._onProgress)
         self.logic.said.connect(self.say)
         self.logic.finished.connect(self._onFinished)
+        self.logic.sliceChanged.connect(lambda _key: self._keepEvidence())
         self.logic.missingPackages.connect(self._updateInstall)
         self.evidence.boardRequested.connect(self._toggleBoard)
         self.evidence.exportRequested.connect(self.onExport)
@@ -135,6 +138,7 @@ class Widget(VTKObservationMixin):
             if not node.GetParameterCount():
                 self.parameter.poolFolder = slicer.util.settingsValue(POOL_SETTING, "") or ""
         self._load()
+        self._restoreEvidence()
 
     def _load(self, *_arguments) -> None:
         """Parameter node to form."""
@@ -201,6 +205,10 @@ class Widget(VTKObservationMixin):
         if SegmentationResult.restorePrevious(self.parameter.outputSegmentation):
             self._current, self._earlier = self._earlier, self._current
             self.controller.setModel(self._current if self._current is not None and self._current.alive else None)
+            if self.controller.model is not None:
+                self._keepEvidence()
+            else:
+                EvidenceRecord.forget(self.parameter.outputSegmentation)
             self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
 
     def onCorrect(self) -> None:
@@ -289,6 +297,31 @@ class Widget(VTKObservationMixin):
         self.parameter.outputSegmentation = model.segmentation
         self.ui.evidenceButton.collapsed = False
         self._updateButtons()
+        self._keepEvidence()
+
+    def _keepEvidence(self) -> None:
+        """Has the evidence saved with the scene; in the next pass of the event loop, which has nothing else to do for it."""
+        model = self.controller.model
+        if model is not None:
+            qt.QTimer.singleShot(0, lambda: EvidenceRecord.keep(model))
+
+    def _restoreEvidence(self) -> None:
+        """Shows the evidence that came with a scene, unless it is shown already."""
+        segmentation = self.parameter.outputSegmentation
+        if self.logic.state != IDLE or segmentation is None or (self._current is not None and self._current.segmentation is segmentation):
+            return
+        try:
+            model = EvidenceRecord.restore(segmentation)
+        except InputError as error:
+            self.say(WARNING, str(error))
+            return
+        if model is not None:
+            self._current, self._earlier = model, None
+            self.controller.setModel(model, move=False)
+            self.ui.evidenceButton.collapsed = False
+            if model.pool and not os.path.isdir(model.pool):
+                self.say(WARNING, _("The pool '{path}' of this evidence is not there, so its references are shown without pictures.").format(
+                    path=model.pool))
 
     def _onSceneClose(self, *_arguments) -> None:
         self.logic.cancel(_("The scene was closed, so the run was stopped."))
@@ -299,6 +332,7 @@ class Widget(VTKObservationMixin):
         self.logic.checkNodes()
         if self.controller.model is not None and not self.controller.model.alive:
             self.controller.setModel(None)
+        qt.QTimer.singleShot(0, EvidenceRecord.forgetOrphans)
         self._updateButtons()
 
     def _updateButtons(self) -> None:

@@ -8,6 +8,7 @@ import qt
 from slicer.i18n import tr as _
 
 from cers.case import PARTS
+from cers.case.counts import by_plane
 
 PART_NAMES = {"texture": lambda: _("Texture"), "boundary": lambda: _("Boundary"), "context": lambda: _("Context"), "summary": lambda: _("Summary")}
 PLANE_NAMES = {"axial": lambda: _("axial"), "coronal": lambda: _("coronal"), "sagittal": lambda: _("sagittal")}
@@ -32,6 +33,13 @@ def place(model, key) -> str:
     else:
         words += " · " + _("no lesion found here")
     return words
+
+
+def references(model) -> str:
+    """How many lesion slices have references, plane by plane: slices of different planes show the same lesion."""
+    counts = [_("{some} of {all} {plane}").format(some=c.with_references, all=c.lesion, plane=PLANE_NAMES[plane]())
+              for plane, c in by_plane(model.slices.values()).items() if c.lesion]
+    return _("References for {counts} lesion slices.").format(counts=", ".join(counts))
 
 
 def coverage(evidence: dict) -> tuple[bool, str]:

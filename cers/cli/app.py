@@ -127,17 +127,19 @@ def segment(
 
 
 def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
+    from ..case.counts import by_plane, references_words, slices_words
+
     found = [e for e in prediction.evidence if e.pixels]
     amounts = [f"{name} {ml:.2f} ml" if volume.spacing_known else f"{name} {int((prediction.labelmap == value).sum())} pixels"
                for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())]
-    lines = [f"{', '.join(amounts)} in {len(found)} of {len(prediction.evidence)} slices, {prediction.seconds['total']:.1f} s."
+    counts = by_plane(e.to_dict() for e in prediction.evidence)
+    lines = [f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."
              if found else f"No lesion was found in {len(prediction.evidence)} slices ({prediction.seconds['total']:.1f} s)."]
     if pool is None:
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:
-        covered = sum(e.coverage.covered for e in found)
         largest = max(found, key=lambda e: e.pixels)
-        lines.append(f"The pool covers {covered} of these {len(found)} slices. Largest: {largest.coverage.message}")
+        lines.append(f"The pool has {references_words(counts)}. Largest: {largest.coverage.message}")
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
 
 

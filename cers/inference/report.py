@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import __version__
 from ..case import PARTS, Evidence, PlaneView, Prediction, Rationale, Volume
+from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.terminology import label_style
 from ..errors import PoolError
@@ -90,10 +91,12 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
             pixels = int((self.prediction.labelmap == value).sum())
             amount = f"{self.prediction.volume_ml[name]:.2f} ml" if self.volume.spacing_known else f"{pixels} px"
             rows.append((amount, name))
-        covered = sum(e.coverage.covered for e in self.lesions)
-        rows.append((f"{len(self.lesions)} of {len(self.prediction.evidence)}", "decoded slices with a lesion"))
+        # a plane at a time: slices of different planes show the same lesion
+        for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
+            rows.append((f"{count.lesion} of {count.slices}", f"{plane} slices with a lesion"))
+            if count.lesion and self.pool is not None:
+                rows.append((f"{count.with_references} of {count.lesion}", "of these with references"))
         if self.lesions:
-            rows.append((f"{covered} of {len(self.lesions)}", "of these covered by the pool"))
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):
                 rows.append((f"{np.average([e.confidence for e in self.lesions], weights=sizes):.0%}", "mean probability inside the mask"))
