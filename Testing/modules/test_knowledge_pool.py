@@ -60,7 +60,7 @@ def test_new_and_empty_pool_leads_to_the_import(user, tmp_path):
     assert "empty" in user.ui.statusLabel.text and user.ui.pages.currentIndex == IMPORT and (tmp_path / "new" / "pool.sqlite").exists()
 
 
-def test_shows_everymake_case(user, pool_folder, screenshots):
+def test_shows_every_case(user, pool_folder, screenshots):
     user.choose(pool_folder)
     assert len(user.ids()) == 5 and "5 cases" in user.ui.statusLabel.text and "patients: 3" in user.ui.statusLabel.text
     assert (user.cell(4, "Modality"), user.cell(4, "Annotator"), user.cell(4, "Source")) == ("CT", "", "file7.nrrd")
