@@ -174,7 +174,9 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, li
     out = {"plain": bench.dice(first)}
     if not config.fused:
         return out
-    query = torch.from_numpy(bench._rationales(bench.rows, [m.any(0) for m in first])) if config.method == "cers" else torch.zeros(n, net.config.rationale)
+    query = torch.zeros(n, net.config.rationale)
+    if config.method == "cers":
+        query = torch.from_numpy(bench._rationales(bench.rows, [m.any(0) for m in first]))
 
     def decode(picks, swapped=None, expert=None):
         done = []
@@ -231,11 +233,12 @@ def table(result: dict) -> str:
 
     for (method, name), values in sorted(mean.items(), key=lambda item: item[0][0] == "copy"):
         found = interval(values.tolist())
-        lines.append(f"| {method} | {name} | {len(collected[method, name])} | {found['value']:.4f} | {found['low']:.4f} to {found['high']:.4f} | "
-                     f"{values[low].mean():.4f} | {difference(values, mean.get(('supervised', 'plain')))} | {difference(values, mean.get((method, 'null')))} |")
+        cells = [method, name, len(collected[method, name]), f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}",
+                 f"{values[low].mean():.4f}", difference(values, mean.get(("supervised", "plain"))), difference(values, mean.get((method, "null")))]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
     about = result["about"]
-    head = [f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; {about['machine']['cpu']}, "
-            f"{about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures.", ""]
+    head = [f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; "
+            f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures.", ""]
     return "\n".join([*head, *lines, ""])
 
 

@@ -34,9 +34,10 @@ def train(
     data: Annotated[Optional[Path], typer.Option(help="A folder with images/train, masks/train and cases.csv; a folder of volumes with images/ and "
                                                       "labels/; or a knowledge pool.")] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder, new or empty.")] = None,
-    method: Annotated[Optional[Method], typer.Option(help="What is learnt from unlabelled pictures, and whether references are read. Default: cers.")] = None,
+    method: Annotated[Optional[Method], typer.Option(help="How unlabelled pictures are used, and whether references are. Default: cers.")] = None,
     evidence: Annotated[Optional[EvidenceKind], typer.Option(help="References of D_R (method cers), for comparisons. Default: retrieved.")] = None,
-    labelled: Annotated[Optional[float], typer.Option(min=0, help="Share (0.1) or number (393) of the training pictures or volumes whose masks are used.")] = None,
+    labelled: Annotated[Optional[float], typer.Option(
+        min=0, help="Share (0.1) or number (393) of training pictures or volumes whose masks count.")] = None,
     unlabelled: Annotated[Optional[list[Path]], typer.Option(help="Folder of images or volumes without masks; may be given several times.")] = None,
     exclude: Annotated[Optional[list[str]], typer.Option(help="COLUMN=VALUE kept out of training, for instance diagnosis=pituitary.")] = None,
     minutes: Annotated[Optional[float], typer.Option(min=0, help="Budget in minutes of training; not bit-reproducible.")] = None,
@@ -44,11 +45,12 @@ def train(
     size: Annotated[Optional[int], typer.Option(min=32, help="Side of the network's input in pixels. Default: 128.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Seed of weights, batches and augmentation.")] = None,
     resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder; all settings are its own.")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options here come before it.")] = None,
+    config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options go first.")] = None,
     setting: Annotated[Optional[list[str]], typer.Option("--set", help="Any other setting as NAME=VALUE, for instance groups=8.")] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda or mps. Default: cpu.")] = None,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")] = None,
-    cache: Annotated[Optional[Path], typer.Option(help="Where prepared pictures are kept, to be shared by runs. Default: in the run folder.")] = None,
+    cache: Annotated[Optional[Path], typer.Option(
+        help="Where prepared pictures are kept, to be shared by runs. Default: in the run folder.")] = None,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train although training and held-out pictures overlap.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended as JSON.")] = False,
 ) -> None:
@@ -81,7 +83,8 @@ def train(
         if out is None:
             raise InputError("A run needs a folder: give --out for a new run, or --resume for an old one.")
         record = {} if config is None else _record(config)
-        given = {"method": method and method.value, "evidence": evidence and evidence.value, "data": data and str(data), "labelled": labelled, "unlabelled": [str(f) for f in unlabelled] if unlabelled else None,
+        given = {"method": method and method.value, "evidence": evidence and evidence.value, "data": data and str(data),
+                 "labelled": labelled, "unlabelled": [str(f) for f in unlabelled] if unlabelled else None,
                  "exclude": _pairs(exclude) if exclude else None, "minutes": minutes, "steps": steps, "size": size, "seed": seed, "device": device,
                  "threads": threads, "allow_leaks": allow_leaks or None}
         record |= {k: v for k, v in given.items() if v is not None} | _settings(setting or [])

@@ -27,9 +27,10 @@ class Batch:
     """Groups after groups: the labelled pictures of all of them, and the unlabelled ones of all of them.
 
     rows (n,), unlabelled_rows (u,): of the dataset. x (n, 1, s, s) normalised, y (n, labels, s, s): usual masks; y_task: what D_R is to
-    find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool. index, valid
-    (n + u, members): references of each labelled, then unlabelled picture, as numbers into the labelled. plain: pictures whose lesion was taken away (n,) bool. keep (n + u,) bool:
-    queries that have a rationale. feature: generators for feature noise, one per unlabelled picture.
+    find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool: of a group whose task is
+    made up. removed (n,) bool: the lesion was taken away. index, valid (n + u, members): references of each labelled, then unlabelled
+    picture, as numbers into the labelled. keep (n + u,) bool: queries that have a rationale. feature: generators for feature noise, one
+    per unlabelled picture.
     """
 
     rows: np.ndarray
@@ -109,7 +110,7 @@ class Batches:
             rows = np.concatenate([[labelled[anchor]], self._pick(rng, self.near[anchor], c.members - 1)])
             if u:
                 others = self._pick(rng, self.near_unlabelled[anchor], u)
-        x = torch.from_numpy(np.concatenate([self.data.images[rows], self.data.images[others]]) if u else self.data.images[rows]).float()[:, None] / 255
+        x = torch.from_numpy(self.data.images[np.concatenate([rows, others]).astype(np.int64)]).float()[:, None] / 255
         y = torch.from_numpy(self.data.onehot(rows))
         rng = generator(c, step, g, PICTURE)
         removed = np.zeros(len(rows), bool)
@@ -129,7 +130,8 @@ class Batches:
             rng = generator(c, step, g, STRONG)
             weak = x[len(rows):]
             strong = intensities(intensities(weak, rng), rng)
-            out.update(weak=normalise(weak), strong=normalise(strong), feature=[np.random.default_rng([c.seed, step, g, FEATURE, n]) for n in range(u)])
+            out.update(weak=normalise(weak), strong=normalise(strong),
+                       feature=[np.random.default_rng([c.seed, step, g, FEATURE, n]) for n in range(u)])
         return out
 
     def _picture(self, x, y, row: dict, rng) -> tuple[torch.Tensor, torch.Tensor, bool]:

@@ -149,7 +149,8 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                 case = pool.get(case_id)
                 spacing = case.spacing or (1.0, 1.0)
                 box = Frame.around(body_box(case.image[None], case.modality), case.image.shape, spacing, frame)
-                masks = {name: box.crop((case.mask == value)[None].astype(np.float32))[0, 0].numpy() > 0.5 for value, name in case.labels.items()}
+                masks = {name: box.crop((case.mask == value)[None].astype(np.float32))[0, 0].numpy() > 0.5
+                         for value, name in case.labels.items()}
                 group = case.patient_id or case.volume_id or case.group or case_id
                 yield (_bytes(box, scale_intensities(case.image[None], case.modality))[0], masks,
                        {"image": case_id, "item": case.volume_id or case_id, "group": str(group), "plane": case.plane, "split": "train",

@@ -30,11 +30,13 @@ def write_model(trainer, folder: Path) -> dict:
     figures = validate(trainer, c.validation_limit, keep)
     selection = {}
     if len(split.validation) and c.method == "cers":
-        keys, queries = (pooled(trainer.teacher, data, rows, c.size, trainer.device) for rows in (split.labelled, split.validation[: c.validation_limit]))
+        sides = split.labelled, split.validation[: c.validation_limit]
+        keys, queries = (pooled(trainer.teacher, data, rows, c.size, trainer.device) for rows in sides)
         selection = selection_thresholds(queries @ keys.T, trainer.memory.expert)
     site = Counter(row.get("body_site") for row in data.table if row.get("body_site")).most_common(1)
     temperature = fit_temperature(torch.cat(logits), torch.cat(truths)) if logits else 1.0
-    config = ModelConfig(trainer.net.config.to_dict(), {str(n): name for n, name in enumerate(data.labels, 1)}, size=c.size, modality=data.modality,
+    labels = {str(n): name for n, name in enumerate(data.labels, 1)}
+    config = ModelConfig(trainer.net.config.to_dict(), labels, size=c.size, modality=data.modality,
                          body_site=site[0][0] if site else None, temperature=temperature, selection=selection,
                          text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None, name=f"{c.method}, {folder.name}")
     save_model(folder / "model", state, config, _card(trainer, figures, config))
@@ -60,5 +62,6 @@ def _card(trainer, figures: dict, config: ModelConfig) -> str:
     lines = [f"# {config.name}", "", f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
              f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
              f"split by {trainer.split.report['by']}.", "", "| validation | Dice |", "| --- | ---: |",
-             *(f"| {name} | {value:.4f} |" for name, value in figures.items()), "", f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.", ""]
+             *(f"| {name} | {value:.4f} |" for name, value in figures.items()), "",
+             f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.", ""]
     return "\n".join(lines)

@@ -39,8 +39,10 @@ class Memory:
         self.train = np.concatenate([split.labelled, split.unlabelled if config.method != "supervised" else split.unlabelled[:0]])
         self.place = {int(row): n for n, row in enumerate(self.train)}
         device = next(encoder.parameters()).device
-        self.vectors = _unit(self._kept(cache, "scan", [self.train, config.size, config.initial, config.seed if config.initial == "random" else 0, config.network],
-                                        lambda: distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device))), centre=True)
+        start = [config.initial, config.seed if config.initial == "random" else 0, config.network]
+        scan = self._kept(cache, "scan", [self.train, config.size, *start],
+                          lambda: distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device)))
+        self.vectors = _unit(scan, centre=True)
         r = embedder.dimension if embedder else 0
         self.expert = self._kept(cache, "expert", [split.labelled, VERSION, embedder.hash], self._experts) if config.method == "cers" else \
             np.zeros((len(split.labelled), r), np.float32)
@@ -84,7 +86,8 @@ class Memory:
         return self._encode(texts)
 
     def _describe(self, image: np.ndarray, mask: np.ndarray, row: int) -> str:
-        return describe(image, mask, None, modality=self.data.modality, plane=self.data.table[row].get("plane") or None).compact if mask.any() else ""
+        plane = self.data.table[row].get("plane") or None
+        return describe(image, mask, None, modality=self.data.modality, plane=plane).compact if mask.any() else ""
 
     def _encode(self, texts: list[str]) -> np.ndarray:
         out = np.zeros((len(texts), self.embedder.dimension), np.float32)
@@ -99,7 +102,8 @@ class Memory:
     @torch.no_grad()
     def refresh(self, net: CersNet, step: int, device: str) -> None:
         """Renew the image vectors: old and new are both unit vectors, mixed as an EMA of the steps between, and made unit again."""
-        new = _unit(distributed.sharded(self.train, self.rank, self.world, lambda rows: self._embedded(rows, device, lambda x: net.encode(x).pooled)))
+        new = _unit(distributed.sharded(self.train, self.rank, self.world,
+                                        lambda rows: self._embedded(rows, device, lambda x: net.encode(x).pooled)))
         momentum = 0.0 if self.renewed < 0 else self.config.pool_momentum ** (step - self.renewed)
         self.vectors = new if momentum == 0 else _unit(momentum * self.vectors + (1 - momentum) * new)
         self.renewed = step
@@ -115,7 +119,8 @@ class Memory:
         rest = self.vectors[n:]
         batches.near_unlabelled = unlabelled[nearest(keys, rest, kin[labelled], kin[unlabelled], NEAR)]
         c = self.config
-        chosen = two_stage(rest, keys, self.query[n:], self.expert[self.shown_as], kin[unlabelled], kin[labelled], c.k_coarse, min(c.k, NEAR), c.cot_weight)
+        chosen = two_stage(rest, keys, self.query[n:], self.expert[self.shown_as], kin[unlabelled], kin[labelled], c.k_coarse, min(c.k, NEAR),
+                           c.cot_weight)
         batches.chosen = labelled[chosen]
 
     def rationales(self, batch: Batch, dimension: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -68,12 +68,14 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, thumbs, digests)
-    report = {"by": "group, identical files, and thumbnails that correlate above 0.99" if data.kind != "volumes" else "group and identical files",
+    by = "group and identical files" if data.kind == "volumes" else "group, identical files, and thumbnails that correlate above 0.99"
+    report = {"by": by,
               "counts": {k: len(v) for k, v in rows.items()}, "excluded": int(excluded.sum()), "set_aside": data.set_aside, "leaks": leaks,
               "rows": {k: [data.table[r]["image"] for r in v] for k, v in rows.items()}}
     split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report)
     if leaks["found"] and not config.allow_leaks:
-        raise LeakError(f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the same.", split)
+        raise LeakError(f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the "
+                        "same.", split)
     return split
 
 
@@ -110,7 +112,8 @@ def _excluded(data: Dataset, exclude: dict) -> np.ndarray:
         values = [str(v) for v in (values if isinstance(values, (list, tuple)) else [values])]
         there = data.column(column)
         if lost := sorted(set(values) - set(there.astype(str))):
-            raise InputError(f"No picture has {column} = {lost[0]}, so it cannot be excluded. The column has {', '.join(sorted(set(there))[:8]) or 'no value'}.")
+            known = ", ".join(sorted(set(there))[:8]) or "no value"
+            raise InputError(f"No picture has {column} = {lost[0]}, so it cannot be excluded. The column has {known}.")
         out |= np.isin(there.astype(str), values)
     return out
 
@@ -121,7 +124,8 @@ def _drawn(data: Dataset) -> np.ndarray:
 
 def _thumbnails(data: Dataset, first: np.ndarray) -> np.ndarray:
     """(items, 1024) of each picture, or of a volume's middle slice."""
-    return np.stack([np.array(row["thumbnail"], np.float32) if "thumbnail" in (row := data.table[n]) else thumbnail(data.images[int(n)]) for n in first])
+    stored = [data.table[n].get("thumbnail") for n in first]
+    return np.stack([thumbnail(data.images[int(n)]) if t is None else np.array(t, np.float32) for n, t in zip(first, stored)])
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:

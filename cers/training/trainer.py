@@ -184,7 +184,8 @@ class Trainer:
 
 
 def _format(p: torch.Tensor):
-    return torch.channels_last if p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous() else torch.contiguous_format
+    last = p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
 
 
 @contextmanager
@@ -315,8 +316,8 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
                 recent = []
             told = now
             if progress:
-                shown = " ".join(f"{k.removeprefix('validation_')} {v:.3f}" for k, v in {**mean, **last}.items() if "loss" in k or "validation" in k)
-                progress(min(share, 1.0), f"step {trainer.step}, {shown}")
+                shown = [f"{k.removeprefix('validation_')} {v:.3f}" for k, v in {"loss": mean["loss"], **last}.items()]
+                progress(min(share, 1.0), f"step {trainer.step}, {' '.join(shown)}")
         if run is not None and (trainer.step % c.checkpoint_steps == 0 or stop or share >= 1) and saved != trainer.step:
             run.save(trainer.step, *trainer.state(), c.keep)
             saved = trainer.step

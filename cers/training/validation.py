@@ -28,7 +28,8 @@ def masks(data, rows: np.ndarray, size: int, device: str = "cpu") -> torch.Tenso
 @torch.no_grad()
 def pooled(net: CersNet, data, rows: np.ndarray, size: int, device: str = "cpu", batch: int = 16) -> np.ndarray:
     """Unit image vectors (n, e)."""
-    return np.concatenate([net.encode(frames(data, rows[s : s + batch], size, device)).pooled.float().cpu().numpy() for s in range(0, len(rows), batch)])
+    parts = [frames(data, rows[s : s + batch], size, device) for s in range(0, len(rows), batch)]
+    return np.concatenate([net.encode(x).pooled.float().cpu().numpy() for x in parts])
 
 
 @torch.no_grad()
