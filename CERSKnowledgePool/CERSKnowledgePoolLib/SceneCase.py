@@ -73,7 +73,7 @@ def write(volume, segmentation, chosen: list[tuple[str, str]], folder: str) -> G
     for value, (identifier, _name) in enumerate(chosen, 1):
         if segmentation.GetSegmentation().GetSegment(identifier) is None:
             raise InputError(_("A chosen segment is no longer there. Choose the segments again."))
-        if not Correction._place(segmentation, identifier, volume, labels, value):
+        if not Correction.place_segment(segmentation, identifier, volume, labels, value):
             other = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, volume)      # another grid: resampled
             if other is not None:
                 labels[other > 0] = value

@@ -72,7 +72,7 @@ def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, 
     own = SegmentationResult.ownSegments(segmentation)
     array = np.zeros(tuple(reversed(volume.GetImageData().GetDimensions())), np.uint8)
     for value, name in sorted(labels.items()):
-        if name in own and not _place(segmentation, own[name], volume, array, value):
+        if name in own and not place_segment(segmentation, own[name], volume, array, value):
             mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, own[name], volume)      # another grid: resampled
             if mask is not None:
                 array[mask > 0] = value
@@ -82,7 +82,7 @@ def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, 
     return array
 
 
-def _place(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:
+def place_segment(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:
     """Writes a segment that lies on the volume's grid into ``array``, without touching the voxels around it; False if it lies on another."""
     image = slicer.vtkOrientedImageData()
     if not segmentation.GetBinaryLabelmapRepresentation(identifier, image):

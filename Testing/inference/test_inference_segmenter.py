@@ -8,11 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from synthetic import LESION, fill, grid, phantom, with_references
 
 from cers.case import Geometry, Volume
 from cers.errors import Cancelled, InputError, PoolError
 from cers.inference import Segmenter, load_model
+from cers.inference.embedding import ReferenceStore
 from cers.inference.tiny import tiny_model
 from cers.pool import NO_CLOSE_CASE, Pool, import_volume
 from cers.rationale import describe
@@ -317,6 +319,16 @@ def test_vectors_are_made_once_and_again_when_they_are_outdated(model, tmp_path,
     prediction = Segmenter(other, own_pool, text_embedder=embedder).segment(volume)
     assert not own_pool.stale("image", other.hash) and not own_pool.stale("image", model.hash)
     assert prediction.provenance["model"] == other.hash
+
+
+def test_a_case_whose_modality_is_corrected_is_read_anew(model, own_pool, embedder):
+    ids = fill(own_pool, (1,))
+    store = ReferenceStore(model, own_pool, embedder)
+    before = store.rows(ids)
+    own_pool.edit(ids[:1], {"modality": "CT"}, who="A. Nnotator")
+    after = store.rows(ids)
+    assert not torch.equal(after[ids[0]].dense, before[ids[0]].dense)
+    assert all(after[i] is before[i] for i in ids[1:])
 
 
 def test_a_new_rationale_reaches_the_evidence_decoder(model, own_pool, embedder, volume):

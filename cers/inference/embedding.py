@@ -77,12 +77,17 @@ class ReferenceStore:
 
     def __init__(self, model: Model, pool: Pool, embedder: TextEmbedder, kept: int = 512):
         self.model, self.pool, self.embedder, self.kept = model, pool, embedder, kept
-        self._rows: OrderedDict[tuple[str, str], References] = OrderedDict()
+        self._rows: OrderedDict[tuple, References] = OrderedDict()
 
     def rows(self, ids: list[str], check: Callable[[], None] | None = None) -> dict[str, References]:
-        """Reference records by id. A rationale that has changed since is encoded anew. check: called between batches; may raise to stop."""
+        """Reference records by id. A case whose rationale, labels or modality changed since is encoded anew.
+
+        Args:
+            check: called between batches; may raise to stop.
+        """
         texts = {i: rationale.compact for i, (_, rationale) in self.pool.rationales(ids).items()}
-        keys = {i: (i, texts.get(i, "")) for i in dict.fromkeys(ids)}
+        readings = self.pool.readings(ids)
+        keys = {i: (i, texts.get(i, ""), readings.get(i)) for i in dict.fromkeys(ids)}
         missing = [i for i, key in keys.items() if key not in self._rows]
         for start in range(0, len(missing), BATCH):
             if check:
@@ -95,7 +100,7 @@ class ReferenceStore:
             self._rows.popitem(last=False)
         return out
 
-    def _encode(self, ids: list[str], keys: dict[str, tuple[str, str]]) -> None:
+    def _encode(self, ids: list[str], keys: dict[str, tuple]) -> None:
         frames = [case_frame(self.pool.get(i), self.model) for i in ids]
         rationale = np.zeros((len(ids), self.model.net.config.rationale), np.float32)
         # of the very text in the key: the pool's vector may be of an older version, and what is kept here must not be

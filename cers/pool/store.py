@@ -327,6 +327,15 @@ class Pool(VectorTable, QueryTable, CareTable):
                 out.update((r[0], (r[1], parse_rationale(r[0], r[2]))) for r in rows)
         return out
 
+    def readings(self, ids: Iterable[str]) -> dict[str, tuple[str, str | None]]:
+        """Label names and modality of many cases at once: what decides, besides its pixels, how a network reads a case."""
+        out = {}
+        with self._db.read() as db:
+            for chunk in chunks(ids):
+                rows = db.execute(f"SELECT id, labels, modality FROM cases WHERE id IN ({', '.join('?' * len(chunk))})", chunk)
+                out.update((r[0], (r[1], r[2])) for r in rows)
+        return out
+
     def version_list(self, case_id: str) -> list[dict]:
         """Every version of a case's rationale as JSON, newest first: version, writer, created, record."""
         with self._db.read() as db:
