@@ -55,12 +55,14 @@ class Bench:
     rows: of the test pictures in the dataset. stock: of the pool. picks: {row name: (n, k) positions in ``stock``}.
     """
 
-    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int):
+    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0):
         self.data, self.size, test = data, size, split.test
         if held:
             column, value = held
             test = test[data.column(column)[test] == value]
             self.stock = np.flatnonzero((data.column("split") == "train") & (data.column(column) == value))
+            if dev:                        # to choose by: pictures of the pool in place of the test pictures
+                test = np.sort(np.random.default_rng(11).choice(self.stock, dev, replace=False))
         else:
             self.stock = split.labelled
         self.rows, self.held = test, held
@@ -254,6 +256,7 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--labelled", type=float, default=1.0, help="share or number of labelled training pictures")
     parser.add_argument("--hold-out", metavar="COLUMN=VALUE", help="a class kept out of training, whose training pictures are the pool")
+    parser.add_argument("--dev", type=int, default=0, metavar="N", help="with --hold-out: ask for N pictures of the pool, not the test pictures")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of TrainConfig, for instance groups=4")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -283,7 +286,7 @@ def run_all(given, base: dict, held) -> None:
     first = runs[0][2]
     data = open_dataset(first.data, [], first.frame, first.plane, given.cache)
     split = make_split(data, first)
-    bench = Bench(data, split, held, given.size)
+    bench = Bench(data, split, held, given.size, given.dev)
     images = [data.table[int(r)]["image"] for r in bench.rows]
     if result.get("images", images) != images:
         raise CersError(f"'{file}' is of other test pictures. Choose another folder for this ablation.")

@@ -6,11 +6,12 @@ Intensities are 0..1, background 0, as before ``normalise``.
 from __future__ import annotations
 
 import numpy as np
+import SimpleITK as sitk
 import torch
 import torch.nn.functional as F
 
-KINDS = ("blob", "decoy", "place", "band")
-SHARES = (0.3, 0.2, 0.3, 0.2)
+KINDS = ("blob", "decoy", "place", "band", "region")
+SHARES = (0.2, 0.1, 0.15, 0.1, 0.45)
 
 
 def _grid(size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -35,9 +36,11 @@ def make(images: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator) ->
 
     blob: a patch of one brightness and texture is pasted, anywhere, and is the target. decoy: the same, but the lesion is. place: an ellipse
     at one place of the body, or the bright or dark tissue in it. band: tissue of one band of brightness, perhaps in one part only.
+    region: one picture, moved and bent a little for each member, with a connected structure of it as the target (after the self-supervised
+    superpixel episodes of Ouyang et al., ECCV 2020).
     """
-    kind = KINDS[rng.choice(4, p=SHARES)]
-    x, y, usual = {"blob": _paste, "decoy": _paste, "place": _place, "band": _band}[kind](images, masks, rng, kind == "decoy")
+    kind = KINDS[rng.choice(len(KINDS), p=SHARES)]
+    x, y, usual = {"blob": _paste, "decoy": _paste, "place": _place, "band": _band, "region": _region}[kind](images, masks, rng, kind == "decoy")
     if rng.random() < 0.3:
         turns = int(rng.integers(1, 4))
         x, y, usual = (t.rot90(turns, (2, 3)) for t in (x, y, usual))
@@ -90,6 +93,46 @@ def _band(x, masks, rng, _):
         part = ellipses(x.shape[-1], rng.uniform(-0.5, 0.5, (1, 2)), rng.uniform(0.2, 0.6, (1, 2)), np.zeros(1)) > 0
         target &= part
     return x, _same(target, masks), masks
+
+
+def _region(x, masks, rng, _):
+    """The members are one picture, or for half of the tasks one of two alike, as neighbours in a pool are."""
+    n, size = len(x), x.shape[-1]
+    chosen = int(rng.integers(n))
+    target = _grow(_smooth(x[chosen : chosen + 1])[0, 0].numpy(), rng)
+    if target is None:                     # a picture without body
+        return _place(x, masks, rng, _)
+    every = torch.cat([x[chosen], torch.from_numpy(target)[None].float(), masks[chosen]])[None].expand(n, -1, -1, -1)
+    angle, shift = rng.normal(0, 0.12, n), rng.normal(0, 0.06, (n, 2))
+    scale = np.exp(rng.normal(0, 0.08, (n, 2)))
+    matrix = torch.from_numpy(np.stack([np.stack([scale[:, 0] * np.cos(angle), -np.sin(angle), shift[:, 0]], 1),
+                                        np.stack([np.sin(angle), scale[:, 1] * np.cos(angle), shift[:, 1]], 1)], 1).astype(np.float32))
+    bend = torch.from_numpy(rng.normal(0, 0.04, (n, 2, 5, 5)).astype(np.float32))
+    grid = F.affine_grid(matrix, (n, 1, size, size), align_corners=False)
+    grid = grid + F.interpolate(bend, (size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    moved = F.grid_sample(every, grid, align_corners=False)
+    target, usual = moved[:, 1:2] > 0.5, (moved[:, 2:] > 0.5).float()
+    return moved[:, :1], _same(target, masks), usual
+
+
+def _grow(picture: np.ndarray, rng) -> np.ndarray | None:
+    """A connected structure (h, w) bool around a random place of the body, of 0.2 to 6 % of the picture; None where none is found."""
+    body, size = np.argwhere(picture > 0.08), len(picture)
+    if len(body) < 100:
+        return None
+    rows, columns = np.ogrid[:size, :size]
+    image = sitk.GetImageFromArray(np.ascontiguousarray(picture, np.float32))
+    for _ in range(8):
+        row, column = (int(v) for v in body[rng.integers(len(body))])
+        value, width = float(picture[row, column]), float(rng.uniform(0.03, 0.15))
+        tall, wide = rng.uniform(0.05, 0.2, 2) * size          # a window, or it would run through half of the head
+        near = ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 < 1
+        grown = sitk.GetArrayFromImage(sitk.ConnectedThreshold(image, [(column, row)], value - width, value + width)) * near
+        closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(grown.astype(np.uint8)), [1, 1]))
+        found = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True)) == 1
+        if 0.002 < found.mean() < 0.06:
+            return found
+    return None
 
 
 def _smooth(x: torch.Tensor) -> torch.Tensor:
