@@ -47,12 +47,14 @@ def train(
     resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder; all settings are its own.")] = None,
     config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options go first.")] = None,
     setting: Annotated[Optional[list[str]], typer.Option("--set", help="Any other setting as NAME=VALUE, for instance groups=8.")] = None,
-    device: Annotated[Optional[str], typer.Option(help="cpu, cuda or mps. Default: cpu.")] = None,
+    device: Annotated[Optional[str], typer.Option(help="cpu, cuda, mps, or auto for the fastest there is. Default: cpu.")] = None,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")] = None,
     cache: Annotated[Optional[Path], typer.Option(
         help="Where prepared pictures are kept, to be shared by runs. Default: in the run folder.")] = None,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train although training and held-out pictures overlap.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print how it ended as JSON.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Do not train: print what it would train on, the leak report, and time and memory, "
+                                                        "measured on some steps.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, or what --check found, as JSON.")] = False,
 ) -> None:
     """Train a model: warm-up on labelled pictures, then, with unlabelled ones, semi-supervised.
 
@@ -68,6 +70,8 @@ def train(
 
       cers train --data my-pool --unlabelled scans/ --out run --steps 2000
 
+      cers train --data my-pool --minutes 30 --check
+
       cers train --resume run
     """
     from ..errors import InputError
@@ -80,7 +84,7 @@ def train(
         settings = TrainConfig.read(resume / CONFIG)
         settings = replace(settings, device=device or settings.device, threads=threads or settings.threads)
     else:
-        if out is None:
+        if out is None and not check:
             raise InputError("A run needs a folder: give --out for a new run, or --resume for an old one.")
         record = {} if config is None else _record(config)
         given = {"method": method and method.value, "evidence": evidence and evidence.value, "data": data and str(data),
@@ -91,6 +95,13 @@ def train(
         settings = TrainConfig.of(record)
         if not settings.data:
             raise InputError("There is nothing to train on: give --data with a dataset folder or a pool.")
+    if settings.device == "auto":
+        from ..inference.device import choose_device
+
+        settings = replace(settings, device=choose_device("auto"))
+    if check:
+        _check(settings, cache or (out and out / "cache"), as_json)
+        return
     from ..training.trainer import train as run
 
     folder = resume or out
@@ -106,6 +117,21 @@ def train(
     else:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in status["metrics"].items())
         print(f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\nThe model is in {folder / 'model'}.")
+
+
+def _check(settings, cache: Path | None, as_json: bool) -> None:
+    import sys
+    import tempfile
+
+    from ..training.plan import check, sentences
+
+    with tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True) as temporary, progress() as show:
+        report = check(settings, cache or Path(temporary),
+                       (lambda words: show(0.0, words)) if show else (lambda words: print(words, file=sys.stderr, flush=True)))
+    if as_json:
+        say_json(report)
+    else:
+        print("\n".join(sentences(report)))
 
 
 def _record(path: Path) -> dict:

@@ -10,6 +10,7 @@ import torch
 
 from ..evaluation.calibration import fit_temperature
 from ..inference.model import ModelConfig, save_model
+from .pictures import Examples
 from .runfolder import RunFolder
 from .validation import pooled, validate
 
@@ -23,11 +24,15 @@ def write_model(trainer, folder: Path) -> dict:
     RunFolder(folder).save_weights(state)
     logits, truths = [], []
 
-    def keep(best, truth) -> None:
+    examples = Examples(data)
+
+    def keep(rows, best, truth) -> None:
+        examples(rows, best, truth)
         logits.append(best.float().flatten().cpu()[::7])
         truths.append(truth.flatten().cpu()[::7])
 
     figures = validate(trainer, c.validation_limit, keep)
+    examples.write(RunFolder(folder), trainer.step)
     selection = {}
     if len(split.validation) and c.method == "cers":
         sides = split.labelled, split.validation[: c.validation_limit]

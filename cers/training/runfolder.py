@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
+from .runs import CHECKPOINTS, CONFIG, EXAMPLES, LAUNCH, LOCK, LOG, METRICS, SETTINGS, SPLIT, STATUS, STOP, WEIGHTS  # noqa: F401 - for who trains
 
-STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK = "status.json", "metrics.jsonl", "config.yaml", "split.json", "log.txt", "stop", "lock"
-CHECKPOINTS, WEIGHTS = "checkpoints", "model.safetensors"
+LOCK_TRIES, LOCK_WAIT = 5, 0.05          # who looks whether a run lives holds the lock for an instant
 
 
 class RunFolder:
@@ -30,6 +30,7 @@ class RunFolder:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
+        self.told: dict = {}             # step and share that were told last
         self._lock = None
 
     def __enter__(self) -> RunFolder:
@@ -38,11 +39,15 @@ class RunFolder:
             self._lock = open(self.folder / LOCK, "a+", encoding="utf-8")
         except OSError as error:
             raise InputError(f"The run folder '{self.folder}' cannot be written ({error.strerror}). Choose another one.") from error
-        try:
-            _lock(self._lock)
-        except OSError as error:
-            self._lock.close()
-            raise InputError(f"Another training is going on in '{self.folder}'. Stop it first, or choose another run folder.") from error
+        for left in range(LOCK_TRIES - 1, -1, -1):
+            try:
+                _lock(self._lock)
+                break
+            except OSError as error:
+                if not left:
+                    self._lock.close()
+                    raise InputError(f"Another training is going on in '{self.folder}'. Stop it first, or choose another run folder.") from error
+                time.sleep(LOCK_WAIT)
         for left in (self.folder / CHECKPOINTS).glob(".*"):
             shutil.rmtree(left)
         return self
@@ -61,17 +66,29 @@ class RunFolder:
     def clear_stop(self) -> None:
         self.path(STOP).unlink(missing_ok=True)
 
+    def begin(self) -> None:
+        """Forget requests to stop of earlier times; one that came since the process was sent off counts."""
+        try:
+            sent = json.loads(self.path(LAUNCH).read_text(encoding="utf-8"))["started"]
+            if self.path(STOP).stat().st_mtime < sent:
+                self.clear_stop()
+        except (OSError, ValueError, KeyError, TypeError):
+            self.clear_stop()              # started by hand
+        self.status("starting")
+        self.path(LAUNCH).unlink(missing_ok=True)
+
     def write_json(self, name: str, record: dict) -> None:
-        with self._room(name), atomic_path(self.path(name)) as temporary:
+        with self.room(name), atomic_path(self.path(name)) as temporary:
             temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def status(self, state: str, **facts) -> None:
         """state: starting, running, stopped, finished or failed."""
+        self.told = {k: facts[k] for k in ("step", "steps", "share") if k in facts} or self.told
         self.write_json(STATUS, {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": round(time.time(), 1), **facts})
 
     def metrics(self, record: dict) -> None:
         """One more line; a line that a crash cut short is ended first."""
-        with self._room(METRICS):
+        with self.room(METRICS):
             path = self.path(METRICS)
             whole = not path.exists() or not path.stat().st_size or path.read_bytes()[-1:] == b"\n"
             with open(path, "a", encoding="utf-8") as f:
@@ -97,7 +114,7 @@ class RunFolder:
         """
         root = self.folder / CHECKPOINTS
         final, temporary = root / f"step_{step:08d}", root / f".step_{step:08d}"
-        with self._room("a checkpoint"):
+        with self.room("a checkpoint"):
             try:
                 temporary.mkdir(parents=True, exist_ok=True)
                 for name, record in tensors.items():
@@ -116,7 +133,7 @@ class RunFolder:
         return final
 
     def save_weights(self, tensors: dict[str, torch.Tensor]) -> None:
-        with self._room(WEIGHTS), atomic_path(self.path(WEIGHTS)) as temporary:
+        with self.room(WEIGHTS), atomic_path(self.path(WEIGHTS)) as temporary:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary))
 
     def load(self) -> tuple[dict, dict[str, dict[str, torch.Tensor]]] | None:
@@ -129,7 +146,8 @@ class RunFolder:
                 continue                  # damaged, for instance by a power cut: the one before it is as good
         return None
 
-    def _room(self, what: str):
+    def room(self, what: str) -> _Room:
+        """A context in which a disk that is full or faulty raises a TrainingError that says so."""
         return _Room(self, what)
 
 

@@ -25,7 +25,9 @@ from .config import TrainConfig
 from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
 from .memory import Memory
-from .runfolder import CONFIG, LOG, SPLIT, RunFolder
+from .pictures import Examples
+from .plan import out_of_memory, smaller, words
+from .runfolder import CONFIG, LOG, SETTINGS, SPLIT, RunFolder
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -226,11 +228,16 @@ def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: 
                 return _run(config, run, folder, cache or folder / "cache", resume, rank, world, progress)
             except Exception as error:
                 message = str(error) if isinstance(error, CersError) else f"{type(error).__name__}: {error}"
-                log.error("failed: %s", message)
+                facts: dict = {}
+                if out_of_memory(error):
+                    message, facts["proposal"] = _too_large(config)
+                log.error("failed: %s", " ".join(message.split()))
                 try:
-                    run.status("failed", error=message)
+                    run.status("failed", **run.told, error=message, **facts)
                 except CersError as full:
                     log.error("%s", full)
+                if facts:
+                    raise TrainingError(message) from error
                 raise
             finally:
                 log.removeHandler(handler)
@@ -239,20 +246,30 @@ def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: 
         distributed.finish()
 
 
+def _too_large(config: TrainConfig) -> tuple[str, dict | None]:
+    """What to say when memory ran out, and the settings of a smaller batch."""
+    what = f"{config.groups} groups of {config.members + config.unlabelled_members} pictures of {config.size} x {config.size} pixels"
+    proposal = smaller(config)
+    if proposal is None:
+        return f"There was not enough memory for {what}, and no smaller batch is possible. Close other programs, or use another device.", None
+    return f"There was not enough memory for {what}. Train anew with {words(proposal)}, or close other programs and resume.", proposal
+
+
 def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, progress) -> str:
     from .finish import write_model
 
     if run is not None:
         if run.checkpoints() and not resume:
             raise InputError(f"The run folder '{folder}' already holds a run. Resume it, or choose another folder.")
-        run.clear_stop()
-        run.status("starting")
+        run.begin()
     data, split = _prepare(config, run, cache)
     if run is not None:
         config.write(run.path(CONFIG))
+        run.write_json(SETTINGS, asdict(config))
         run.write_json(SPLIT, split.report)
         if world > 1:
             distributed.wait()             # the other processes may read the cache now
+        run.status("starting", phase="memory")
     trainer = Trainer(config, data, split, cache, rank, world)
     stored = (run or RunFolder(folder)).load() if resume else None
     if stored:
@@ -261,6 +278,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
             run.forget_after(trainer.step)
         log.info("resumed at step %d", trainer.step)
     log.info("%s, evidence %s, configuration %s: %s", config.method, config.evidence, config.hash, split.report["counts"])
+    if distributed.any_of(run is not None and run.stop_requested):
+        return _stopped(trainer, run, trainer.share, {})
     with _signals() as asked:
         ended = _loop(trainer, run, asked, progress)
     if run is not None and ended == "finished":
@@ -299,9 +318,11 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
         stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
         if c.validate and int(share * c.validate) > mark and share < 1 and not stop:
             mark = int(share * c.validate)              # its time does not count: the budget is for training
-            last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit).items()} if run is not None else {}
+            examples = Examples(trainer.data)
+            last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit, examples).items()} if run is not None else {}
             distributed.wait()
             if run is not None:
+                examples.write(run, trainer.step)
                 run.metrics({"step": trainer.step, "share": round(share, 4), **last})
                 log.info("step %d: %s", trainer.step, last)
         now = time.monotonic()
@@ -322,9 +343,13 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
             run.save(trainer.step, *trainer.state(), c.keep)
             saved = trainer.step
         if stop and share < 1:
-            if run is not None:
-                run.status("stopped", step=trainer.step, steps=c.steps or None, share=round(share, 4), metrics=last)
-                run.clear_stop()
-                log.info("stopped at step %d", trainer.step)
-            return "stopped"
+            return _stopped(trainer, run, share, last)
     return "finished"
+
+
+def _stopped(trainer: Trainer, run: RunFolder | None, share: float, last: dict) -> str:
+    if run is not None:
+        run.status("stopped", step=trainer.step, steps=trainer.config.steps or None, share=round(share, 4), metrics=last)
+        run.clear_stop()
+        log.info("stopped at step %d", trainer.step)
+    return "stopped"

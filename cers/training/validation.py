@@ -67,12 +67,12 @@ def held_out(trainer, limit: int, batch: int = 8):
 def validate(trainer, limit: int, each=None) -> dict:
     """Mean Dice of D_S (plain), of D_R without references (null) and with (retrieved), where the method has them.
 
-    each: called with the best logits there are and the truth of each batch.
+    each: called with the rows, the best logits there are and the truth of each batch.
     """
     scores: dict[str, list] = {"plain": [], "null": [], "retrieved": []}
-    for _, plain, null, fused, truth in held_out(trainer, limit):
+    for rows, plain, null, fused, truth in held_out(trainer, limit):
         if each:
-            each(next(x for x in (fused, null, plain) if x is not None), truth)
+            each(rows, next(x for x in (fused, null, plain) if x is not None), truth)
         for name, logits in zip(scores, (plain, null, fused)):
             if logits is not None:
                 scores[name].append(hard_dice(logits, truth))
