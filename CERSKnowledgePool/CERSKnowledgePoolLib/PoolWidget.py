@@ -14,8 +14,10 @@ from .HealthPage import HealthPage
 from .HistoryPage import HistoryPage
 from .ImportPage import ImportPage
 from .PoolSession import POOL_SETTING, PoolSession
+from .TrainingPage import TrainingPage
 
-CASES, CASE, HEALTH, IMPORT, HISTORY = range(5)
+CASES, CASE, HEALTH, IMPORT, HISTORY, TRAINING = range(6)
+OF_POOL = (CASES, CASE, HEALTH, IMPORT, HISTORY)        # pages that show nothing without a pool
 
 
 class PoolWidget:
@@ -34,6 +36,7 @@ class PoolWidget:
         self.health = HealthPage(ui.healthPage, session, self._onFinding)
         self.importing = ImportPage(ui.importPage, session, self.say)
         self.history = HistoryPage(ui.historyPage, session, self.openCase, self.say)
+        self.training = TrainingPage(ui.trainingPage, session, self.say)
         self._typing = qt.QTimer()          # the folder may be typed letter by letter
         self._typing.setSingleShot(True)
         self._typing.setInterval(250)
@@ -54,6 +57,8 @@ class PoolWidget:
         ui.cancelButton.clicked.connect(lambda *_checked: session.cancel())
         ui.undoButton.clicked.connect(lambda *_checked: self.undo())
         ui.pages.currentChanged.connect(lambda *_index: self._onPage())
+        for label in (ui.statusLabel, ui.messageLabel):
+            label.setTextFormat(qt.Qt.RichText)      # what is shown there is escaped
         self._onBusy(False)
         self.say("")
         self._showNothing(_("Choose the folder of a pool, or make a new one."))
@@ -75,6 +80,7 @@ class PoolWidget:
         self._changes.stop()
         self.cases.cleanup()
         self.importing.cleanup()
+        self.training.cleanup()
         self.session.stop()
 
     @property
@@ -142,9 +148,8 @@ class PoolWidget:
         self.health.clear()
         self.history.clear()
         self.importing.updateButtons()
-        self.ui.pages.setVisible(False)
-        self.ui.emptyArea.setVisible(True)       # keeps what is above at the top
-        self.ui.pages.setCurrentIndex(CASES)
+        self.training.setPool("", [])
+        self._enablePool(False)
 
     def _refresh(self) -> None:
         self.session.ask("pool_info", {}, self._showInfo)
@@ -159,9 +164,16 @@ class PoolWidget:
         self.cases._onSelection()
         self.importing.updateButtons()
         self._status(summary(info))
-        self.ui.pages.setVisible(True)
-        self.ui.emptyArea.setVisible(False)
+        self.training.setPool(self.session.folder, sorted(info["counts"]["label"]))
+        self._enablePool(True)
         self._onPage()
+
+    def _enablePool(self, on: bool) -> None:
+        """The pages of a pool are there with one; the others always."""
+        for number in OF_POOL:
+            self.ui.pages.setTabEnabled(number, on)
+        if not on and self.ui.pages.currentIndex in OF_POOL:
+            self.ui.pages.setCurrentIndex(TRAINING)
 
     def _onChanged(self) -> None:
         self._changes.start()
@@ -172,11 +184,14 @@ class PoolWidget:
 
     def _onPage(self) -> None:
         ui, current = self.ui, self.ui.pages.currentIndex
-        for number, page in enumerate((ui.casesPage, ui.casePage, ui.healthPage, ui.importPage, ui.historyPage)):
+        pages = ui.casesPage, ui.casePage, ui.healthPage, ui.importPage, ui.historyPage, ui.trainingPage
+        for number, page in enumerate(pages):
             kind = qt.QSizePolicy.Preferred if number == current else qt.QSizePolicy.Ignored       # else all are as high as the highest
             page.setSizePolicy(kind, kind)
         if self.ui.pages.currentIndex == HISTORY:
             self.history.again()
+        elif self.ui.pages.currentIndex == TRAINING:
+            self.training.enter()
 
     # cases
 

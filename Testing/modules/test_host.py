@@ -13,9 +13,9 @@ STAND_INS = {"CoreIOManager": ["qSlicerIOManager"], "_ModuleManager": ["qSlicerM
 
 def _host_classes() -> list[type]:
     import slicerhost
-    from slicerhost import application, ctkwidgets, layout, modules, mrmlwidgets, sceneio, views
+    from slicerhost import application, ctkwidgets, layout, modules, mrmlwidgets, plots, sceneio, views
 
-    parts = (application, ctkwidgets, layout, modules, mrmlwidgets, sceneio, views)
+    parts = (application, ctkwidgets, layout, modules, mrmlwidgets, plots, sceneio, views)
     found = {c for part in parts for c in vars(part).values() if isinstance(c, type) and c.__module__.startswith(slicerhost.__name__)}
     return sorted((c for c in found if c.__name__ in STAND_INS or c.__name__[:3] in ("ctk", "qMR", "qSl")), key=lambda c: c.__name__)
 

@@ -42,10 +42,11 @@ def test_file_imports_nothing_heavy():
 
 
 def test_asks_for_a_pool_and_says_what_is_wrong(user, tmp_path, pool_folder):
-    assert "evidence" in user.ui.introLabel.text and "Choose the folder of a pool" in user.ui.statusLabel.text and user.ui.pages.isHidden()
+    assert "evidence" in user.ui.introLabel.text and "Choose the folder of a pool" in user.ui.statusLabel.text
+    assert not user.ui.pages.isTabEnabled(CASES)
     for folder in (tmp_path, tmp_path / "gone" / "<b>&"):
         user.choose(folder)
-        assert "no pool" in _sentence(user.ui.statusLabel.text) and user.ui.pages.isHidden() and user.ids() == []
+        assert "no pool" in _sentence(user.ui.statusLabel.text) and not user.ui.pages.isTabEnabled(CASES) and user.ids() == []
     assert "&lt;b&gt;&amp;" in user.ui.statusLabel.text, "a folder's name is not taken for markup"
     assert user.host.qt.QSettings().value("CERS/PoolFolder") is None
     (pool_folder / "pool.sqlite").write_bytes(b"this is no database" * 500)

@@ -125,7 +125,7 @@ def test_a_finished_run_from_outside(done):
     found = runs.examples(done)
     assert [step for step, _ in found] == [3, 6]
     picture = np.asarray(Image.open(found[-1][1]))
-    assert picture.shape == (160, 640, 3) and (picture == pictures.TRUTH).all(2).sum() > 100, "the expert's outline is drawn"
+    assert picture.shape == (120, 480, 3) and (picture == pictures.TRUTH).all(2).sum() > 100, "the expert's outline is drawn"
     assert runs.settings(done)["steps"] == 6
     assert [r.name for r in runs.list_runs(done.parent)] == [done.name] and runs.list_runs(done / "gone") == []
 
@@ -135,7 +135,7 @@ def test_outlines_of_a_tile():
     found[10:30, 10:30], drawn[20:40, 10:30] = True, True
     out = pictures.tile(np.full((80, 80), 90, np.uint8), found, drawn)
     counts = [int((out == colour).all(2).sum()) for colour in (pictures.TRUTH, pictures.FOUND, pictures.BOTH)]
-    assert out.shape == (160, 160, 3) and all(counts) and (out[0, 0] == 90).all()
+    assert out.shape == (120, 120, 3) and all(counts) and (out[0, 0] == 90).all()
     examples = pictures.Examples(None)
     examples.data = type("Data", (), {"images": np.zeros((20, 64, 64), np.uint8)})
     examples(np.arange(20), torch.zeros(20, 1, 64, 64), torch.zeros(20, 1, 64, 64))

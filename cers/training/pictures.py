@@ -11,7 +11,7 @@ from PIL import Image
 from ..case.io import atomic_path
 from .runfolder import EXAMPLES, RunFolder
 
-COUNT, COLUMNS, SIDE = 8, 4, 160
+COUNT, COLUMNS, SIDE = 8, 4, 120
 TRUTH, FOUND, BOTH = (60, 220, 90), (255, 150, 40), (255, 240, 120)     # of the expert, of the model, where their outlines meet
 
 

@@ -50,10 +50,10 @@ class Host:
         import slicer
         import slicer.util
 
-        from . import ctkwidgets, layout, modules, mrmlwidgets, scripted, views
+        from . import ctkwidgets, layout, modules, mrmlwidgets, plots, scripted, views
 
         ctkwidgets.install()
-        for part in (mrmlwidgets, views, layout, modules, scripted):
+        for part in (mrmlwidgets, views, plots, layout, modules, scripted):
             part.install()
         from .application import make_application
 
