@@ -13,6 +13,7 @@ import typer
 from .. import __version__
 from .evaluate import compare, evaluate
 from .model import model_app
+from .next import next_
 from .options import Device, Planes
 from .output import command, progress, say_json
 from . import pool_care  # noqa: F401 - adds its commands to pool_app
@@ -143,6 +144,7 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
 
 
+app.command("next")(next_)
 app.command()(evaluate)
 app.command()(compare)
 

@@ -11,9 +11,9 @@ SOURCE = "corrected in 3D Slicer"         # never the volume's name, which often
 
 
 @params(image_=str, mask_=str, ijkToRAS_=list, labels_=dict, annotator_=str, proposed=str, modality=str, body_site=str, patient_id=str,
-        volume_id=str, diagnosis=str, spacing_known=bool)
+        volume_id=str, diagnosis=str, spacing_known=bool, keep=str)
 def add_case(self: Methods, job: Job, given: dict) -> dict:
-    """Keeps the lesion slices of a volume with a person's mask, and their vectors."""
+    """Keeps the lesion slices of a volume with a person's mask, and their vectors; the whole mask in the file ``keep`` where that is given."""
     from ..inference.embedding import embed_pool
     from ..pool.corrections import add_correction
 
@@ -27,6 +27,10 @@ def add_case(self: Methods, job: Job, given: dict) -> dict:
     job.progress(0.2, "Describing and keeping the slices")
     report = add_correction(pool, volume, mask, labels, annotator=given["annotator"], proposed=proposed, source=SOURCE,
                             diagnosis=given.get("diagnosis"), model=None if self.model is None else self.model.hash)
+    if given.get("keep") is not None:
+        from ..case.io import write_segmentation
+
+        write_segmentation(given["keep"], mask, volume.geometry, labels)
     embedded = 0 if self.model is None else embed_pool(
         self.model, pool, self._text(), lambda fraction, words: job.progress(0.5 + 0.5 * fraction, words), job.cancelled.is_set)
     return {**report.to_dict(), "cases": len(pool), "embedded": embedded}
