@@ -16,7 +16,7 @@ from cers.resources import resource
 
 POOL, FOLDER = "pool", "folder"
 MODEL, IMAGENET, RANDOM = "model", "imagenet", "random"
-MINUTES = (5, 30, 120, 480)
+MINUTES = 30
 SIZES = (128, 160, 192, 224, 256)
 FRAME = 256                     # side at which pictures are kept, unless the network's input is larger
 DEFAULTS = {"method": "cers", "evidence": "retrieved", "labelled": 1.0, "validation": 0.05, "seed": 0, "groups": 4, "members": 5,
@@ -102,12 +102,12 @@ class TrainingForm:
         self.budget = qt.QComboBox(box)
         for words, minutes in ((_("A quick try"), 5), (_("Short"), 30), (_("Normal"), 120), (_("Overnight"), 480), (_("Other"), 0)):
             self.budget.addItem(words, minutes)
-        self.budget.setCurrentIndex(1)
+        self.budget.setCurrentIndex(self.budget.findData(MINUTES))
         self.budget.setToolTip(_("How long to train; reading the pictures and looking at the result come on top"))
         self.minutes = qt.QDoubleSpinBox(box)
         self.minutes.setRange(0.05, 100000)
         self.minutes.setDecimals(2)
-        self.minutes.setValue(30)
+        self.minutes.setValue(MINUTES)
         self.minutes.setSuffix(_(" min"))
         self.minutes.setToolTip(_("Minutes of training"))
         self.budget.currentIndexChanged.connect(lambda *_index: self._onBudget())
@@ -264,7 +264,8 @@ class TrainingForm:
                   "evidence": self._data(self.evidence), "allow_leaks": bool(self._leaksOffered and self.leaks.checked)}
         for name, field in self.numbers.items():
             record[name] = int(field.value) if field.decimals == 0 else round(field.value, field.decimals)
-        record["frame"] = max(int(self._base.get("frame", FRAME)), -(-record["size"] // 32) * 32)
+        if "frame" not in self._base or record["size"] != self._base.get("size"):
+            record["frame"] = max(FRAME, -(-record["size"] // 32) * 32)
         initial = self._data(self.initial)
         if initial == MODEL:
             record["initial"] = os.path.join(self.modelFolder(), "model.safetensors")
@@ -274,10 +275,10 @@ class TrainingForm:
         return record
 
     def fill(self, record: dict, name: str = "") -> None:
-        """Takes over the settings of a run."""
+        """Takes over the settings of a run; what they lack is as at the start."""
         self._base = {k: v for k, v in record.items() if k not in ("steps", "minutes", "allow_leaks")}
         data = str(record.get("data") or "")
-        if data and data == self.pool:
+        if not data or data == self.pool:
             self.source.setCurrentIndex(self.source.findData(POOL))
         else:
             self.source.setCurrentIndex(self.source.findData(FOLDER))
@@ -286,8 +287,8 @@ class TrainingForm:
         for folder in record.get("unlabelled") or []:
             self.unlabelled.addItem(str(folder))
         minutes = float(record.get("minutes") or 0)
-        self.minutes.setValue(minutes or self.minutes.value)
-        initial = str(record.get("initial") or IMAGENET)
+        self.minutes.setValue(minutes or MINUTES)
+        initial = str(record.get("initial") or (MODEL if self._modelConfig() else IMAGENET))
         if initial == os.path.join(self.modelFolder(), "model.safetensors") and record.get("network") == self._network():
             initial = MODEL
         self._select(self.initial, initial, _("Weights of {file}").format(file=initial))

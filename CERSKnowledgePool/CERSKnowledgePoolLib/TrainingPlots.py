@@ -77,8 +77,7 @@ class TrainingPlots:
             self.show(self._curves)
 
     def _add(self, key: str, kind: str, name: str):
-        node = slicer.mrmlScene.CreateNodeByClass(kind)
-        node.UnRegister(None)                # the scene's reference stays, CreateNodeByClass gave one more
+        node = getattr(slicer, kind)()
         node.SetName(name)
         node.SetHideFromEditors(True)        # before it is added: the data tree shows what it meets otherwise
         node.SetSaveWithScene(False)

@@ -130,11 +130,13 @@ class TrainingRunView:
         if run.state == "running":
             of = _(" of {steps}").format(steps=f"{run.steps:,}") if run.steps else ""
             words += escape(_(", step {step}{of}, {left} left").format(step=f"{run.step:,}", of=of, left=duration(run.eta)))
+        elif run.state == "launching":
+            words += escape(": " + _("its process starts, which takes some seconds"))
         elif run.state == "starting":
             words += escape(": " + (_("looking at every picture and describing the labelled ones") if run.phase == "memory"
                                     else _("reading the pictures")))
         elif run.state == "stopping":
-            words += escape(": " + _("it finishes its step and saves"))
+            words += escape(": " + _("it finishes what it is doing and saves"))
         elif run.step:
             words += escape(_(" at step {step}").format(step=f"{run.step:,}"))
         if run.host and run.live and run.pid is None:
@@ -142,7 +144,7 @@ class TrainingRunView:
         if run.reason:
             words += "<br><span style='color:#d64545'>✖</span> " + escape(run.reason)
             if run.resumable and not run.proposal:
-                words += " " + escape(_("Resume goes on from the last checkpoint."))
+                words += " " + escape(_("Resume goes on from the last checkpoint.") if run.saved else _("Resume begins again."))
         elif run.state == "finished":
             words += "<br><span style='color:#2e9e5b'>✔</span> " + escape(_("The model is in {folder}").format(folder=run.folder / runs.MODEL))
         dice = {n: history.curves[n][-1][1] for n in ("plain", "null", "retrieved") if history.curves[n]} if history is not None else {}

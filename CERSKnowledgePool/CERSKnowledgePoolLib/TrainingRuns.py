@@ -147,7 +147,7 @@ class TrainingRuns:
                 if c == 1:
                     item.setForeground(qt.QBrush(qt.QColor(COLOURS[run.state])))
                 if c >= 2:
-                    item.setTextAlignment(int(qt.Qt.AlignRight | qt.Qt.AlignVCenter))
+                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 item.setToolTip(run.reason or str(run.folder))
                 self._kept.append(item)         # the table has them, too; Python must not let go first
                 self.table.setItem(r, c, item)

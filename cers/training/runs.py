@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import time
 from dataclasses import dataclass, field
@@ -58,6 +59,11 @@ class Run:
     def live(self) -> bool:
         """Its process is at work."""
         return self.state in LIVE
+
+    @property
+    def saved(self) -> bool:
+        """There is a checkpoint."""
+        return any((self.folder / CHECKPOINTS).glob("step_*"))
 
     @property
     def resumable(self) -> bool:
@@ -320,15 +326,21 @@ def write_record(path: Path, record: dict) -> None:
 
 
 def request_stop(folder: Path) -> None:
-    """Ask a run to finish its step, save and end.
+    """Ask a run to finish its step, save and end. One that still prepares has nothing to save and is ended.
 
     Raises:
         InputError: the folder cannot be written.
     """
+    folder = Path(folder)
     try:
-        (Path(folder) / STOP).touch()
+        (folder / STOP).touch()
     except OSError as error:
         raise InputError(f"The request to stop could not be written to '{folder}' ({error.strerror}).") from error
+    facts = _record(folder / STATUS) or {}
+    pid = _int(facts.get("pid"))            # 0 would be everybody
+    if facts.get("state") == "starting" and pid > 0 and not _elsewhere(facts) and not (folder / LAUNCH).exists() and locked(folder):
+        with contextlib.suppress(ProcessLookupError, PermissionError):      # ended meanwhile
+            os.kill(pid, signal.SIGTERM)
 
 
 def remove(folder: Path) -> Path:

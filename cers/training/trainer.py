@@ -81,7 +81,8 @@ class Trainer:
             try:
                 net.load_state_dict(load_file(c.initial))
             except Exception as error:          # safetensors and torch raise their own kinds
-                raise InputError(f"The weights '{c.initial}' cannot be read or belong to another network.") from error
+                raise InputError(f"The weights '{c.initial}' cannot be read or are of another network, for instance for other labels than "
+                                 f"{', '.join(self.data.labels)}. Start from ImageNet weights instead.") from error
         return net
 
     @property
