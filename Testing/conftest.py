@@ -23,3 +23,15 @@ def cers_data() -> Path:
     if folder is None:
         pytest.skip("real images not found: set CERS_DATA to their folder to run this test")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_models(tmp_path_factory):
+    """No test sees or changes the models that the user has installed; processes that tests start inherit it."""
+    before = os.environ.get("CERS_MODELS")
+    os.environ["CERS_MODELS"] = str(tmp_path_factory.mktemp("installed") / "models")
+    yield
+    if before is None:
+        del os.environ["CERS_MODELS"]
+    else:
+        os.environ["CERS_MODELS"] = before

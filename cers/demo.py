@@ -21,6 +21,7 @@ from .case.counts import by_plane, references_words, slices_words
 from .case.io import atomic_path, read_mask, read_volume, write_segmentation
 from .errors import CersError, InputError
 from .evaluation.metrics import dice
+from .resources import resource
 from .sample import sample
 
 QUERY = "brain1"
@@ -133,7 +134,7 @@ def run(output: Path, *, device: str = "cpu", threads: int | None = None, planes
     for name in POOL:
         sample(name)
     lap("read")
-    model = load_model(None, device=device, threads=threads)
+    model = load_model(resource("model"), device=device, threads=threads)
     lap("load_model")
     files = [output / "segmentation.seg.nrrd", output / "evidence.html", output / "summary.json"]
     with build_pool(output / "pool") as pool:

@@ -1,4 +1,4 @@
-"""``cers model``: what a model folder holds, and its card."""
+"""``cers model``: what a model folder holds, its card, and the models that are installed."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, say_json
+from .output import command, progress, say_json
 
-model_app = typer.Typer(no_args_is_help=True, help="Show a model folder, and write measured figures into its card.\n\n"
-                        "cers model card my-model --results result.json")
+model_app = typer.Typer(no_args_is_help=True, help="Show models, install them, choose which one is in use, and write measured figures into "
+                        "their cards.\n\ncers model install runs/my-run --use")
+_Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name, id or hash as 'cers model list' shows it; 'shipped' for the one that "
+                                                             "comes with CERS.")]
 
 
 def _read(folder: Path | None):
     """(folder, configuration, hash) without loading the network."""
     from ..errors import ModelError
     from ..inference.model import CONFIG, WEIGHTS, ModelConfig, model_hash
-    from ..resources import resource
+    from ..inference.store import default_folder
 
-    folder = resource("model") if folder is None else folder
+    folder = default_folder() if folder is None else folder
     config = ModelConfig.read(folder / CONFIG)
     try:
         return folder, config, model_hash((folder / WEIGHTS).read_bytes(), config)
@@ -30,7 +33,7 @@ def _read(folder: Path | None):
 @model_app.command()
 @command
 def show(folder: Annotated[Optional[Path],
-                           typer.Argument(metavar="[DIR]", help="Model folder. Default: the model that comes with CERS.")] = None,
+                           typer.Argument(metavar="[DIR]", help="Model folder. Default: the model in use.")] = None,
          as_json: Annotated[bool, typer.Option("--json", help="For machines: configuration and hash, without the card.")] = False) -> None:
     """Print what a model was made for, its settings and its card."""
     from dataclasses import asdict
@@ -69,3 +72,79 @@ def card(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folde
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {config.name}\n"
     write_card(path, update_card(before, digest, results))
     print(f"Wrote {path} from {len(results)} result file{'s' * (len(results) > 1)}.")
+
+
+@model_app.command("list")
+@command
+def list_(as_json: _Json = False) -> None:
+    """Print the models that are installed; the one in use is marked with *, the one before with -."""
+    from ..inference.store import models, root
+
+    found = models()
+    if as_json:
+        say_json({"folder": str(root()), "models": [entry.to_dict() for entry in found]})
+        return
+    for entry in found:
+        mark = "*" if entry.in_use else "-" if entry.previous else " "
+        facts = f"Dice {entry.dice:.3f}" if entry.dice is not None else "not measured"
+        print(f"{mark} {entry.id:<44} {entry.name}; {facts}" + (f"; BROKEN: {entry.problem}" if entry.problem else ""))
+
+
+@model_app.command()
+@command(cancelled="Cancelled. Nothing was installed.")
+def install(source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a finished training run, a model folder, or a zip file "
+                                                                          "that 'cers model export' wrote.")],
+            name: Annotated[Optional[str], typer.Option(help="Name of the model here. Default: its own.")] = None,
+            use_it: Annotated[bool, typer.Option("--use", help="Use it from now on.")] = False, as_json: _Json = False) -> None:
+    """Verify a model and copy it to the models of this user."""
+    from ..inference.packing import install as put
+    from ..inference.store import use as choose
+
+    with progress() as show:
+        entry = put(source, name, show)
+    if use_it:
+        entry = choose(entry.id)
+    _say(entry, as_json, f"Installed '{entry.name}' as {entry.id}." + (" It is in use now." if entry.in_use else f" Use it with: cers model use {entry.id}"))
+
+
+@model_app.command()
+@command
+def use(model: Annotated[Optional[str], typer.Argument(metavar="[MODEL]", help="Name, id or hash as 'cers model list' shows it; 'shipped' for "
+                                                                               "the one that comes with CERS.")] = None,
+        previous: Annotated[bool, typer.Option("--previous", help="The one that was in use before.")] = False, as_json: _Json = False) -> None:
+    """Choose the model that is taken where none is named, here and in 3D Slicer. A pool's vectors are renewed when it is next used."""
+    from ..errors import InputError
+    from ..inference.store import back
+    from ..inference.store import use as choose
+
+    if (model is None) == (not previous):
+        raise InputError("Name either the model to use, or --previous.")
+    entry = back() if previous else choose(model)
+    _say(entry, as_json, f"'{entry.name}' is in use now.")
+
+
+@model_app.command()
+@command
+def export(model: _Model, output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .zip. A file of that name is replaced.")],
+           cases: Annotated[bool, typer.Option("--with-cases", help="Add names and pictures of its test cases. Without it, hashes take the place "
+                                                                    "of names.")] = False) -> None:
+    """Write a model as one zip file, for another computer."""
+    from ..inference.packing import export as pack
+
+    print(f"Wrote {pack(model, output, cases)}")
+
+
+@model_app.command()
+@command
+def delete(model: _Model) -> None:
+    """Delete an installed model, also a broken one; not the one in use, nor the one that comes with CERS."""
+    from ..inference.packing import delete as remove
+
+    print(f"Deleted '{remove(model)}'.")
+
+
+def _say(entry, as_json: bool, words: str) -> None:
+    if as_json:
+        say_json(entry.to_dict())
+    else:
+        print(words)

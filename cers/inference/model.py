@@ -10,9 +10,9 @@ from pathlib import Path
 
 from ..errors import InputError, ModelError
 from ..pool import SelectionConfig
+from .store import CARD, CONFIG, WEIGHTS, default_folder
 
 FORMAT = 1
-WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "MODEL_CARD.md"
 
 
 @dataclass
@@ -118,7 +118,7 @@ def resolve_device(device: str) -> str:
 
 
 def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threads: int | None = None) -> Model:
-    """The model in a folder, by default the one that ships with CERS.
+    """The model in a folder, by default the one in use: the one that ships with CERS, unless another was chosen.
 
     Args:
         threads: torch threads of this process; None leaves them. More than the idle cores makes everything slower.
@@ -132,7 +132,6 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
 
     from ..network.fuse import fuse
     from ..network.model import CersNet, NetworkConfig
-    from ..resources import resource
 
     if threads is not None:
         if threads < 1:
@@ -140,7 +139,7 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
         torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
     device = resolve_device(device)
-    folder = resource("model") if path is None else Path(path)
+    folder = default_folder() if path is None else Path(path)
     weights = folder / WEIGHTS
     if not weights.is_file() or not (folder / CONFIG).is_file():
         raise ModelError(f"There is no CERS model in '{folder}': it needs {CONFIG} and {WEIGHTS}. Choose another model folder.")

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 
 from ..evaluation.calibration import fit_temperature
-from ..inference.model import ModelConfig, save_model
+from ..evaluation.card import write_card
+from ..evaluation.result import ablation_rows
+from ..evaluation.tables import markdown_table, mean_rows, trust_rows
+from ..inference.model import CARD, ModelConfig, save_model
+from .outcome import measure
 from .pictures import Examples
 from .runfolder import RunFolder
 from .validation import pooled, validate
@@ -45,6 +49,8 @@ def write_model(trainer, folder: Path) -> dict:
                          body_site=site[0][0] if site else None, temperature=temperature, selection=selection,
                          text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None, name=f"{c.method}, {folder.name}")
     save_model(folder / "model", state, config, _card(trainer, figures, config))
+    if (result := measure(trainer, config, folder / "model")) is not None:
+        write_card(folder / "model" / CARD, _card(trainer, figures, config) + _measured(result))
     return figures
 
 
@@ -70,3 +76,11 @@ def _card(trainer, figures: dict, config: ModelConfig) -> str:
              *(f"| {name} | {value:.4f} |" for name, value in figures.items()), "",
              f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.", ""]
     return "\n".join(lines)
+
+
+def _measured(result: dict) -> str:
+    run = result["run"]
+    about = f"{result['images']} of {run['of']}" if result["images"] < run["of"] else str(result["images"])
+    return (f"\n## On {run['on']} pictures\n\n{about} pictures, split by {run['split']}; 95 % bootstrap intervals in brackets. "
+            f"Masks of the {'plain decoder' if run['decoder'] == 'plain' else 'evidence decoder'}.\n\n"
+            f"{markdown_table(mean_rows(result) + trust_rows(result) + ablation_rows(result))}\n")

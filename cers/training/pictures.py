@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from PIL import Image
@@ -16,7 +14,7 @@ TRUTH, FOUND, BOTH = (60, 220, 90), (255, 150, 40), (255, 240, 120)     # of the
 
 
 class Examples:
-    """Collects the first ``COUNT`` pictures of a validation, a quarter of them without a lesion; to be called with each batch, then ``write``."""
+    """Collects the first ``COUNT`` pictures of a validation, at most a quarter of them without a lesion; called with each batch."""
 
     def __init__(self, data):
         self.data = data
@@ -35,17 +33,21 @@ class Examples:
         """``examples/step_N.png`` of the run, nothing if there was no picture."""
         if not self.tiles:
             return
-        columns = min(COLUMNS, len(self.tiles))
-        rows = -(-len(self.tiles) // columns)
-        sheet = np.zeros((rows * SIDE, columns * SIDE, 3), np.uint8)
-        for n, picture in enumerate(self.tiles):
-            r, c = divmod(n, columns)
-            sheet[r * SIDE : (r + 1) * SIDE, c * SIDE : (c + 1) * SIDE] = picture
         path = run.path(EXAMPLES) / f"step_{step:08d}.png"
         with run.room("an example picture"):
             path.parent.mkdir(exist_ok=True)
             with atomic_path(path) as temporary:
-                Image.fromarray(sheet).save(temporary, "PNG")
+                Image.fromarray(sheet(self.tiles, COLUMNS)).save(temporary, "PNG")
+
+
+def sheet(tiles: list[np.ndarray], columns: int) -> np.ndarray:
+    """Tiles, of which there is at least one, in rows from the upper left: (rows * SIDE, columns * SIDE, 3) uint8."""
+    columns = min(columns, len(tiles))
+    out = np.zeros((-(-len(tiles) // columns) * SIDE, columns * SIDE, 3), np.uint8)
+    for n, picture in enumerate(tiles):
+        r, c = divmod(n, columns)
+        out[r * SIDE : (r + 1) * SIDE, c * SIDE : (c + 1) * SIDE] = picture
+    return out
 
 
 def tile(image: np.ndarray, found: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -32,36 +32,41 @@ def pooled(net: CersNet, data, rows: np.ndarray, size: int, device: str = "cpu",
     return np.concatenate([net.encode(x).pooled.float().cpu().numpy() for x in parts])
 
 
+def some(rows: np.ndarray, limit: int) -> np.ndarray:
+    """At most ``limit`` of the rows, always the same ones."""
+    return rows[np.random.default_rng(0).permutation(len(rows))[:limit]] if len(rows) > limit else rows
+
+
 @torch.no_grad()
-def held_out(trainer, limit: int, batch: int = 8):
-    """For batches of up to ``limit`` validation pictures: rows, D_S's and D_R's logits (D_R without, then with references) and the truth."""
+def held_out(trainer, rows: np.ndarray, others: bool = False, batch: int = 8):
+    """For batches of held-out pictures: rows, logits and the truth. Logits are by name: plain (D_S), null (D_R without references) and
+    retrieved (with), where the method has them; with ``others`` also random (with references drawn by lot)."""
     c, net, data, split, device = trainer.config, trainer.teacher, trainer.data, trainer.split, trainer.device
-    rows = split.validation
-    if len(rows) > limit:
-        rows = rows[np.random.default_rng(0).permutation(len(rows))[:limit]]
-    references = None
+    choices: dict[str, np.ndarray] = {}
     if c.referring and len(rows):
         stock = split.labelled
         if len(stock) > STOCK:
             stock = np.sort(np.random.default_rng(1).permutation(stock)[:STOCK])
+        if others:
+            choices["random"] = stock[np.random.default_rng(2).integers(len(stock), size=(len(rows), min(K, len(stock))))]
         keys = pooled(net, data, stock, c.size, device)
         score = pooled(net, data, rows, c.size, device) @ keys.T
-        references = stock[np.argsort(-score, axis=1, kind="stable")[:, : min(K, len(stock))]]
+        choices["retrieved"] = stock[np.argsort(-score, axis=1, kind="stable")[:, : min(K, len(stock))]]
         place = trainer.memory.place
     for start in range(0, len(rows), batch):
         part = rows[start : start + batch]
         encoded = net.encode(frames(data, part, c.size, device))
-        plain = net.decode_plain(encoded)
+        found = {"plain": net.decode_plain(encoded)}
+        mask = found["plain"].sigmoid()
         blank = torch.zeros(len(part), net.config.rationale, device=device)
-        null = net.decode_evidence(encoded, plain.sigmoid(), blank)[0] if c.fused else None
-        fused = None
-        if references is not None:
-            flat = references[start : start + batch].ravel()
-            unique, index = np.unique(flat, return_inverse=True)
+        if c.fused:
+            found["null"] = net.decode_evidence(encoded, mask, blank)[0]
+        for name, references in choices.items():
+            unique, index = np.unique(references[start : start + batch].ravel(), return_inverse=True)
             expert = torch.from_numpy(trainer.memory.expert[[place[int(r)] for r in unique]]).to(device)
             stock = net.references(net.encode(frames(data, unique, c.size, device)), masks(data, unique, c.size, device), expert)
-            fused = net.decode_evidence(encoded, plain.sigmoid(), blank, stock.gather(torch.from_numpy(index.reshape(len(part), -1))))[0]
-        yield part, plain, null, fused, masks(data, part, c.size, device)
+            found[name] = net.decode_evidence(encoded, mask, blank, stock.gather(torch.from_numpy(index.reshape(len(part), -1))))[0]
+        yield part, found, masks(data, part, c.size, device)
 
 
 def validate(trainer, limit: int, each=None) -> dict:
@@ -69,11 +74,10 @@ def validate(trainer, limit: int, each=None) -> dict:
 
     each: called with the rows, the best logits there are and the truth of each batch.
     """
-    scores: dict[str, list] = {"plain": [], "null": [], "retrieved": []}
-    for rows, plain, null, fused, truth in held_out(trainer, limit):
+    scores: dict[str, list] = {}
+    for rows, found, truth in held_out(trainer, some(trainer.split.validation, limit)):
         if each:
-            each(rows, next(x for x in (fused, null, plain) if x is not None), truth)
-        for name, logits in zip(scores, (plain, null, fused)):
-            if logits is not None:
-                scores[name].append(hard_dice(logits, truth))
-    return {name: round(float(torch.cat(v).mean()), 4) for name, v in scores.items() if v}
+            each(rows, list(found.values())[-1], truth)
+        for name, logits in found.items():
+            scores.setdefault(name, []).append(hard_dice(logits, truth))
+    return {name: round(float(torch.cat(v).mean()), 4) for name, v in scores.items()}

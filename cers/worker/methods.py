@@ -59,11 +59,12 @@ class Methods:
     def table(self) -> dict[str, Callable]:
         names = ("load_model", "open_pool", "segment", "resegment", "slice", "describe", "embed", "search", "case", "export_report")
         from .adding import add_case
+        from .model_requests import TABLE as MODELS
         from .next_requests import TABLE as NEXT
         from .pool_requests import TABLE
 
         return {**{name: getattr(self, name) for name in names}, "add_case": partial(add_case, self),
-                **{name: partial(method, self) for name, method in {**TABLE, **NEXT}.items()}}
+                **{name: partial(method, self) for name, method in {**TABLE, **NEXT, **MODELS}.items()}}
 
     @params(path=str, device=str, threads=int)
     def load_model(self, job: Job, given: dict) -> dict:

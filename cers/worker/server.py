@@ -240,7 +240,8 @@ METHODS = ("hello", "load_model", "open_pool", "segment", "resegment", "slice", 
            "add_case", "export_report", "cancel", "shutdown",
            "pool_create", "pool_info", "pool_query", "pool_rows", "pool_case", "pool_edit", "pool_rationale", "pool_review", "pool_delete",
            "pool_restore", "pool_purge", "pool_trash", "pool_audit", "pool_health", "pool_export", "pool_merge", "pool_import_folder",
-           "pool_import_volume", "next_rank", "next_mask")
+           "pool_import_volume", "next_rank", "next_mask", "model_list", "model_install", "model_use", "model_export",
+           "model_delete", "model_compare")
 
 
 def serve() -> int:
