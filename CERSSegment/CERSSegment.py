@@ -29,6 +29,15 @@ class CERSSegment(ScriptedLoadableModule):
             "for research; look at it yourself.")
         self.parent.acknowledgementText = _(
             "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' (arXiv:2606.17958).")
+        # when all modules are there, the one with the sample data among them
+        slicer.app.startupCompleted.connect(registerSampleData)
+
+
+def registerSampleData():
+    """Offers a real volume in the Sample Data module; nothing is downloaded yet."""
+    from CERSSegmentLib import SampleVolumes
+
+    SampleVolumes.register()
 
 
 class CERSSegmentWidget(ScriptedLoadableModuleWidget):

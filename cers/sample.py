@@ -34,6 +34,12 @@ FILES = {                                                            # name: SHA
                "07085bb0e36a956de5bd1c1c1b5f8bdf2ce80952125b13cbd352412c108c8950"),
 }
 PARTS = ("image", "label")
+_ADDRESS = "https://raw.githubusercontent.com/AIM-Harvard/pyradiomics/v3.0.1/data/{name}_{part}.nrrd"
+
+
+def address(name: str, part: str) -> str:
+    """Where a single file of ``FILES`` can be had; check it against its SHA-256."""
+    return _ADDRESS.format(name=name, part=part)
 
 
 def cache_folder() -> Path:

@@ -26,13 +26,14 @@ class SegmentationLogic:
 
     Signals:
         stateChanged(state), progressed(fraction, words), said(kind, sentence), finished(EvidenceModel), sliceChanged(key): a re-run is in,
+        added(volume, kept): a correction is in the pool, its whole mask in the file ``kept``, '' if there is none,
         missingPackages(): the worker cannot start without further packages.
     """
 
     def __init__(self, worker: WorkerClient | None = None):
         self.worker = worker or WorkerClient()
         self.stateChanged, self.progressed, self.said = Signal(), Signal(), Signal()
-        self.finished, self.sliceChanged, self.missingPackages = Signal(), Signal(), Signal()
+        self.finished, self.sliceChanged, self.added, self.missingPackages = Signal(), Signal(), Signal(), Signal()
         self.state = IDLE
         self._task: Task | None = None
         self._stopReason = ""
@@ -51,7 +52,7 @@ class SegmentationLogic:
         if self.state != IDLE:
             return False
         volume, output = parameter.inputVolume, parameter.outputSegmentation
-        problem = VolumeInput.reject(volume) or _rejectFolders(parameter)
+        problem = VolumeInput.reject(volume) or rejectFolders(parameter)
         if problem:
             self.said.emit(ERROR, problem)
             return False
@@ -59,7 +60,7 @@ class SegmentationLogic:
         origin = VolumeInput.origin(volume)
         settings.update(name=volume.GetName(), patient_id=origin["patient_id"], modality=parameter.modality or origin["modality"],
                         body_site=parameter.bodySite or None)
-        model = (parameter.modelFolder or None, parameter.device, parameter.threads or None)
+        model = modelOf(parameter)
         self._nodes = [volume]
         self._begin(self._segment(volume, output, settings, model, parameter.poolFolder), self._onSegmented)
         return True
@@ -71,7 +72,7 @@ class SegmentationLogic:
         path = os.path.join(self.worker.privateFolder(), f"input-{self._counter}.npy")
         image, geometry = volume.GetImageData(), VolumeInput.worldGeometry(volume)
         yield from VolumeInput.write(volume, path)
-        yield from self._prepare(model, pool)
+        yield from self.prepare(model, pool)
         try:
             result = yield Call("segment", {**settings, "image": path, "ijkToRAS": geometry.ijkToRAS.tolist()})
         finally:
@@ -92,7 +93,7 @@ class SegmentationLogic:
         self._session = (self.worker.generation, evidence)
         return evidence
 
-    def _prepare(self, model: tuple, pool: str) -> Generator[object, object, None]:
+    def prepare(self, model: tuple, pool: str) -> Generator[object, object, None]:
         """Brings worker, model and pool to what is asked for."""
         if self.worker.state == STOPPED:
             self.progressed.emit(0.05, _("Starting the worker (the first start takes some seconds)"))
@@ -155,16 +156,17 @@ class SegmentationLogic:
 
     # what a person made of the result
 
-    def addToPool(self, parameter: Parameter, evidence: EvidenceModel | None, annotator: str) -> bool:
+    def addToPool(self, parameter: Parameter, evidence: EvidenceModel | None, annotator: str, keep: str = "") -> bool:
         """Keeps the corrected result as reference cases; False, with a sentence said, when that cannot start.
 
         Args:
             evidence: of the run that proposed the result, None if it is not known any more.
+            keep: file (.seg.nrrd) for the whole mask, '' for none; the pool itself keeps some slices of it.
         """
         if self.state != IDLE:
             return False
         segmentation = parameter.outputSegmentation
-        problem = Correction.reject(segmentation) or _rejectFolders(parameter)
+        problem = Correction.reject(segmentation) or rejectFolders(parameter)
         if not problem and not parameter.poolFolder:
             problem = _("No pool is chosen. Choose the folder of the pool that the corrected case shall go to.")
         if not problem and not annotator.strip():
@@ -176,8 +178,8 @@ class SegmentationLogic:
             return False
         origin = VolumeInput.origin(volume)
         settings = {"annotator": annotator.strip(), "patient_id": origin["patient_id"], "modality": parameter.modality or origin["modality"],
-                    "body_site": parameter.bodySite or None}
-        model = (parameter.modelFolder or None, parameter.device, parameter.threads or None)
+                    "body_site": parameter.bodySite or None, "keep": keep or None}
+        model = modelOf(parameter)
         self._nodes = [volume, segmentation]
         if evidence is not None and evidence.segmentation is not segmentation:
             evidence = None
@@ -201,7 +203,7 @@ class SegmentationLogic:
                 yield from VolumeInput.save(proposed, paths["proposed"])
             else:
                 del paths["proposed"]
-            yield from self._prepare(model, pool)
+            yield from self.prepare(model, pool)
             self.progressed.emit(0.3, _("Adding the case to the pool"))
             result = yield Call("add_case", {**settings, **paths, "ijkToRAS": geometry.ijkToRAS.tolist(),
                                              "labels": {str(value): name for value, name in labels.items()}})
@@ -209,11 +211,15 @@ class SegmentationLogic:
             for path in paths.values():
                 if os.path.exists(path):
                     os.remove(path)
-        return result, Correction.foreignSegments(segmentation)
+        return result, Correction.foreignSegments(segmentation), volume, settings["keep"] or ""
 
-    def _onAdded(self, outcome: tuple[dict, list[str]]) -> None:
+    def _onAdded(self, outcome: tuple) -> None:
         self._setState(IDLE)
-        result, others = outcome
+        result, others, volume, kept = outcome
+        self._sayAdded(result, others)
+        self.added.emit(volume, kept)
+
+    def _sayAdded(self, result: dict, others: list[str]) -> None:
         if not result["added"] and not result["replaced"]:
             self.said.emit(INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(count=len(result["ids"])))
             return
@@ -291,6 +297,23 @@ class SegmentationLogic:
 
     # control
 
+    def run(self, steps: Generator, onDone: Callable, nodes: list | None = None) -> bool:
+        """Runs the steps of a task as the one thing that is done; False where another is running. Errors are said as those of a segmentation.
+
+        Args:
+            onDone: called with what the steps return. nodes: the task is stopped when one of them leaves the scene.
+        """
+        if self.state != IDLE:
+            return False
+
+        def done(value) -> None:
+            self._setState(IDLE)
+            onDone(value)
+
+        self._nodes = nodes or []
+        self._begin(steps, done)
+        return True
+
     def cancel(self, reason: str = "") -> None:
         """Stops what runs. Answers at once; the worker is killed if it does not follow within two seconds."""
         if self._task is not None and self._task.running and self.state == RUNNING:
@@ -339,7 +362,12 @@ class SegmentationLogic:
             self.stateChanged.emit(state)
 
 
-def _rejectFolders(parameter: Parameter) -> str:
+def modelOf(parameter: Parameter) -> tuple:
+    """(folder or None, device, threads or None) as ``prepare`` takes it."""
+    return parameter.modelFolder or None, parameter.device, parameter.threads or None
+
+
+def rejectFolders(parameter: Parameter) -> str:
     if parameter.poolFolder and not os.path.isdir(parameter.poolFolder):
         return _("The pool folder '{path}' does not exist. Choose a pool, or leave the field empty to segment without references.").format(
             path=parameter.poolFolder)

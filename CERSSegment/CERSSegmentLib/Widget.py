@@ -16,6 +16,7 @@ from . import Correction, EvidenceRecord, InstallLogic, SegmentationResult, Volu
 from .EvidenceBoard import EvidenceBoard
 from .EvidenceController import EvidenceController
 from .EvidenceWidget import EvidenceWidget
+from .LabelNext import LabelNext
 from .Parameter import Parameter, parameterNode
 from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
 
@@ -49,6 +50,7 @@ class Widget(VTKObservationMixin):
         self.reportPath = self._askReportPath     # replaced in tests
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
+        self.labelNext = LabelNext(ui, self.logic, lambda: self.parameter, self.say)
         self._connect()
         self._onScene()
         self._onState(self.logic.state)
@@ -160,6 +162,7 @@ class Widget(VTKObservationMixin):
             ui.threadsSpin.setValue(p.threads)
         finally:
             self._loading = False
+        self.labelNext.refresh()
         self._updateButtons()
 
     def _store(self) -> None:
@@ -167,7 +170,7 @@ class Widget(VTKObservationMixin):
         if self._loading or self.parameter is None:
             return
         ui, p = self.ui, self.parameter
-        before = p.inputVolume
+        before, pool = p.inputVolume, p.poolFolder
         self._loading = True
         modifying = p.node.StartModify()
         try:
@@ -181,6 +184,8 @@ class Widget(VTKObservationMixin):
             self._loading = False
         if p.inputVolume is not before and self.logic.state == IDLE:
             self._onInput()
+        if p.poolFolder != pool:
+            self.labelNext.refresh()
         self._updateButtons()
 
     def _onInput(self) -> None:
@@ -226,7 +231,8 @@ class Widget(VTKObservationMixin):
         """Keeps the result, as it is now, as reference cases. The slice in view and everything else stay as they are."""
         if self.parameter.poolFolder:
             slicer.app.userSettings().setValue(POOL_SETTING, self.parameter.poolFolder)
-        self.logic.addToPool(self.parameter, self.controller.model, self.ui.annotatorEdit.text)
+        keep = self.labelNext.maskPath(Correction.volumeOf(self.parameter.outputSegmentation))
+        self.logic.addToPool(self.parameter, self.controller.model, self.ui.annotatorEdit.text, keep)
 
     def onExport(self) -> None:
         """Asks where to and writes the report."""

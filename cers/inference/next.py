@@ -73,9 +73,10 @@ class Measurement:
 
 @dataclass
 class NextVolume:
-    """One place of the list. path: below the folder. need, novelty, score: 0..1; like: the volume above that it resembles most."""
+    """One place of the list. path: below the folder; id: of its voxels and grid, as the pool names volumes. need, novelty, score: 0..1; like: the volume above that it resembles most."""
 
     path: str
+    id: str
     score: float
     need: float
     coverage: float
@@ -90,10 +91,12 @@ class NextVolume:
 
 @dataclass
 class NextReport:
-    """volumes: best first. labelled: path -> why it needs no label. faults: path -> what is wrong. measured: how many were not known yet."""
+    """volumes: best first. labelled: path -> why it needs no label; ids: path -> id of those of them that were looked at. faults: path -> what is
+    wrong. measured: how many volumes were not known yet."""
 
     volumes: list[NextVolume] = field(default_factory=list)
     labelled: dict[str, str] = field(default_factory=dict)
+    ids: dict[str, str] = field(default_factory=dict)
     faults: dict[str, str] = field(default_factory=dict)
     measured: int = 0
 
@@ -151,6 +154,7 @@ def rank_next(folder: str | PathLike, pool: Pool, model: Model, *, embedder: Tex
             continue
         if here := _cases(pool, found):
             report.labelled[name] = f"It is in the pool already ({here} case{'s' * (here > 1)})."
+            report.ids[name] = found.volume_id
         else:
             known[name] = found
     selector = Selector(pool, model.hash, None)
@@ -227,7 +231,7 @@ def _place(names, found: Measurement, coverage: float, i: int, need, novelty, ne
         words.append("No lesion was found in it.")
     if like is not None:
         words.append(f"Much like {like} above (similarity {1 - far[i, nearest[i]]:.2f}).")
-    return NextVolume(names[i], round(score, 4), round(float(need[i]), 4), round(coverage, 4), round(found.disagreement, 4), round(found.entropy, 4),
+    return NextVolume(names[i], found.volume_id, round(score, 4), round(float(need[i]), 4), round(coverage, 4), round(found.disagreement, 4), round(found.entropy, 4),
                       round(float(novelty[i]), 4), like, found.found, found.ml, " ".join(words))
 
 
