@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import qt
@@ -117,8 +118,8 @@ class TrainingCheck:
             self._onReport(settings, report)
             return
         lines = [line.removeprefix("Error: ") for line in self._err.decode(errors="replace").splitlines() if line.startswith("Error: ")]
-        self._onError(lines[-1] if lines else _("The check ended without an answer. Perhaps there was not enough memory: choose smaller pictures or "
-                                                "fewer groups, and try again."))
+        self._onError(lines[-1] if lines else _("The check ended without an answer. Perhaps there was not enough memory: choose smaller "
+                                                "pictures or fewer groups, and try again."))
 
     def _settings(self) -> dict | None:
         try:
@@ -127,12 +128,10 @@ class TrainingCheck:
             return None
 
 
-def html(report: dict, palette_wrong: str = "#d64545") -> str:
+def html(report: dict) -> str:
     """A report for the panel."""
-    from html import escape
-
     counts, leaks, e = report["counts"], report["leaks"], report["estimate"]
-    good, bad = "<span style='color:#2e9e5b'>✔</span> ", f"<span style='color:{palette_wrong}'>✖</span> "
+    good, bad = "<span style='color:#2e9e5b'>✔</span> ", "<span style='color:#d64545'>✖</span> "
     rows = [good + escape(_("{labelled} labelled and {unlabelled} unlabelled pictures of {groups} groups to train on, {held} held out. "
                             "Labels: {labels}.").format(
         labelled=f"{counts['labelled']:,}", unlabelled=f"{counts['unlabelled']:,}", groups=f"{report['groups']:,}",
@@ -143,8 +142,8 @@ def html(report: dict, palette_wrong: str = "#d64545") -> str:
         rows.append(bad + escape(_("Leak: {words}. Figures of such a run would be too good.").format(words=leaks["words"])))
         for pair in ("train/validation", "train/test", "validation/test"):
             shown = leaks.get(pair, {}).get("examples", {})
-            names = [str(x) for x in shown.get("shared_groups", [])] + [" = ".join(map(str, x)) for kind in ("identical_files", "near_identical_pictures")
-                                                                        for x in shown.get(kind, [])]
+            names = [str(x) for x in shown.get("shared_groups", [])]
+            names += [" = ".join(map(str, x)) for kind in ("identical_files", "near_identical_pictures") for x in shown.get(kind, [])]
             if names:
                 rows.append("&nbsp;&nbsp;&nbsp;" + escape(_("{pair}: for instance {names}").format(pair=pair, names="; ".join(names[:3]))))
     else:
@@ -152,15 +151,19 @@ def html(report: dict, palette_wrong: str = "#d64545") -> str:
     if e is not None and e.get("steps") is None:
         rows.append(bad + escape(_("There is not enough memory for this batch.")))
     elif e is not None:
-        rows.append(good + escape(_("About {total} in all on {device}: {preparing} to prepare, {training} of training ({steps} steps of {pace} s), "
-                                    "{validating} for validation.").format(
+        rows.append(good + escape(_("About {total} in all on {device}: {preparing} to prepare, {training} of training "
+                                    "({steps} steps of {pace} s), {validating} for validation.").format(
             total=duration(e["total"]), device=e["device"], preparing=duration(e["preparing"]), training=duration(e["training"]),
             steps=f"{e['steps']:,}", pace=f"{e['seconds_per_step']:.2g}", validating=duration(e["validating"]))))
         if e.get("memory") is not None:
             words = _("About {needed} GB of memory").format(needed=f"{e['memory'] / 1e9:.1f}")
             if e.get("memory_free") is not None:
                 words += " " + _("({free} GB are free)").format(free=f"{e['memory_free'] / 1e9:.1f}")
-            rows.append((bad if e["fits"] is False else good) + escape(words + ("." if e["fits"] is not False else _(": too little is free."))))
+            tight = e["fits"] is False
+            rows.append((bad if tight else good) + escape(words + (_(": too little is free.") if tight else ".")))
+    if e is not None and e.get("disk") and e.get("disk_free") is not None and e["disk_free"] < 2 * e["disk"]:
+        rows.append(bad + escape(_("The disk has room for {free} MB; the run needs about {needed} MB.").format(
+            free=f"{e['disk_free'] / 1e6:,.0f}", needed=f"{e['disk'] / 1e6:,.0f}")))
     return "<br>".join(rows)
 
 

@@ -14,6 +14,8 @@ from slicer.i18n import tr as _
 from cers.errors import CersError
 from cers.resources import resource
 
+from .TrainingLaunch import START
+
 POOL, FOLDER = "pool", "folder"
 MODEL, IMAGENET, RANDOM = "model", "imagenet", "random"
 MINUTES = 30
@@ -64,8 +66,8 @@ class TrainingForm:
         self.folder.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
         self.folder.minimumContentsLength = 8
         self.folder.settingKey = "CERS/TrainingFolders"
-        self.folder.toolTip = _("A folder of volumes with images/ and labels/; or of pictures with images/train, masks/train and cases.csv; "
-                                "or another pool")
+        self.folder.toolTip = _("A folder of volumes with images/ and labels/; or of pictures with images/train, masks/train and "
+                                "cases.csv; or another pool")
         self.folder.currentPathChanged.connect(lambda *_path: self._emit())
         form.addRow("", self.folder)
         self.labels = qt.QLabel(page)
@@ -115,7 +117,8 @@ class TrainingForm:
         line.addWidget(self.budget, 1)
         line.addWidget(self.minutes, 1)
         form.addRow(_("Time"), box)
-        self.size = self._combo(form, _("Picture size"), _("Side of the pictures that the network sees. Larger ones show finer detail and take longer."),
+        self.size = self._combo(form, _("Picture size"),
+                                _("Side of the pictures that the network sees. Larger ones show finer detail and take longer."),
                                 [(_("{side} × {side} pixels").format(side=side), side) for side in SIZES])
         self.size.setCurrentIndex(SIZES.index(self._modelSize()))
         self.device = self._combo(form, _("Compute on"), _("Automatic takes the graphics card if there is one that can be used"),
@@ -124,7 +127,8 @@ class TrainingForm:
         self.threads = qt.QSpinBox(self.page)
         self.threads.setRange(0, 256)
         self.threads.setSpecialValueText(_("automatic"))
-        self.threads.setToolTip(_("Threads of the processor. Fewer leave more of the computer for you; more than there are idle cores slow it down."))
+        self.threads.setToolTip(_("Threads of the processor. Fewer leave more of the computer for you; more than there are idle cores "
+                                  "slow it down."))
         form.addRow(_("Threads"), self.threads)
         self.name = qt.QLineEdit(self.page)
         self.name.setPlaceholderText(_("named by date and time"))
@@ -140,15 +144,15 @@ class TrainingForm:
         self.method = self._combo(form, _("Method"), _("How unlabelled pictures and references are used"), (
             (_("CERS: with evidence and unlabelled pictures"), "cers"), (_("Supervised: labelled pictures only"), "supervised"),
             (_("Mean teacher"), "mean_teacher"), (_("Mutual consistency"), "mutual_consistency"), (_("UniMatch"), "unimatch")))
-        self.evidence = self._combo(form, _("Evidence"), _("References that the evidence decoder sees; all but the first are for comparisons"), (
+        self.evidence = self._combo(form, _("Evidence"), _("References that the evidence decoder sees; the others are for comparisons"), (
             (_("Retrieved references"), "retrieved"), (_("Random references"), "random"), (_("Shuffled rationales"), "shuffled_rationale"),
             (_("None"), "none")))
         self.method.currentIndexChanged.connect(lambda *_index: self.evidence.setEnabled(self._data(self.method) == "cers"))
         self.numbers = {}
         for name, words, low, high, decimals, tip in (
-                ("labelled", _("Labelled share"), 0.001, 1e6, 3, _("Up to 1: share of the pictures whose masks are used; above 1: how many. The others "
-                                                                   "count as unlabelled.")),
-                ("validation", _("Held out"), 0.0, 0.9, 3, _("Share of patients that the result is measured on and that are not trained on")),
+                ("labelled", _("Labelled share"), 0.001, 1e6, 3, _("Up to 1: share of the pictures whose masks are used; above 1: how many. "
+                                                                   "The others count as unlabelled.")),
+                ("validation", _("Held out"), 0.0, 0.9, 3, _("Share of patients that are not trained on and that the result is measured on")),
                 ("seed", _("Seed"), 0, 10**6, 0, _("Another number gives other random draws")),
                 ("groups", _("Groups in a batch"), 2, 256, 0, _("Even. Fewer need less memory.")),
                 ("members", _("Pictures in a group"), 2, 64, 0, _("Similar labelled pictures, which are references of each other")),
@@ -259,8 +263,8 @@ class TrainingForm:
         """The configuration of the run, as the form says."""
         pooled = self._data(self.source) == POOL
         record = {**self._base, "data": self.pool if pooled else os.path.abspath(self.folder.currentPath.strip()),
-                  "unlabelled": self.unlabelledFolders(), "steps": 0, "minutes": round(self.minutes.value, 2), "size": int(self._data(self.size)),
-                  "device": self._data(self.device), "threads": int(self.threads.value), "method": self._data(self.method),
+                  "unlabelled": self.unlabelledFolders(), "steps": 0, "minutes": round(self.minutes.value, 2),
+                  "size": int(self._data(self.size)), "device": self._data(self.device), "threads": int(self.threads.value), "method": self._data(self.method),
                   "evidence": self._data(self.evidence), "allow_leaks": bool(self._leaksOffered and self.leaks.checked)}
         for name, field in self.numbers.items():
             record[name] = int(field.value) if field.decimals == 0 else round(field.value, field.decimals)
@@ -291,7 +295,9 @@ class TrainingForm:
         initial = str(record.get("initial") or (MODEL if self._modelConfig() else IMAGENET))
         if initial == os.path.join(self.modelFolder(), "model.safetensors") and record.get("network") == self._network():
             initial = MODEL
-        self._select(self.initial, initial, _("Weights of {file}").format(file=initial))
+        path = Path(initial)
+        self._select(self.initial, initial, _("What the run '{name}' began with").format(name=path.parent.name) if path.name == START
+                     else _("Weights of {file}").format(file=initial))
         size = int(record.get("size") or self._modelSize())
         self._select(self.size, size, _("{side} × {side} pixels").format(side=size))
         self._select(self.device, record.get("device") or "auto", str(record.get("device")))

@@ -21,6 +21,7 @@ from cers.training import runs
 
 RUNS_SETTING = "CERS/RunsFolder"
 PICTURES = ".pictures"          # prepared ones, shared by the runs of a folder
+START = "start.safetensors"     # weights that a run begins with
 _sent: list[subprocess.Popen] = []
 
 
@@ -38,12 +39,23 @@ def start(root: str, name: str, settings: dict) -> Path:
     """
     folder = runs.new_folder(Path(root), name)
     try:
-        runs.write_record(folder / runs.SETTINGS, settings)
+        runs.write_record(folder / runs.SETTINGS, {**settings, "initial": _kept(folder, settings.get("initial"))})
         send(folder)
     except (InputError, TrainingError):
         shutil.rmtree(folder, ignore_errors=True)       # it holds nothing but the settings, which the form has, too
         raise
     return folder
+
+
+def _kept(folder: Path, initial):
+    """The weights that a run begins with as a file of its own, so that it goes on whatever becomes of the model they are of."""
+    if not initial or initial in ("imagenet", "random"):
+        return initial
+    try:
+        return str(shutil.copyfile(initial, folder / START))
+    except OSError as error:
+        raise InputError(_("The weights '{file}' to start from cannot be read or copied ({reason}). Start from another model.").format(
+            file=initial, reason=error.strerror)) from error
 
 
 def send(folder: Path) -> None:
@@ -58,7 +70,9 @@ def send(folder: Path) -> None:
         program, _serve, variables = workerCommand()
     except RuntimeError as error:
         raise TrainingError(str(error)) from error
-    begin = ["--resume", str(folder)] if (folder / runs.CONFIG).exists() else ["--config", str(folder / runs.SETTINGS), "--out", str(folder)]
+    begin = ["--resume", str(folder)]
+    if not (folder / runs.CONFIG).exists():
+        begin = ["--config", str(folder / runs.SETTINGS), "--out", str(folder)]
     command = [program, "-m", "cers", "train", *begin, "--cache", str(folder.parent / PICTURES)]
     if os.name == "nt":         # a group of its own and no console, so that neither a closed window nor Ctrl-C reaches it
         own = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}

@@ -6,6 +6,7 @@ from html import escape
 
 import ctk
 import qt
+from CERSSegmentLib import InstallLogic
 from slicer.i18n import tr as _
 
 from cers.errors import CersError, InputError
@@ -47,6 +48,9 @@ class TrainingPage:
         self.list.setRoot(self.root.currentPath)
         self.root.currentPathChanged.connect(lambda *_path: self._onRoot())
         self.new.collapsed = bool(self.list.runs)
+        for name, run in self.list.runs.items():
+            if run.live:                        # attach to what goes on
+                self.list.select(name)
         self._onForm()
         self._onSelected()
 
@@ -62,7 +66,8 @@ class TrainingPage:
         line = qt.QHBoxLayout()
         inner.addLayout(line)
         self.checkButton, self.startButton = qt.QPushButton(_("Check"), box), qt.QPushButton(_("Start"), box)
-        self.checkButton.setToolTip(_("Counts the pictures, looks for leaks, and tries some steps to see how long they take. Trains nothing."))
+        self.checkButton.setToolTip(
+            _("Counts the pictures, looks for leaks, and tries some steps to see how long they take; trains nothing"))
         self.startButton.setToolTip(_("Checks, then trains in the background; Slicer may be closed meanwhile"))
         self.checkButton.clicked.connect(lambda *_checked: self.onCheck())
         self.startButton.clicked.connect(lambda *_checked: self.onStart())
@@ -163,7 +168,7 @@ class TrainingPage:
             self._beginCheck()
 
     def _beginCheck(self) -> None:
-        problem = self.form.problem()
+        problem = self.form.problem() or missingPackages()
         if problem:
             self._wrong(problem)
             return
@@ -304,3 +309,10 @@ class TrainingPage:
     def _ask(self, question: str) -> bool:
         answer = qt.QMessageBox.question(self.page, _("Training"), question, qt.QMessageBox.Yes | qt.QMessageBox.No, qt.QMessageBox.No)
         return answer == qt.QMessageBox.Yes
+
+
+def missingPackages() -> str:
+    """A sentence where Python packages are missing, "" where all are there."""
+    lacking = InstallLogic.missing()
+    return _("Training needs Python packages that are not installed: {names}. Install them in the module CERS Segment.").format(
+        names=InstallLogic.describe(lacking)) if lacking else ""

@@ -26,13 +26,14 @@ class TrainingPlots:
     Attributes: views: {chart: qMRMLPlotView}, to be put into a layout by the caller.
     """
 
-    def __init__(self):
-        self.views = {chart: slicer.qMRMLPlotView() for chart in (DICE, LOSS, GAIN)}
+    def __init__(self, charts: tuple[str, ...] = (DICE, LOSS, GAIN)):
+        self.views = {chart: slicer.qMRMLPlotView() for chart in charts}
         for view in self.views.values():
             view.setMRMLScene(slicer.mrmlScene)
             view.setMinimumSize(60, 150)
         self._nodes: dict[str, object] = {}
         self._curves: dict[str, list] = {}
+        self._drawn: dict[str, tuple] = {}
         self._closing = slicer.mrmlScene.AddObserver(slicer.mrmlScene.StartCloseEvent, lambda *_event: self._forget())
         self._closed = slicer.mrmlScene.AddObserver(slicer.mrmlScene.EndCloseEvent, lambda *_event: self._again())
 
@@ -42,8 +43,12 @@ class TrainingPlots:
         if not any(curves.values()):
             self.clear()
             return
+        drawn = {name: (len(points), points[-1:]) for name, points in curves.items()}
         if not self._nodes:
             self._make()
+        elif drawn == self._drawn:           # nothing new: leave the view as the user has zoomed it
+            return
+        self._drawn = drawn
         for chart in self.views:
             self._fill(chart)
 
@@ -104,7 +109,7 @@ class TrainingPlots:
             view.setMRMLPlotViewNode(view_node)
 
     def _fill(self, chart: str) -> None:
-        names = [n for n, (of, _colour) in SERIES.items() if of == chart and len(self._curves.get(n, ())) > 1]      # a line needs two points
+        names = [n for n, (of, _colour) in SERIES.items() if of == chart and len(self._curves.get(n, ())) > 1]   # else no line
         steps = sorted({step for n in names for step, _value in self._curves[n]})
         steps = steps[:: max(1, -(-len(steps) // MOST_POINTS))] if len(steps) > MOST_POINTS else steps
         table = vtk.vtkTable()

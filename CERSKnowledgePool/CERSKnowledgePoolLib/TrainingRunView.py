@@ -146,7 +146,8 @@ class TrainingRunView:
             if run.resumable and not run.proposal:
                 words += " " + escape(_("Resume goes on from the last checkpoint.") if run.saved else _("Resume begins again."))
         elif run.state == "finished":
-            words += "<br><span style='color:#2e9e5b'>✔</span> " + escape(_("The model is in {folder}").format(folder=run.folder / runs.MODEL))
+            words += "<br><span style='color:#2e9e5b'>✔</span> "
+            words += escape(_("The model is in {folder}").format(folder=run.folder / runs.MODEL))
         dice = {n: history.curves[n][-1][1] for n in ("plain", "null", "retrieved") if history.curves[n]} if history is not None else {}
         if dice:
             words += "<br>" + _("Validation Dice: {values}").format(values=", ".join(

@@ -38,7 +38,8 @@ class TrainingRuns:
         self.root = ""
         self.runs: dict[str, runs.Run] = {}
         self.histories: dict[str, runs.History] = {}
-        self._listed, self._problem, self._kept, self._names = 0.0, "", [], []
+        self._listed, self._problem, self._names = 0.0, "", []
+        self._shown: list[tuple[tuple[str, ...], list]] = []        # words and items of each row
         titles = (_("Run"), _("State"), _("Done"), _("Time left"), _("Best Dice"), _("Last news"))
         self.table = qt.QTableWidget(0, len(titles), page)
         self.table.setHorizontalHeaderLabels(list(titles))
@@ -140,23 +141,37 @@ class TrainingRuns:
         height = ROW_HEIGHT * (1 + max(ROWS_SHOWN[0], min(ROWS_SHOWN[1], len(rows)))) + 8
         self.table.setMinimumHeight(height)
         self.table.setMaximumHeight(height)
-        self._names, self._kept = names, []
-        for r, (words, run) in enumerate(zip(rows, (self.runs[n] for n in names))):
-            for c, text in enumerate(words):
-                item = qt.QTableWidgetItem(text)
-                if c == 1:
-                    item.setForeground(qt.QBrush(qt.QColor(COLOURS[run.state])))
-                if c >= 2:
-                    item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
-                item.setToolTip(run.reason or str(run.folder))
-                self._kept.append(item)         # the table has them, too; Python must not let go first
-                self.table.setItem(r, c, item)
+        if names != self._names:
+            self._shown = []
+        self._names = names
+        for r, (words, name) in enumerate(zip(rows, names)):
+            if r >= len(self._shown):
+                self._shown.append(((), self._newRow(r, len(words))))
+            before, items = self._shown[r]
+            if words != before:                 # to set what is there already would lay out the table anew
+                self._show(items, words, self.runs[name])
+                self._shown[r] = words, items
+        del self._shown[len(rows):]
         self.table.clearSelection()
         if chosen is not None and chosen.name in names:
             self.table.selectRow(names.index(chosen.name))
         self.table.blockSignals(False)
         if chosen is not None and chosen.name not in names:
             self.selected.emit()
+
+    def _newRow(self, row: int, count: int) -> list:
+        items = [qt.QTableWidgetItem() for _n in range(count)]      # the table has them, too; Python must not let go first
+        for column, item in enumerate(items):
+            if column >= 2:
+                item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
+            self.table.setItem(row, column, item)
+        return items
+
+    def _show(self, items: list, words: tuple[str, ...], run: runs.Run) -> None:
+        for item, text in zip(items, words):
+            item.setText(text)
+            item.setToolTip(run.reason or str(run.folder))
+        items[1].setForeground(qt.QBrush(qt.QColor(COLOURS[run.state])))
 
     def _words(self, run: runs.Run) -> tuple[str, ...]:
         history = self.histories.get(run.name)

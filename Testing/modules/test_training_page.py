@@ -52,10 +52,10 @@ class Trainee:
         self.said: list[str] = []
 
     def settings(self, data, **changes) -> dict:
-        return {**SMALL, "data": str(data), "method": "supervised", "evidence": "none", "minutes": 0.05, "device": "cpu", "threads": 1, "validate": 2,
-                **changes}
+        return {**SMALL, "data": str(data), "method": "supervised", "evidence": "none", "minutes": 0.05, "device": "cpu", "threads": 1,
+                "validate": 2, **changes}
 
-    def wait(self, condition, what: str, seconds: float = 90) -> None:
+    def wait(self, condition, what: str, seconds: float = 240) -> None:
         def looked():
             self.page.list.look()
             return condition()
@@ -71,7 +71,7 @@ class Trainee:
         return self.page.list.current
 
     def checked(self) -> str:
-        self.host.wait_for(lambda: not self.page.check.running, 90, "the report")
+        self.host.wait_for(lambda: not self.page.check.running, 240, "the report")
         return self.page.result.text
 
     def start(self, data, name: str = "", **changes) -> runs.Run:
@@ -108,12 +108,14 @@ def test_the_form_begins_with_what_training_begins_with(trainee):
     assert form.problem().startswith("No pool is open") and not trainee.ui.pages.isTabEnabled(0)
     trainee.page.startButton.click()
     assert "No pool is open" in trainee.page.result.text and not trainee.page.check.running
-    assert not any(b.enabled for b in (trainee.page.stop, trainee.page.resume, trainee.page.duplicate, trainee.page.open, trainee.page.delete))
+    page = trainee.page
+    assert not any(button.enabled for button in (page.stop, page.resume, page.duplicate, page.open, page.delete))
     assert not (Path(trainee.page.list.root)).exists(), "the folder for runs is made when it is needed"
 
 
 def test_a_form_filled_from_a_run_gives_the_same_settings(trainee, data):
-    wanted = {**trainee.settings(data, unlabelled=[str(data)], size=96, labelled=0.3, seed=7, lr=0.0005, device="cuda"), "initial": "/some/weights"}
+    changes = {"unlabelled": [str(data)], "size": 96, "labelled": 0.3, "seed": 7, "lr": 0.0005, "device": "cuda", "initial": "/some/weights"}
+    wanted = trainee.settings(data, **changes)
     trainee.page.form.fill(wanted, "again")
     given = trainee.page.form.settings()
     assert {k: given[k] for k in wanted} == wanted and trainee.page.form.name.text == "again"
@@ -148,7 +150,8 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     assert history.best is not None and f"{history.best:.3f}" in page.list.table.item(0, 4).text()
     assert view.title.text.count("■") == 3 and str(run.folder / "model") in view.title.text
     series = [n for n in page.view.plots.nodes() if n.IsA("vtkMRMLPlotSeriesNode")]
-    assert {n.GetYColumnName() for n in series} == {"loss", "plain", "null", "retrieved", "gain"}
+    curves = {name for name, points in history.curves.items() if len(points) > 1}
+    assert {n.GetYColumnName() for n in series} == curves >= {"plain", "null", "retrieved", "gain"}
     table = next(n for n in series if n.GetYColumnName() == "gain").GetTableNode().GetTable()
     assert [(int(table.GetValue(r, 0).ToInt()), round(table.GetValue(r, 1).ToFloat(), 5)) for r in range(table.GetNumberOfRows())] == \
         [(s, round(v, 5)) for s, v in history.curves["gain"]]
@@ -238,7 +241,8 @@ def test_failures_are_told_in_plain_words(trainee, data, root, monkeypatch):
     page = trainee.page
     trainee.start(root / "gone")
     run = trainee.reach("failed", "crashed")
-    assert "There is no data folder" in page.view.title.text and "Traceback" not in page.view.title.text and "Resume begins again" in page.view.title.text
+    words = page.view.title.text
+    assert "There is no data folder" in words and "Traceback" not in words and "Resume begins again" in words
     page.duplicate.click()
     assert page.form.folder.currentPath == str(root / "gone") and page.form.name.text == run.name and not page.new.collapsed
     (run.folder / "settings.json").write_text("{half")
@@ -295,23 +299,24 @@ def test_a_hundred_runs_do_not_hold_up_the_application(trainee, root, data):
     for n in range(100):
         folder = runs.new_folder(root, f"run {n:03d}")
         runs.write_record(folder / runs.SETTINGS, {"data": "x"})
-        runs.write_record(folder / runs.STATUS, {"state": "finished", "step": 10 * n, "share": 1.0, "updated": 1.7e9 + n, "host": socket.gethostname()})
-        (folder / runs.METRICS).write_text("".join(f'{{"step": {s}, "loss": {1 / (s + 1)}}}\n{{"step": {s}, "validation_plain": 0.{s % 90 + 10}}}\n'
-                                                   for s in range(400)))
-    slowest = 0.0
-    page = trainee.page
-    for _ in range(40):
+        runs.write_record(folder / runs.STATUS, {"state": "finished", "step": n, "share": 1.0, "updated": 1.7e9 + n, "host": socket.gethostname()})
+        lines = (f'{{"step": {s}, "loss": {1 / (s + 1)}}}\n{{"step": {s}, "validation_plain": 0.{s % 90 + 10}}}\n' for s in range(400))
+        (folder / runs.METRICS).write_text("".join(lines))
+    slowest, page = 0.0, trainee.page
+    for _ in range(400):                             # a look takes its time in slices
         page.list._listed = 0.0
-        begun = time.perf_counter()
+        begun = time.process_time()
         page.list.look()
-        slowest = max(slowest, time.perf_counter() - begun)
+        slowest = max(slowest, time.process_time() - begun)
+        if len(page.list.histories) == 100:
+            break
     assert len(page.list.runs) == 100 and len(page.list.histories) == 100
     assert page.list.table.item(0, 0).text() == "run 099" and page.list.table.item(0, 4).text() == "0.990"
-    begun = time.perf_counter()
+    begun = time.process_time()
     page.list.select("run 050")
-    shown = time.perf_counter() - begun
+    shown = time.process_time() - begun
     print(f"look {1000 * slowest:.0f} ms, show {1000 * shown:.0f} ms")
-    assert slowest < 4 * GUI_MS / 1000 and shown < 4 * GUI_MS / 1000         # the machine may be busy with other things
+    assert max(slowest, shown) < 2 * GUI_MS / 1000   # of this process; the machine may be busy with other things
 
 
 def test_shots(trainee, data, user, pool_folder, screenshots):

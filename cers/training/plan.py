@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -28,8 +29,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on whatever device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
-    words = str(error).lower()
-    return isinstance(error, RuntimeError) and any(w in words for w in ("out of memory", "can't allocate memory", "not enough memory", "alloc_cpu"))
+    text, signs = str(error).lower(), ("out of memory", "can't allocate memory", "not enough memory", "alloc_cpu")
+    return isinstance(error, RuntimeError) and any(sign in text for sign in signs)
 
 
 def smaller(config: TrainConfig) -> dict | None:
@@ -101,7 +102,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
            "items": len({data.table[int(r)]["item"] for r in train}), "groups": len(np.unique(split.kin[train])), "split_by": report["by"],
            "set_aside": len(report["set_aside"]), "leaks": report["leaks"], "may_start": not leaky, "estimate": None}
     if measure and not leaky:
-        out["estimate"] = estimate(config, data, split, say)
+        out["estimate"] = estimate(config, data, split, say) | {"disk_free": shutil.disk_usage(cache).free}
     return out
 
 
@@ -109,8 +110,9 @@ def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[st
     """Time and memory, measured on some steps with a few of the pictures.
 
     Returns:
-        {"device", "steps", "seconds_per_step", "preparing", "training", "validating", "total" (s), "memory", "memory_free" (bytes, None where
-        not known), "fits" (None where not known), "proposal" (settings of a batch that fits, if this one does not), "disk" (bytes of the run folder)}.
+        {"device", "steps", "seconds_per_step", "preparing", "training", "validating", "total" (s), "memory", "memory_free" (bytes, None
+        where not known), "fits" (None where not known), "proposal" (settings of a batch that fits, if this one does not), "disk" (bytes of
+        the run folder)}; ``check`` adds "disk_free".
     """
     from .trainer import Trainer
     from .validation import validate
@@ -227,15 +229,15 @@ def _device(device: str) -> str:
 def sentences(report: dict) -> list[str]:
     """A report in words, for the terminal."""
     counts, e = report["counts"], report["estimate"]
-    out = [f"{counts['labelled']} labelled and {counts['unlabelled']} unlabelled pictures to train on, {counts['validation']} for validation; "
-           f"labels {', '.join(report['labels'])}; split by {report['split_by']}."]
+    out = [f"{counts['labelled']} labelled and {counts['unlabelled']} unlabelled pictures to train on, "
+           f"{counts['validation']} for validation; labels {', '.join(report['labels'])}; split by {report['split_by']}."]
     out.append(f"Leaks: {report['leaks']['words']}." if report["leaks"]["found"] else "No leak was found.")
     if e is None:
         return out
     if e["steps"] is None:
         return [*out, "There is not enough memory for this batch." + (f" Try {words(e['proposal'])}." if e["proposal"] else "")]
-    out.append(f"About {minutes(e['total'])} on {e['device']}: {e['steps']} steps of {e['seconds_per_step']:.2f} s, {minutes(e['preparing'])} to "
-               f"prepare, {minutes(e['validating'])} for validation.")
+    out.append(f"About {minutes(e['total'])} on {e['device']}: {e['steps']} steps of {e['seconds_per_step']:.2f} s, "
+               f"{minutes(e['preparing'])} to prepare, {minutes(e['validating'])} for validation.")
     if e["memory"] is not None:
         free = f" of {e['memory_free'] / 1e9:.1f} GB" if e["memory_free"] else ""
         out.append(f"About {e['memory'] / 1e9:.1f} GB{free} of memory" + ("." if e["fits"] is not False else ", which is too much."

@@ -16,7 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
-from .runs import CHECKPOINTS, CONFIG, EXAMPLES, LAUNCH, LOCK, LOG, METRICS, SETTINGS, SPLIT, STATUS, STOP, WEIGHTS  # noqa: F401 - for who trains
+from .runs import (  # noqa: F401 - some for who trains
+    CHECKPOINTS, CONFIG, EXAMPLES, LAUNCH, LOCK, LOG, METRICS, SETTINGS, SPLIT, STATUS, STOP, WEIGHTS,
+)
 
 LOCK_TRIES, LOCK_WAIT = 5, 0.05          # who looks whether a run lives holds the lock for an instant
 

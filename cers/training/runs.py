@@ -170,15 +170,16 @@ def alive(pid: int) -> bool:
 
 
 _CAUSES = ((r"failed: (.+)", "{0}"), (r"^Error: (.+)", "{0}"),
-           (r"^(?:ModuleNotFoundError|ImportError): (.+)", "A Python package that training needs is missing: {0}. Install the packages of CERS."),
+           (r"^(?:ModuleNotFoundError|ImportError): (.+)",
+            "A Python package that training needs is missing: {0}. Install the packages of CERS."),
            (r"^(?:\S*OutOfMemoryError|MemoryError|RuntimeError: \[enforce fail)(.*)", "There was not enough memory."),
            (r".*No space left on device.*", "The disk is full."))
 
 
 def reason(folder: Path) -> str:
     """Why a run ended that could not say so itself, from what it left."""
-    for name in (OUTPUT, LOG):
-        for line in reversed(Tail(folder / name, 20_000).read()[1][-40:]):
+    for name, last in ((OUTPUT, 40), (LOG, 3)):          # the log also has earlier processes in it
+        for line in reversed(Tail(folder / name, 20_000).read()[1][-last:]):
             for pattern, words in _CAUSES:
                 if found := re.search(pattern, line):
                     return words.format(*(g.strip().rstrip(".") for g in found.groups())).rstrip(".") + "."
@@ -201,7 +202,7 @@ class Tail:
         self._at, self._file = 0, None
 
     def read(self) -> tuple[bool, list[str]]:
-        """Whether the file was begun anew (or is gone), and its new whole lines; the last line without an end counts as soon as it has one."""
+        """Whether the file was begun anew (or is gone), and its new whole lines."""
         try:
             with open(self.path, "rb") as file:
                 facts = os.fstat(file.fileno())
@@ -255,7 +256,9 @@ class History:
         if isinstance(record.get("loss"), (int, float)):
             self.curves["loss"].append((step, float(record["loss"])))
         final = record.get("final")
-        dice = final if isinstance(final, dict) else {k.removeprefix("validation_"): v for k, v in record.items() if k.startswith("validation_")}
+        dice = final
+        if not isinstance(final, dict):
+            dice = {k.removeprefix("validation_"): v for k, v in record.items() if k.startswith("validation_")}
         dice = {k: float(v) for k, v in dice.items() if k in self.curves and isinstance(v, (int, float))}
         if "loss" in record or not dice:        # lines of losses repeat the last validation
             return

@@ -228,11 +228,12 @@ def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: 
             try:
                 return _run(config, run, folder, cache or folder / "cache", resume, rank, world, progress)
             except Exception as error:
-                message = str(error) if isinstance(error, CersError) else f"{type(error).__name__}: {error}"
+                message = str(error) if isinstance(error, CersError) else (
+                    f"Training ended unexpectedly ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Its log has the details.")
                 facts: dict = {}
                 if out_of_memory(error):
                     message, facts["proposal"] = _too_large(config)
-                log.error("failed: %s", " ".join(message.split()))
+                log.error("failed: %s", " ".join(message.split()), exc_info=None if facts or isinstance(error, CersError) else error)
                 try:
                     run.status("failed", **run.told, error=message, **facts)
                 except CersError as full:
