@@ -13,6 +13,7 @@ from cers.errors import InputError
 
 from . import Correction, SegmentationResult, VolumeInput
 from .LabelNextState import DONE, TODO, WORK, LabelNextState
+from .Parameter import POOL_SETTING
 from .SegmentationLogic import ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic, modelOf, rejectFolders
 from .Task import Call
 
@@ -109,6 +110,7 @@ class LabelNext:
             self.say(ERROR, problem)
             return
         slicer.app.userSettings().setValue(FOLDER_SETTING, folder)
+        slicer.app.userSettings().setValue(POOL_SETTING, parameter.poolFolder)
         self._ranking = True
         self.logic.run(self._rank(parameter, folder), lambda report: self._onRanked(folder, report))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import slicer
 
 MODULE = "CERSSegment"
+POOL_SETTING = "CERS/PoolFolder"          # the pool that a new scene begins with
 ROLES = {"inputVolume": "InputVolume", "outputSegmentation": "OutputSegmentation"}
 DEFAULTS = {
     "text": "", "poolFolder": "", "modelFolder": "", "device": "auto", "planes": "acquisition", "threads": "0", "modality": "", "bodySite": "",
@@ -41,6 +42,18 @@ class Parameter:
                 self.node.SetParameter(name, str(value))
         else:
             raise AttributeError(name)
+
+
+def modelInUse() -> tuple[str, str]:
+    """(folder, name) of the model that serves where the panel names none; the folder of the one that comes with CERS is ''.
+
+    Raises:
+        CersError: it is gone.
+    """
+    from cers.inference import store
+
+    _identifier, folder, name = store.current()
+    return folder, name
 
 
 def _toInt(text: str) -> int:

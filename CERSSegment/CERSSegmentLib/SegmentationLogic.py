@@ -12,7 +12,7 @@ from cers.errors import Cancelled, CersError, InputError
 
 from . import Correction, SegmentationResult, VolumeInput, Words
 from .EvidenceModel import EvidenceModel
-from .Parameter import Parameter
+from .Parameter import Parameter, modelInUse
 from .Signal import Signal
 from .Task import Call, Task, WorkerError
 from .WorkerClient import STOPPED, WorkerClient
@@ -363,8 +363,12 @@ class SegmentationLogic:
 
 
 def modelOf(parameter: Parameter) -> tuple:
-    """(folder or None, device, threads or None) as ``prepare`` takes it."""
-    return parameter.modelFolder or None, parameter.device, parameter.threads or None
+    """(folder or None, device, threads or None) as ``prepare`` takes it: of the model in use where the panel names none."""
+    try:
+        folder = parameter.modelFolder or modelInUse()[0]
+    except CersError:           # the worker says it, as the answer to the request that needs the model
+        folder = ""
+    return folder or None, parameter.device, parameter.threads or None
 
 
 def rejectFolders(parameter: Parameter) -> str:
@@ -372,6 +376,6 @@ def rejectFolders(parameter: Parameter) -> str:
         return _("The pool folder '{path}' does not exist. Choose a pool, or leave the field empty to segment without references.").format(
             path=parameter.poolFolder)
     if parameter.modelFolder and not os.path.isdir(parameter.modelFolder):
-        return _("The model folder '{path}' does not exist. Choose a model, or leave the field empty for the one that comes with CERS.").format(
+        return _("The model folder '{path}' does not exist. Choose a model, or leave the field empty for the one in use.").format(
             path=parameter.modelFolder)
     return ""

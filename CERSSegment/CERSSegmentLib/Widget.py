@@ -10,17 +10,16 @@ import slicer
 from slicer.i18n import tr as _
 from slicer.util import VTKObservationMixin
 
-from cers.errors import InputError
+from cers.errors import CersError, InputError
 
 from . import Correction, EvidenceRecord, InstallLogic, SegmentationResult, VolumeInput
 from .EvidenceBoard import EvidenceBoard
 from .EvidenceController import EvidenceController
 from .EvidenceWidget import EvidenceWidget
 from .LabelNext import LabelNext
-from .Parameter import Parameter, parameterNode
+from .Parameter import POOL_SETTING, Parameter, modelInUse, parameterNode
 from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
 
-POOL_SETTING = "CERS/PoolFolder"
 MARKS = {INFO: "", GOOD: '<span style="color:#2e9e5b">✔</span> ', WARNING: '<span style="color:#d9822b">▲</span> ', ERROR: '<span style="color:#d64545">✖</span> '}
 DEVICES = (("auto", lambda: _("Automatic")), ("cpu", lambda: _("Processor (CPU)")), ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
            ("mps", lambda: _("Apple GPU (MPS)")))
@@ -66,10 +65,19 @@ class Widget(VTKObservationMixin):
         for site in BODY_SITES:
             self.ui.bodySiteCombo.addItem(site)
         for edit, words in ((self.ui.bodySiteCombo.lineEdit(), _("As in the image")),
-                            (self.ui.poolPath.comboBox().lineEdit(), _("None: without references")),
-                            (self.ui.modelPath.comboBox().lineEdit(), _("The model that comes with CERS"))):
+                            (self.ui.poolPath.comboBox().lineEdit(), _("None: without references"))):
             edit.setPlaceholderText(words)
+        self._showModel()
         self.ui.annotatorEdit.setText(slicer.util.settingsValue(Correction.ANNOTATOR_SETTING, "") or "")
+
+    def _showModel(self) -> None:
+        """Names the model that serves where none is chosen here."""
+        try:
+            folder, name = modelInUse()
+            words = _("In use: {name}").format(name=name) if folder else _("The model that comes with CERS: {name}").format(name=name)
+        except CersError as error:
+            words = str(error)
+        self.ui.modelPath.comboBox().lineEdit().setPlaceholderText(words)
 
     def _connect(self) -> None:
         ui, store = self.ui, lambda *_arguments: self._store()
@@ -102,6 +110,7 @@ class Widget(VTKObservationMixin):
     def enter(self) -> None:
         """The user opened the module."""
         self._updateInstall()
+        self._showModel()
         if not self.shortcuts:
             window = slicer.util.mainWindow() or self.form
             for keys, step in (("N", 1), ("Shift+N", -1)):

@@ -60,7 +60,8 @@ def user(host, loaded, window, pool, model):
     person.wait(10)
     person.ui.nextButton.collapsed = True
     host.slicer.mrmlScene.Clear(0)
-    host.qt.QSettings().remove("CERS/LabelNextFolder")
+    for name in ("CERS/LabelNextFolder", "CERS/PoolFolder", "CERS/Annotator"):
+        host.qt.QSettings().remove(name)
     person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
     host.process(0.1)
 
