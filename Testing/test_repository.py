@@ -169,10 +169,11 @@ def test_every_make_command_that_is_written_down_exists(file):
     assert "test" in named and named <= make_targets()
 
 
-def test_readme_names_only_files_that_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("file", ["README.md", "Resources/TUTORIAL.md"])
+def test_links_name_only_files_that_exist(file):
+    text = (ROOT / file).read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
-    assert links and not [link for link in links if not (ROOT / link).exists()]
+    assert links and not [link for link in links if not (ROOT / file).parent.joinpath(link).exists()]
 
 
 def test_debian_packages_are_the_same_in_ci_and_readme():

@@ -249,7 +249,7 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="dataset folder with a test split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs, ablation.json and ablation.md")
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
-    parser.add_argument("--rows", nargs="+", default=["supervised", "cers:retrieved"], metavar="METHOD[:EVIDENCE]")
+    parser.add_argument("--rows", nargs="+", default=["supervised", "cers:retrieved"], metavar="METHOD[:EVIDENCE][,NAME=VALUE]")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--minutes", type=float, default=0)
     parser.add_argument("--steps", type=int, default=0)
@@ -263,10 +263,9 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
     held = tuple(given.hold_out.split("=", 1)) if given.hold_out else None
-    extra = {name: json.loads(value) if value[:1] in '-0123456789.{["tf' else value for name, _, value in (s.partition("=") for s in given.set)}
     try:
         base = {"data": str(given.data), "labelled": given.labelled, "minutes": given.minutes, "steps": given.steps, "size": given.size,
-                "threads": given.threads, "validate": 0, "exclude": {held[0]: held[1]} if held else {}, **extra}
+                "threads": given.threads, "validate": 0, "exclude": {held[0]: held[1]} if held else {}, **settings_of(given.set)}
         run_all(given, base, held)
     except CersError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -274,11 +273,18 @@ def main() -> int:
     return 0
 
 
+def settings_of(texts: list[str]) -> dict:
+    """NAME=VALUE, numbers and tables as JSON."""
+    return {name: json.loads(value) if value[:1] in '-0123456789.{["tf' else value for name, _, value in (s.partition("=") for s in texts)}
+
+
 def run_all(given, base: dict, held) -> None:
     runs = []
     for row in given.rows:
-        method, _, evidence = row.partition(":")
-        runs += [(row, seed, TrainConfig(**base, method=method, evidence=evidence or "retrieved", seed=seed).check()) for seed in given.seeds]
+        name, *own = row.split(",")
+        method, _, evidence = name.partition(":")
+        settings = base | settings_of(own) | {"method": method, "evidence": evidence or "retrieved"}
+        runs += [(row, seed, TrainConfig(**settings, seed=seed).check()) for seed in given.seeds]
     runs.sort(key=lambda run: given.seeds.index(run[1]))       # a first table after the first seed
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "ablation.json"
@@ -296,7 +302,7 @@ def run_all(given, base: dict, held) -> None:
                "about": {"budget": budget, "size": given.size, "machine": machine(given.threads), "settings": base}}
     result.setdefault("copy", bench.copies())
     for row, seed, config in runs:
-        name = f"{row.replace(':', '-')}-s{seed}"
+        name = f"{row.replace(':', '-').replace(',', '-')}-s{seed}"
         if result["runs"].get(name, {}).get("config") == config.hash:
             log.info("%s is done", name)
             continue

@@ -134,7 +134,7 @@ def masks(folder: Path) -> Iterator[tuple[str, Work]]:
     Image.fromarray(mask * 255).save(folder / "good.png")
     for name, data in bent((folder / "good.png").read_bytes()):
         yield imported(name, lambda path, data=data: path.write_bytes(data))
-    for name, array in (("floats", mask * 0.5), ("negative", -mask.astype(np.int16)), ("values above 255", mask.astype(np.int16) * 999), ("empty", mask * 0),
+    for name, array in (("floats", mask * 0.5), ("negative", -mask.astype(np.int16)), ("values above 255", mask.astype(np.int16) * 999), ("all background", mask * 0),
                         ("other size", mask[:20]), ("two slices", np.stack([mask, mask])), ("NaN", np.where(mask, np.nan, 0.0))):
         yield imported(name, lambda path, array=array: sitk.WriteImage(sitk.GetImageFromArray(array), str(path)), ".nrrd")
     yield imported("colour", lambda path: Image.fromarray(np.stack([mask * 255, mask * 90, mask], -1)).save(path))

@@ -13,10 +13,11 @@ from .CasesPage import CasesPage
 from .HealthPage import HealthPage
 from .HistoryPage import HistoryPage
 from .ImportPage import ImportPage
+from .ModelsPage import ModelsPage
 from .PoolSession import POOL_SETTING, PoolSession
 from .TrainingPage import TrainingPage
 
-CASES, CASE, HEALTH, IMPORT, HISTORY, TRAINING = range(6)
+CASES, CASE, HEALTH, IMPORT, HISTORY, TRAINING, MODELS = range(7)
 OF_POOL = (CASES, CASE, HEALTH, IMPORT, HISTORY)        # pages that show nothing without a pool
 
 
@@ -37,6 +38,7 @@ class PoolWidget:
         self.importing = ImportPage(ui.importPage, session, self.say)
         self.history = HistoryPage(ui.historyPage, session, self.openCase, self.say)
         self.training = TrainingPage(ui.trainingPage, session, self.say)
+        self.models = ModelsPage(ui.modelsPage, session, self.say)
         self._typing = qt.QTimer()          # the folder may be typed letter by letter
         self._typing.setSingleShot(True)
         self._typing.setInterval(250)
@@ -81,6 +83,7 @@ class PoolWidget:
         self.cases.cleanup()
         self.importing.cleanup()
         self.training.cleanup()
+        self.models.cleanup()
         self.session.stop()
 
     @property
@@ -172,6 +175,7 @@ class PoolWidget:
         """The pages of a pool are there with one; the others always."""
         for number in OF_POOL:
             self.ui.pages.setTabEnabled(number, on)
+        self.models.setPool()
         if not on and self.ui.pages.currentIndex in OF_POOL:
             self.ui.pages.setCurrentIndex(TRAINING)
 
@@ -184,7 +188,7 @@ class PoolWidget:
 
     def _onPage(self) -> None:
         ui, current = self.ui, self.ui.pages.currentIndex
-        pages = ui.casesPage, ui.casePage, ui.healthPage, ui.importPage, ui.historyPage, ui.trainingPage
+        pages = ui.casesPage, ui.casePage, ui.healthPage, ui.importPage, ui.historyPage, ui.trainingPage, ui.modelsPage
         for number, page in enumerate(pages):
             kind = qt.QSizePolicy.Preferred if number == current else qt.QSizePolicy.Ignored       # else all are as high as the highest
             page.setSizePolicy(kind, kind)
@@ -192,6 +196,8 @@ class PoolWidget:
             self.history.again()
         elif self.ui.pages.currentIndex == TRAINING:
             self.training.enter()
+        elif self.ui.pages.currentIndex == MODELS:
+            self.models.enter()
 
     # cases
 

@@ -12,7 +12,7 @@ from CERSSegmentLib.Signal import Signal
 from slicer.i18n import tr as _
 
 from cers.errors import CersError
-from cers.resources import resource
+from cers.inference import store
 
 from .TrainingLaunch import START
 
@@ -28,7 +28,7 @@ DEFAULTS = {"method": "cers", "evidence": "retrieved", "labelled": 1.0, "validat
 def modelFolder() -> str:
     """The folder of the model in use, "" where there is none."""
     try:
-        return str(resource("model"))
+        return str(store.default_folder())
     except CersError:
         return ""
 
@@ -246,6 +246,12 @@ class TrainingForm:
             self.source.setCurrentIndex(0)
         self.pool, self.poolLabels = folder, labels
         self._onSource()
+
+    def enter(self) -> None:
+        """The page comes into view: another model may be in use by now."""
+        name = self._modelConfig().get("name")
+        self.initial.setItemText(self.initial.findData(MODEL),
+                                 _("The model in use: {name}").format(name=name) if name else _("The model in use"))
 
     def problem(self) -> str:
         """Why the form cannot be used as it is, "" if it can."""

@@ -122,6 +122,7 @@ class TrainingPage:
 
     def enter(self) -> None:
         """The page comes into view."""
+        self.form.enter()
         self.list.again()
 
     def _onTimer(self) -> None:

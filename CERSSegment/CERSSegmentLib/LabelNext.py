@@ -36,6 +36,7 @@ class LabelNext:
         self.rows: list[dict] = []
         self.folder = ""
         self._key: tuple = ()
+        self._chosen: dict[str, str] = {}       # by pool: a list that comes back has its choice back
         self._ranking = False
         table = ui.nextTable
         table.setColumnCount(3)
@@ -236,7 +237,7 @@ class LabelNext:
         return rows[0] if rows and rows[0] < len(self.rows) else None
 
     def _fill(self) -> None:
-        table, here = self.ui.nextTable, self.selected()
+        table, chosen = self.ui.nextTable, self._chosen.get(self._key[0])
         blocked = table.blockSignals(True)
         try:
             table.setRowCount(len(self.rows))
@@ -252,12 +253,15 @@ class LabelNext:
                     table.setItem(n, column, item)
         finally:
             table.blockSignals(blocked)
-        if here is not None and here < len(self.rows):
+        here = next((n for n, row in enumerate(self.rows) if row["id"] == chosen), None)
+        if here is not None:
             table.selectRow(here)
         self._onSelection()
 
     def _onSelection(self) -> None:
         row = self.selected()
+        if row is not None:
+            self._chosen[self._key[0]] = self.rows[row]["id"]
         self.ui.nextReason.setText(self.rows[row].get("reason", "") if row is not None else "")
         self.ui.nextReason.setVisible(row is not None)
         self.update()

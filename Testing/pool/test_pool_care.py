@@ -32,7 +32,7 @@ def old_pool(folder):
     with sqlite3.connect(folder / FILE) as db:
         for statement in ("DELETE FROM provenance WHERE action IN ('reviewed', 'rationale')", "DROP INDEX cases_edited",
                           "ALTER TABLE cases DROP COLUMN edited_hash", "ALTER TABLE provenance DROP COLUMN who", "DROP TABLE trash_vectors",
-                          "DROP TABLE trash", "PRAGMA user_version = 1"):
+                          "DROP TABLE trash", "DROP TABLE uses", "PRAGMA user_version = 1"):
             db.execute(statement)
         fresh = sqlite3.connect(":memory:")
         fresh.executescript(_SCHEMA)

@@ -50,7 +50,7 @@ def segment(
         "--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with names and "
                                "terminology), .nrrd or .nii.gz. A file of that name is replaced.")],
     pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without it there is no evidence.")] = None,
-    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
+    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use (see 'cers model list').")] = None,
     planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
     report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - for stdout.")] = None,
@@ -151,7 +151,7 @@ app.command()(compare)
 
 @app.command()
 @command
-def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
+def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use (see 'cers model list').")] = None,
          as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
     """Print versions, the model, devices and threads."""
     from importlib.metadata import PackageNotFoundError, version
@@ -161,7 +161,7 @@ def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Defau
     from ..errors import CersError
     from ..inference.device import devices
     from ..inference.model import CONFIG, WEIGHTS, ModelConfig, model_hash
-    from ..resources import resource
+    from ..inference.store import default_folder
 
     versions = {"cers": __version__, "python": sys.version.split()[0]}
     for package in ("torch", "transformers", "faiss-cpu", "SimpleITK", "numpy", "pydicom", "safetensors"):
@@ -171,7 +171,7 @@ def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Defau
             versions[package] = None
     found: dict = {}
     try:
-        folder = resource("model") if model is None else model
+        folder = default_folder() if model is None else model
         config = ModelConfig.read(folder / CONFIG)
         found = {"folder": str(folder), "name": config.name, "hash": model_hash((folder / WEIGHTS).read_bytes(), config),
                  "labels": list(config.labels.values()), "modality": config.modality, "body_site": config.body_site}

@@ -19,7 +19,7 @@ def evaluate(
     images: Annotated[Path, typer.Argument(help="Folder of images: NIfTI, NRRD, MetaImage, DICOM folders, or PNG and JPG.")],
     masks: Annotated[Path, typer.Argument(help="Folder of expert masks with matching names (case7.nii.gz, case7_mask.nrrd, ...).")],
     pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool to segment with; also looked through for leaks.")] = None,
-    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
+    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use.")] = None,
     planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
     predictions: Annotated[Optional[Path], typer.Option(help="Folder of masks to evaluate instead of running the model.")] = None,
     labels: Annotated[Optional[str], typer.Option(help="With --predictions: labels to compare one by one, '1=core, 2=edema'. Default: "

@@ -143,6 +143,30 @@ def delete(model: _Model) -> None:
     print(f"Deleted '{remove(model)}'.")
 
 
+@model_app.command()
+@command
+def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
+    """Compare two models: case by case where both were measured on the same pictures, else by their means."""
+    from ..evaluation.result import compare_models
+    from ..evaluation.tables import metric_name, span
+    from ..inference.store import find
+
+    found = compare_models(find(first), find(second))
+    if as_json:
+        say_json(found)
+        return
+    for side in (found["first"], found["second"]):
+        words = f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} pictures" if side["mean"] else "not measured"
+        print(f"{side['name']}: {words}")
+    if found["difference"] is None:
+        print(found["reason"])
+        return
+    print(f"\nSecond minus first, paired over {found['cases']} cases:")
+    for metric, row in found["difference"].items():
+        if row["value"] is not None:
+            print(f"{metric_name(metric, found['units']):<28}{span(row):<28}better in {row['better']}, worse in {row['worse']} of {row['n']}")
+
+
 def _say(entry, as_json: bool, words: str) -> None:
     if as_json:
         say_json(entry.to_dict())

@@ -17,7 +17,7 @@ def next_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of volumes: NIfTI, NRRD, MetaImage, DICOM folders.", show_default=False)],
     pool: Annotated[Path, typer.Option(help="The knowledge pool that shall learn.")],
     count: Annotated[Optional[int], typer.Option("-n", "--count", min=1, help="Volumes to print; default all.")] = None,
-    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model that comes with CERS.")] = None,
+    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use.")] = None,
     modality: Annotated[Optional[str], typer.Option(help="MR, CT, ... where the files do not say.")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="brain, lung, ... where the files do not say.")] = None,
     device: Annotated[Device, typer.Option()] = Device.auto,

@@ -120,7 +120,7 @@ def search(
     image: Annotated[Optional[Path], typer.Option(help="A picture, or a volume of which --slice is taken.")] = None,
     slice_: Annotated[Optional[int], typer.Option("--slice", min=0, help="Slice of the acquisition plane; default the middle one.")] = None,
     count: Annotated[int, typer.Option("-k", min=1, help="Cases to give.")] = 10,
-    model: Annotated[Optional[Path], typer.Option(help="Model folder for --image. Default: the one that comes with CERS.")] = None,
+    model: Annotated[Optional[Path], typer.Option(help="Model folder for --image. Default: the one in use.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[Optional[int], typer.Option(min=1)] = None,
     as_json: _JSON = False,

@@ -173,20 +173,21 @@ def _show_plan(plan, model, as_json: bool, save_picture: Path | None) -> None:
 @command(cancelled="Cancelled. What was imported so far stays in the pool.")
 def import_(
     folder: _POOL,
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Table with the columns image and cot, or image and the four parts.")],
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Table with the columns image (or case) and cot, or image and the four parts.")],
     version: Annotated[Optional[str], typer.Option(help="Kept with the texts, to tell tables apart. Default: the file's name.")] = None,
     over_persons: _PERSONS = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added; change nothing.")] = False,
     as_json: _JSON = False,
 ) -> None:
     """Add a table's rationales to the cases of its images, as new versions of the writer "imported". Doing it twice adds nothing twice."""
     from ..rationale import writers
 
-    with _open(folder, write=True) as pool, progress() as show:
-        report = writers.import_table(pool, csv, version=version, over_persons=over_persons, progress=show)
+    with _open(folder, write=not dry_run) as pool, progress() as show:
+        report = writers.import_table(pool, csv, version=version, over_persons=over_persons, dry_run=dry_run, progress=show)
     if as_json:
         say_json(report.to_dict())
     else:
-        print(f"Added {len(report.ids)} rationales of {report.rows} rows; {report.unchanged} were there already, {report.unmatched} rows "
+        print(f"{'Would add' if dry_run else 'Added'} {len(report.ids)} rationales of {report.rows} rows; {report.unchanged} were there already, {report.unmatched} rows "
               "have no case in this pool" + (f", {report.persons} cases keep a person's text." if report.persons else "."))
         if report.contradicting:
             print(f"{report.contradicting} of {report.sentences} sentences contradict the measured descriptors of their case.")

@@ -24,7 +24,7 @@ WEIGHTS, CONFIG, CARD, RESULT, PICTURES, RECORD = ("model.safetensors", "config.
                                                    "installed.json")
 MODEL = "model"                         # folder within a training run
 IN_USE = "in_use.json"
-MOST = {WEIGHTS: 4 << 30, CONFIG: 1 << 20, CARD: 4 << 20, RESULT: 128 << 20, PICTURES: 64 << 20}        # bytes
+MOST = {WEIGHTS: 4 << 30, CONFIG: 1 << 20, CARD: 4 << 20, RESULT: 8 << 20, PICTURES: 64 << 20}        # bytes
 _KEPT = 20                              # models that were in use and are remembered
 
 

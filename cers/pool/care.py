@@ -248,6 +248,12 @@ class CareTable:
 
     # ---- audit
 
+    def record_action(self, action: str, details: Mapping[str, Mapping], who: str | None = None) -> None:
+        """Write down what was done with cases: id -> what is to be known of it, as JSON; "note" is what the audit shows."""
+        with self._db.write() as db:
+            for case_id, detail in details.items():
+                self._log(db, case_id, action, dict(detail), who)
+
     def audit(self, ids: Sequence[str] | None = None, *, limit: int | None = None) -> list[dict]:
         """Who did what when, newest first; one entry per field that changed, with ``AUDIT_COLUMNS`` as keys.
 

@@ -98,9 +98,7 @@ def _record(pool: Pool, volume: Volume, report: CorrectionReport, proposed: np.n
             detail["proposal"] = base64.b64encode(zlib.compress(np.packbits(drawn).tobytes(), 9)).decode()
             detail["note"] = f"Dice {report.dice:.3f} with what the model had proposed"
         details[case_id] = detail
-    with pool._db.write() as db:
-        for case_id, detail in details.items():
-            pool._log(db, case_id, ACTION, detail)
+    pool.record_action(ACTION, details)
 
 
 def _was_superseded(pool: Pool, case_id: str) -> bool:

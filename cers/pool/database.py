@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ..errors import PoolError
 
 FILE = "pool.sqlite"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _APPLICATION = 0x43455253          # "CERS", so that another program's SQLite file is not taken for a pool
 _BUSY_SECONDS = 30.0
 
@@ -75,6 +75,7 @@ CREATE INDEX vectors_case ON vectors (case_number);
 """
 # What each later format adds to the one before; a new pool is made as format 1 and goes through them, too.
 # Format 2: edited_hash is the content hash with the labels' present names, where they were edited; who did what; the trash.
+# Format 3: where cases served as references. No foreign key: a case that comes back from the trash has its uses still.
 _UPGRADES = {1: """
 ALTER TABLE cases ADD COLUMN edited_hash TEXT;
 CREATE INDEX cases_edited ON cases (edited_hash);
@@ -95,6 +96,12 @@ CREATE TABLE trash_vectors (
     set_number INTEGER NOT NULL REFERENCES vector_sets (number) ON DELETE CASCADE,
     rationale_version INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (trash_number, set_number)
+) WITHOUT ROWID
+""", 2: """
+CREATE TABLE uses (
+    case_id TEXT NOT NULL, query TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL,
+    slices INTEGER NOT NULL, weight REAL, influence REAL,
+    PRIMARY KEY (case_id, query, model, day)
 ) WITHOUT ROWID
 """}
 
@@ -134,16 +141,17 @@ class _Connection(sqlite3.Connection):
 
 class Database:
     """One connection per thread and process to a pool's SQLite file in WAL mode. An older pool is brought to the present format, unless
-    it is opened for reading only.
+    it is opened for reading only; one that may not be written is always opened so.
 
-    Attributes: version: the pool's format.
+    Attributes: version: the pool's format. read_only: whether it may only be read.
 
     Raises:
         PoolError: not a pool, of a newer version, damaged, locked for too long, or not writable.
     """
 
     def __init__(self, folder: Path, *, read_only: bool = False):
-        self.folder, self.path, self.read_only = folder, folder / FILE, read_only
+        self.folder, self.path = folder, folder / FILE
+        self.read_only = read_only or not (os.access(self.path, os.W_OK) and os.access(folder, os.W_OK))     # SQLite writes beside it
         self._local = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -234,7 +242,8 @@ class Database:
         except sqlite3.OperationalError as error:
             if "readonly" not in str(error):
                 raise
-            return version                                 # it can still be read as it is
+            self.read_only = True                          # it can still be read as it is
+            return version
         return SCHEMA_VERSION
 
     def translated(self):
@@ -260,7 +269,7 @@ class Database:
     def write(self, bump: bool = True) -> Iterator[sqlite3.Connection]:
         """One transaction that excludes other writers; changes the pool's state unless told not to. One inside another is part of it."""
         if self.read_only:
-            raise PoolError(f"The pool {self.folder} is open for reading only. Open it for writing to change it.")
+            raise PoolError(f"The pool {self.folder} is open for reading only. Open it where and as someone who may write, to change it.")
         with self.translated():
             connection = self.connection()
             if getattr(self._local, "writing", False) and connection.in_transaction:

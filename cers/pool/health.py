@@ -16,11 +16,12 @@ from .selection import SelectionConfig
 from .store import Pool
 from .thumbnail import HASH as THUMBNAIL
 
-KINDS = ("duplicate", "contradiction", "rationale", "gap", "alone", "unknown", "damaged")
+KINDS = ("duplicate", "contradiction", "rationale", "harm", "gap", "alone", "unused", "unknown", "damaged")
 _BLOCK = 1024             # cases that are compared with all others at a time
 _AGREE = 0.5              # Dice of two masks of one picture below which they contradict each other
 _FEW_CASES, _FEW_PATIENTS = 5, 3
 _MOST = 500               # findings of one kind
+_ENOUGH_IMAGES = 20       # on record, before a case that was no reference for any of them is worth a word
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def check_health(pool: Pool, *, near: float = SelectionConfig.near_duplicate, pr
     out += _contradictions(pool, twins, cases, lambda f: step(0.45 + 0.15 * f, "Comparing masks"))
     out += _rationales(pool, cases, lambda f: step(0.6 + 0.3 * f, "Comparing words with measurements"))
     step(0.9, "Looking for gaps")
-    out += _gaps(cases) + _alone(pool, cases, lambda f: step(0.9 + 0.1 * f, "Looking for gaps")) + _unknown(cases)
+    out += _gaps(cases) + _alone(pool, cases, lambda f: step(0.9 + 0.1 * f, "Looking for gaps")) + _unused(pool, cases)
+    out += _unknown(cases)
     return [f for kind in KINDS for f in [f for f in out if f.kind == kind][:_MOST]]
 
 
@@ -214,6 +216,17 @@ def _alone(pool: Pool, cases, step) -> list[Finding]:
         return []
     return [Finding("alone", alone, f"{_cases(len(alone))} that no case of another patient resembles: an image like these has no "
                     "reference. Add similar cases, or check that these belong here.")]
+
+
+def _unused(pool: Pool, cases) -> list[Finding]:
+    """Cases that have been here as long as uses are recorded and were never a reference."""
+    images, since = pool.queries_recorded()
+    if images < _ENOUGH_IMAGES:
+        return []
+    used = pool.use_counts()
+    ids = [i for i, m in cases.items() if i not in used and (m["created"] or "")[:10] <= since]
+    return [Finding("unused", ids, f"{_cases(len(ids))} never served as a reference in {images} images segmented since {since}. That is no fault; "
+                    "but if the images were like these, see whether modality, body site and masks are right.")] if ids else []
 
 
 def _unknown(cases) -> list[Finding]:

@@ -85,6 +85,14 @@ class QueryTable:
                     found[row["id"]] = {**_metadata(row), "writer": row["writer"], "first_line": (row["text"] or "").partition("\n")[0]}
         return [found[i] for i in ids if i in found]
 
+    def columns(self, names: Sequence[str]) -> list[tuple]:
+        """Some facts of every case as they are kept (labels as JSON), in the order of addition: much quicker than ``list`` for thousands."""
+        known = {"id", "labels", *COUNTED} - {"label"}
+        if unknown := set(names) - known:
+            raise InputError(f"{', '.join(sorted(unknown))} of cases cannot be listed. Use {', '.join(sorted(known))}.")
+        with self._db.read() as db:
+            return [tuple(r) for r in db.execute(f"SELECT {', '.join(names)} FROM cases ORDER BY number")]
+
     def last_model(self) -> str | None:
         """Hash of the model whose image vectors were begun last, None where there are none."""
         with self._db.read() as db:

@@ -28,6 +28,7 @@ from .database import FILE, Database
 from .query import QueryTable
 from .thumbnail import HASH as THUMBNAIL
 from .thumbnail import image_hash, thumbnail
+from .usage import UsageTable
 from .vectors import VectorTable, chunks
 
 REVIEWS = ("unreviewed", "approved", "flagged", "excluded")
@@ -50,7 +51,7 @@ def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
-class Pool(VectorTable, QueryTable, CareTable):
+class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     """A pool of cases in a folder. Safe for several threads and processes at once. Use as a context manager or call ``close``.
 
     Raises:
@@ -83,12 +84,12 @@ class Pool(VectorTable, QueryTable, CareTable):
 
     @classmethod
     def open(cls, folder: str | PathLike, read_only: bool = False) -> Pool:
-        """The pool in ``folder``. ``read_only`` works on write-protected media, too."""
+        """The pool in ``folder``. One that may not be written is opened for reading only, as with ``read_only``: see its attribute."""
         folder = Path(folder)
         if not (folder / FILE).is_file():
             raise PoolError(f"There is no pool at {folder}: the file {FILE} is missing. Choose a pool's folder, or create a new pool.")
         pool = cls(folder, Database(folder, read_only=read_only))
-        if not read_only:
+        if not pool.read_only:
             with suppress(OSError):                    # tidying up may fail on media that turn out to be read-only
                 arrays.remove_stale_temporaries(folder)
         return pool

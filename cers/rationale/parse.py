@@ -81,7 +81,7 @@ def parse_cot(text: str | None) -> ParsedCoT:
 
 
 def read_cot_csv(path: str | Path) -> list[CoTRow]:
-    """Read a table of rationales: columns ``image`` and ``cot``, or ``image`` and the four parts.
+    """Read a table of rationales: columns ``image`` (or ``case``, or ``id``) and ``cot``, or the four parts.
 
     UTF-8 (with or without mark), UTF-16 with mark and Windows-1252 are read; the separator may be comma, semicolon or tab. Every row is
     returned, also one without an image name or without any part: ``missing`` says what it lacks.
@@ -107,8 +107,9 @@ def read_cot_csv(path: str | Path) -> list[CoTRow]:
                 continue
             if columns is None:
                 columns = {c.strip().lower(): n for n, c in enumerate(cells)}
-                if "image" not in columns or not ("cot" in columns or set(PARTS) <= set(columns)):
-                    raise InputError(f"The rationale table {path} needs the columns image and cot, or image, {', '.join(PARTS)}; "
+                key = next((name for name in ("image", "case", "id") if name in columns), None)
+                if key is None or not ("cot" in columns or set(PARTS) <= set(columns)):
+                    raise InputError(f"The rationale table {path} needs the columns image (or case) and cot, or image, {', '.join(PARTS)}; "
                                      f"it has {', '.join(c or '(no name)' for c in cells)[:200]}.")
                 continue
             value = {name: cells[n] if n < len(cells) else "" for name, n in columns.items()}
@@ -117,7 +118,7 @@ def read_cot_csv(path: str | Path) -> list[CoTRow]:
             else:
                 parts = {p: t for p in PARTS if (t := _clean(value[p]))}
                 parsed = ParsedCoT(parts, [p for p in PARTS if p not in parts])
-            out.append(CoTRow(value["image"].strip(), parsed.parts, parsed.missing, line))
+            out.append(CoTRow(value[key].strip(), parsed.parts, parsed.missing, line))
     except csv.Error as error:
         raise InputError(f"The rationale table {path} is damaged near line {end + 1} ({error}). Save it again as CSV in UTF-8.") from error
     if columns is None:

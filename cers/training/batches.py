@@ -181,8 +181,6 @@ class Batches:
             index[q] = (partner * m + foreign) if elsewhere or random else (at * m + own)
             valid[q, :count] = not nothing
         keep = rng.random(m + u) >= c.drop_rationale
-        if task:
-            keep[:] = False                # a rationale of the lesion says nothing about a made-up task
         shown = at * m + np.arange(m)
         swap = rng.random(m) < c.swap
         shown[swap] = partner * m + rng.permutation(m)[: swap.sum()]

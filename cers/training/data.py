@@ -67,7 +67,7 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
             arrays[0][n] = (frame.crop(scale_intensities(image[None]))[0, 0].numpy() * 255).round().astype(np.uint8)
             arrays[1][n] = frame.crop(mask[None].astype(np.float32))[0, 0].numpy() > 0.5
         for path, array in zip(paths, arrays):
-            temporary = path.with_suffix(".tmp.npy")
+            temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
             np.save(temporary, array)
             os.replace(temporary, path)
     return Slices(*(np.load(p, mmap_mode="r") for p in paths), table, key)
@@ -95,7 +95,7 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
                 frame = Frame.around(body_box(raw), raw.shape[1:], view.spacing, size)
                 out.append((frame.crop(scale_intensities(raw)[shown])[:, 0].numpy() * 255).round().astype(np.uint8))
         stored.parent.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_suffix(".tmp.npy")
+        temporary = stored.with_suffix(f".{os.getpid()}.tmp.npy")
         np.save(temporary, np.concatenate(out))
         os.replace(temporary, stored)
     return np.load(stored, mmap_mode="r")

@@ -129,10 +129,25 @@ class Memory:
         if self.config.method != "cers":
             return torch.zeros(n, dimension), torch.zeros(n + len(batch.unlabelled_rows), dimension)
         at = np.array([self.place[int(r)] for r in batch.rows])
-        expert = torch.from_numpy(self.expert[self.shown_as[at]])
-        expert = expert.masked_fill((batch.removed | batch.task)[:, None], 0)
+        expert = torch.from_numpy(self.expert[self.shown_as[at]]).masked_fill((batch.removed & ~batch.task)[:, None], 0)
+        if self.config.evidence != "shuffled_rationale":
+            self._made_up(batch, expert)
         asking = np.concatenate([at, [self.place[int(r)] for r in batch.unlabelled_rows]]).astype(np.int64)
         return expert, torch.from_numpy(self.query[asking]) * batch.keep[:, None]
+
+    def _made_up(self, batch: Batch, expert: torch.Tensor) -> None:
+        """References of made-up tasks get the rationale of what they show, measured once for a group (text embedding is dear).
+
+        Without one, its absence would tell a task from the usual thing, and references with a rationale would be trusted less.
+        """
+        m = self.config.members
+        groups = [g for g in range(len(batch.rows) // m) if batch.task[g * m]]
+        texts = []
+        for g in groups:
+            n = g * m + int(batch.y_task[g * m : (g + 1) * m].amax(1).sum((1, 2)).argmax())
+            texts.append(self._describe(batch.x[n, 0].numpy(), (batch.y_task[n].amax(0) > 0.5).numpy(), int(batch.rows[n])))
+        for g, vector in zip(groups, self._encode(texts)):
+            expert[g * m : (g + 1) * m] = torch.from_numpy(vector)
 
     def remember(self, batch: Batch, out: Outcome, step: int, groups: list[int]) -> None:
         """Measure the rationale under the first mask of some pictures, as inference does; all processes get to know.

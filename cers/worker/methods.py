@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,8 @@ class Methods:
         self.model = self.pool = self.segmenter = None
         self.volume: Volume | None = None
         self.prediction: Prediction | None = None
-        self._embedder = None
+        self.map: tuple | None = None        # of the pool at work: (what it was made of, points, values)
+        self._embedder = self.writing = None
         self._embedder_path: object = ()
         self._count = 0
         self._written: dict[str, list[Path]] = {}
@@ -62,9 +64,13 @@ class Methods:
         from .model_requests import TABLE as MODELS
         from .next_requests import TABLE as NEXT
         from .pool_requests import TABLE
+        from .rationale_requests import TABLE as RATIONALES
+        from .rationale_requests import Writing
+
+        self.writing = Writing()
 
         return {**{name: getattr(self, name) for name in names}, "add_case": partial(add_case, self),
-                **{name: partial(method, self) for name, method in {**TABLE, **NEXT, **MODELS}.items()}}
+                **{name: partial(method, self) for name, method in {**TABLE, **NEXT, **MODELS, **RATIONALES}.items()}}
 
     @params(path=str, device=str, threads=int)
     def load_model(self, job: Job, given: dict) -> dict:
@@ -94,7 +100,7 @@ class Methods:
                 "read_only": False if pool is None else pool.read_only}
 
     @params(image_=str, ijkToRAS_=list, name=str, modality=str, body_site=str, patient_id=str, volume_id=str, planes=str, text=str,
-            influence=bool, spacing_known=bool)
+            influence=bool, spacing_known=bool, record=bool)
     def segment(self, job: Job, given: dict) -> dict:
         array = self._load(given["image"], "image")
         volume = Volume(array, Geometry(_matrix(given["ijkToRAS"]), array.shape if array.ndim == 3 else (0, 0, 0)),
@@ -107,6 +113,11 @@ class Methods:
                                        cancel=job.cancelled.is_set, influence=given.get("influence") is not False)
         job.check()
         self.volume, self.prediction = volume, prediction
+        if self.pool is not None and given.get("record") is not False:
+            try:
+                self.pool.record_uses(prediction.provenance["image"], self.model.hash, prediction.evidence)
+            except PoolError as error:       # the mask is there all the same
+                print(f"Where references were used could not be recorded: {error}", file=sys.stderr)
         return {**prediction.summary(), "labelmap": self._save("labelmap", prediction.labelmap)}
 
     @params(plane_=str, index_=int, pinned=list, dropped=list)

@@ -108,6 +108,7 @@ def page(self: Methods, job: Job, given: dict) -> dict:
     alike = sorted(((a if b == case.id else b, score) for a, b, score in twins), key=lambda t: -t[1])[:12]
     same = pool.list(volume_id=case.volume_id, plane=case.plane) if case.volume_id and case.slice_index is not None else []
     return {"case": pool.rows([case.id])[0], "rationale": None if case.rationale is None else case.rationale.to_dict(),
+            "uses": pool.uses(case.id, 20), "use_count": pool.use_counts([case.id]).get(case.id, 0),
             "versions": pool.version_list(case.id), "audit": pool.audit([case.id], limit=100),
             "alike": [{**row, "similarity": dict(alike)[row["id"]]} for row in pool.rows([i for i, _ in alike])],
             "slices": [m["id"] for m in sorted(same, key=lambda m: m["slice_index"] or 0)],
@@ -116,8 +117,15 @@ def page(self: Methods, job: Job, given: dict) -> dict:
 
 @params(ids_=list, changes=dict, rename=dict, who=str, note=str)
 def edit(self: Methods, job: Job, given: dict) -> dict:
-    return {"changed": self._pool().edit(_ids(given), given.get("changes") or {}, rename=given.get("rename"), who=given.get("who"),
-                                         note=given.get("note"))}
+    """Change metadata of cases; the answer holds the requests that take the change back."""
+    pool, ids, changes, names = self._pool(), _ids(given), given.get("changes") or {}, given.get("rename") or {}
+    before = {row["id"]: row for row in pool.rows(ids)}
+    changed = pool.edit(ids, changes, rename=names, who=given.get("who"), note=given.get("note"))
+    groups: dict[tuple, list[str]] = {}
+    for i, row in before.items():
+        back = [(new.strip(), old) for old, new in names.items() if old in row["labels"].values() and new.strip() != old]
+        groups.setdefault((tuple((name, row[name]) for name in changes), tuple(back)), []).append(i)
+    return {"changed": changed, "undo": [{"ids": own, "changes": dict(fields), "rename": dict(back)} for (fields, back), own in groups.items()]}
 
 
 @params(id_=str, parts_=dict, who=str)
@@ -167,6 +175,42 @@ def health(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.health import check_health
 
     return {"findings": [f.to_dict() for f in check_health(self._pool(), progress=job.progress, cancel=job.cancelled.is_set)]}
+
+
+@params(cases=int)
+def harm(self: Methods, job: Job, given: dict) -> dict:
+    """Cases whose use as a reference makes the masks of others worse. Needs the model; without one the shipped model is loaded."""
+    from ..inference.harm import check_harm
+
+    self._pool()
+    if self.model is None:
+        self.load_model(job, {})
+    return check_harm(self._segmenter(job), budget=given.get("cases") or 100, progress=job.progress, cancel=job.cancelled.is_set).to_dict()
+
+
+@params()
+def map_(self: Methods, job: Job, given: dict) -> dict:
+    """Every case as a point, with what may colour it."""
+    from ..pool.map import project, values
+
+    pool = self._pool()
+    state = pool.state
+    if self.map is None or self.map[0] != (str(pool.folder), state):
+        found = project(pool)
+        self.map = (str(pool.folder), state), found, values(pool, found.ids)
+    _, found, facets = self.map
+    return {"ids": found.ids, "points": self._save("map", found.points), "facets": facets, "source": found.source,
+            "explained": round(found.explained, 4), "missing": found.missing}
+
+
+@params(record=bool, forget=bool)
+def uses(self: Methods, job: Job, given: dict) -> dict:
+    """Whether uses are recorded, and how many; or switch that on or off."""
+    pool = self._pool()
+    if given.get("record") is not None:
+        pool.set_records_uses(given["record"], forget=bool(given.get("forget")))
+    images, since = pool.queries_recorded()
+    return {"records": pool.records_uses, "images": images, "since": since}
 
 
 @params(path_=str, ids=list)
@@ -252,5 +296,5 @@ def _writable(self: Methods, given: dict):
 TABLE: dict[str, Callable] = {
     "pool_create": create, "pool_info": info, "pool_query": query, "pool_rows": rows, "pool_case": page, "pool_edit": edit,
     "pool_rationale": rationale, "pool_review": review, "pool_delete": delete, "pool_restore": restore, "pool_purge": purge,
-    "pool_trash": trash, "pool_audit": audit, "pool_health": health, "pool_export": export, "pool_merge": merge,
-    "pool_import_folder": import_folder, "pool_import_volume": import_volume}
+    "pool_trash": trash, "pool_audit": audit, "pool_health": health, "pool_harm": harm, "pool_map": map_, "pool_uses": uses,
+    "pool_export": export, "pool_merge": merge, "pool_import_folder": import_folder, "pool_import_volume": import_volume}

@@ -239,9 +239,10 @@ class Server:
 METHODS = ("hello", "load_model", "open_pool", "segment", "resegment", "slice", "describe", "embed", "search", "case",
            "add_case", "export_report", "cancel", "shutdown",
            "pool_create", "pool_info", "pool_query", "pool_rows", "pool_case", "pool_edit", "pool_rationale", "pool_review", "pool_delete",
-           "pool_restore", "pool_purge", "pool_trash", "pool_audit", "pool_health", "pool_export", "pool_merge", "pool_import_folder",
+           "pool_restore", "pool_purge", "pool_trash", "pool_audit", "pool_health", "pool_harm", "pool_map", "pool_uses", "pool_export", "pool_merge", "pool_import_folder",
            "pool_import_volume", "next_rank", "next_mask", "model_list", "model_install", "model_use", "model_export",
-           "model_delete", "model_compare")
+           "model_delete", "model_compare", "rationale_overview", "rationale_plan", "rationale_write", "rationale_report", "rationale_compare",
+           "rationale_consents", "rationale_grant", "rationale_withdraw", "rationale_log", "rationale_import")
 
 
 def serve() -> int:

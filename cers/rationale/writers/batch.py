@@ -54,6 +54,7 @@ class Plan:
     persons: int = 0
     cached: int = 0
     preview: Request | None = None
+    preview_id: str | None = None
     estimate: Estimate | None = None
 
 
@@ -106,13 +107,15 @@ def measured_of(case: Case) -> Rationale:
 
 
 def plan(pool: Pool, model: Model | None, ids: Sequence[str] | None = None, *, ledger: Ledger | None = None, again: bool = False,
-         over_persons: bool = False, limit: int | None = None, prices: tuple[float, float] | None = None) -> Plan:
+         over_persons: bool = False, limit: int | None = None, prices: tuple[float, float] | None = None,
+         estimate: bool = True) -> Plan:
     """What a batch would do; nothing is sent and nothing changed.
 
     Args:
         model: None for the measured writer. ids: cases; None for all.
         again: also cases that have this writer's text of this version. over_persons: also cases whose text a person wrote.
         limit: cases to write at most. prices: of a million tokens in and out, in any currency.
+        estimate: False for the ids alone, without making a request of any case.
     """
     writer, version = ("measured", VERSION) if model is None else (model.name, model.prompt.version)
     listed = {row["id"]: row for row in pool.list()}
@@ -130,7 +133,7 @@ def plan(pool: Pool, model: Model | None, ids: Sequence[str] | None = None, *, l
         else:
             out.ids.append(case)
     out.ids = out.ids[:limit]
-    if model is None or not out.ids:
+    if model is None or not out.ids or not estimate:
         return out
     ledger = Ledger() if ledger is None else ledger
     known = ledger.answered([answer_key(model, listed[i]) for i in out.ids])
@@ -141,7 +144,7 @@ def plan(pool: Pool, model: Model | None, ids: Sequence[str] | None = None, *, l
     for case_id in sample:
         case = pool.get(case_id)
         requests.append(model.request(case, measured_of(case)))
-    out.preview = requests[0]
+    out.preview, out.preview_id = requests[0], sample[0]
     out.estimate = _estimate(model, requests, len(fresh), ledger, prices)
     return out
 

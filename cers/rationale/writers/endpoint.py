@@ -71,7 +71,7 @@ def is_loopback(url: str) -> bool:
 
 
 def consent_text(url: str, picture: bool) -> str:
-    """What the user agrees to, in plain words."""
+    """What the user of the command agrees to, in plain words."""
     what = "the measured findings of each case" + (" and its picture (body only, lesion outlined)" if picture else ", without pictures")
     where = "on this machine" if is_loopback(url) else f"at {urlsplit(url).hostname}, which is not this machine"
     plain = "" if is_loopback(url) or url.startswith("https") else " The connection is not encrypted: others on the network can read it."
@@ -85,12 +85,44 @@ def find_key(url: str, variable: str | None = None) -> str | None:
         if not os.environ.get(variable):
             raise InputError(f"The environment variable {variable} is not set. Set it to the endpoint's key, or leave out --key-env.")
         return _usable(os.environ[variable])
-    ring = keyring()
-    if ring is not None:
+    return _kept_key(url) or (_usable(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
+
+
+def key_from(source: str, url: str, variable: str | None = None) -> str | None:
+    """The endpoint's key from the one place named, so that a key meant for one endpoint never goes to another.
+
+    Args:
+        source: "none", "environment" (``variable``, default ``CERS_API_KEY``) or "keyring". url: as ``endpoint_url`` spells it.
+
+    Raises:
+        InputError: there is no key in that place, or no such place.
+    """
+    if source == "none":
+        return None
+    if source == "environment":
+        name = variable or KEY_VARIABLE
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):           # might be the key itself, so it is not repeated
+            raise InputError("That is no name of an environment variable. Give its name, never the key itself.")
+        if not os.environ.get(name):
+            raise InputError(f"The environment variable {name} is not set. Set it to the endpoint's key before the program starts.")
+        return _usable(os.environ[name])
+    if source != "keyring":
+        raise InputError(f"There is no key source '{source}'. Use none, environment or keyring.")
+    if keyring() is None:
+        raise InputError("The system's keyring cannot be reached, because the package keyring is not installed. Install it, or use an "
+                         "environment variable.")
+    if (key := _kept_key(url)) is None:
+        raise InputError(f"The system's keyring holds no key for {url}. Store it once with: cers rationale key set {url}")
+    return key
+
+
+def _kept_key(url: str) -> str | None:
+    """The key that the system's keyring holds for an endpoint."""
+    if (ring := keyring()) is not None:
         with suppress(ring.errors.KeyringError):        # a locked or absent keyring is as good as an empty one
             if kept := ring.get_password(KEYRING_SERVICE, url):
                 return _usable(kept)
-    return _usable(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None
+    return None
 
 
 def keyring():

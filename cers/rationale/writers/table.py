@@ -39,7 +39,7 @@ class TableReport:
         return {**vars(self), "faults": [{"line": line, "message": message} for line, message in self.faults]}
 
 
-def import_table(pool: Pool, csv: str | PathLike, *, version: str | None = None, over_persons: bool = False,
+def import_table(pool: Pool, csv: str | PathLike, *, version: str | None = None, over_persons: bool = False, dry_run: bool = False,
                  progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None) -> TableReport:
     """Give cases the rationales of a table, as new versions of the writer "imported"; done twice, it adds nothing twice.
 
@@ -48,7 +48,7 @@ def import_table(pool: Pool, csv: str | PathLike, *, version: str | None = None,
 
     Args:
         version: kept with the texts, to tell tables apart; default the file's name.
-        over_persons: also where a person wrote the current text.
+        over_persons: also where a person wrote the current text. dry_run: say what would be done, and change nothing.
 
     Raises:
         InputError: not a rationale table. PoolError: the pool cannot be written.
@@ -71,17 +71,17 @@ def import_table(pool: Pool, csv: str | PathLike, *, version: str | None = None,
         if not cases:
             report.unmatched += 1
         elif len(cases) > 1:
-            report.faults.append((row.line, f"{len(cases)} cases come from '{row.image}'. Write the case's id in the column image instead."))
+            report.faults.append((row.line, f"{len(cases)} cases come from '{row.image}'. Write the case's id in its place."))
         elif row.missing:
             report.faults.append((row.line, f"'{row.image}' lacks {', '.join(row.missing)}. Complete the row."))
         else:
-            _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, report)
+            _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, dry_run, report)
     if progress is not None and not report.cancelled:
-        progress(1.0, f"{len(report.ids)} rationales added")
+        progress(1.0, f"{len(report.ids)} rationales")
     return report
 
 
-def _take(pool: Pool, case: dict, rationale, over_persons: bool, report: TableReport) -> None:
+def _take(pool: Pool, case: dict, rationale, over_persons: bool, dry_run: bool, report: TableReport) -> None:
     versions = pool.rationale_versions(case["id"])
     if any((v.writer, v.version, v.text) == (WRITER, rationale.version, rationale.text) for v in versions):
         report.unchanged += 1
@@ -90,7 +90,8 @@ def _take(pool: Pool, case: dict, rationale, over_persons: bool, report: TableRe
         report.persons += 1
         return
     rationale.descriptors = next((dict(v.descriptors) for v in reversed(versions) if v.descriptors), {})
-    pool.add_rationale(case["id"], rationale)
+    if not dry_run:
+        pool.add_rationale(case["id"], rationale)
     report.ids.append(case["id"])
     report.sentences += len(rationale.statements)
     report.contradicting += len(contradicting(rationale, rationale.descriptors, case["plane"]))
