@@ -130,7 +130,7 @@ class LabelNext:
                  for path, identifier in sorted(report["ids"].items()) if path not in listed and self.state.entry(identifier).state != TODO]
         # stable: within both halves the order of the ranking stays
         self.rows = sorted(rows, key=lambda r: self.state.entry(r["id"]).state == DONE)
-        summary = [_("{count} volumes to label.").format(count=len(report["volumes"]))]
+        summary = [(_("1 volume to label.") if len(report["volumes"]) == 1 else _("{count} volumes to label.")).format(count=len(report["volumes"]))]
         if report["labelled"]:
             summary.append(_("{count} are labelled already.").format(count=len(report["labelled"])))
         if report["faults"]:

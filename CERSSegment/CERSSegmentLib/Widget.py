@@ -103,7 +103,7 @@ class Widget(VTKObservationMixin):
         self.evidence.exportRequested.connect(self.onExport)
         self.board.shownChanged.connect(lambda shown: self.evidence.board.setChecked(shown))
         scene = slicer.mrmlScene
-        for event, slot in ((scene.StartCloseEvent, self._onSceneClose), (scene.EndCloseEvent, self._onScene), (scene.EndImportEvent, self._onScene),
+        for event, slot in ((scene.StartCloseEvent, self._onSceneClose), (scene.EndCloseEvent, self._onSceneClosed), (scene.EndImportEvent, self._onScene),
                             (scene.EndRestoreEvent, self._onScene), (scene.NodeRemovedEvent, self._onNodeRemoved)):
             self.addObserver(scene, event, slot)
 
@@ -147,9 +147,19 @@ class Widget(VTKObservationMixin):
             self.parameter = Parameter(node)
             self.addObserver(node, "ModifiedEvent", self._load)
             if not node.GetParameterCount():
-                self.parameter.poolFolder = slicer.util.settingsValue(POOL_SETTING, "") or ""
+                self._beginWithPool()
         self._load()
         self._restoreEvidence()
+
+    def _onSceneClosed(self, *_arguments) -> None:
+        """The scene is empty. A singleton outlives it, reset: it begins like a new one."""
+        self._onScene()
+        if not self.parameter.poolFolder:
+            self._beginWithPool()
+            self.labelNext.refresh()
+
+    def _beginWithPool(self) -> None:
+        self.parameter.poolFolder = slicer.util.settingsValue(POOL_SETTING, "") or ""
 
     def _load(self, *_arguments) -> None:
         """Parameter node to form."""
