@@ -23,6 +23,7 @@ ACTIONS = {"added": lambda: _("added"), "changed": lambda: _("changed"), "review
            "trashed": lambda: _("moved to the trash"), "restored": lambda: _("restored"), "deleted": lambda: _("deleted for good"),
            "merged": lambda: _("merged")}
 ZOOMS = (1, 2, 4)
+USES = 5          # images named for which a case was a reference
 
 
 class CasePage:
@@ -227,6 +228,7 @@ class CasePage:
             links = ", ".join(f'<a href="{escape(a["id"])}">{escape(a["id"][:8])}</a> ({a["similarity"]:.3f}{words})'
                               for a, words in zip(content["alike"], same))
             out.append(f"<p><b>{escape(_('Nearly the same picture'))}</b><br>{links}</p>")
+        out.append(f"<p><b>{escape(_('Used as a reference'))}</b><br>{escape(usesText(content))}</p>")
         if rows:
             cells = "".join(f"<tr><td>{escape(n)}&nbsp;&nbsp;</td><td align='right'>{escape(v)}&nbsp;&nbsp;</td>"
                             f"<td style='color:{quiet}'>{escape(d)}</td></tr>" for n, v, d in rows)
@@ -285,19 +287,36 @@ class CasePage:
             self.say(_("Where this case lies in the patient is not known, so it is shown at the origin."))
 
 
-def auditHtml(entries: list[dict], quiet: str, withCase: bool = False) -> str:
-    """Entries of the audit as rich text, newest first."""
+def usesText(content: dict) -> str:
+    """For how many images a case was a reference, and for which ones last."""
+    count, uses = content["use_count"], content["uses"]
+    if not count:
+        return _("Not yet, as far as is on record.")
+    words = _("For one image.") if count == 1 else _("For {count} images.").format(count=count)
+    last = []
+    for use in uses[:USES]:
+        text = _("{day}, image {query}, slices {slices}").format(day=use["day"], query=use["query"][:8], slices=use["slices"])
+        last.append(text if use["influence"] is None else text + _(", influence {value:.2f}").format(value=use["influence"]))
+    return words + " " + _("Last: {uses}.").format(uses="; ".join(last))
+
+
+def auditRows(entries: list[dict]) -> list[tuple[str, str, str, str, str]]:
+    """(when, who, case id, what, note) of entries of the audit."""
     rows = []
     for e in entries:
-        what = ACTIONS.get(e["action"], lambda e=e: e["action"])()
         if e["field"] == "text":
             continue                                   # the versions are shown by themselves
+        what = ACTIONS.get(e["action"], lambda e=e: e["action"])()
         if e["field"]:
             what += f" {e['field'].replace('_', ' ')}: {e['before'] or '–'} → {e['after'] or '–'}"
-        case = f'<a href="{escape(e["case"])}">{escape(e["case"][:8])}</a> ' if withCase else ""
-        note = f" ({e['note']})" if e["note"] else ""
-        rows.append(f"<tr><td style='color:{quiet}'>{escape(e['created'][:16].replace('T', ' '))}&nbsp;&nbsp;</td>"
-                    f"<td>{escape(e['who'] or '–')}&nbsp;&nbsp;</td><td>{case}{escape(what + note)}</td></tr>")
+        rows.append((e["created"][:16].replace("T", " "), e["who"] or "–", e["case"], what, e["note"] or ""))
+    return rows
+
+
+def auditHtml(entries: list[dict], quiet: str) -> str:
+    """Entries of one case's audit as rich text, newest first."""
+    rows = [f"<tr><td style='color:{quiet}'>{escape(when)}&nbsp;&nbsp;</td><td>{escape(who)}&nbsp;&nbsp;</td>"
+            f"<td>{escape(what + (f' ({note})' if note else ''))}</td></tr>" for when, who, _case, what, note in auditRows(entries)]
     return f"<table cellspacing='0'>{''.join(rows)}</table>"
 
 

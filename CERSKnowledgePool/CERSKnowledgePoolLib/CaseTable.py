@@ -62,7 +62,7 @@ class CaseTable:
 
     def show(self, ids: list[str], similarity: list[float] | None = None) -> None:
         """Lists these cases; what was selected and is still there stays selected."""
-        selected = set(self.selected())
+        selected = set(self.selected()[:1])
         self._round += 1
         self._waiting = False
         self.ids, self._similarity = list(ids), similarity
@@ -81,6 +81,11 @@ class CaseTable:
         self._filled.clear()
         self._order.clear()
         self._soon()
+
+    @property
+    def anySelected(self) -> bool:
+        """Whether a row is selected; quick also for thousands."""
+        return bool(self.view.selectionModel().hasSelection)
 
     def selected(self) -> list[str]:
         rows = sorted(index.row() for index in self.view.selectionModel().selectedRows())

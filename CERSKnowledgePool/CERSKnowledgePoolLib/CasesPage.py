@@ -246,7 +246,7 @@ class CasesPage:
         self.found.setText(sentence)
 
     def _onSelection(self) -> None:
-        some = bool(self.table.selected()) if hasattr(self, "table") else False
+        some = self.table.anySelected if hasattr(self, "table") else False
         for button in self.buttons.values():
             button.setEnabled(some and not self.session.readOnly)
         self.note.setEnabled(some and not self.session.readOnly)

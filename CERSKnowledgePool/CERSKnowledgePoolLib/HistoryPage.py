@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 
 import qt
-from CERSSegmentLib import Words
 from slicer.i18n import tr as _
 
-from .CasePage import auditHtml
+from .CasePage import auditRows
 from .PoolSession import PoolSession
 
 SHOWN = 200
+WIDTHS = 118, 70, 70, 220, 60        # of the columns, in pixels
 
 
 class HistoryPage:
     """Args: onOpen(case id): show a case."""
 
     def __init__(self, page, session: PoolSession, onOpen, say):
-        self.page, self.session, self.say = page, session, say
+        self.page, self.session, self.onOpen, self.say = page, session, onOpen, say
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         line = qt.QHBoxLayout()
@@ -33,11 +33,29 @@ class HistoryPage:
         self.export.setToolTip(_("Writes every change as a CSV file: who, when, what, before and after"))
         self.export.clicked.connect(lambda *_checked: self.onExport())
         line.addWidget(self.export)
-        self.text = qt.QTextBrowser(page)
-        self.text.setOpenLinks(False)
-        self.text.setMinimumHeight(220)
-        self.text.anchorClicked.connect(lambda url: onOpen(url.toString()))
-        layout.addWidget(self.text, 2)
+        self.audit = qt.QTableView(page)
+        self.audit.setToolTip(_("The last changes, newest first; double-click one to see its case. The export holds them all"))
+        self.audit.setMinimumHeight(220)
+        self.audit.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
+        self.audit.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
+        self.audit.setSelectionMode(qt.QAbstractItemView.SingleSelection)
+        self.audit.setAlternatingRowColors(True)
+        self.audit.setTabKeyNavigation(False)
+        self.audit.setWordWrap(False)
+        self.audit.setHorizontalScrollMode(qt.QAbstractItemView.ScrollPerPixel)
+        self.audit.verticalHeader().setVisible(False)
+        self.model = qt.QStandardItemModel()
+        self.audit.setModel(self.model)
+        self.model.setColumnCount(len(WIDTHS))
+        self.model.setHorizontalHeaderLabels([_("When"), _("Who"), _("Case"), _("What"), _("Comment")])
+        for column, width in enumerate(WIDTHS):
+            self.audit.setColumnWidth(column, width)
+        self.audit.horizontalHeader().setStretchLastSection(True)
+        self.audit.activated.connect(lambda index: self._open(index.row()))
+        self.rows: list[tuple[str, str, str, str, str]] = []
+        layout.addWidget(self.audit, 2)
+        self.nothing = qt.QLabel(_("Nothing has been done in this pool yet."), page)
+        layout.addWidget(self.nothing)
         self.trashLabel = qt.QLabel(page)
         layout.addWidget(self.trashLabel)
         self.trash = qt.QListWidget(page)
@@ -59,7 +77,7 @@ class HistoryPage:
         self.clear()
 
     def clear(self) -> None:
-        self.text.clear()
+        self._showAudit({"entries": []})
         self.trash.clear()
         self.trashLabel.setText("")
         self._updateButtons()
@@ -71,8 +89,19 @@ class HistoryPage:
             self.session.ask("pool_trash", {}, self._showTrash)
 
     def _showAudit(self, result: dict) -> None:
-        self.text.setHtml(auditHtml(result["entries"], Words.muted(self.page.palette), withCase=True) if result["entries"]
-                          else _("Nothing has been done in this pool yet."))
+        self.rows = auditRows(result["entries"])
+        self.model.setRowCount(len(self.rows))
+        for number, row in enumerate(self.rows):
+            for column, text in enumerate(row):
+                index = self.model.index(number, column)
+                self.model.setData(index, text[:8] if column == 2 else text)
+                if column > 2:
+                    self.model.setData(index, text, qt.Qt.ToolTipRole)
+        self.nothing.setVisible(not self.rows)
+
+    def _open(self, number: int) -> None:
+        if 0 <= number < len(self.rows):
+            self.onOpen(self.rows[number][2])
 
     def _showTrash(self, result: dict) -> None:
         self.trash.clear()

@@ -51,10 +51,14 @@ class ImportPage:
         for inner in (self.frames["scene"].layout(), self.frames["folder"].layout(), self.frames["pool"].layout(), form):
             inner.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.said)
-        self.privacy = qt.QLabel(_("Patient names are never kept. Patient identifiers are replaced by pseudonyms, and the name of a volume or of a "
-                                   "DICOM folder is dropped. Check that no name is burnt into the pictures."), page)
+        self.privacy = qt.QLabel(_("Patient identifiers are replaced by pseudonyms; names, dates and the name of a volume or of a DICOM folder are dropped. "
+                                   "Preview shows what was found. Check that no name is burnt into the pictures."), page)
         self.privacy.setWordWrap(True)
         layout.addWidget(self.privacy)
+        self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
+        self.keep.setToolTip(_("Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone who "
+                               "gets this pool can read them; the preview shows them. Else they are dropped"))
+        layout.addWidget(self.keep)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.preview, self.start = qt.QPushButton(_("Preview"), page), qt.QPushButton(_("Import"), page)
@@ -126,7 +130,8 @@ class ImportPage:
     def _onSource(self) -> None:
         for key, frame in self.frames.items():
             frame.setVisible(key == self.kind)
-        self.said.setVisible(self.kind != "pool")
+        for widget in (self.said, self.privacy, self.keep):
+            widget.setVisible(self.kind != "pool")
         self.updateButtons()
 
     def updateButtons(self) -> None:
@@ -159,7 +164,8 @@ class ImportPage:
             if not images:
                 self._tell(_("Choose the folder of the images."))
                 return
-            self._work("pool_import_folder", {"images": images, "masks": masks or images, "csv": table or None, **common, "dry_run": dry}, dry)
+            self._work("pool_import_folder", {"images": images, "masks": masks or images, "csv": table or None, **common, "dry_run": dry,
+                                              "keep_identity": bool(self.keep.checked)}, dry)
         elif not self.other.text.strip():
             self._tell(_("Choose an exported file, or type the folder of a pool."))
         else:
@@ -175,16 +181,21 @@ class ImportPage:
             self._tell(problem or _("Something else is running. Wait for it, or cancel it."))
             return
         origin = {name: value for name, value in VolumeInput.origin(volume).items() if value}
+        person = SceneCase.identifying(volume)
+        identity = {name: {"images": 1, "values": [value]} for name, value in person.items()}
+        if self.keep.checked:
+            origin["source"] = "; ".join(f"{name} {value}" for name, value in person.items())
         self._tell(_("Reading the image…"))
         self._task = Task(SceneCase.write(volume, segmentation, chosen, self.session.worker.privateFolder()), self.session.worker,
-                          lambda files: self._work("pool_import_volume", {**origin, **common, **files, "dry_run": dry}, dry),
+                          lambda files: self._work("pool_import_volume", {**origin, **common, **files, "dry_run": dry}, dry, identity),
                           lambda error: self._tell(str(error)))
 
-    def _work(self, method: str, params: dict, dry: bool) -> None:
+    def _work(self, method: str, params: dict, dry: bool, identity: dict | None = None) -> None:
         self._tell(_("Looking…") if dry else _("Importing…"))
+        kept = bool(self.keep.checked)
 
         def done(result: dict) -> None:
-            self.show(result, dry)
+            self.show(result if identity is None else {**result, "identity": identity}, dry, kept)
             if not dry:
                 self.session.changed.emit()
 
@@ -196,8 +207,8 @@ class ImportPage:
         if not self.session.work(method, params, done, failed):
             self._tell(_("Something else is running. Wait for it, or cancel it."))
 
-    def show(self, result: dict, dry: bool) -> None:
-        """What an import did or would do."""
+    def show(self, result: dict, dry: bool, kept: bool = False) -> None:
+        """What an import did or would do. kept: what the headers say of patients was kept."""
         added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
         present = len(result["present"]) if "present" in result else max(0, len(result["ids"]) - added)
         lines = [(_("{added} cases would be added, {present} are here already.") if dry else _("{added} cases were added, {present} were here already."))
@@ -212,7 +223,11 @@ class ImportPage:
                    for i, names in result.get("different", {}).items()]
         if len(faults) > MOST_LINES:
             faults[MOST_LINES:] = [_("… and {count} more.").format(count=len(faults) - MOST_LINES)]
-        self.result.setHtml("".join(f"<p>{escape(line)}</p>" for line in lines) + "".join(f"<div>✖ {escape(f)}</div>" for f in faults))
+        items = [_("{item}: cases {count} ({labels})").format(item=i["item"], count=i["cases"], labels=", ".join(i["labels"])) for i in result.get("items", [])]
+        if len(items) > MOST_LINES:
+            items[MOST_LINES:] = [_("… and {count} more.").format(count=len(items) - MOST_LINES)]
+        self.result.setHtml("".join(f"<p>{escape(line)}</p>" for line in lines) + identityHtml(result.get("identity") or {}, kept)
+                            + "".join(f"<div>✖ {escape(f)}</div>" for f in faults) + "".join(f"<div>{escape(i)}</div>" for i in items))
 
     def _tell(self, words: str) -> None:
         self.result.setHtml(escape(words))
@@ -230,3 +245,13 @@ class ImportPage:
         if self._task is not None and self._task.running:
             self._task.cancel()
         self.setScene(None)
+
+
+def identityHtml(found: dict, kept: bool) -> str:
+    """What the headers say of patients, and what becomes of it."""
+    if not found:
+        return ""
+    title = _("The headers say of the patient, and it is KEPT in the field Source:") if kept else _("The headers say of the patient, and it is dropped:")
+    rows = "".join(f"<tr><td>{escape(name)}&nbsp;&nbsp;</td><td>{escape(', '.join(entry['values']) + (' …' if entry['images'] > len(entry['values']) else ''))}</td></tr>"
+                   for name, entry in found.items())
+    return f"<p><b>{escape(title)}</b></p><table cellspacing='0'>{rows}</table><p></p>"

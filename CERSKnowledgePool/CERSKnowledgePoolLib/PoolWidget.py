@@ -13,12 +13,15 @@ from .CasesPage import CasesPage
 from .HealthPage import HealthPage
 from .HistoryPage import HistoryPage
 from .ImportPage import ImportPage
+from .MapPage import MapPage
 from .ModelsPage import ModelsPage
+from .PageButtons import PageButtons
 from .PoolSession import POOL_SETTING, PoolSession
+from .RationalesPage import RationalesPage
 from .TrainingPage import TrainingPage
 
-CASES, CASE, HEALTH, IMPORT, HISTORY, TRAINING, MODELS = range(7)
-OF_POOL = (CASES, CASE, HEALTH, IMPORT, HISTORY)        # pages that show nothing without a pool
+CASES, CASE, MAP, HEALTH, RATIONALES, IMPORT, HISTORY, TRAINING, MODELS = range(9)
+OF_POOL = (CASES, CASE, MAP, HEALTH, RATIONALES, IMPORT, HISTORY)        # pages that show nothing without a pool
 
 
 class PoolWidget:
@@ -34,7 +37,9 @@ class PoolWidget:
         self._opening, self._undo = False, None
         self.cases = CasesPage(ui.casesPage, session, self.openCase, self.say)
         self.case = CasePage(ui.casePage, session, self.openCase, self._neighbour, self.say)
+        self.map = MapPage(ui.mapPage, session, self.openCase)
         self.health = HealthPage(ui.healthPage, session, self._onFinding)
+        self.rationales = RationalesPage(ui.rationalesPage, session, self.cases.table.selected, self.openCase, self.say)
         self.importing = ImportPage(ui.importPage, session, self.say)
         self.history = HistoryPage(ui.historyPage, session, self.openCase, self.say)
         self.training = TrainingPage(ui.trainingPage, session, self.say)
@@ -58,6 +63,9 @@ class PoolWidget:
         ui.createButton.clicked.connect(lambda *_checked: self.create())
         ui.cancelButton.clicked.connect(lambda *_checked: session.cancel())
         ui.undoButton.clicked.connect(lambda *_checked: self.undo())
+        self.tabs = PageButtons(ui.pages, 5)
+        form = ui.pages.parent().layout()
+        form.insertWidget(form.indexOf(ui.pages), self.tabs.frame)
         ui.pages.currentChanged.connect(lambda *_index: self._onPage())
         for label in (ui.statusLabel, ui.messageLabel):
             label.setTextFormat(qt.Qt.RichText)      # what is shown there is escaped
@@ -81,6 +89,9 @@ class PoolWidget:
         self._typing.stop()
         self._changes.stop()
         self.cases.cleanup()
+        self.map.cleanup()
+        self.health.cleanup()
+        self.rationales.cleanup()
         self.importing.cleanup()
         self.training.cleanup()
         self.models.cleanup()
@@ -89,7 +100,7 @@ class PoolWidget:
     @property
     def busy(self) -> bool:
         """The chosen pool, or the last change of it, has not been shown yet."""
-        return self._typing.isActive() or self._opening or self._changes.isActive() or self.cases.waiting
+        return self._typing.isActive() or self._opening or self._changes.isActive() or self.cases.waiting or self.map.waiting
 
     # pool
 
@@ -131,10 +142,11 @@ class PoolWidget:
             if not self._typing.isActive():  # else the field already holds something else
                 self.ui.poolPath.addCurrentPathToHistory()
             self.case.clear()
+            self.map.clear()
             self.health.clear()
+            self.rationales.setPool()
             self.cases.showAll()
             self._showInfo(info)
-            self.health.clear()
             self.ui.pages.setCurrentIndex(CASES if info["cases"] else IMPORT)
 
         def failed(sentence: str) -> None:
@@ -148,7 +160,9 @@ class PoolWidget:
         self._status(words, wrong)
         self.cases.clear()
         self.case.clear()
+        self.map.clear()
         self.health.clear()
+        self.rationales.setPool()
         self.history.clear()
         self.importing.updateButtons()
         self.training.setPool("", [])
@@ -158,6 +172,7 @@ class PoolWidget:
         self.session.ask("pool_info", {}, self._showInfo)
         self.cases.again()
         self.case.again()
+        self.map.changed()
         self._onPage()
 
     def _showInfo(self, info: dict) -> None:
@@ -174,7 +189,7 @@ class PoolWidget:
     def _enablePool(self, on: bool) -> None:
         """The pages of a pool are there with one; the others always."""
         for number in OF_POOL:
-            self.ui.pages.setTabEnabled(number, on)
+            self.tabs.setEnabled(number, on)
         self.models.setPool()
         if not on and self.ui.pages.currentIndex in OF_POOL:
             self.ui.pages.setCurrentIndex(TRAINING)
@@ -188,16 +203,15 @@ class PoolWidget:
 
     def _onPage(self) -> None:
         ui, current = self.ui, self.ui.pages.currentIndex
-        pages = ui.casesPage, ui.casePage, ui.healthPage, ui.importPage, ui.historyPage, ui.trainingPage, ui.modelsPage
+        pages = (ui.casesPage, ui.casePage, ui.mapPage, ui.healthPage, ui.rationalesPage, ui.importPage, ui.historyPage, ui.trainingPage,
+                 ui.modelsPage)
         for number, page in enumerate(pages):
             kind = qt.QSizePolicy.Preferred if number == current else qt.QSizePolicy.Ignored       # else all are as high as the highest
             page.setSizePolicy(kind, kind)
-        if self.ui.pages.currentIndex == HISTORY:
-            self.history.again()
-        elif self.ui.pages.currentIndex == TRAINING:
-            self.training.enter()
-        elif self.ui.pages.currentIndex == MODELS:
-            self.models.enter()
+        enter = {MAP: lambda: self.map.enter(self.case.caseId), HEALTH: self.health.enter, RATIONALES: self.rationales.enter, HISTORY: self.history.again,
+                 TRAINING: self.training.enter, MODELS: self.models.enter}
+        if current in enter:
+            enter[current]()
 
     # cases
 

@@ -51,6 +51,22 @@ def segments(segmentation) -> list[tuple[str, str]]:
     return [(i, content.GetSegment(i).GetName()) for i in ids]
 
 
+def identifying(volume) -> dict[str, str]:
+    """What the scene knows of the person: field -> value, without empty ones, for the screen only."""
+    from slicer import vtkMRMLSubjectHierarchyConstants as constants
+
+    node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    item = node.GetItemByDataNode(volume) if node else 0
+    fields = {"Name": volume.GetName()}
+    for level, names in ((constants.GetDICOMLevelPatient(), ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientComments")),
+                         (constants.GetDICOMLevelStudy(), ("StudyID", "StudyDate", "StudyDescription", "ReferringPhysicianName"))):
+        for name in names:
+            attribute = getattr(constants, f"GetDICOM{name}AttributeName", None)
+            if item and attribute is not None:
+                fields[name] = node.GetAttributeFromItemAncestor(item, attribute(), level)
+    return {name: value for name, value in fields.items() if value}
+
+
 def write(volume, segmentation, chosen: list[tuple[str, str]], folder: str) -> Generator[None, None, dict]:
     """Writes a volume and chosen segments to files, a piece at a time; the parameters of ``pool_import_volume`` that say where.
 

@@ -11,7 +11,7 @@ from cers.pool import Pool
 from cers.rationale import describe
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES, CASE, HEALTH, IMPORT, HISTORY = range(5)
+CASES, CASE, MAP, HEALTH, RATIONALES, IMPORT, HISTORY, TRAINING, MODELS = range(9)
 
 
 def make_case(seed: int, **metadata) -> Case:

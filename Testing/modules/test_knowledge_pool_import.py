@@ -40,6 +40,7 @@ def test_import_from_the_scene_and_back_into_the_views(user, pool_folder, scan):
     page.preview.click()
     user.settle()
     user.host.wait_for(lambda: "would be added" in page.result.plainText, 30)
+    assert "DOE^JANE" in page.result.plainText and "dropped" in page.result.plainText, "what is dropped is shown"
     with Pool.open(pool_folder, read_only=True) as pool:
         assert len(pool) == 5
     page.start.click()
@@ -123,4 +124,46 @@ def test_folder_import_export_and_merge(user, pool_folder, tmp_path):
     page.start.click()
     user.settle()
     assert "6 cases were added" in page.result.plainText and len(user.ids()) == 6
+    page.source.setCurrentIndex(0)
+
+
+def test_what_the_headers_say_is_shown_and_dropped_unless_kept(user, pool_folder, tmp_path, screenshots):
+    import SimpleITK as sitk
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(2):
+        case = make_case(20 + n)
+        image = sitk.GetImageFromArray(case.image[None])
+        image.SetMetaData("PatientName", "Doe^Jane")
+        image.SetMetaData("PatientBirthDate", "19700101")
+        sitk.WriteImage(image, str(folder / f"v{n}.nrrd"))
+        sitk.WriteImage(sitk.GetImageFromArray(case.mask[None]), str(folder / f"v{n}_mask.nrrd"))
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page = user.control.importing
+    page.source.setCurrentIndex(1)
+    page.images.currentPath = str(folder)
+    page.preview.click()
+    user.settle()
+    text = page.result.plainText
+    assert "2 cases would be added" in text and "it is dropped" in text and "Doe^Jane" in text and "v0: cases 1" in text
+    user.host.screenshot(user.host.window, screenshots / "knowledge_pool_import.png")
+    page.start.click()
+    user.settle()
+    with Pool.open(pool_folder, read_only=True) as pool:
+        assert "Doe" not in str(pool.list()) + str(pool.audit()) and len(pool) == 7
+    for file in pool_folder.rglob("*"):
+        assert file.is_dir() or b"Doe^Jane" not in file.read_bytes(), file
+    sitk.WriteImage(sitk.ReadImage(str(folder / "v0.nrrd")) + 1, str(folder / "v0.nrrd"))
+    image = sitk.ReadImage(str(folder / "v0.nrrd"))
+    image.SetMetaData("PatientName", "Doe^Jane")
+    sitk.WriteImage(image, str(folder / "v0.nrrd"))
+    page.keep.setChecked(True)
+    page.start.click()
+    user.settle()
+    assert "KEPT" in page.result.plainText
+    page.keep.setChecked(False)
+    with Pool.open(pool_folder, read_only=True) as pool:
+        assert [m["source"] for m in pool.list() if "Doe" in str(m)] == ["v0.nrrd; PatientName Doe^Jane"]
     page.source.setCurrentIndex(0)

@@ -18,7 +18,7 @@ from segmentkit import Gaps
 
 sys.path.append(str(ROOT / "Testing" / "evaluation"))
 
-MODELS, GUI_MS = 6, 50
+MODELS, GUI_MS = 8, 50
 
 
 def resultOf(model: Path, shift: float = 0.0, count: int = 12, **run) -> None:

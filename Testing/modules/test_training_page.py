@@ -21,7 +21,7 @@ sys.path.append(str(ROOT / "Testing" / "training"))
 from pictures import write  # noqa: E402
 from runs import SMALL  # noqa: E402
 
-TRAINING, GUI_MS = 5, 50
+TRAINING, GUI_MS = 7, 50
 
 
 @pytest.fixture(scope="module")

@@ -376,3 +376,22 @@ assert os.waitpid(child, 0)[1] == 0
 print(len(pool), len(pool.verify()))
 """, tmp_path)
     assert out.split() == ["3", "0"]
+
+
+@pytest.mark.parametrize("column, value", [("labels", "["), ("labels", '["a"]'), ("spacing", '"x"'), ("ijkToRAS", "{")])
+def test_a_record_that_cannot_be_read_is_said_plainly(tmp_path, column, value):
+    from cers.pool.map import project, values
+
+    with Pool.create(tmp_path / "pool") as pool:
+        case_id = pool.add(case(1))
+        with sqlite3.connect(tmp_path / "pool" / "pool.sqlite") as db:
+            db.execute(f"UPDATE cases SET {column} = ?", (value,))
+        db.close()
+        for work in (pool.list, lambda: pool.get(case_id), lambda: pool.rows([case_id])):
+            with pytest.raises(PoolError, match="damaged") as caught:
+                work()
+            assert case_id in str(caught.value) and "\n" not in str(caught.value)
+        if column == "labels":
+            for work in (pool.counts, lambda: values(pool, project(pool).ids)):
+                with pytest.raises(PoolError, match="damaged"):
+                    work()

@@ -100,3 +100,29 @@ def test_what_cannot_be_done_is_said(worker, tmp_path):
     assert worker.call("pool_info")["read_only"]
     assert refused(worker, "pool_review", ids=worker.call("pool_query")["ids"], review="approved").code == "pool"
     assert refused(worker, "pool_import_folder", images=str(tmp_path), masks=str(tmp_path)).code == "pool"
+
+
+def test_paths_and_shapes_that_cannot_be(worker, tmp_path):
+    for method in ("open_pool", "pool_create", "pool_export", "pool_merge"):
+        assert refused(worker, method, path="a\0b").code == "protocol"
+    eye = np.eye(4).tolist()
+    for shape in (["x", 2, 3], [1, 2], [0, 4, 4], [1.5, 2, 3], [True, 2, 3]):
+        assert refused(worker, "next_mask", path=str(tmp_path / "m.seg.nrrd"), ijkToRAS=eye, shape=shape).code == "protocol"
+    assert worker.call("pool_info")["cases"] > 0, "the open pool stays open"
+
+
+def test_an_import_shows_what_the_headers_say_and_keeps_it_only_when_told(worker, tmp_path):
+    import SimpleITK as sitk
+
+    (tmp_path / "in").mkdir()
+    image, mask = phantom.head(9)
+    picture = sitk.GetImageFromArray(image)
+    picture.SetMetaData("PatientName", "Doe^Jane")
+    sitk.WriteImage(picture, str(tmp_path / "in" / "a.nrrd"))
+    sitk.WriteImage(sitk.GetImageFromArray(mask), str(tmp_path / "in" / "a_mask.nrrd"))
+    given = {"images": str(tmp_path / "in"), "masks": str(tmp_path / "in")}
+    dry = worker.call("pool_import_folder", **given, dry_run=True)
+    assert dry["identity"] == {"PatientName": {"images": 1, "values": ["Doe^Jane"]}} and dry["items"][0]["item"] == "a" and dry["added"]
+    done = worker.call("pool_import_folder", **given)
+    assert "Doe" not in str(worker.call("pool_rows", ids=done["ids"])) + str(worker.call("pool_audit"))
+    assert not any("Doe" in line for line in worker.log)

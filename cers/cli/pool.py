@@ -46,23 +46,29 @@ def import_(
     modality: Annotated[Optional[str], typer.Option(help="For all cases that do not say: MR, CT, ...")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="For all cases that do not say: brain, lung, ...")] = None,
     max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most.")] = 12,
+    keep_identity: Annotated[bool, typer.Option("--keep-identity", help="Keep what the headers say of the patient, in the field source.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added; change nothing.")] = False,
     as_json: _JSON = False,
 ) -> None:
     """Add annotated images. A volume gives several cases: lesion slices spread over it, the largest among them.
 
     What cannot be imported is named and does not stop the rest; the exit code is then 1. Doing it twice adds nothing twice.
     """
-    from ..pool.importer import import_folder
+    from ..pool.importer import DryRun, import_folder
 
     defaults = {key: value for key, value in (("modality", modality), ("body_site", body_site)) if value}
-    with _open(folder, write=True) as pool:
+    with _open(folder, write=not dry_run) as pool:
+        dry = DryRun(pool) if dry_run else None
         with progress() as show:
-            report = import_folder(pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices)
-        count = len(pool)
+            report = import_folder(dry or pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices, keep_identity=keep_identity)
+        count, report.added = len(pool), dry.added if dry else report.added
     if as_json:
         say_json({**report.to_dict(), "cases": count})
     else:
-        print(f"Added {report.added} cases from {report.images} images; the pool has {count}.")
+        print(f"{'Would add' if dry_run else 'Added'} {report.added} cases from {report.images} images; the pool has {count}.")
+        if report.identity:
+            print(f"Header fields that may tell who the patient is were {'kept' if keep_identity else 'dropped'}: "
+                  + ", ".join(f"{name} ({images})" for name, (images, _) in sorted(report.identity.items())))
         if report.unlisted:
             print(f"{len(report.unlisted)} images that the table does not name were left out.")
     for fault in report.faults:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..case import Case, PlaneView, Volume, acquisition_plane
 from ..case.geometry import PLANES
+from ..case.identity import identifying
 from ..case.io import pseudonym, read_mask, read_volume
 from ..errors import CersError, InputError, PoolError
 from ..rationale import describe
@@ -58,7 +59,12 @@ class DryRun:
 
 @dataclass
 class ImportReport:
-    """What an import did. ids: cases now in the pool from these files, in order; added: how many of them are new."""
+    """What an import did.
+
+    ids: cases now in the pool from these files, in order; added: how many of them are new.
+    items: (image, its cases, names of its labels). identity: header field that may tell who a patient is -> (images that have it, up to
+    three of its values); the values are for the screen of the person who imports, never for a log.
+    """
 
     ids: list[str] = field(default_factory=list)
     added: int = 0
@@ -66,9 +72,19 @@ class ImportReport:
     faults: list[ImportFault] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     cancelled: bool = False
+    items: list[tuple[str, int, list[str]]] = field(default_factory=list)
+    identity: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+
+    def note_identity(self, fields: Mapping[str, str]) -> None:
+        for name, value in fields.items():
+            count, values = self.identity.get(name, (0, []))
+            self.identity[name] = count + 1, values if value in values else [*values, value][:3]
 
     def to_dict(self) -> dict:
-        return {"ids": self.ids, "added": self.added, "images": self.images, "cancelled": self.cancelled, "unlisted": self.unlisted,
+        """Without the values of identifying fields."""
+        return {"identity": {name: count for name, (count, _) in self.identity.items()},
+                "items": [{"item": name, "cases": cases, "labels": labels} for name, cases, labels in self.items],
+                "ids": self.ids, "added": self.added, "images": self.images, "cancelled": self.cancelled, "unlisted": self.unlisted,
                 "faults": [{"item": f.item, "line": f.line, "message": f.message} for f in self.faults]}
 
 
@@ -136,7 +152,7 @@ def spread(area: np.ndarray, most: int, least: int) -> list[int]:
 
 def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | PathLike, csv: str | PathLike | None = None, *,
                   progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None,
-                  defaults: Mapping[str, str] | None = None, max_slices: int = 12) -> ImportReport:
+                  defaults: Mapping[str, str] | None = None, max_slices: int = 12, keep_identity: bool = False) -> ImportReport:
     """Add all pairs of image and mask that belong together by file name.
 
     ``case7.nii.gz`` belongs to ``case7.nii.gz``, ``case7_mask.nrrd``, ``case7-label.png`` and so on; both may lie in one folder.
@@ -147,6 +163,8 @@ def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | Path
     Args:
         csv: table with a column ``image`` and any of those of ``cers.pool.table.COLUMNS``.
         defaults: metadata (modality, body_site, ...) for all cases of which neither the table nor the image says it.
+        keep_identity: keep what the headers say of the patient in the field ``source``. The patient's own field is a pseudonym either way,
+            so that later images of the same patient are recognised.
 
     Raises:
         InputError: a folder or the table cannot be used at all. PoolError: the pool cannot be written.
@@ -167,7 +185,7 @@ def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | Path
         if progress is not None:
             progress(n / len(jobs), f"Importing {row.image}")
         with _collect(report, row):
-            volume = read_volume(image)
+            volume, person = read_volume(image), identifying(image)
             dicom = mask.suffix.lower() == ".dcm"
             array, labels = read_dicom_seg(mask, volume.geometry, series=image) if dicom else read_mask(mask, volume.geometry)
             said = {k for k in ("modality", "body_site") if getattr(volume, k)}
@@ -175,8 +193,10 @@ def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | Path
             labels = _renamed(labels, fields.pop("label", None))
             patient = fields.pop("patient", None)
             ids = import_volume(pool, volume, array, labels, plane=fields.pop("plane", None), max_slices=max_slices,
-                                **{"source": None if image.is_dir() else image.name, **fields,       # a DICOM folder often bears a name
+                                **{"source": source_of(image, person if keep_identity else None), **fields,
                                    "patient_id": pseudonym(patient) if patient else None})
+            report.note_identity(person)
+            report.items.append((row.image, len(ids), sorted(set(labels.values()))))
             report.ids += ids
             report.images += 1
     report.ids = list(dict.fromkeys(report.ids))
@@ -184,6 +204,13 @@ def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | Path
     if progress is not None and not report.cancelled:
         progress(1.0, f"{report.added} cases added from {report.images} images")
     return report
+
+
+def source_of(image: Path, person: Mapping[str, str] | None) -> str | None:
+    """Where a case came from: the file's name, but not that of a DICOM folder, which often is a person's; with ``person`` all of it."""
+    if person is None:
+        return None if image.is_dir() else image.name
+    return "; ".join([image.name, *(f"{name} {value}" for name, value in person.items())])
 
 
 def import_dicom(pool: Pool, images: str | PathLike, segmentation: str | PathLike, *, max_slices: int = 12, **metadata) -> list[str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
 
-from .store import Pool
+from .store import Pool, labels_of
 from .thumbnail import HASH as THUMBNAIL
 
 FACETS = ("label", "modality", "body_site", "diagnosis", "annotator", "review")
@@ -66,6 +65,7 @@ def values(pool: Pool, ids: list[str]) -> dict[str, list[str]]:
     rows = [known.get(i, blank) for i in ids]              # a case may be deleted between two reads
     out = {name: [row[n] or "" for row in rows] for n, name in enumerate(FACETS) if n}
     names: dict[str, str] = {}
-    for text in {row[0] for row in rows}:
-        names[text] = _SEVERAL.join(sorted(set(json.loads(text).values())))
+    for i, row in zip(ids, rows):
+        if row[0] not in names:                            # as it is kept: few differ
+            names[row[0]] = _SEVERAL.join(sorted(set(labels_of({"id": i, "labels": row[0]}).values())))
     return {"label": [names[row[0]] for row in rows], **out}

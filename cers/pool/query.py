@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +59,8 @@ class QueryTable:
 
     def counts(self, ids: Iterable[str] | None = None) -> dict[str, dict[str, int]]:
         """How many cases have each value of each of ``COUNTED``, most frequent first; "" = not known. ``ids``: of these cases only."""
+        from .store import labels_of
+
         wanted = None if ids is None else set(ids)
         counters = {name: Counter() for name in COUNTED}
         columns = [name for name in COUNTED if name != "label"]
@@ -69,7 +70,7 @@ class QueryTable:
                     continue
                 for name in columns:
                     counters[name][row[name] or ""] += 1
-                counters["label"].update(set(json.loads(row["labels"]).values()))
+                counters["label"].update(set(labels_of(row).values()))
         return {name: dict(counter.most_common()) for name, counter in counters.items()}
 
     def rows(self, ids: Sequence[str]) -> list[dict]:

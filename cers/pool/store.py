@@ -413,6 +413,25 @@ def parse_rationale(case_id: str, record: str) -> Rationale:
 
 def _metadata(row) -> dict:
     out = {name: row[_COLUMN.get(name, name)] for name in ("id", "content_hash", *_TEXT)}
-    return {**out, "labels": json.loads(row["labels"]), "spacing": json.loads(row["spacing"] or "null"),
-            "ijkToRAS": json.loads(row["ijkToRAS"] or "null"), "slice_index": row["slice_index"],
-            "shape": [row["rows"], row["columns"]], "rationale_version": row["rationale_version"]}
+    return {**out, "labels": labels_of(row), "spacing": _kept(row, "spacing", list), "ijkToRAS": _kept(row, "ijkToRAS", list),
+            "slice_index": row["slice_index"], "shape": [row["rows"], row["columns"]], "rationale_version": row["rationale_version"]}
+
+
+def labels_of(row) -> dict[str, str]:
+    """Value -> name of a row of ``cases`` with the columns id and labels."""
+    return _kept(row, "labels", dict) or {}
+
+
+def _kept(row, column: str, kind: type):
+    """What a column keeps as JSON, None for nothing.
+
+    Raises:
+        PoolError: it holds something else, as only a damaged disk or a foreign program leaves it.
+    """
+    try:
+        value = json.loads(row[column] or "null")
+    except (ValueError, TypeError, RecursionError):
+        value = ...
+    if value is None or isinstance(value, kind):
+        return value
+    raise PoolError(f"The pool's record of case {row['id']} is damaged: its {column} cannot be read. Restore pool.sqlite from a copy.")

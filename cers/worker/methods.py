@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -32,6 +31,8 @@ def params(**allowed):
                 wrong = isinstance(value, bool) and types[name] is not bool
                 if value is not None and (wrong or not isinstance(value, types[name])):
                     raise ProtocolError(f"The parameter '{name}' of '{job.method}' has the wrong type ({type(value).__name__}).")
+                if isinstance(value, str) and "\0" in value:              # no path and no name has one
+                    raise ProtocolError(f"The parameter '{name}' of '{job.method}' holds a null character.")
             missing = [name for name in required if given.get(name) is None]
             if missing:
                 raise ProtocolError(f"'{job.method}' needs the parameter '{missing[0]}'.")
@@ -92,7 +93,7 @@ class Methods:
         from ..pool import Pool
 
         path = given.get("path")
-        pool = None if path is None else Pool.open(path, read_only=given.get("read_only") or not os.access(path, os.W_OK))
+        pool = None if path is None else Pool.open(path, read_only=bool(given.get("read_only")))
         if self.pool is not None:
             self.pool.close()
         self.pool, self.segmenter, self.volume, self.prediction = pool, None, None, None

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from ..case import Geometry
 from ..case.io import read_mask
+from ..errors import ProtocolError
 from .methods import Methods, _matrix, params
 from .server import Job
 
@@ -22,7 +23,10 @@ def rank(self: Methods, job: Job, given: dict) -> dict:
 @params(path_=str, ijkToRAS_=list, shape_=list)
 def mask(self: Methods, job: Job, given: dict) -> dict:
     """A mask that was saved with ``add_case``, in the grid of its volume."""
-    labelmap, labels = read_mask(given["path"], Geometry(_matrix(given["ijkToRAS"]), tuple(given["shape"])))
+    shape = given["shape"]
+    if len(shape) != 3 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in shape):
+        raise ProtocolError("'shape' must be three whole numbers: slices, rows and columns.")
+    labelmap, labels = read_mask(given["path"], Geometry(_matrix(given["ijkToRAS"]), tuple(shape)))
     return {"labelmap": self._save("saved-mask", labelmap), "labels": {str(value): name for value, name in labels.items()}}
 
 

@@ -229,7 +229,8 @@ def merge(self: Methods, job: Job, given: dict) -> dict:
                       progress=job.progress, cancel=job.cancelled.is_set).to_dict()
 
 
-@params(images_=str, masks_=str, csv=str, modality=str, body_site=str, annotator=str, diagnosis=str, max_slices=int, dry_run=bool)
+@params(images_=str, masks_=str, csv=str, modality=str, body_site=str, annotator=str, diagnosis=str, max_slices=int, dry_run=bool,
+        keep_identity=bool)
 def import_folder(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.importer import DryRun
     from ..pool.importer import import_folder as fill
@@ -238,12 +239,13 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
     dry = DryRun(pool) if given.get("dry_run") else None
     defaults = {name: given[name] for name in ("modality", "body_site", "annotator", "diagnosis") if given.get(name)}
     report = fill(dry or pool, given["images"], given["masks"], given.get("csv"), progress=job.progress, cancel=job.cancelled.is_set,
-                  defaults=defaults, max_slices=given.get("max_slices") or 12).to_dict()
-    return {**report, "added": dry.added if dry else report["added"]}
+                  defaults=defaults, max_slices=given.get("max_slices") or 12, keep_identity=bool(given.get("keep_identity")))
+    found = {name: {"images": count, "values": values} for name, (count, values) in report.identity.items()}     # for the screen
+    return {**report.to_dict(), "identity": found, "added": dry.added if dry else report.added}
 
 
 @params(image_=str, mask_=str, ijkToRAS_=list, labels_=dict, modality=str, body_site=str, patient_id=str, volume_id=str, diagnosis=str,
-        annotator=str, spacing_known=bool, max_slices=int, dry_run=bool)
+        annotator=str, source=str, spacing_known=bool, max_slices=int, dry_run=bool)
 def import_volume(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.importer import DryRun
     from ..pool.importer import import_volume as fill
@@ -259,10 +261,10 @@ def import_volume(self: Methods, job: Job, given: dict) -> dict:
         raise ProtocolError("'labels' must map whole numbers, written as texts, to names.") from None
     dry = DryRun(pool)
     said = {key: given.get(key) for key in ("diagnosis", "annotator")}
-    ids = fill(dry, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=_SOURCE, **said)
+    ids = fill(dry, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=given.get("source") or _SOURCE, **said)
     job.check()
     if not given.get("dry_run"):
-        ids = fill(pool, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=_SOURCE, **said)
+        ids = fill(pool, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=given.get("source") or _SOURCE, **said)
     return {"ids": ids, "added": dry.added}
 
 

@@ -31,6 +31,9 @@ class qMRMLPlotView(qt.QWidget):
         renderer.SetBackground(1, 1, 1)
         self._actor = actor
         self._picture.renderWindow().AddRenderer(renderer)
+        style = vtk.vtkContextInteractorStyle()          # as the application has it: the chart is moved and zoomed
+        style.SetScene(actor.GetScene())
+        self._picture.interactor().SetInteractorStyle(style)
 
     def setMRMLScene(self, scene) -> None:
         self._scene = scene
