@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cers.inference.volume import ACROSS_MM, reach, smooth_across
+from cers.inference.volume import ACROSS_MM, fuse_planes, keep_seeded, reach, sharpness, smooth_across
 
 
 def test_thick_slices_and_unknown_distances_stay_as_they_are():
@@ -45,3 +45,48 @@ def test_a_window_around_a_slice_gives_what_the_whole_stack_gives():
     for index in (0, 1, 14, 28, 29):
         first = max(0, index - r)
         assert torch.allclose(smooth_across(maps[first : index + r + 1], 1.0)[index - first], whole[index])
+
+
+LABELS = {1: "tumor"}
+
+
+def plane(*places: tuple[slice, float]) -> np.ndarray:
+    """Probabilities (1, 1, 4, 12) that are the given ones in the given columns."""
+    maps = np.zeros((1, 1, 4, 12), np.float32)
+    for columns, value in places:
+        maps[..., columns] = value
+    return maps
+
+
+def test_one_plane_is_taken_at_its_threshold():
+    maps = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32)
+    mean, labelmap = fuse_planes([maps], [0.1], LABELS, 0.5)
+    assert np.array_equal(mean, maps) and np.array_equal(labelmap, (maps[0] >= 0.5).astype(np.uint8))
+
+
+def test_what_only_the_sharp_plane_sees_is_no_lesion_but_it_says_where_a_lesion_ends():
+    sharp = plane((slice(0, 4), 0.95), (slice(8, 11), 0.95))       # a lesion, and a false finding apart from it
+    blurred = plane((slice(0, 2), 0.95))                           # the lesion, cut short
+    mean, labelmap = fuse_planes([sharp, blurred, blurred], [1.0, 0.12, 0.12], LABELS, 0.5)
+    assert labelmap[0, 0].tolist() == [1] * 4 + [0] * 8
+    assert np.allclose(mean, (sharp + 2 * blurred) / 3)
+
+
+def test_planes_alike_grow_a_sure_part_and_drop_an_unsure_one():
+    sure, unsure = (slice(0, 2), 0.7), (slice(8, 10), 0.55)
+    _, labelmap = fuse_planes([plane(sure, (slice(2, 4), 0.45), unsure)] * 3, [1.0] * 3, LABELS, 0.5)
+    assert labelmap[0, 0].tolist() == [1] * 4 + [0] * 8
+
+
+def test_parts_that_touch_at_a_corner_are_one_and_labels_stay():
+    labelmap = np.zeros((3, 4, 4), np.uint8)
+    labelmap[0, 0, 0], labelmap[1, 1, 1], labelmap[2, 3, 3] = 2, 1, 1
+    seeds = np.zeros((3, 4, 4), bool)
+    seeds[0, 0, 0] = seeds[0, 3, 0] = True                         # the second lies on nothing
+    kept = keep_seeded(labelmap, seeds)
+    assert kept[0, 0, 0] == 2 and kept[1, 1, 1] == 1 and kept.sum() == 3
+    assert not keep_seeded(labelmap, seeds & False).any()
+
+
+def test_sharpness_is_the_ratio_of_the_sides():
+    assert sharpness(None) == sharpness((0.8, 0.8)) == 1 and sharpness((6.5, 0.65)) == pytest.approx(0.1)

@@ -25,7 +25,7 @@ from ..rationale import TextEmbedder, describe
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare
-from .volume import ACROSS_MM, drop_small_parts, reach, smooth_across, to_labelmap
+from .volume import ACROSS_MM, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
 BATCH = 8
 LEAST_PIXELS = 4          # a pass-1 mask below this many frame pixels is too small to describe
@@ -89,7 +89,7 @@ class Segmenter:
         """Segment a volume.
 
         Args:
-            planes: "acquisition" decodes along the plane the scanner took, "three" along all three and averages the probabilities.
+            planes: "acquisition" decodes along the plane the scanner took, "three" along all three and fuses the probabilities.
             text: a short clinical text; optional. progress: called with (fraction, message). cancel: asked often; True stops.
             influence: measure how much each reference changes each mask (one more pass of D_R per reference).
 
@@ -278,15 +278,13 @@ class Segmenter:
     # ---- results
 
     def _finish(self, session: Session, names, planes: str, text, influence: bool) -> Prediction:
-        """Step 6: back to the volume's grid, planes averaged, label map, evidence per slice."""
+        """Step 6: back to the volume's grid, planes fused, label map, evidence per slice."""
         model, volume = self.model, session.volume
-        total = np.zeros((len(model.labels), *volume.array.shape), np.float32)
+        maps = []
         for plane in session.planes.values():
             pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm))
-            for channel in range(len(model.labels)):
-                total[channel] += plane.view.volume(pasted[:, channel])
-        total /= len(session.planes)
-        labelmap = to_labelmap(total, model.labels, model.config.threshold)
+            maps.append(np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))]))
+        total, labelmap = fuse_planes(maps, [sharpness(plane.spacing) for plane in session.planes.values()], model.labels, model.config.threshold)
         labelmap = drop_small_parts(labelmap, model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0)
         evidence = []
         for name in names:

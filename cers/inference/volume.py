@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 ACROSS_MM = 2.0         # standard deviation of the smoothing across slices
+MARGIN = 0.1            # of the two thresholds, above and below the model's own, where several planes are fused
 
 
 def reach(spacing_mm: float | None) -> int:
@@ -36,6 +37,38 @@ def to_labelmap(probabilities: np.ndarray, labels: dict[int, str], threshold: fl
     best = probabilities.argmax(0)
     values = np.array(list(labels), np.uint8)
     return np.where(probabilities.max(0) >= threshold, values[best], 0).astype(np.uint8)
+
+
+def sharpness(spacing: tuple[float, float] | None) -> float:
+    """How far a plane's pixels (mm, mm) are from a square: 1 where they are, 0.1 where one side is ten times the other."""
+    return min(spacing) / max(spacing) if spacing else 1.0
+
+
+def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, str], threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of the planes, each (labels, k, j, i), as one: their mean and the label map (k, j, i) uint8.
+
+    Whether there is a lesion, all planes say alike: a part is kept where their mean somewhere exceeds the threshold by ``MARGIN``. Where
+    it ends, the planes with square pixels say most: up to where the mean by sharpness falls below the threshold by as much (hysteresis,
+    Canny, PAMI 1986). One plane alone is taken at its threshold.
+    """
+    mean = np.mean(maps, axis=0, dtype=np.float32)
+    if len(maps) == 1:
+        return mean, to_labelmap(mean, labels, threshold)
+    weighted = mean if len(set(sharp)) == 1 else np.average(maps, axis=0, weights=sharp).astype(np.float32)
+    return mean, keep_seeded(to_labelmap(weighted, labels, threshold - MARGIN), mean.max(0) >= threshold + MARGIN)
+
+
+def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Set connected parts (full connectivity, labels together) without a seed to 0."""
+    if not labelmap.any():
+        return labelmap
+    import SimpleITK as sitk
+
+    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray((labelmap > 0).astype(np.uint8)), True))
+    kept = np.zeros(parts.max() + 1, bool)
+    kept[parts[seeds]] = True
+    kept[0] = False
+    return np.where(kept[parts], labelmap, 0).astype(labelmap.dtype)
 
 
 def drop_small_parts(labelmap: np.ndarray, least_voxels: float) -> np.ndarray:
