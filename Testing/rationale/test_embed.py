@@ -61,6 +61,19 @@ def test_same_as_the_library_with_padding(embedder):
     np.testing.assert_allclose(_fresh(embedder).encode(TEXTS), expected, atol=2e-5)
 
 
+def test_same_as_the_library_without_the_quick_layers(embedder):
+    import torch
+    from transformers import AutoModel
+
+    tokenizer, _ = embedder._load()
+    plain = AutoModel.from_pretrained(str(embedder.folder), local_files_only=True).eval()
+    with torch.inference_mode():
+        states = [plain(**tokenizer(text, return_tensors="pt", truncation=True, max_length=512)).last_hidden_state[0] for text in TEXTS]
+    expected = torch.stack([torch.nn.functional.normalize(s.mean(0), dim=0) for s in states]).numpy()
+    np.testing.assert_allclose(_fresh(embedder).encode(TEXTS), expected, atol=1e-5)
+    np.testing.assert_allclose(embedder.encode_tokens(TEXTS[0]), states[0].numpy(), atol=1e-4)
+
+
 def test_meaning(embedder):
     a, b, c = embedder.encode(["Sharp, well-defined margin.", "Clearly delineated border.", "Forty patients were asked about their diet."])
     assert a @ b > a @ c + 0.2

@@ -153,8 +153,33 @@ class TextEmbedder:
             if absent:      # transformers would fill them with random numbers
                 raise ModelError(f"The text encoder in {self.folder} is incomplete: its weights lack {len(absent)} tensors, such as "
                                  f"{sorted(absent)[0]}. Copy the folder again.")
-            self._loaded = tokenizer, model.eval()
+            self._loaded = tokenizer, _quick(model.eval())
         return self._loaded
+
+
+def _quick(model):
+    """The same network, in place, with its linear layers computed by oneDNN in float32 where there is oneDNN.
+
+    For a text of a hundred tokens BLAS takes half as long again, or twice as long; the vectors agree to six digits.
+    """
+    import torch
+
+    class Linear(torch.nn.Module):
+        def __init__(self, dense):
+            super().__init__()
+            bias = torch.zeros(len(dense.weight)) if dense.bias is None else dense.bias.detach()
+            self.register_buffer("weight", dense.weight.detach().to_mkldnn())
+            self.register_buffer("bias", bias.to_mkldnn())
+
+        def forward(self, x):
+            return torch.ops.aten.mkldnn_linear(x.to_mkldnn(), self.weight, self.bias).to_dense()
+
+    if torch.backends.mkldnn.is_available():
+        for module in list(model.modules()):
+            for name, part in module.named_children():
+                if type(part) is torch.nn.Linear and part.weight.dtype == torch.float32:
+                    setattr(module, name, Linear(part))
+    return model
 
 
 def find_model(path: str | Path | None) -> Path:
