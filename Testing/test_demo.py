@@ -173,6 +173,18 @@ def test_output_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
     assert "could not be written" in capsys.readouterr().err
 
 
+def test_a_reader_who_stops_reading_is_no_error(volumes, tmp_path, monkeypatch, capfd):
+    """``make demo | head`` ends quietly; the files are written by then."""
+    def closed(*_words, **_options):
+        raise BrokenPipeError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(demo, "print", closed, raising=False)
+        patched.setattr(demo, "_unread", lambda: 0)          # the test's own output goes on
+        assert demo.main(["-o", str(tmp_path / "demo"), "--threads", "1"]) == 0
+    assert (tmp_path / "demo" / "summary.json").is_file() and not capfd.readouterr().err
+
+
 @pytest.mark.parametrize("a, b, value", [([1, 1, 0, 0], [0, 1, 1, 0], 0.5), ([0, 0], [0, 0], 1.0), ([1, 0], [0, 0], 0.0)])
 def test_dice(a, b, value):
     assert demo.dice(np.array(a), np.array(b)) == value

@@ -152,6 +152,12 @@ def run(output: Path, *, device: str = "cpu", threads: int | None = None, planes
     return summary
 
 
+def _unread() -> int:
+    """Ends quietly where nobody reads the output any more; what is still buffered would be complained about at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="cers-demo", description=__doc__.splitlines()[0])
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to write to (default: demo)")
@@ -165,9 +171,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         options.output.mkdir(parents=True, exist_ok=True)
         run(options.output, device=options.device, threads=options.threads, planes=options.planes)
+        sys.stdout.flush()
     except CersError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:         # who read the summary has seen enough; the files are written
+        return _unread()
     except OSError as error:
         print(f"Error: '{error.filename or options.output}' could not be written ({error.strerror}). Choose another folder with --output.",
               file=sys.stderr)
