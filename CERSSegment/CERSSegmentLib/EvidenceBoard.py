@@ -191,7 +191,8 @@ class EvidenceBoard:
         self.place.setText("<b>" + escape(Words.place(controller.model, controller.key)) + "</b>&nbsp;&nbsp;")
         self.status.setText(statusHtml(*Words.coverage(evidence)) + "&nbsp;&nbsp; " + statusHtml(*Words.trust(evidence)))
         self.query.title.setText("<b>" + escape(_("This slice")) + "</b>")
-        self.query.scores.setText(_("predicted contour"))
+        self.query.scores.setText(Words.contour(evidence, controller.model.planes[controller.key[0]].spacing))
+        self.query.scores.setToolTip(_("The words below were measured on the first mask, by which the references were chosen"))
         self.query.describe(evidence.get("rationale"))
         references = evidence.get("references", [])
         while len(self.columns) < len(references):

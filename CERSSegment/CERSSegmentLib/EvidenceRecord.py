@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
+from collections.abc import Generator
 
 import numpy as np
 import slicer
@@ -15,14 +16,56 @@ from cers.errors import InputError
 
 from . import Correction
 from .EvidenceModel import Choices, EvidenceModel
+from .Later import Later
 
 ROLE = "CERS.Evidence"         # segmentation node -> the text node; also the attribute that tells these text nodes from others
 FORMAT = 1
 DIGITS = 4                     # of scores; more are not shown
 
 
-def keep(model: EvidenceModel) -> None:
-    """Writes the evidence into the scene, in place of what was known of an earlier result of that segmentation."""
+class Keeper:
+    """Writes evidence into the scene in small portions between the application's events: a thousand slices take a fifth of a second."""
+
+    def __init__(self):
+        self._later, self._steps = Later(), None
+
+    def keep(self, model: EvidenceModel) -> None:
+        """Keeps the evidence of ``model``, soon; what was to be kept before and is not yet is left out."""
+        self._steps = keeping(model)
+        self._later.do(self, self._step)
+
+    def forget(self, segmentation) -> None:
+        """Takes the evidence of a segmentation out of the scene, what is still to be written included."""
+        self.stop()
+        forget(segmentation)
+
+    def finish(self) -> None:
+        """Does what is left."""
+        while self._steps is not None:
+            self._step()
+
+    def stop(self) -> None:
+        """Leaves out what is not kept yet."""
+        self._steps = None
+        self._later.stop()
+
+    def _step(self) -> None:
+        try:
+            if self._steps is not None:
+                next(self._steps)
+                self._later.do(self, self._step)
+        except StopIteration:
+            self._steps = None
+
+
+def keeping(model: EvidenceModel) -> Generator[None, None, None]:
+    """Writes the evidence into the scene, in place of what was known of an earlier result of that segmentation; a slice at a time."""
+    record = _pack(model)
+    yield
+    slices = []
+    for entry in list(model.slices.values()):
+        slices.append(_json(_short(entry)))
+        yield
     if not model.alive:
         return
     node = model.segmentation.GetNodeReference(ROLE)
@@ -35,7 +78,11 @@ def keep(model: EvidenceModel) -> None:
         node.SetForceCreateStorageNode(node.CreateStorageNodeNever)        # inside the scene file, so that no save dialog can leave it out
         node = slicer.mrmlScene.AddNode(node)
         model.segmentation.SetNodeReferenceID(ROLE, node.GetID())
-    node.SetText(json.dumps(_pack(model), ensure_ascii=False, separators=(",", ":")))
+    node.SetText(_json(record)[:-1] + ',"slices":[' + ",".join(slices) + "]}")
+
+
+def _json(value) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def forget(segmentation) -> None:
@@ -73,6 +120,7 @@ def restore(segmentation) -> EvidenceModel | None:
 
 
 def _pack(model: EvidenceModel) -> dict:
+    """All but the slices."""
     box = model.box
     part = model.labelmap[tuple(box)] if box is not None else np.zeros((0, 0, 0), np.uint8)
     bits = {str(value): base64.b64encode(zlib.compress(np.packbits(part == value).tobytes(), 1)).decode() for value in model.labels}
@@ -82,7 +130,6 @@ def _pack(model: EvidenceModel) -> dict:
         "ijkToRAS": model.geometry.ijkToRAS.tolist(), "shape": list(model.geometry.shape),
         "box": None if box is None else [[int(s.start), int(s.stop)] for s in box], "masks": bits,
         "rerun": [[*key, sorted(model.choice(key).pinned), sorted(model.choice(key).dropped)] for key in sorted(model.rerun)],
-        "slices": [_short(entry) for entry in model.slices.values()],
     }
 
 

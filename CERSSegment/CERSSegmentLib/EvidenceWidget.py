@@ -13,6 +13,7 @@ from .EvidenceController import EvidenceController
 from .Signal import Signal
 
 QUERY, REFERENCE = 128, 104        # side of the pictures
+CARDS = 5                          # references that a slice has at most, unless the user pins more
 
 
 class ReferenceCard:
@@ -141,22 +142,23 @@ class EvidenceWidget:
 
     def update(self) -> None:
         """Shows the present state of the controller."""
-        controller, evidence = self.controller, self.controller.evidence
-        setShown(self.body, controller.model is not None and controller.key is not None)
-        setShown(self.empty, controller.model is None or controller.key is None)
-        if controller.model is None or controller.key is None:
-            return
-        palette = self.widget.palette
+        known = self.controller.model is not None and self.controller.key is not None
+        setShown(self.empty, not known)
+        if known:
+            self._fill()            # before it is seen: every card that is added to what is seen lays out all of it anew
+        setShown(self.body, known)
+
+    def _fill(self) -> None:
+        controller, evidence, palette = self.controller, self.controller.evidence, self.widget.palette
         self.place.setText(Words.place(controller.model, controller.key))
         self.query.show(controller.queryPicture(), QUERY, QUERY, _("The volume is gone."))
         self.coverage.setText(statusHtml(*Words.coverage(evidence)) if evidence else "")
         self.trust.setText(statusHtml(*Words.trust(evidence)) if evidence else "")
-        rationale = (evidence or {}).get("rationale")
-        self.queryWords.setText(Words.rationaleHtml(rationale, palette) or escape(_("Nothing was found in this slice, so there is nothing to describe.")))
+        self.queryWords.setText(Words.queryHtml(evidence, controller.model.planes[controller.key[0]].spacing, palette))
         references = (evidence or {}).get("references", [])
         self.referencesTitle.setText("<b>" + escape(_("References ({count})").format(count=len(references))) + "</b>")
         setShown(self.referencesTitle, bool(references))
-        while len(self.cards) < len(references):
+        while len(self.cards) < max(CARDS, len(references)):
             self.cards.append(ReferenceCard(self.body, controller, self._enlarge))
             self.cardsLayout.addWidget(self.cards[-1].widget)
         for card, reference in zip(self.cards, references):

@@ -43,6 +43,7 @@ class Widget(VTKObservationMixin):
         self.evidence = EvidenceWidget(form, self.controller)
         self.board = EvidenceBoard(self.controller)
         self.parameter: Parameter | None = None
+        self.keeper = EvidenceRecord.Keeper()
         self.shortcuts: list = []
         self._loading = False
         self._current, self._earlier = None, None      # evidence of the result that the previous-button brings back
@@ -128,6 +129,7 @@ class Widget(VTKObservationMixin):
         """The module is destroyed."""
         self._enableShortcuts(False)
         self.removeObservers()
+        self.keeper.finish()
         self.controller.observeViews(False)
         self.board.hide()
         self.logic.shutdown()
@@ -232,7 +234,7 @@ class Widget(VTKObservationMixin):
             if self.controller.model is not None:
                 self._keepEvidence()
             else:
-                EvidenceRecord.forget(self.parameter.outputSegmentation)
+                self.keeper.forget(self.parameter.outputSegmentation)
             self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
 
     def onCorrect(self) -> None:
@@ -325,10 +327,9 @@ class Widget(VTKObservationMixin):
         self._keepEvidence()
 
     def _keepEvidence(self) -> None:
-        """Has the evidence saved with the scene; in the next pass of the event loop, which has nothing else to do for it."""
-        model = self.controller.model
-        if model is not None:
-            qt.QTimer.singleShot(0, lambda: EvidenceRecord.keep(model))
+        """Has the evidence saved with the scene."""
+        if self.controller.model is not None:
+            self.keeper.keep(self.controller.model)
 
     def _restoreEvidence(self) -> None:
         """Shows the evidence that came with a scene, unless it is shown already."""
@@ -351,6 +352,7 @@ class Widget(VTKObservationMixin):
     def _onSceneClose(self, *_arguments) -> None:
         self.logic.cancel(_("The scene was closed, so the run was stopped."))
         self._current, self._earlier = None, None
+        self.keeper.stop()
         self.controller.setModel(None)
 
     def _onNodeRemoved(self, *_arguments) -> None:

@@ -114,6 +114,23 @@ def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
     return "".join(rows)
 
 
+def queryHtml(evidence: dict | None, spacing: tuple[float, float], palette) -> str:
+    """The measured rationale of the slice shown and what it was measured on, which is not the contour shown. spacing: (row, column) in mm."""
+    words = rationaleHtml((evidence or {}).get("rationale"), palette)
+    if words:
+        note = escape(_("Measured on the first mask, by which the references were chosen. {contour}.").format(contour=contour(evidence, spacing)))
+        return words + f'<p style="margin:0 0 3px 0; color:{muted(palette)}"><i>{note}</i></p>'
+    if (evidence or {}).get("pixels"):
+        return escape(_("The first mask is empty in this slice, so nothing was measured. {contour}.").format(contour=contour(evidence, spacing)))
+    return escape(_("Nothing was found in this slice, so there is nothing to describe."))
+
+
+def contour(evidence: dict, spacing: tuple[float, float]) -> str:
+    """What the contour in the picture of a slice is. spacing: (row, column) in mm."""
+    area = int(evidence.get("pixels") or 0) * spacing[0] * spacing[1] / 100
+    return _("The contour is the final mask, {area:.2f} cm²").format(area=area) if area else _("The final mask is empty here")
+
+
 def rejectedHtml(evidence: dict, palette) -> str:
     """The list of rejected candidates with reasons as rich text."""
     rows = []

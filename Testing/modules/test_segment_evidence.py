@@ -58,16 +58,18 @@ def head():
 
 
 def scroll(host, slices: list[float]) -> list[float]:
-    """The longest own work of one pass of the event loop after each step of the red view, ms."""
+    """The longest own work of one pass of the event loop after each step of the red view, ms; the views drawn in software left out."""
+    from slicerhost.views import drawing_seconds
+
     logic, worst = host.app.layoutManager().sliceWidget("Red").sliceLogic(), []
     for offset in slices:
         logic.SetSliceOffset(offset)
         passes, until = [], time.monotonic() + 0.15
         while time.monotonic() < until:
             time.sleep(0.002)
-            start = time.thread_time()
+            start, drawn = time.thread_time(), drawing_seconds()
             host.app.processEvents()
-            passes.append(1000 * (time.thread_time() - start))
+            passes.append(1000 * (time.thread_time() - start - (drawing_seconds() - drawn)))
         worst.append(max(passes))
     return worst
 
@@ -171,6 +173,28 @@ def test_evidence_is_saved_and_loaded_with_the_scene(user, model, pool, host, tm
     user.press()
     user.wait()
     assert user.said[-1][0] == "good", user.said
+
+
+def test_evidence_is_written_into_the_scene_in_portions(user, model, pool, host):
+    """A slice at a time, so that a volume of a thousand slices does not hold up the application."""
+    from CERSSegmentLib import EvidenceRecord
+
+    user.segment(head(), pool, model)
+    shown = user.control.controller.model
+    node = shown.segmentation.GetNodeReference(EvidenceRecord.ROLE)
+    text = node.GetText()
+    node.SetText("")
+    steps = EvidenceRecord.keeping(shown)
+    for _entry in shown.slices:
+        next(steps)
+        assert not node.GetText()
+    user.control.keeper.keep(shown)
+    user.control.keeper.keep(shown)             # once more before the first is done: the last one counts
+    host.wait_for(lambda: node.GetText() == text, 10, "the evidence in the scene")
+    user.control.keeper.keep(shown)
+    user.control.keeper.forget(shown.segmentation)
+    host.process(0.2)
+    assert EvidenceRecord.restore(shown.segmentation) is None
 
 
 def test_what_is_missing_after_loading_is_told(user, model, pool, host, tmp_path):

@@ -363,3 +363,15 @@ def test_client_kills_a_worker_that_does_not_answer_a_cancel(host, part, tmp_pat
     host.wait_for(lambda: errors, 5)
     assert errors[0][0] == "cancelled" and 0.2 < time.monotonic() - start < 1.5
     host.process(0.2)
+
+
+def test_what_the_query_was_measured_on_is_said(host, part):
+    """The contour that is shown is not the mask that was measured."""
+    words, palette = part("Words"), host.app.palette()
+    rationale = {"statements": [{"part": "texture", "text": "Hyperintense (+40 %)."}]}
+    text = words.queryHtml({"rationale": rationale, "pixels": 250}, (0.5, 0.8), palette)
+    assert "Hyperintense (+40 %)." in text and "first mask" in text and "final mask, 1.00 cm²" in text
+    assert "final mask is empty" in words.queryHtml({"rationale": rationale, "pixels": 0}, (0.5, 0.8), palette)
+    found_late = words.queryHtml({"rationale": None, "pixels": 250}, (0.5, 0.8), palette)
+    assert "first mask is empty" in found_late and "1.00 cm²" in found_late
+    assert "Nothing was found" in words.queryHtml({"rationale": None, "pixels": 0}, (0.5, 0.8), palette) == words.queryHtml(None, (1, 1), palette)

@@ -124,7 +124,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         anchor = f"s-{e.plane}-{e.index}"
         return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>
 {self.coverage(e)}<div class="board"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>
-{_findings(e.rationale)}</div>{board}</div>
+{_findings(e.rationale)}{_MEASURED if e.rationale else ""}</div>{board}</div>
 {self.rejected(e)}</section>"""
 
     def slice_name(self, e: Evidence) -> str:
@@ -260,6 +260,9 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 def _score(name: str, value: float | None) -> str:
     width = 0.0 if value is None else min(max(value, 0.0), 1.0)
     return f'<em>{name}</em><u><b style="width:{width:.0%}"></b></u><strong>{_number(value)}</strong>'
+
+
+_MEASURED = '<p class="small soft">Measured on the first mask, by which the references were chosen; the contour is the final mask.</p>'
 
 
 def _findings(rationale: Rationale | None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import qt
 import slicer
 import vtk
@@ -17,8 +19,15 @@ THREE_D_MANAGERS = [f"vtkMRML{n}DisplayableManager" for n in _THREE_D.split()]
 THREE_D_MANAGERS += ["vtkMRMLSegmentationsDisplayableManager3D", "vtkMRMLCrosshairDisplayableManager3D"]
 
 
+def drawing_seconds() -> float:
+    """This thread's own work for drawing slice and 3D views in software so far; in the application a graphics card does it."""
+    return _OffscreenView._drawing
+
+
 class _OffscreenView(qt.QWidget):
     """A VTK render window that needs no display; its picture is what ``grab()`` sees."""
+
+    _drawing = 0.0  # seconds of this thread that all views together took to be drawn
 
     def __init__(self, parent=None):
         super().__init__(parent)
@@ -63,6 +72,11 @@ class _OffscreenView(qt.QWidget):
         self._schedule()
 
     def paintEvent(self, event):
+        start = time.thread_time()
+        self._paint()
+        _OffscreenView._drawing += time.thread_time() - start
+
+    def _paint(self) -> None:
         if self._stale:
             self._stale = False
             self._window.Render()
