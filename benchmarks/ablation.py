@@ -30,6 +30,7 @@ from safetensors.torch import load_file
 from cers.case.io import atomic_path
 from cers.cli.output import progress
 from cers.errors import CersError
+from cers.evaluation.metrics import surface_distances
 from cers.evaluation.statistics import interval
 from cers.network.model import CersNet, NetworkConfig
 from cers.pool.thumbnail import thumbnail
@@ -142,12 +143,19 @@ class Bench:
         groups = self.data.column("group")
         return (self.alike[q] <= 0.99) & (groups[self.stock] != groups[self.rows[q]])
 
-    def dice(self, drawn: np.ndarray) -> list[float]:
-        """Of masks (n, labels, h, w) at the stored frame, mean over labels."""
+    def score(self, drawn: np.ndarray) -> dict[str, list]:
+        """Of masks (n, labels, h, w) at the stored frame, mean over labels: Dice, and HD95 in pixels of the frame (None without a mask)."""
         total = drawn.sum((2, 3)) + self.truth.sum((2, 3))
-        return np.where(total > 0, 2 * (drawn & self.truth).sum((2, 3)) / np.maximum(total, 1), 1.0).mean(1).round(5).tolist()
+        dice = np.where(total > 0, 2 * (drawn & self.truth).sum((2, 3)) / np.maximum(total, 1), 1.0).mean(1).round(5).tolist()
+        return {"dice": dice, "hd95": [self._hd95(*pair) for pair in zip(drawn, self.truth)]}
 
-    def copies(self) -> dict[str, list[float]]:
+    @staticmethod
+    def _hd95(drawn: np.ndarray, truth: np.ndarray) -> float | None:
+        found = [max(np.percentile(there, 95), np.percentile(back, 95))
+                 for there, back in (surface_distances(d, t, (1.0, 1.0)) for d, t in zip(drawn, truth)) if len(there) and len(back)]
+        return round(float(np.mean(found)), 3) if found else None
+
+    def copies(self) -> dict[str, dict[str, list]]:
         """Vote of the references' masks, no network."""
         drawn = self.data.onehot(self.stock) > 0
         out = {}
@@ -156,13 +164,13 @@ class Bench:
                 for k in (1, K):
                     some = (picks[:, :k] >= 0)[:, :, None, None, None]
                     vote = np.stack([drawn[p].mean(0, where=s) if s.any() else np.zeros(drawn.shape[1:]) for p, s in zip(picks[:, :k], some)])
-                    out[f"copy K={k}, {name}"] = self.dice(vote >= 0.5)
+                    out[f"copy K={k}, {name}"] = self.score(vote >= 0.5)
         return out
 
 
 @torch.no_grad()
-def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, list[float]]:
-    """Dice per test picture, by row: the plain decoder, and D_R with every kind of evidence, where it was trained."""
+def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, dict[str, list]]:
+    """Scores per test picture, by row: the plain decoder, and D_R with every kind of evidence, where it was trained."""
     net.eval()
     size, n = config.size, len(bench.rows)
     side = bench.data.images.shape[1:]
@@ -173,7 +181,7 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, li
     encoded = [net.encode(frames(bench.data, bench.rows[s : s + BATCH], size)) for s in range(0, n, BATCH)]
     plain = [net.decode_plain(e) for e in encoded]
     first = np.concatenate([up(p) for p in plain])
-    out = {"plain": bench.dice(first)}
+    out = {"plain": bench.score(first)}
     if not config.fused:
         return out
     query = torch.zeros(n, net.config.rationale)
@@ -200,7 +208,7 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, li
                 place[chosen >= 0] = index
                 logits = net.decode_evidence(e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0))[0]
             done.append(up(logits))
-        return bench.dice(np.concatenate(done))
+        return bench.score(np.concatenate(done))
 
     out["null"] = decode(None)
     if config.method != "cers":
@@ -217,30 +225,33 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, li
 
 def table(result: dict) -> str:
     """Markdown: each row's mean over pictures and seeds with its interval over pictures, and paired differences."""
-    collected: dict[tuple[str, str], list] = {("copy", name): [values] for name, values in result.get("copy", {}).items()}
+    collected: dict[tuple[str, str], list] = {("copy", name): [scores] for name, scores in result.get("copy", {}).items()}
     for run in result["runs"].values():
-        for name, values in run["dice"].items():
-            collected.setdefault((run["method"], name), []).append(values)
-    mean = {key: np.mean(values, axis=0) for key, values in collected.items()}
+        for name, scores in run["scores"].items():
+            collected.setdefault((run["method"], name), []).append(scores)
+    mean = {key: np.mean([s["dice"] for s in scores], axis=0) for key, scores in collected.items()}
+    distance = {key: np.array([s["hd95"] for s in scores], float) for key, scores in collected.items()}
     contrast = np.array(result["contrast"], float)
     low = contrast <= np.nanpercentile(contrast, 100 / 3)
-    lines = ["| trained | evidence at test | seeds | Dice | 95 % interval | low-contrast third | minus plain net | minus own null |",
-             "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = ["| trained | evidence at test | seeds | Dice | 95 % interval | minus plain net | minus own null | low-contrast third: Dice | "
+             "minus own null | HD95, px |", "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
 
-    def difference(values, base):
+    def difference(values, base, part=slice(None)):
         if base is None or base is values:
             return ""
-        d = interval((values - base).tolist())
+        d = interval((values - base)[part].tolist())
         return f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
 
     for (method, name), values in sorted(mean.items(), key=lambda item: item[0][0] == "copy"):
         found = interval(values.tolist())
+        null, far = mean.get((method, "null")), distance[method, name][:, low]
         cells = [method, name, len(collected[method, name]), f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}",
-                 f"{values[low].mean():.4f}", difference(values, mean.get(("supervised", "plain"))), difference(values, mean.get((method, "null")))]
+                 difference(values, mean.get(("supervised", "plain"))), difference(values, null), f"{values[low].mean():.4f}",
+                 difference(values, null, low), f"{np.nanmean(far):.1f}" if np.isfinite(far).any() else ""]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     about = result["about"]
     head = [f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; "
-            f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures.", ""]
+            f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask.", ""]
     return "\n".join([*head, *lines, ""])
 
 
@@ -315,12 +326,12 @@ def run_all(given, base: dict, held) -> None:
         net = CersNet(NetworkConfig(**settings))
         net.load_state_dict(load_file(folder / WEIGHTS))
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        result["runs"][name] = {"method": row, "seed": seed, "config": config.hash, "steps": status["step"], "dice": measure_net(bench, net, config)}
+        result["runs"][name] = {"method": row, "seed": seed, "config": config.hash, "steps": status["step"], "scores": measure_net(bench, net, config)}
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
         (given.out / "ablation.md").write_text(table(result), encoding="utf-8")
         log.info("%s: %d steps, %.0f s in all; %s", name, status["step"], time.time() - started,
-                 {k: round(float(np.mean(v)), 4) for k, v in result["runs"][name]["dice"].items()})
+                 {k: round(float(np.mean(v["dice"])), 4) for k, v in result["runs"][name]["scores"].items()})
     print(table(result))
 
 

@@ -1,4 +1,4 @@
-"""Dice of the shipped model, with and without evidence: BRISC test pictures, brain1, and skull-stripped BraTS volumes.
+"""Accuracy of the shipped model, with and without evidence: BRISC test pictures, brain1, and skull-stripped BraTS volumes.
 
     python -m benchmarks.accuracy --data FOLDER --json accuracy.json
 
@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import machine
-from cers.evaluation.metrics import dice
+from cers.evaluation.calibration import Reliability, near_lesion, without_temperature
+from cers.evaluation.metrics import compare_masks, dice
 from cers.evaluation.statistics import interval
 
 TUMOR_CORE = (1, 3, 4)          # BraTS labels whose union looks like BRISC's masks
@@ -57,8 +58,8 @@ def training_pool(data: Path, folder: Path, size: int):
     return pool
 
 
-def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[dict]]:
-    """Rows of the table for the clean test pictures."""
+def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[dict], dict]:
+    """Rows of the table for the clean test pictures, the cases, and the calibration error near the lesion before and after the temperature."""
     from cers.case.io import read_mask, read_volume
     from cers.inference import Segmenter
 
@@ -68,7 +69,7 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
     random.selector = RandomSelector(pool, model.selection.k)
     retrieved.segment(read_volume(data / "images" / "test" / f"{rows[0]['image']}.jpg"), influence=False)       # embeds the pool
     texts = {"glioma": "Suspected glioma.", "meningioma": "Suspected meningioma.", "pituitary": "Suspected pituitary."}
-    cases = []
+    cases, before, after = [], Reliability(), Reliability()
     for n, row in enumerate(rows):
         volume = read_volume(data / "images" / "test" / f"{row['image']}.jpg")
         truth = read_mask(data / "masks" / "test" / f"{row['image']}.png", volume.geometry)[0] > 0
@@ -76,11 +77,16 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
         plane = retrieved.session.planes["axial"]
         plain = plane.view.volume(plane.frame.paste(plane.plain)[:, 0] >= model.config.threshold)
         evidence = found.evidence[0]
+        if (near := near_lesion(found.labelmap > 0, truth)) is not None:
+            probability, lesion = found.probabilities[0][near].astype(np.float32), truth[near]
+            after.add(probability, lesion)
+            before.add(without_temperature(probability, model.config.temperature), lesion)
         cases.append({"image": row["image"], "diagnosis": row["diagnosis"], "plane": row["plane"], "plain": dice(plain, truth),
                       "null": dice(null.segment(volume, influence=False).labelmap > 0, truth), "retrieved": dice(found.labelmap > 0, truth),
                       "random": dice(random.segment(volume, influence=False).labelmap > 0, truth),
                       "text": dice(retrieved.segment(volume, text=texts[row["diagnosis"]], influence=False).labelmap > 0, truth),
-                      "references": len(evidence.references), "coverage": evidence.coverage.value})
+                      "references": len(evidence.references), "coverage": evidence.coverage.value,
+                      "confidence": evidence.confidence or 0.0, "agreement": 1 - evidence.disagreement})
         if (n + 1) % 50 == 0:
             print(n + 1, {k: round(float(np.mean([c[k] for c in cases])), 4) for k in ("plain", "null", "random", "retrieved", "text")}, flush=True)
     table = {k: interval([c[k] for c in cases]) for k in ("plain", "null", "random", "retrieved", "text")}
@@ -89,7 +95,8 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
     table["retrieved - random"] = interval([c["retrieved"] - c["random"] for c in cases])
     for kind in ("glioma", "meningioma", "pituitary"):
         table[f"retrieved, {kind}"] = interval([c["retrieved"] for c in cases if c["diagnosis"] == kind])
-    return table, cases
+    calibration = {name: curve.summary()["ece"] for name, curve in (("before", before), ("after", after)) if len(curve)}
+    return table, cases, calibration
 
 
 def volumes(model, embedder, data: Path, folder: Path) -> list[dict]:
@@ -109,8 +116,9 @@ def volumes(model, embedder, data: Path, folder: Path) -> list[dict]:
             with_pool = Segmenter(model, pool, text_embedder=embedder)
             found = with_pool.segment(volume, planes, influence=False)
             alone = Segmenter(model, None, text_embedder=embedder).segment(volume, planes, influence=False)
-            row = {"volume": name, "planes": planes, "retrieved": round(dice(found.labelmap > 0, truth > 0), 4),
-                   "null": round(dice(alone.labelmap > 0, truth > 0), 4), "ml": round(sum(found.volume_ml.values()), 2),
+            scores = compare_masks(found.labelmap > 0, truth > 0, volume.geometry.spacing[::-1], 2.0)
+            row = {"volume": name, "planes": planes, "retrieved": round(scores["dice"], 4), "surface_dice": round(scores["surface_dice"], 4),
+                   "hd95": scores["hd95"] and round(scores["hd95"], 1), "null": round(dice(alone.labelmap > 0, truth > 0), 4), "ml": round(sum(found.volume_ml.values()), 2),
                    "expert_ml": round(float((truth > 0).sum() * volume.geometry.voxel_ml), 2)}
             print(row, flush=True)
             out.append(row)
@@ -138,7 +146,7 @@ def main() -> None:
         if options.only != "volumes":
             folder = options.pool or Path(temporary) / "pool"
             pool = Pool.open(folder) if (folder / "pool.sqlite").is_file() else training_pool(options.data, folder, options.pool_size)
-            result["pictures"], result["cases"] = pictures(model, embedder, options.data, pool, options.limit)
+            result["pictures"], result["cases"], result["calibration"] = pictures(model, embedder, options.data, pool, options.limit)
             for name, row in result["pictures"].items():
                 if row["n"]:
                     print(f"{name:22s} {row['value']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n={row['n']}")

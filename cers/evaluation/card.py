@@ -77,14 +77,17 @@ def _accuracy(result: dict) -> str:
     if result.get("pictures"):
         rows = [(name, span(row), row["n"]) for name, row in result["pictures"].items() if row["n"]]
         cases = [c for c in result.get("cases", []) if "coverage" in c]
-        found = detection([c["coverage"] for c in cases], [c["retrieved"] for c in cases])
-        if found["value"] is not None:
-            rows.append((f"coverage as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
+        for score, words in (("coverage", "coverage"), ("confidence", "mean probability in the mask"), ("agreement", "agreement of the decoders")):
+            found = detection([c.get(score) for c in cases], [c["retrieved"] for c in cases])
+            if found["value"] is not None:
+                rows.append((f"{words} as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
+        for when, row in result.get("calibration", {}).items():
+            rows.append((f"expected calibration error near the lesion, {when} the temperature", span(row), row["n"]))
         parts.append("### Test pictures\n\n" + markdown_table(rows, ("Dice", "mean [95 % interval]", "n")))
     if result.get("volumes"):
-        lines = ["| volume | planes | Dice, retrieved | Dice, no pool | ml | expert ml |", "|---|---|---|---|---|---|"]
-        lines += [f"| {_line(r['volume'])} | {r['planes']} | {number(r['retrieved'])} | {number(r['null'])} | {number(r['ml'])} | "
-                  f"{number(r['expert_ml'])} |" for r in result["volumes"]]
+        lines = ["| volume | planes | Dice, retrieved | surface Dice, 2 mm | HD95, mm | Dice, no pool | ml | expert ml |", "|---" * 8 + "|"]
+        columns = ("retrieved", "surface_dice", "hd95", "null", "ml", "expert_ml")
+        lines += [f"| {_line(r['volume'])} | {r['planes']} | " + " | ".join(number(r.get(c)) for c in columns) + " |" for r in result["volumes"]]
         parts.append("### Volumes\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 
