@@ -16,7 +16,7 @@ PARTLY = (r"partly|partially|partial|mostly|largely|predominantly|relatively|mod
           r"(?:small )?(?:segments?|areas?|portions?|parts?) of|fairly|variabl[ey]")
 _BEFORE = re.compile(rf"\b(?:(?P<marked>{MARKED})|(?P<mild>{MILD})|(?P<partly>{PARTLY}))\s+(?:[\w-]+\s+)?$", re.I)
 _NEGATED = re.compile(r"\b(?:no|not|without|never|neither|nor|lacks?|lacking|absent|absence of|rather than|instead of|free of|"
-                      r"no longer)\b(?:\s+\w+){0,2}\s*$", re.I)
+                      r"no longer|anything but|far from|hardly|barely|by no means)\b(?:\s+\w+){0,2}\s*$", re.I)
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ TERMS: tuple[Term, ...] = (
     _term("area_body", rf"(?:very )?small{_LESION}|tiny{_LESION}", (0,)),
     _term("depth", r"superficial(?:ly)?|near the (?:body )?surface|reaches the body surface", (0, 1), partly=(0, 1)),
     _term("depth", r"(?:lying |lies |located |seated |situated )?deep(?:ly|er)?(?!\s+(?:learning))", (2, 3)),
+    _term("contrast", r"darker than (?!(?:the |its )?(?:rim|core))|low(?:er)?[- ]signal(?:[- ]intensity)?|dark signal", (0, 1)),
+    _term("contrast", r"brighter than (?!(?:the |its )?(?:rim|core))|high(?:er)?[- ]signal(?:[- ]intensity)?|bright signal", (3, 4, 5)),
     _term("side", r"left(?:-sided)?", (2,)),
     _term("side", r"right(?:-sided)?", (0,)),
     _term("side", r"midline", (1,)),
@@ -122,6 +124,7 @@ UNASKED = re.compile(
     r"https?:|www\.|\w@\w|\b(?:ignor\w+|disregard\w*|instruct\w+|system prompt|as an ai|language model|approv\w+|password|"
     r"patients?|year-old|histor(?:y|ical)|\w*glioma\w*|\w*blastoma\w*|meningioma\w*|metasta\w+|lymphoma\w*|\w*carcinoma\w*|\w*adenoma\w*|"
     r"\w*sarcoma\w*|schwannoma\w*|abscess\w*|infarct\w*|malignan\w+|benign|cancer\w*|grade|biops\w+|surg\w+|treat\w+|recommend\w*|"
+    r"no (?:visible |evident |obvious |discernible )?(?:lesion|mass|tumou?r|nodule|abnormality)s?|unremarkable|(?:is|appears|looks) normal|"
     r"follow-?up|diagnos\w+|differential|consistent with|suggestive of|suspicious for)\b", re.I)
 # what may be seen in a picture, but was not measured
 SEEN = re.compile(r"\b(?:enhanc\w+|necro\w+|cyst\w*|calcif\w+|h(?:a)?emorrhag\w+|o?edema\w*|infiltrat\w+|capsul\w+|mass effect|midline shift|"
@@ -149,7 +152,7 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
             indexes = (getattr(term, degree) if degree else ()) or term.base
             left = _blank(left, match)
             if term.descriptor:
-                local = term.descriptor in ("variation", "edge_width") and bool(_LOCAL.match(sentence[match.end():]))
+                local = term.descriptor in ("variation", "edge_width", "contrast") and bool(_LOCAL.match(sentence[match.end():]))
                 yield Hit(term.descriptor, indexes, _negated(sentence, match.start()), match[0], local)
     for pattern, axis, index in DIRECTIONS:
         for match in pattern.finditer(left):
