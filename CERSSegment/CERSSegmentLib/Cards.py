@@ -42,19 +42,21 @@ class PictureButton:
 
     def show(self, picture: Pictures.Picture | None, width: int, height: int, words: str = "") -> None:
         """Shows a picture at (width, height), or ``words`` where there is none."""
-        state = (id(picture), width, height, words, self.widget.palette.color(qt.QPalette.Base).name())
+        ratio = float(self.widget.devicePixelRatioF())
+        state = (id(picture), width, height, words, ratio, self.widget.palette.color(qt.QPalette.Base).name())
         if self._shown == state:
             return
         self._shown, self._picture = state, picture      # the picture is held, so that its id stays its own
-        if picture is None or Pictures.drawn(picture, width, height):
+        if picture is None or Pictures.drawn(picture, width, height, ratio):
             self._later.forget(self)
-            self._draw(width, height, words)
+            self._draw(width, height, words, ratio)
         else:
-            self._later.do(self, lambda: self._draw(width, height, words))
+            self._later.do(self, lambda: self._draw(width, height, words, ratio))
 
-    def _draw(self, width: int, height: int, words: str) -> None:
+    def _draw(self, width: int, height: int, words: str, ratio: float) -> None:
         picture = self._picture
-        self.pixmap = Pictures.pixmap(picture, width, height) if picture is not None else Pictures.placeholder(width, height, words, self.widget.palette)
+        self.pixmap = (Pictures.pixmap(picture, width, height, ratio=ratio) if picture is not None
+                       else Pictures.placeholder(width, height, words, self.widget.palette))
         self.widget.setIconSize(qt.QSize(width, height))
         self.widget.setFixedSize(width + 6, height + 6)
         self.widget.setIcon(qt.QIcon(self.pixmap))
@@ -137,4 +139,5 @@ class Enlarged:
 
     def draw(self) -> None:
         for image, picture in zip(self.labels, self.pictures):
-            image.setPixmap(Pictures.pixmap(picture, *Pictures.fitted(picture, self.SIZE, self.SIZE), contour=bool(self.contour.checked)))
+            image.setPixmap(Pictures.pixmap(picture, *Pictures.fitted(picture, self.SIZE, self.SIZE), contour=bool(self.contour.checked),
+                                            ratio=float(self.dialog.devicePixelRatioF())))

@@ -221,7 +221,8 @@ class EvidenceBoard:
         if self.controller.evidence is None:
             return
         count = 1 + len(self.controller.evidence.get("references", []))
-        room = self.area.viewport().width // max(count, 2) - GAP - 6
+        bar = slicer.app.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)      # its place is left free: it comes with the words
+        room = (self.area.width - bar) // max(count, 2) - GAP - 6
         width = max(COLUMN, min(room, 220))
         for n in range(len(self.columns) + 1):
             self.grid.setColumnMinimumWidth(n, width + 6 if n < count else 0)

@@ -103,22 +103,27 @@ def shrunk(image: np.ndarray, factor: int) -> np.ndarray:
     return padded.reshape(rows, factor, columns, factor).mean(axis=(1, 3), dtype=np.float32).astype(np.uint8)
 
 
-def drawn(picture: Picture, width: int, height: int) -> bool:
+def drawn(picture: Picture, width: int, height: int, ratio: float = 1.0) -> bool:
     """Whether ``pixmap`` has this picture at hand in this size."""
-    return (width, height, True) in picture._pixmaps
+    return (width, height, True, ratio) in picture._pixmaps
 
 
-def pixmap(picture: Picture, width: int, height: int, contour: bool = True):
-    """A qt.QPixmap of exactly (width, height), the slice in its middle on black, with its contour. The last few sizes are kept."""
-    size = (width, height, contour)
+def pixmap(picture: Picture, width: int, height: int, contour: bool = True, ratio: float = 1.0):
+    """A qt.QPixmap of exactly (width, height), the slice in its middle on black, with its contour. The last few sizes are kept.
+
+    Args:
+        ratio: pixels of the screen for one of (width, height): 2 on a screen of high resolution, where the picture is drawn so much finer.
+    """
+    size = (width, height, contour, ratio)
     if size not in picture._pixmaps:
         while len(picture._pixmaps) >= SIZES:
             del picture._pixmaps[next(iter(picture._pixmaps))]
-        picture._pixmaps[size] = _draw(picture, width, height, contour)
+        canvas = picture._pixmaps[size] = _draw(picture, round(width * ratio), round(height * ratio), contour, ratio)
+        canvas.setDevicePixelRatio(ratio)
     return picture._pixmaps[size]
 
 
-def _draw(picture: Picture, width: int, height: int, contour: bool):
+def _draw(picture: Picture, width: int, height: int, contour: bool, ratio: float):
     rows, columns = picture.image.shape
     wide, high = fitted(picture, width, height)
     small = shrunk(picture.image, min(rows // high, columns // wide))
@@ -132,14 +137,14 @@ def _draw(picture: Picture, width: int, height: int, contour: bool):
     painter.drawPixmap(left, top, qt.QPixmap.fromImage(image.scaled(wide, high, qt.Qt.IgnoreAspectRatio, qt.Qt.SmoothTransformation)))
     if contour:
         painter.setRenderHint(qt.QPainter.Antialiasing, True)
-        thickness = 1.4 if max(width, height) < 300 else 2.2
+        thickness = (1.4 if max(width, height) < 300 * ratio else 2.2) * ratio
         path = qt.QPainterPath()
         for line in picture.lines:
             x, y = left + (line[:, 0] + 0.5) * (wide / columns), top + (line[:, 1] + 0.5) * (high / rows)
             path.moveTo(float(x[0]), float(y[0]))
             for n in range(1, len(x)):
                 path.lineTo(float(x[n]), float(y[n]))
-        _stroke(painter, path, (0.0, 0.0, 0.0), thickness + 1.4)      # a dark rim keeps it readable over bright tissue
+        _stroke(painter, path, (0.0, 0.0, 0.0), thickness + 1.4 * ratio)      # a dark rim keeps it readable over bright tissue
         _stroke(painter, path, picture.colour, thickness)
     painter.end()
     return canvas

@@ -23,7 +23,7 @@ from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, Seg
 MARKS = {INFO: "", GOOD: '<span style="color:#2e9e5b">✔</span> ', WARNING: '<span style="color:#d9822b">▲</span> ', ERROR: '<span style="color:#d64545">✖</span> '}
 DEVICES = (("auto", lambda: _("Automatic")), ("cpu", lambda: _("Processor (CPU)")), ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
            ("mps", lambda: _("Apple GPU (MPS)")))
-PLANES = (("acquisition", lambda: _("Plane of acquisition")), ("three", lambda: _("Three planes, fused (slower)")))
+PLANES = (("acquisition", lambda: _("Plane of acquisition (quick)")), ("three", lambda: _("Three planes, fused (slower, invents less)")))
 MODALITIES = (("", lambda: _("As in the image")), ("MR", lambda: "MR"), ("CT", lambda: "CT"), ("US", lambda: "US"), ("MG", lambda: "MG"), ("PT", lambda: "PT"))
 BODY_SITES = ("", "brain", "head and neck", "breast", "lung", "liver", "pancreas", "kidney", "prostate", "bone")
 
@@ -78,7 +78,9 @@ class Widget(VTKObservationMixin):
             words = _("In use: {name}").format(name=name) if folder else _("The model that comes with CERS: {name}").format(name=name)
         except CersError as error:
             words = str(error)
-        self.ui.modelPath.comboBox().lineEdit().setPlaceholderText(words)
+        edit = self.ui.modelPath.comboBox().lineEdit()
+        edit.setPlaceholderText(words)
+        edit.setToolTip(words)              # the field is narrow
 
     def _connect(self) -> None:
         ui, store = self.ui, lambda *_arguments: self._store()

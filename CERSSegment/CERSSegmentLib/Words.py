@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 import qt
@@ -10,10 +11,12 @@ from slicer.i18n import tr as _
 from cers.case import PARTS
 from cers.case.counts import by_plane
 
-PART_NAMES = {"texture": lambda: _("Texture"), "boundary": lambda: _("Boundary"), "context": lambda: _("Context"), "summary": lambda: _("Summary")}
+PART_NAMES = {"texture": lambda: _("Texture"), "boundary": lambda: _("Boundary"), "context": lambda: _("Context"),
+              "summary": lambda: _("Summary")}
 PLANE_NAMES = {"axial": lambda: _("axial"), "coronal": lambda: _("coronal"), "sagittal": lambda: _("sagittal")}
 STAGE_NAMES = {"exclusion": lambda: _("Left out"), "compatibility": lambda: _("Does not fit"), "morphology": lambda: _("Looks different"),
                "cot": lambda: _("Described differently"), "limit": lambda: _("Not among the best"), "dropped": lambda: _("Dropped by you")}
+UNIT = re.compile(r"(?<=\d) (?=%|mm|cm|bit)")
 AGREE, DISAGREE = 0.1, 0.3       # disagreement of the two decoders, 1 - Dice
 
 
@@ -74,7 +77,7 @@ def scores(reference: dict) -> str:
     parts.append(_("CoT –") if reference.get("cot") is None else _("CoT\u00a0{value:.2f}").format(value=reference["cot"]))
     if reference.get("influence") is not None:
         parts.append(_("influence\u00a0{value:.2f}").format(value=reference["influence"]))
-    return " · ".join(parts)
+    return "\u00a0· ".join(parts)
 
 
 def scoresHelp() -> str:
@@ -101,10 +104,11 @@ def caseOrigin(case: dict | None) -> str:
 
 
 def part(rationale: dict | None, name: str) -> str:
-    """The sentences of one rationale part, '' where there are none."""
+    """The sentences of one rationale part, '' where there are none; no line ends between a number and its unit."""
     if not rationale:
         return ""
-    return " ".join(str(s["text"]) for s in rationale.get("statements", []) if s.get("part") == name)
+    text = " ".join(str(s["text"]) for s in rationale.get("statements", []) if s.get("part") == name)
+    return UNIT.sub("\u00a0", text)
 
 
 def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
@@ -132,12 +136,15 @@ def contour(evidence: dict, spacing: tuple[float, float]) -> str:
 
 
 def rejectedHtml(evidence: dict, palette) -> str:
-    """The list of rejected candidates with reasons as rich text."""
-    rows = []
+    """The rejected candidates as rich text: by stage, and those with the same reason together."""
+    stages: dict[str, dict[str, list[str]]] = {}
     for entry in evidence.get("rejected", []):
-        stage = STAGE_NAMES.get(entry["stage"], lambda entry=entry: entry["stage"])()
-        rows.append(f'<p style="margin:0 0 4px 0"><b>{escape(stage)}</b> <span style="color:{muted(palette)}">({escape(shortId(entry["id"]))})</span><br/>'
-                    f'{escape(str(entry["reason"]))}</p>')
+        stages.setdefault(entry["stage"], {}).setdefault(str(entry["reason"]), []).append(shortId(entry["id"]))
+    rows = []
+    for stage, reasons in stages.items():
+        lines = [f'{escape(reason)} <span style="color:{muted(palette)}">({escape(", ".join(ids))})</span>' for reason, ids in reasons.items()]
+        name = STAGE_NAMES[stage]() if stage in STAGE_NAMES else stage
+        rows.append(f'<p style="margin:0 0 4px 0"><b>{escape(name)}</b><br/>{"<br/>".join(lines)}</p>')
     return "".join(rows)
 
 

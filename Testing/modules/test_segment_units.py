@@ -148,6 +148,9 @@ def test_picture_has_true_proportions_and_the_contour_where_it_belongs(host, par
     red = [(x, y) for x in range(200) for y in range(200) if qt.QColor(image.pixel(x, y)).red() > 180 and qt.QColor(image.pixel(x, y)).green() < 90]
     assert abs(min(x for x, _ in red) - 50) <= 2 and abs(max(x for x, _ in red) - 150) <= 2
     assert abs(min(y for _, y in red) - 50) <= 2 and abs(max(y for _, y in red) - 150) <= 2
+    fine = pictures.pixmap(picture, 200, 200, ratio=2.0)         # a screen of high resolution: as large, of twice as many pixels
+    assert (fine.width(), fine.height(), fine.devicePixelRatio()) == (400, 400, 2.0)
+    assert pictures.drawn(picture, 200, 200, 2.0) and not pictures.drawn(picture, 200, 200, 1.5)
     without = pictures.pixmap(picture, 200, 200, contour=False).toImage()
     assert qt.QColor(without.pixel(50, 100)).red() == qt.QColor(without.pixel(50, 100)).green()
 
@@ -164,9 +167,12 @@ def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
     words, palette = part("Words"), qt.QPalette()
     rationale = {"statements": [{"part": "summary", "text": "<script>bad</script> & more"}]}
     assert "<script>" not in words.rationaleHtml(rationale, palette)
-    evidence = {"rejected": [{"id": "abcdef0123", "stage": "compatibility", "reason": "a <b>CT</b> case"}], "coverage": {"covered": False, "message": "No close case in this pool."},
-                "pixels": 10, "disagreement": 0.5, "confidence": 0.8}
-    assert "&lt;b&gt;CT" in words.rejectedHtml(evidence, palette)
+    evidence = {"rejected": [{"id": "abcdef0123", "stage": "compatibility", "reason": "a <b>CT</b> case"},
+                             {"id": "123456789a", "stage": "limit", "reason": "Not needed."},
+                             {"id": "bcdef01234", "stage": "compatibility", "reason": "a <b>CT</b> case"}],
+                "coverage": {"covered": False, "message": "No close case in this pool."}, "pixels": 10, "disagreement": 0.5, "confidence": 0.8}
+    rejected = words.rejectedHtml(evidence, palette)
+    assert rejected.count("a &lt;b&gt;CT&lt;/b&gt; case") == 1 and "(abcdef01, bcdef012)" in rejected and rejected.count("<p") == 2
     assert words.coverage(evidence) == (False, "No close case in this pool.")
     good, sentence = words.trust(evidence)
     assert not good and "check this slice" in sentence and "0.80" in sentence
@@ -370,7 +376,7 @@ def test_what_the_query_was_measured_on_is_said(host, part):
     words, palette = part("Words"), host.app.palette()
     rationale = {"statements": [{"part": "texture", "text": "Hyperintense (+40 %)."}]}
     text = words.queryHtml({"rationale": rationale, "pixels": 250}, (0.5, 0.8), palette)
-    assert "Hyperintense (+40 %)." in text and "first mask" in text and "final mask, 1.00 cm²" in text
+    assert "Hyperintense (+40\u00a0%)." in text and "first mask" in text and "final mask, 1.00 cm²" in text
     assert "final mask is empty" in words.queryHtml({"rationale": rationale, "pixels": 0}, (0.5, 0.8), palette)
     found_late = words.queryHtml({"rationale": None, "pixels": 250}, (0.5, 0.8), palette)
     assert "first mask is empty" in found_late and "1.00 cm²" in found_late
