@@ -210,6 +210,12 @@ def test_errors_are_one_line_and_leave_nothing(cers, model, image, tmp_path, arg
     assert [p.name for p in tmp_path.iterdir()] == ["image.nrrd"] and image.read_bytes() == before
 
 
+def test_a_mask_is_not_taken_for_an_image(cers, model, tmp_path):
+    write_image(tmp_path / "mask.nrrd", (np.indices((4, 40, 40)).sum(0) > 40).astype(np.uint8), Geometry(np.eye(4), (4, 40, 40)))
+    code, out, err = cers("segment", tmp_path / "mask.nrrd", "-o", tmp_path / "m.nrrd", "--model", model)
+    assert code == 1 and out == "" and "looks like a mask" in err and not (tmp_path / "m.nrrd").exists()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -96,6 +96,9 @@ def segment(
         say = show or (lambda fraction, message: None)
         say(0.0, "Reading the image")
         volume = read_volume(image, modality=modality, body_site=body_site)
+        low, high = volume.array.min(), volume.array.max()
+        if ((volume.array == low) | (volume.array == high)).all():
+            raise InputError(f"'{image.name}' holds two values only, so it looks like a mask. Give the image that it was drawn on.")
         say(0.02, "Loading the model")
         from ..inference import Segmenter, load_model
         from ..inference.device import choose_device
@@ -135,13 +138,17 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
                for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())]
     counts = by_plane(e.to_dict() for e in prediction.evidence)
     lines = [f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."
-             if found else f"No lesion was found in {len(prediction.evidence)} slices ({prediction.seconds['total']:.1f} s)."]
+             if found else f"No lesion was found in {_slices(len(prediction.evidence))} ({prediction.seconds['total']:.1f} s)."]
     if pool is None:
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:
         largest = max(found, key=lambda e: e.pixels)
         lines.append(f"The pool has {references_words(counts)}. Largest: {largest.coverage.message}")
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
+
+
+def _slices(count: int) -> str:
+    return f"{count} slice" + "s" * (count != 1)
 
 
 app.command("next")(next_)
