@@ -16,7 +16,7 @@ from cers.rationale import DESCRIPTORS
 from . import SceneCase
 from .PoolSession import PoolSession
 
-PICTURE = 280     # pixels
+PICTURE = 248     # pixels
 FIELDS = {"diagnosis": lambda: _("Diagnosis"), "modality": lambda: _("Modality"), "body_site": lambda: _("Body site"),
           "patient_id": lambda: _("Patient"), "group": lambda: _("Group"), "annotator": lambda: _("Annotator")}
 ACTIONS = {"added": lambda: _("added"), "changed": lambda: _("changed"), "reviewed": lambda: _("reviewed"), "rationale": lambda: _("rationale"),
@@ -35,11 +35,11 @@ class CasePage:
         self._asked, self._image, self._mask = "", None, None
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
-        line = qt.QHBoxLayout()
-        layout.addLayout(line)
         self.title = qt.QLabel(_("Double-click a case in the table to see it here."), page)
         self.title.setWordWrap(True)
-        line.addWidget(self.title, 1)
+        layout.addWidget(self.title)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
         self.previous = self._button(line, _("Previous"), _("The case before in the list"), lambda: self._step(-1))
         self.next = self._button(line, _("Next"), _("The next case in the list"), lambda: self._step(1))
         self.toViews = self._button(line, _("Show in the views"), _("Opens image and contour in the slice views, where they lie in the patient"),
@@ -78,12 +78,14 @@ class CasePage:
             ("excluded", _("Exclude"), _("Never use this case as evidence; it stays in the pool")))]
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        line.addWidget(qt.QLabel("<b>" + _("Rationale") + "</b>", self.body))
+        line.addWidget(qt.QLabel("<b>" + _("Rationale, version") + "</b>", self.body))
         self.versions = qt.QComboBox(self.body)
         self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
+        self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)      # a writer's name may be long
+        self.versions.setMinimumContentsLength(12)
         self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
         line.addWidget(self.versions, 1)
-        self.saveText = self._button(line, _("Save as new version"), _("Keeps your wording; sentences you left alone keep their measurement"),
+        self.saveText = self._button(line, _("Save as new"), _("Keeps your wording; sentences you left alone keep their measurement"),
                                      self.onSaveRationale)
         self.parts = {}
         form = qt.QFormLayout()
@@ -177,12 +179,15 @@ class CasePage:
         self.title.setText(f"<b>{escape(case['id'])}</b><br>" + escape(" · ".join(str(f) for f in facts if f)))
         self.review.setText(case["review"])
         self.labels.setText("; ".join(case["labels"].values()))
+        self.labels.setCursorPosition(0)
         for name, edit in self.fields.items():
             edit.setText(case[name] or "")
+            edit.setCursorPosition(0)                  # of a long one the beginning is seen
+            edit.setToolTip(case[name] or "")
         self.versions.blockSignals(True)
         self.versions.clear()
         for version in content["versions"]:
-            self.versions.addItem(_("Version {number}: {writer}, {date}").format(
+            self.versions.addItem(_("{number}: {writer}, {date}").format(
                 number=version["version"], writer=version["writer"], date=version["created"][:10]), version["version"])
         self.versions.blockSignals(False)
         self._showVersion()

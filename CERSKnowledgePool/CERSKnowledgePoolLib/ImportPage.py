@@ -70,7 +70,7 @@ class ImportPage:
         line.addWidget(self.preview)
         line.addWidget(self.start)
         self.result = qt.QTextBrowser(page)
-        self.result.setMinimumHeight(140)
+        self.result.setMinimumHeight(110)
         layout.addWidget(self.result, 1)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
@@ -94,7 +94,7 @@ class ImportPage:
         form.addRow(_("Image"), self.volume)
         form.addRow(_("Segmentation"), self.segmentation)
         self.segments = qt.QListWidget(frame)
-        self.segments.setMaximumHeight(90)
+        self.segments.setMaximumHeight(70)
         self.segments.setToolTip(_("Ticked segments are imported under their names; where two overlap, the lower one in the list counts"))
         form.addRow(_("Segments"), self.segments)
 

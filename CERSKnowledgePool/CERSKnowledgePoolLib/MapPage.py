@@ -21,6 +21,8 @@ MAP = "map"
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7a5195", "#9a8700")
 OTHERS, SHOWN = "#8c8c8c", "#000000"
 NEAR = 12           # pixels from a point within which a click means it
+NAMED = 3000        # points up to which each has a tooltip of its own: it takes time to write thousands
+MARGIN = 0.06       # of the points' extent, free around them
 CLICK = 4           # pixels that the mouse may move in a click
 DIGITS = 8          # of a case's id that are shown
 
@@ -43,6 +45,7 @@ class MapPlot(TrainingPlots):
         Args:
             names: of each point, for its tooltip. groups: (words, colour, indices of its points). shown: the point to mark, -1 for none.
         """
+        moved = not self._nodes or points is not self._points
         self._points, self._names, self._groups, self._shown = points, names, groups, shown
         self._curves = {MAP: [tuple(p) for p in points[:1]]}        # what the base class asks: is there anything?
         if not len(points):
@@ -50,6 +53,13 @@ class MapPlot(TrainingPlots):
             return
         if not self._nodes:
             self._make()
+        if moved:                                # else it stays as the user has zoomed it
+            chart = self._nodes["chart"]
+            for column, setAuto, setRange in ((0, chart.SetXAxisRangeAuto, chart.SetXAxisRange), (1, chart.SetYAxisRangeAuto, chart.SetYAxisRange)):
+                low, high = float(points[:, column].min()), float(points[:, column].max())
+                room = MARGIN * (high - low) or 0.5
+                setAuto(False)
+                setRange(low - room, high + room)
         self._fill(MAP)
 
     def _again(self) -> None:
@@ -94,11 +104,11 @@ class MapPlot(TrainingPlots):
                 series.SetAndObserveTableNodeID(table.GetID())
                 series.SetXColumnName("x")
                 series.SetYColumnName("y")
-                series.SetLabelColumnName("case")
                 series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
                 series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
             series = self._nodes[key]
             series.SetName(words)
+            series.SetLabelColumnName("case" if len(self._points) <= NAMED else "")
             marked = colour == SHOWN
             series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleDiamond if marked else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
             series.SetMarkerSize(14 if marked else 7 if len(self._points) < 2000 else 5)
@@ -109,9 +119,10 @@ class MapPlot(TrainingPlots):
                 array.SetName(name)
                 table.AddColumn(array)
             labels.SetName("case")
-            for index in indices:
-                labels.InsertNextValue(self._names[index])
-            table.AddColumn(labels)
+            if len(self._points) <= NAMED:
+                for index in indices:
+                    labels.InsertNextValue(self._names[index])
+                table.AddColumn(labels)
             self._nodes[f"table {number}"].SetAndObserveTable(table)
             chart.AddAndObservePlotSeriesNodeID(series.GetID())
 
@@ -218,8 +229,9 @@ class MapPage:
         self._waiting = False
         self.ids, self._points = result["ids"], np.load(result["points"], allow_pickle=False)
         self._facets = result["facets"]
-        words = [_("Cases that look alike lie together; the two directions hold {percent} % of what tells the pictures apart.").format(
-            percent=round(100 * result["explained"]))] if self.ids else [_("There is nothing to show yet.")]
+        words = [_("Cases that look alike lie together.") if self.ids else _("There is nothing to show yet.")]
+        if len(self.ids) > 2:
+            words.append(_("The two directions hold {percent} % of what tells the pictures apart.").format(percent=round(100 * result["explained"])))
         if result["source"] == "pictures" and self.ids:
             words.append(_("No model has read this pool yet, so the plain pictures are compared."))
         if result["missing"]:
@@ -240,7 +252,7 @@ class MapPage:
             groups.append((value or _("not known"), colour, np.flatnonzero(array == value)))
         if len(kept) < len(counts):
             groups.append((_("others"), OTHERS, np.flatnonzero(~np.isin(array.astype(str), [value for value, _count in kept]))))
-        names = [f"{i[:DIGITS]} {value}" for i, value in zip(self.ids, values)]
+        names = [f"{i[:DIGITS]} {value}" for i, value in zip(self.ids, values)] if len(self.ids) <= NAMED else []
         shown = self.ids.index(self._open) if self._open in self.ids else -1
         self.plot.draw(self._points, names, groups, shown)
         marks = [f"<span style='color:{colour}'>●</span>&nbsp;{escape(words)}&nbsp;({len(indices):,})" for words, colour, indices in groups]

@@ -96,7 +96,9 @@ class ModelView:
             problem = str(error)
         self.facts.setText(self._facts(entry))
         self._showFigures(problem)
-        self._showCases()
+        self.cases.clear()
+        self.case.setText("")
+        self._later.do("cases", self._showCases)
         self.cardSection.setVisible(not entry["problem"])
         self._later.do("card", self._showCard)
 
@@ -124,9 +126,9 @@ class ModelView:
         result, some = self.result, self.result is not None
         muted = Words.muted(self.page.palette)
         self.figures.setVisible(not (self.entry or {}).get("problem"))
-        for widget in (self.evidence, self.legend, self.plot):
-            widget.setVisible(False)
         if not some:
+            for widget in (self.evidence, self.legend, self.plot):
+                widget.setVisible(False)
             words = problem or _("No figures: this model was not measured when it was trained. Its card below may have some.")
             self.figures.setText(f"<span style='color:{muted}'>{escape(words)}</span>")
             self.plots.clear()
@@ -142,10 +144,10 @@ class ModelView:
         arms = (result.get("ablation") or {}).get("arms") or {}
         if len(arms) > 1:
             self.evidence.setText(f"<b>{escape(_('What evidence does for it'))}</b>" + _bars(arms, result["ablation"]["differences"]))
-            self.evidence.setVisible(True)
+        self.evidence.setVisible(len(arms) > 1)
         lines = curves(result)
         if lines:
-            self.plots.show(lines)
+            self._later.do("plots", lambda: self.plots.show(lines))
             self.legend.setText(" &nbsp; ".join(f"<span style='color:{colour(n)}'>■</span> {escape(NAMES[n]())}" for n in CURVES if n in lines))
         else:
             self.plots.clear()

@@ -76,7 +76,7 @@ class ModelsPage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.use = self._button(line, _("Use this model"), _("CERS Segment uses it from now on; the open pool is brought up to date with it"), self.onUse)
-        self.back = self._button(line, _("Back to the previous model"), "", self.onBack)
+        self.back = self._button(line, _("Back to the previous"), "", self.onBack)
         self.renew = self._button(line, _("Renew the pool"), _("Computes what the open pool lacks for the model in use; else the next Segment does"),
                                   self.onRenew)
         line = qt.QHBoxLayout()
@@ -92,7 +92,7 @@ class ModelsPage:
         self.compare.setMinimumContentsLength(12)
         self.compare.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self.compare.currentIndexChanged.connect(lambda *_index: self.onCompare())
-        line.addWidget(self.compare, 1)
+        layout.addWidget(self.compare)
 
     def _button(self, layout, words: str, tip: str, slot):
         button = qt.QPushButton(words, self.page)
@@ -163,11 +163,11 @@ class ModelsPage:
         self._task = Task(steps, self.worker, finished, failed, self._onProgress)
         self._updateButtons()
 
-    def _listing(self):
-        """Asks for the models and shows them; the chosen one stays chosen."""
+    def _listing(self, choose: str = ""):
+        """Asks for the models and shows them; the chosen one stays chosen, or ``choose`` (id) becomes it."""
         found = yield Call("model_list")
         self.folder = found["folder"]
-        self._fill([*found["models"], *finishedRuns(found["models"])])
+        self._fill([*found["models"], *finishedRuns(found["models"])], choose)
 
     def _onProgress(self, fraction: float, words: str) -> None:
         self.progress.setVisible(True)
@@ -181,8 +181,8 @@ class ModelsPage:
 
     # what is shown
 
-    def _fill(self, entries: list[dict]) -> None:
-        chosen = self.current["id"] if self.current is not None else next((e["id"] for e in entries if e["in_use"]), "")
+    def _fill(self, entries: list[dict], choose: str = "") -> None:
+        chosen = choose or (self.current["id"] if self.current is not None else next((e["id"] for e in entries if e["in_use"]), ""))
         before = self.current
         self.entries, self._kept = entries, []
         self.table.blockSignals(True)
@@ -268,8 +268,7 @@ class ModelsPage:
     def _using(self, params: dict, pool: str):
         self._onProgress(0.0, _("Installing the model") if "source" in params else _("Changing the model"))
         entry = yield Call("model_use", params)
-        yield from self._listing()
-        self.select(entry["id"])
+        yield from self._listing(entry["id"])
         if not pool or pool == READ_ONLY:
             return entry, None, ""
         return entry, *(yield from self._embedding(pool))
@@ -327,8 +326,7 @@ class ModelsPage:
         def steps():
             self._onProgress(0.0, _("Installing the model"))
             entry = yield Call("model_install", {"source": source})
-            yield from self._listing()
-            self.select(entry["id"])
+            yield from self._listing(entry["id"])
             return entry
 
         self._run(steps(), lambda entry: self.say(_("'{name}' is installed. Press Use this model to work with it.").format(name=entry["name"])))

@@ -15,7 +15,7 @@ from .HistoryPage import HistoryPage
 from .ImportPage import ImportPage
 from .MapPage import MapPage
 from .ModelsPage import ModelsPage
-from .PageButtons import PageButtons
+from .Pages import Pages
 from .PoolSession import POOL_SETTING, PoolSession
 from .RationalesPage import RationalesPage
 from .TrainingPage import TrainingPage
@@ -63,10 +63,17 @@ class PoolWidget:
         ui.createButton.clicked.connect(lambda *_checked: self.create())
         ui.cancelButton.clicked.connect(lambda *_checked: session.cancel())
         ui.undoButton.clicked.connect(lambda *_checked: self.undo())
-        self.tabs = PageButtons(ui.pages, 5)
-        form = ui.pages.parent().layout()
-        form.insertWidget(form.indexOf(ui.pages), self.tabs.frame)
-        ui.pages.currentChanged.connect(lambda *_index: self._onPage())
+        self.tabs = Pages(ui.pages, [
+            (ui.casesPage, _("Cases"), _("All cases: filter, search, review")),
+            (ui.casePage, _("Case"), _("One case with picture and rationale")),
+            (ui.mapPage, _("Map"), _("All cases as points, alike ones close together")),
+            (ui.healthPage, _("Health"), _("What speaks against the pool")),
+            (ui.rationalesPage, _("Rationales"), _("Who writes the rationales, what would be sent, and what was")),
+            (ui.importPage, _("Import"), _("Bring cases in and out")),
+            (ui.historyPage, _("History"), _("Who did what; the trash")),
+            (ui.trainingPage, _("Training"), _("Train a model in the background, and watch it")),
+            (ui.modelsPage, _("Models"), _("What a model can do, which one is in use, models in and out"))], 5)
+        self.tabs.changed.connect(self._onPage)
         for label in (ui.statusLabel, ui.messageLabel):
             label.setTextFormat(qt.Qt.RichText)      # what is shown there is escaped
         self._onBusy(False)
@@ -147,7 +154,7 @@ class PoolWidget:
             self.rationales.setPool()
             self.cases.showAll()
             self._showInfo(info)
-            self.ui.pages.setCurrentIndex(CASES if info["cases"] else IMPORT)
+            self.tabs.show(CASES if info["cases"] else IMPORT)
 
         def failed(sentence: str) -> None:
             self._opening = False
@@ -191,8 +198,8 @@ class PoolWidget:
         for number in OF_POOL:
             self.tabs.setEnabled(number, on)
         self.models.setPool()
-        if not on and self.ui.pages.currentIndex in OF_POOL:
-            self.ui.pages.setCurrentIndex(TRAINING)
+        if not on and self.tabs.current in OF_POOL:
+            self.tabs.show(TRAINING)
 
     def _onChanged(self) -> None:
         self._changes.start()
@@ -202,12 +209,7 @@ class PoolWidget:
             self._refresh()
 
     def _onPage(self) -> None:
-        ui, current = self.ui, self.ui.pages.currentIndex
-        pages = (ui.casesPage, ui.casePage, ui.mapPage, ui.healthPage, ui.rationalesPage, ui.importPage, ui.historyPage, ui.trainingPage,
-                 ui.modelsPage)
-        for number, page in enumerate(pages):
-            kind = qt.QSizePolicy.Preferred if number == current else qt.QSizePolicy.Ignored       # else all are as high as the highest
-            page.setSizePolicy(kind, kind)
+        current = self.tabs.current
         enter = {MAP: lambda: self.map.enter(self.case.caseId), HEALTH: self.health.enter, RATIONALES: self.rationales.enter, HISTORY: self.history.again,
                  TRAINING: self.training.enter, MODELS: self.models.enter}
         if current in enter:
@@ -219,7 +221,7 @@ class PoolWidget:
         """Shows one case on its page."""
         self.say("")
         self.case.open(case_id)
-        self.ui.pages.setCurrentIndex(CASE)
+        self.tabs.show(CASE)
 
     def _neighbour(self, case_id: str, step: int) -> str | None:
         ids = self.cases.table.ids
@@ -228,7 +230,7 @@ class PoolWidget:
 
     def _onFinding(self, ids: list[str], sentence: str) -> None:
         self.cases.showOnly(ids, sentence)
-        self.ui.pages.setCurrentIndex(CASES)
+        self.tabs.show(CASES)
 
     # what is said
 
@@ -284,4 +286,6 @@ def summary(info: dict) -> str:
         more.append(_("{count} in the trash").format(count=f"{info['trashed']:,}"))
     if info["read_only"]:
         more.append(_("read-only: you may look and search, but change nothing"))
+    if info["network"]:
+        more.append(_("on a network drive: slower, and pictures travel over the network"))
     return " · ".join(parts) + ("\n" + " · ".join(more) if more else "")

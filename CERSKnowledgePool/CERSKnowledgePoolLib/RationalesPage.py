@@ -252,7 +252,7 @@ class RationalesPage:
             words = consent["endpoint"] + " (" + (_("findings and pictures") if consent["picture"] else _("findings")) + ")"
             self.consents.addItem(words, consent["endpoint"])
         if not found:
-            self.consents.addItem(_("You have agreed to no address: nothing is sent"), "")
+            self.consents.addItem(_("No address yet: nothing is sent"), "")
 
     def _onProgress(self, fraction: float, words: str) -> None:
         self.progress.setVisible(True)

@@ -51,7 +51,7 @@ def run(test) -> None:
             control.session.change("pool_review", {"ids": [case_id], "review": "approved"})
             wait(lambda: control.case.review.text == "approved")
             show(module, folder)
-            test.assertFalse(module.ui.pages.isTabEnabled(0))
+            test.assertFalse(module.control.tabs.isEnabled(0))
         finally:
             show(module, before)
             control.session.stop()

@@ -98,7 +98,7 @@ class TrainingPage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.stop, self.resume, self.duplicate, self.open, self.delete = buttons = [
-            qt.QPushButton(words, self.page) for words in (_("Stop"), _("Resume"), _("Duplicate settings"), _("Open folder"), _("Delete…"))]
+            qt.QPushButton(words, self.page) for words in (_("Stop"), _("Resume"), _("Duplicate"), _("Open folder"), _("Delete…"))]
         for button, tip, slot in zip(buttons, (
                 _("Finishes the step, saves, and ends; Resume goes on from there"), _("Goes on from the last checkpoint"),
                 _("Fills the form above with the settings of this run"), _("Shows the run's folder in the file manager"),

@@ -64,7 +64,7 @@ class User:
         self.settle()
 
     def page(self, number: int) -> None:
-        self.ui.pages.setCurrentIndex(number)
+        self.control.tabs.show(number)
         self.settle()
 
 

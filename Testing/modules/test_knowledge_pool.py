@@ -43,10 +43,10 @@ def test_file_imports_nothing_heavy():
 
 def test_asks_for_a_pool_and_says_what_is_wrong(user, tmp_path, pool_folder):
     assert "evidence" in user.ui.introLabel.text and "Choose the folder of a pool" in user.ui.statusLabel.text
-    assert not user.ui.pages.isTabEnabled(CASES)
+    assert not user.control.tabs.isEnabled(CASES)
     for folder in (tmp_path, tmp_path / "gone" / "<b>&"):
         user.choose(folder)
-        assert "no pool" in _sentence(user.ui.statusLabel.text) and not user.ui.pages.isTabEnabled(CASES) and user.ids() == []
+        assert "no pool" in _sentence(user.ui.statusLabel.text) and not user.control.tabs.isEnabled(CASES) and user.ids() == []
     assert "&lt;b&gt;&amp;" in user.ui.statusLabel.text, "a folder's name is not taken for markup"
     assert user.host.qt.QSettings().value("CERS/PoolFolder") is None
     (pool_folder / "pool.sqlite").write_bytes(b"this is no database" * 500)
@@ -58,7 +58,7 @@ def test_new_and_empty_pool_leads_to_the_import(user, tmp_path):
     user.control.askFolder = lambda: str(tmp_path / "new")
     user.ui.createButton.click()
     user.settle()
-    assert "empty" in user.ui.statusLabel.text and user.ui.pages.currentIndex == IMPORT and (tmp_path / "new" / "pool.sqlite").exists()
+    assert "empty" in user.ui.statusLabel.text and user.control.tabs.current == IMPORT and (tmp_path / "new" / "pool.sqlite").exists()
 
 
 def test_shows_every_case(user, pool_folder, screenshots):
@@ -121,7 +121,7 @@ def test_case_page(user, pool_folder, screenshots):
         case = pool.get(pool.ids()[2])
     user.open(2)
     page = user.case
-    assert user.ui.pages.currentIndex == CASE and case.id in page.title.text and page.fields["annotator"].text == "Reader A"
+    assert user.control.tabs.current == CASE and case.id in page.title.text and page.fields["annotator"].text == "Reader A"
     assert page.parts["texture"].plainText == case.rationale.part("texture") and not page.saveText.isEnabled()
     text = page.text.plainText
     assert "contrast" in text and f"{case.rationale.descriptors['contrast']:g}" in text and "added" in text
@@ -231,7 +231,7 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
     user.host.screenshot(user.host.window, screenshots / "knowledge_pool_health.png")
     health.open(number)
     user.settle()
-    assert user.ui.pages.currentIndex == CASES and twin in user.ids() and "patients" in user.cases.found.text
+    assert user.control.tabs.current == CASES and twin in user.ids() and "patients" in user.cases.found.text
 
 
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):

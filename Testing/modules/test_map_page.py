@@ -26,7 +26,7 @@ def test_a_click_on_a_point_opens_its_case(user, pool_folder, screenshots):
         interactor.SetEventInformation(x, y)
         interactor.InvokeEvent(event)
     user.settle()
-    assert user.ui.pages.currentIndex == CASE and user.case.caseId == page.ids[want]
+    assert user.control.tabs.current == CASE and user.case.caseId == page.ids[want]
     user.page(MAP)
     assert "open case" in page.legend.text and page._open == page.ids[want]
     far = np.argmax(np.hypot(*(places - places[want]).T))
@@ -35,7 +35,7 @@ def test_a_click_on_a_point_opens_its_case(user, pool_folder, screenshots):
     interactor.SetEventInformation(*(int(v) for v in places[far]))
     interactor.InvokeEvent("LeftButtonReleaseEvent")
     user.settle()
-    assert user.ui.pages.currentIndex == MAP, "moving the map opens nothing"
+    assert user.control.tabs.current == MAP, "moving the map opens nothing"
 
 
 def test_map_follows_the_pool_and_the_scene(user, pool_folder, tmp_path):
@@ -104,7 +104,7 @@ def test_references_are_tried(tiny, pool_folder, screenshots):
     user.host.screenshot(user.host.window, screenshots / "knowledge_pool_trial.png")
     health.open(0)
     user.settle()
-    assert user.ui.pages.currentIndex == CASES and user.ids() == ids[:2]
+    assert user.control.tabs.current == CASES and user.ids() == ids[:2]
     user.page(HEALTH)
     health.record.click()
     user.settle()

@@ -85,7 +85,7 @@ class Keeper:
         self.host.wait_for(lambda: not self.page.busy, seconds, "the list")
 
     def open(self) -> None:
-        self.user.ui.pages.setCurrentIndex(MODELS)
+        self.user.control.tabs.show(MODELS)
         self.page.enter()
         self.wait()
 

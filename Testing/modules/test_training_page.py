@@ -47,7 +47,7 @@ class Trainee:
     """The page and what a user sees of it."""
 
     def __init__(self, user, page=None):
-        self.host, self.ui = user.host, user.ui
+        self.host, self.ui, self.tabs = user.host, user.ui, user.control.tabs
         self.page = page or user.control.training
         self.said: list[str] = []
 
@@ -85,7 +85,7 @@ def trainee(root, user):
     page = user.control.training
     page.root.currentPath = str(root)
     page.form.fill({})
-    user.ui.pages.setCurrentIndex(TRAINING)
+    user.control.tabs.show(TRAINING)
     page.enter()
     trainee = Trainee(user)
     yield trainee
@@ -106,7 +106,7 @@ def test_the_form_begins_with_what_training_begins_with(trainee):
     same = [k for k in record if k not in ("data", "minutes", "size", "device", "initial", "network")]
     assert {k: record[k] for k in same} == {k: getattr(plain, k) for k in same}
     TrainConfig.of({**record, "data": "x"})
-    assert form.problem().startswith("No pool is open") and not trainee.ui.pages.isTabEnabled(0)
+    assert form.problem().startswith("No pool is open") and not trainee.tabs.isEnabled(0)
     trainee.page.startButton.click()
     assert "No pool is open" in trainee.page.result.text and not trainee.page.check.running
     page = trainee.page
@@ -126,7 +126,7 @@ def test_a_form_filled_from_a_run_gives_the_same_settings(trainee, data):
 
 def test_the_open_pool_is_the_source(trainee, user, pool_folder):
     user.choose(pool_folder)
-    user.ui.pages.setCurrentIndex(TRAINING)
+    user.control.tabs.show(TRAINING)
     form = trainee.page.form
     assert form.settings()["data"] == str(pool_folder) and form.labels.text == "tumor" and form.problem() == ""
     assert form.settings()["initial"].endswith("model.safetensors") and "labels" not in form.settings()["network"]
@@ -322,7 +322,7 @@ def test_a_hundred_runs_do_not_hold_up_the_application(trainee, root, data):
 
 def test_shots(trainee, data, user, pool_folder, screenshots):
     user.choose(pool_folder)
-    trainee.ui.pages.setCurrentIndex(TRAINING)
+    trainee.tabs.show(TRAINING)
     trainee.page.new.collapsed = False
     trainee.page.form.advanced.collapsed = False
     trainee.host.process(0.1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..errors import PoolError
+from . import place
 
 FILE = "pool.sqlite"
 SCHEMA_VERSION = 3
@@ -139,11 +140,17 @@ class _Connection(sqlite3.Connection):
     """A connection that can be referred to weakly, so that those of ended threads close by themselves."""
 
 
+def _journal(network: bool) -> str:
+    return "DELETE" if network else "WAL"
+
+
 class Database:
     """One connection per thread and process to a pool's SQLite file in WAL mode. An older pool is brought to the present format, unless
     it is opened for reading only; one that may not be written is always opened so.
 
-    Attributes: version: the pool's format. read_only: whether it may only be read.
+    On a network drive the log of several computers would be lost to one another, so there an older kind of journal is used.
+
+    Attributes: version: the pool's format. read_only: whether it may only be read. network: whether it lies on a network drive.
 
     Raises:
         PoolError: not a pool, of a newer version, damaged, locked for too long, or not writable.
@@ -156,8 +163,11 @@ class Database:
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
+        self.network = place.on_network(folder)
         with self.translated():
             self.version = self._check(self.connection())
+            if not self.read_only:
+                self._set_journal(self.connection())
 
     @classmethod
     def create(cls, folder: Path, settings: dict[str, str]) -> None:
@@ -168,7 +178,7 @@ class Database:
 
             if not empty():
                 return
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute(f"PRAGMA journal_mode = {_journal(place.on_network(folder))}")
             connection.execute("BEGIN IMMEDIATE")
             try:
                 if empty():
@@ -245,6 +255,19 @@ class Database:
             self.read_only = True                          # it can still be read as it is
             return version
         return SCHEMA_VERSION
+
+    def _set_journal(self, connection: sqlite3.Connection) -> None:
+        """The kind of journal that fits the place, also where the pool was copied from another one."""
+        wanted = _journal(self.network)
+        if connection.execute("PRAGMA journal_mode").fetchone()[0].upper() != wanted:
+            connection.execute("PRAGMA busy_timeout = 200")
+            try:
+                connection.execute(f"PRAGMA journal_mode = {wanted}")
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) and "busy" not in str(error):      # others are at work here: the last one to open it will do it
+                    raise
+            finally:
+                connection.execute(f"PRAGMA busy_timeout = {round(1000 * _BUSY_SECONDS)}")
 
     def translated(self):
         """See ``translated``."""

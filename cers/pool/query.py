@@ -101,8 +101,8 @@ class QueryTable:
         return None if last is None else last[0]
 
     def info(self) -> dict:
-        """The pool at a glance: cases, patients, without_rationale, without_patient, trashed, bytes on disk, and the embeddings of the
-        model used last: ``stale`` is how many cases lack one, None where no model has been used yet."""
+        """The pool at a glance: cases, patients, without_rationale, without_patient, trashed, bytes on disk, network (whether it lies on a
+        network drive), and the embeddings of the model used last: ``stale`` is how many cases lack one, None where no model has been used yet."""
         with self._db.read() as db:
             cases, patients, bare, nobody = db.execute(
                 "SELECT count(*), count(DISTINCT patient_id), coalesce(sum(rationale_version = 0), 0), "
@@ -110,6 +110,7 @@ class QueryTable:
             trashed = db.execute("SELECT count(*) FROM trash").fetchone()[0] if self._db.version > 1 else 0
         last = self.last_model()
         return {"cases": cases, "patients": patients, "without_rationale": bare, "without_patient": nobody, "trashed": trashed,
+                "network": self._db.network,
                 "stale": None if last is None else len(self.stale("image", last)), "bytes": _size(self.folder)}
 
 

@@ -1,0 +1,67 @@
+"""Pages of which one is seen, with buttons in rows above them: more than tabs that fit beside one another in a narrow panel.
+
+A hidden page takes no room, unlike in a tab widget, which is always as high as its highest page.
+"""
+
+from __future__ import annotations
+
+import qt
+from CERSSegmentLib.Signal import Signal
+
+
+class Pages:
+    """Args: area: the widget in whose layout the pages lie; the buttons go to its top. pages: (widget, title, what it is for). columns: buttons in a row.
+
+    Attributes: current: number of the page seen. changed: Signal(), another page is seen.
+    """
+
+    def __init__(self, area, pages: list[tuple], columns: int):
+        self.changed, self.current = Signal(), 0
+        self._pages = [page for page, _title, _tip in pages]
+        frame = qt.QWidget(area)
+        grid = qt.QGridLayout(frame)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setSpacing(2)
+        self._group = qt.QButtonGroup(frame)
+        self.buttons = []
+        for number, (_page, title, tip) in enumerate(pages):
+            button = qt.QPushButton(title, frame)
+            button.setToolTip(tip)
+            button.setCheckable(True)
+            button.setAutoDefault(False)
+            button.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)      # all columns alike
+            button.clicked.connect(lambda *_checked, number=number: self.show(number))
+            self._group.addButton(button)
+            grid.addWidget(button, number // columns, number % columns)
+            self.buttons.append(button)
+        for column in range(columns):
+            grid.setColumnStretch(column, 1)
+        area.layout().insertWidget(0, frame)
+        self._show()
+
+    def show(self, number: int) -> None:
+        """Opens a page."""
+        if number != self.current:
+            self.current = number
+            self._show()
+            self.changed.emit()
+
+    def isEnabled(self, number: int) -> bool:
+        return bool(self.buttons[number].enabled)
+
+    def setEnabled(self, number: int, on: bool) -> None:
+        """Whether a page can be opened."""
+        self.buttons[number].setEnabled(on)
+        self._pages[number].setEnabled(on)
+
+    def _show(self) -> None:
+        self.buttons[self.current].setChecked(True)
+        for number, button in enumerate(self.buttons):
+            font = button.font
+            font = font() if callable(font) else font
+            font.setBold(number == self.current)          # a pressed button is hardly seen in a dark style
+            button.setFont(font)
+        for number, page in enumerate(self._pages):
+            if number != self.current:
+                page.setVisible(False)
+        self._pages[self.current].setVisible(True)

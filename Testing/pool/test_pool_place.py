@@ -1,0 +1,59 @@
+"""Pools on network drives: found out, said, and without a log that only one computer sees."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+from poolkit import case
+
+from cers.pool import Pool, place
+
+LINUX = """22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
+30 22 0:40 / /mnt/group\\040share rw - nfs4 server:/export rw
+31 22 0:41 / /mnt/group\\040share/scratch rw - tmpfs tmpfs rw
+32 22 0:42 / /media/far rw - fuse.sshfs host:/ rw
+33 22 0:43 / /media/near rw - fuseblk /dev/sdb1 rw
+"""
+MACOS = """/dev/disk3s1 on / (apfs, sealed, local)
+//me@server/share on /Volumes/the share (smbfs, nodev, nosuid)
+"""
+
+
+@pytest.mark.parametrize("folder, far", [("/home/a/pool", False), ("/mnt/group share/pool", True), ("/mnt/group share", True), ("/media/far/x", True),
+                                         ("/mnt/group share/scratch/pool", False), ("/media/near/x", False), ("/mnt/group", False)])
+def test_linux(folder, far):
+    assert place.is_network(place.kind_of(Path(folder), place.linux_mounts(LINUX))) is far
+
+
+def test_macos_and_nonsense():
+    mounts = place.macos_mounts(MACOS)
+    assert place.is_network(place.kind_of(Path("/Volumes/the share/pool"), mounts)) and not place.is_network(place.kind_of(Path("/Users/a"), mounts))
+    assert place.linux_mounts("garbage\n\n1 2 3 - \n") == {} and place.macos_mounts("what is this?") == {} and place.kind_of(Path("/a"), {}) == ""
+
+
+def journal(folder: Path) -> str:
+    with sqlite3.connect(folder / "pool.sqlite") as db:
+        mode = db.execute("PRAGMA journal_mode").fetchone()[0]
+    db.close()
+    return mode
+
+
+def test_the_journal_fits_the_place(tmp_path, monkeypatch):
+    assert place.on_network(tmp_path) is False
+    with Pool.create(tmp_path / "pool") as pool:
+        pool.add(case(1))
+        assert journal(pool.folder) == "wal" and pool.info()["network"] is False
+    monkeypatch.setattr(place, "on_network", lambda folder: True)
+    with Pool.open(tmp_path / "pool") as pool, Pool.open(tmp_path / "pool") as other:
+        assert journal(pool.folder) == "delete" and pool.info()["network"] is True, "copied there from a disk"
+        other.add(case(2))
+        pool.add(case(3))
+        assert len(other.ids()) == 3 and not pool.verify()
+    with Pool.create(tmp_path / "far") as pool:
+        pool.add(case(1))
+        assert journal(pool.folder) == "delete" and not list(pool.folder.glob("*-wal"))
+    monkeypatch.undo()
+    with Pool.open(tmp_path / "far") as pool:
+        assert journal(pool.folder) == "wal" and len(pool) == 1

@@ -1,0 +1,87 @@
+"""Makes the pictures of CERS Knowledge Pool in README and tutorial: a copy of the demonstration's pool, in the stand-in host.
+
+    make demo && .venv/bin/python Testing/pool_screenshots.py [FOLDER OF TRAINING RUNS]
+
+With a folder of runs, also the picture of the training page; its youngest run is shown. Nothing is sent: the rationale page is shown in its preview.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import readme_screenshot
+
+ROOT = readme_screenshot.ROOT
+OUT = ROOT / "Resources" / "Screenshots"
+
+
+def main() -> None:
+    import slicerhost
+
+    host = slicerhost.start()
+    from poolroom import CASES, HEALTH, MAP, RATIONALES, TRAINING, User
+
+    for name in ("CERSSegment", "CERSKnowledgePool"):
+        host.load_module(ROOT / name / f"{name}.py")
+    runs = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as folder:
+        shutil.copytree(ROOT / "demo" / "pool", Path(folder) / "my-pool")     # the demonstration's own one stays as it is
+        os.environ["CERS_CONFIG"] = folder
+        os.chdir(folder)          # so that the picture shows a short path
+        window = host.show_main_window(1280, 800, 520)
+        user = User(host, host.enter_module(host.slicer.modules.cersknowledgepool))
+        control = user.control
+        user.choose(Path(folder) / "my-pool")
+        user.open(0)
+        control.case.openInViews()
+        control.say("")
+        control.cases.table.select(user.ids()[0])
+
+        def shoot(number: int, name: str) -> None:
+            user.page(number)
+            for page in (control.rationales, control.models):
+                host.wait_for(lambda page=page: not page.busy, 300, "the page")
+            shown = user.ui.poolPath.currentPath
+            user.ui.poolPath.blockSignals(True)
+            user.ui.poolPath.currentPath = "my-pool"
+            host.process(1.0)
+            host.screenshot(window, OUT / name)
+            user.ui.poolPath.currentPath = shown
+            user.ui.poolPath.blockSignals(False)
+
+        shoot(CASES, "knowledge_pool.png")
+        user.page(HEALTH)
+        control.health.button.click()
+        user.settle()
+        user.page(MAP)
+        control.map.facet.setCurrentIndex(control.map.facet.findData("body_site"))
+        shoot(MAP, "pool_map.png")
+        page = control.rationales
+        user.page(RATIONALES)
+        page.writer.setCurrentIndex(page.writer.findData("endpoint"))
+        page.url.setText("http://localhost:11434/v1")
+        page.model.setText("qwen3:8b")
+        page.withPicture.setChecked(True)
+        host.wait_for(lambda: not page.busy, 60, "the page")
+        page.preview.click()
+        host.wait_for(lambda: not page.busy, 300, "the preview")
+        shoot(RATIONALES, "rationales.png")
+        if runs is not None:
+            control.training.root.currentPath = str(runs)
+            user.page(TRAINING)
+            host.process(3)
+            shoot(TRAINING, "training.png")
+        for name in ("url", "model", "variable", "local"):
+            host.qt.QSettings().remove("CERS/Writer/" + name)
+        user.choose("")
+        os.chdir(before)
+    host.unload_modules()
+
+
+if __name__ == "__main__":
+    main()
