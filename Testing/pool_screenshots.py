@@ -1,15 +1,14 @@
 """Makes the pictures of CERS Knowledge Pool in README and tutorial: a copy of the demonstration's pool, in the stand-in host.
 
-    make demo && .venv/bin/python Testing/pool_screenshots.py [FOLDER OF TRAINING RUNS]
+    make demo && .venv/bin/python Testing/pool_screenshots.py
 
-With a folder of runs, also the picture of the training page; its youngest run is shown. Nothing is sent: the rationale page is shown in its preview.
+Nothing is sent: the page of rationales is shown in its preview.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +26,6 @@ def main() -> None:
 
     for name in ("CERSSegment", "CERSKnowledgePool"):
         host.load_module(ROOT / name / f"{name}.py")
-    runs = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else None
     before = Path.cwd()
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as folder:
         shutil.copytree(ROOT / "demo" / "pool", Path(folder) / "my-pool")     # the demonstration's own one stays as it is
@@ -71,11 +69,9 @@ def main() -> None:
         page.preview.click()
         host.wait_for(lambda: not page.busy, 300, "the preview")
         shoot(RATIONALES, "rationales.png")
-        if runs is not None:
-            control.training.root.currentPath = str(runs)
-            user.page(TRAINING)
-            host.process(3)
-            shoot(TRAINING, "training.png")
+        control.training.root.currentPath = "CERS training"
+        shoot(TRAINING, "training.png")
+        host.qt.QSettings().remove("CERS/RunsFolder")
         for name in ("url", "model", "variable", "local"):
             host.qt.QSettings().remove("CERS/Writer/" + name)
         user.choose("")
