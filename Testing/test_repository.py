@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LONGEST_LINE = 140
 MOST_LINES = 500
 MOST_BYTES = 100_000_000
 BINARY = {".png", ".safetensors"}
@@ -69,6 +70,12 @@ def test_there_are_files_to_look_at():
 def test_no_source_file_is_too_long():
     long = {str(f): n for f in SOURCES if (n := len((ROOT / f).read_text(encoding="utf-8").splitlines())) > MOST_LINES}
     assert not long
+
+
+def test_no_line_of_the_segment_module_is_too_long():
+    lines = {f"{f}:{n}" for f in SOURCES if f.parts[0] == "CERSSegment"
+             for n, line in enumerate((ROOT / f).read_text(encoding="utf-8").splitlines(), 1) if len(line) > LONGEST_LINE}
+    assert not lines
 
 
 def test_no_two_test_files_share_a_name():

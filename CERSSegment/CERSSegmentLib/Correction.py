@@ -83,7 +83,7 @@ def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, 
 
 
 def place_segment(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:
-    """Writes a segment that lies on the volume's grid into ``array``, without touching the voxels around it; False if it lies on another."""
+    """Writes a segment that lies on the volume's grid into ``array`` and leaves the voxels around it; False if it lies on another."""
     image = slicer.vtkOrientedImageData()
     if not segmentation.GetBinaryLabelmapRepresentation(identifier, image):
         return False

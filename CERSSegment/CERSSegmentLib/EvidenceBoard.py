@@ -21,7 +21,8 @@ GAP = 10                          # between columns
 COLUMN = 108                      # narrowest column; below it the board scrolls sideways
 
 _VIEW = ('<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">{orientation}</property>'
-         '<property name="viewlabel" action="default">{name[0]}</property><property name="viewcolor" action="default">{colour}</property></view></item>')
+         '<property name="viewlabel" action="default">{name[0]}</property>'
+         '<property name="viewcolor" action="default">{colour}</property></view></item>')
 _VIEWS = (("Red", "Axial", "#F34A33"), ("Yellow", "Sagittal", "#EDD54C"), ("Green", "Coronal", "#6EB04B"))
 DESCRIPTION = ('<layout type="vertical" split="true"><item splitSize="450"><layout type="horizontal">'
                + "".join(_VIEW.format(name=n, orientation=o, colour=c) for n, o, c in _VIEWS)
@@ -134,7 +135,8 @@ class EvidenceBoard:
         outer.setContentsMargins(6, 4, 6, 4)
         row = qt.QHBoxLayout()
         self.place, self.status = label(self.widget, wrap=False), label(self.widget)
-        self.rerun, self.reset, self.close = (qt.QPushButton(t, self.widget) for t in (_("Re-run slice"), _("Reset slice"), _("Close board")))
+        titles = _("Re-run slice"), _("Reset slice"), _("Close board")
+        self.rerun, self.reset, self.close = (qt.QPushButton(title, self.widget) for title in titles)
         row.addWidget(self.place, 1)
         for button, slot in ((self.rerun, self.controller.rerun), (self.reset, self.controller.reset), (self.close, self.hide)):
             button.clicked.connect(lambda *_arguments, slot=slot: slot())
@@ -196,7 +198,8 @@ class EvidenceBoard:
         self.query.describe(evidence.get("rationale"))
         references = evidence.get("references", [])
         while len(self.columns) < len(references):
-            self.columns.append(_Column(self.inside, self.grid, len(self.columns) + 1, controller.later, self._enlarge, controller.pin, controller.drop))
+            self.columns.append(_Column(self.inside, self.grid, len(self.columns) + 1, controller.later, self._enlarge, controller.pin,
+                                        controller.drop))
         for column, reference in zip(self.columns, references):
             identifier = column.identifier = reference["id"]
             case = controller.case(identifier)
@@ -235,7 +238,7 @@ class EvidenceBoard:
             column.picture.show(self.controller.casePicture(column.identifier), width, width, missing)
 
     def _enlarge(self, identifier: str | None) -> None:
-        pictures = [p for p in (self.controller.queryPicture(), self.controller.casePicture(identifier) if identifier else None) if p is not None]
+        pictures = self.controller.pictures(identifier)
         if pictures:
             self._enlarged = Enlarged(pictures, self.widget.window())
 

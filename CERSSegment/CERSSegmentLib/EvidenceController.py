@@ -116,7 +116,8 @@ class EvidenceController(VTKObservationMixin):
 
     def canRerun(self) -> bool:
         choice = self.choice()
-        return self.logic.state == IDLE and choice is not None and self.evidence is not None and (bool(choice) or self.key in self.model.rerun)
+        return (self.logic.state == IDLE and choice is not None and self.evidence is not None
+                and (bool(choice) or self.key in self.model.rerun))
 
     def rerun(self) -> None:
         """Segments the slice shown again with the choices made."""
@@ -153,8 +154,8 @@ class EvidenceController(VTKObservationMixin):
             return None
         window, colour = self.model.window(), self.colour()
         if self._query is None or self._query[0] != (self.key, window, colour):
-            picture = Pictures.Picture(Pictures.windowed(image, window), self.model.mask(self.key).copy(), self.model.planes[self.key[0]].spacing,
-                                       colour, _("This slice, predicted contour"))
+            picture = Pictures.Picture(Pictures.windowed(image, window), self.model.mask(self.key).copy(),
+                                       self.model.planes[self.key[0]].spacing, colour, _("This slice, predicted contour"))
             self._query = ((self.key, window, colour), picture.trimmed())
         return self._query[1]
 
@@ -175,6 +176,11 @@ class EvidenceController(VTKObservationMixin):
             self._pictures[identifier] = Pictures.Picture(
                 case["image"], case["mask"], spacing, title=_("{name}, expert contour").format(name=Words.caseTitle(case))).trimmed()
         return self._pictures[identifier]
+
+    def pictures(self, identifier: str | None) -> list[Pictures.Picture]:
+        """The slice shown and, if one is named and has arrived, a pool case: for the enlarged view."""
+        both = self.queryPicture(), self.casePicture(identifier) if identifier else None
+        return [picture for picture in both if picture is not None]
 
     def _askForCases(self) -> None:
         for reference in (self.evidence or {}).get("references", []):

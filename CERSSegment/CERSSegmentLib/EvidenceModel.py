@@ -131,7 +131,8 @@ class EvidenceModel:
         used = np.argwhere(self.labelmap[tuple(index)]) + start
         if len(used):
             ends = list(zip(used.min(axis=0).tolist(), (used.max(axis=0) + 1).tolist()))
-            self.box = [slice(min(a, s.start), max(b, s.stop)) for (a, b), s in zip(ends, self.box)] if self.box else [slice(*e) for e in ends]
+            before = self.box or [slice(*e) for e in ends]
+            self.box = [slice(min(a, s.start), max(b, s.stop)) for (a, b), s in zip(ends, before)]
         return self.labelmap[tuple(index)], tuple(start)
 
     def _moved(self) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""The evidence of a result, kept in the scene beside its segmentation: saved and loaded with it. Pictures of references stay in the pool."""
+"""The evidence of a result, kept in the scene beside its segmentation: saved and loaded with it.
+
+Pictures of references stay in the pool.
+"""
 
 from __future__ import annotations
 
@@ -112,7 +115,8 @@ def restore(segmentation) -> EvidenceModel | None:
         return None
     volume = Correction.volumeOf(segmentation)
     if volume is None:
-        raise InputError(_("The volume of this result is not in the scene, so its evidence cannot be shown. Load the volume and segment it again."))
+        raise InputError(_("The volume of this result is not in the scene, so its evidence cannot be shown. "
+                           "Load the volume and segment it again."))
     try:
         return _unpack(json.loads(node.GetText()), volume, segmentation)
     except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:      # edited by hand, or of a later version

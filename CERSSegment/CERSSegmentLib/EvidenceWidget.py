@@ -7,7 +7,7 @@ from html import escape
 import qt
 from slicer.i18n import tr as _
 
-from . import Pictures, Words
+from . import Words
 from .Cards import Enlarged, PictureButton, PinDrop, label, setShown, titleHtml
 from .EvidenceController import EvidenceController
 from .Signal import Signal
@@ -183,12 +183,12 @@ class EvidenceWidget:
         self.previous.setEnabled(controller.canStep(-1))
         self.next.setEnabled(controller.canStep(1))
         self.rerun.setEnabled(controller.canRerun())
-        self.reset.setEnabled(controller.logic.state == "idle" and choice is not None and (bool(choice) or controller.key in controller.model.rerun))
+        self.reset.setEnabled(controller.logic.state == "idle" and choice is not None
+                              and (bool(choice) or controller.key in controller.model.rerun))
         self.export.setEnabled(controller.logic.state == "idle" and controller.model is not None)
 
     def _enlarge(self, identifier: str | None) -> None:
-        pictures: list[Pictures.Picture] = [p for p in (
-            self.controller.queryPicture(), self.controller.casePicture(identifier) if identifier else None) if p is not None]
+        pictures = self.controller.pictures(identifier)
         if pictures:
             self._enlarged = Enlarged(pictures, self.widget.window())
 

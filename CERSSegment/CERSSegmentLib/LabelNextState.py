@@ -1,7 +1,7 @@
 """How far the volumes of a list to label are: kept beside the pool, in small files that no two annotators share.
 
-``<pool>/labelling/`` holds for each volume and annotator one JSON file with the state, each saved mask as a .seg.nrrd file of its own, and for
-each annotator the last ranking. Nothing is read, changed and written back, so that nobody overwrites what another one said.
+``<pool>/labelling/`` holds for each volume and annotator one JSON file with the state, each saved mask as a .seg.nrrd file of its own,
+and for each annotator the last ranking. Nothing is read, changed and written back, so that nobody overwrites what another one said.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class LabelNextState:
             identifier = path.name.split(".")[0]
             data = _load(path)
             if data.get("state") in STATES and not path.name.startswith("ranking."):
-                self._entries.setdefault(identifier, []).append(
-                    Entry(data["state"], str(data.get("who") or ""), str(data.get("changed") or ""), os.path.basename(str(data.get("mask") or ""))))
+                who, changed, mask = (str(data.get(name) or "") for name in ("who", "changed", "mask"))
+                self._entries.setdefault(identifier, []).append(Entry(data["state"], who, changed, os.path.basename(mask)))
 
     def entry(self, identifier: str) -> Entry:
         """The latest word on a volume."""

@@ -8,7 +8,8 @@ MODULE = "CERSSegment"
 POOL_SETTING = "CERS/PoolFolder"          # the pool that a new scene begins with
 ROLES = {"inputVolume": "InputVolume", "outputSegmentation": "OutputSegmentation"}
 DEFAULTS = {
-    "text": "", "poolFolder": "", "modelFolder": "", "device": "auto", "planes": "acquisition", "threads": "0", "modality": "", "bodySite": "",
+    "text": "", "poolFolder": "", "modelFolder": "", "device": "auto", "planes": "acquisition", "threads": "0", "modality": "",
+    "bodySite": "",
 }
 
 

@@ -84,7 +84,8 @@ class SegmentationLogic:
         if volume.GetScene() is None or volume.GetImageData() is not image:
             raise InputError(_("The input volume was removed or replaced during the run; nothing was changed."))
         if labelmap.shape != geometry.shape:
-            raise CersError(_("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again."))
+            raise CersError(_("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it "
+                              "happens again."))
         segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
@@ -140,7 +141,8 @@ class SegmentationLogic:
     def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[str, int]]:
         choice = evidence.choice(key)
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
-        result = yield Call("resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)})
+        result = yield Call("resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned),
+                                          "dropped": sorted(choice.dropped)})
         mask = np.load(result["mask"], allow_pickle=False)
         if not evidence.alive:
             raise InputError(_("The volume or its segmentation was removed during the run; nothing was changed."))
@@ -177,8 +179,8 @@ class SegmentationLogic:
             self.said.emit(ERROR, problem)
             return False
         origin = VolumeInput.origin(volume)
-        settings = {"annotator": annotator.strip(), "patient_id": origin["patient_id"], "modality": parameter.modality or origin["modality"],
-                    "body_site": parameter.bodySite or None, "keep": keep or None}
+        settings = {"annotator": annotator.strip(), "patient_id": origin["patient_id"],
+                    "modality": parameter.modality or origin["modality"], "body_site": parameter.bodySite or None, "keep": keep or None}
         model = modelOf(parameter)
         self._nodes = [volume, segmentation]
         if evidence is not None and evidence.segmentation is not segmentation:
@@ -193,7 +195,8 @@ class SegmentationLogic:
         labels = evidence.labels if evidence is not None else dict(enumerate(own, start=1))
         mask = yield from Correction.read(segmentation, volume, labels)
         proposed = evidence.labelmap if evidence is not None and evidence.labelmap.shape == mask.shape else None
-        geometry = evidence.geometry if proposed is not None else VolumeInput.worldGeometry(volume)     # the volume stays known as what it was
+        # the volume stays known as what it was
+        geometry = evidence.geometry if proposed is not None else VolumeInput.worldGeometry(volume)
         self._counter += 1
         paths = {name: os.path.join(self.worker.privateFolder(), f"{name}-{self._counter}.npy") for name in ("image", "mask", "proposed")}
         try:
@@ -221,7 +224,8 @@ class SegmentationLogic:
 
     def _sayAdded(self, result: dict, others: list[str]) -> None:
         if not result["added"] and not result["replaced"]:
-            self.said.emit(INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(count=len(result["ids"])))
+            self.said.emit(INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(
+                count=len(result["ids"])))
             return
         words = [_("{count} slices were added to the pool; the next Segment can use them.").format(count=len(result["added"]))]
         if result.get("dice") is not None:
@@ -236,8 +240,9 @@ class SegmentationLogic:
     # pictures and report
 
     def case(self, identifier: str, pool: str, receiver: Callable[[dict | None], None]) -> None:
-        """Gives a case of the pool in folder ``pool`` to ``receiver`` as a dictionary with "image" and "mask" (rows, columns) uint8 among its
-        metadata; None if unreadable. For a result that was loaded with a scene the worker is started and the pool opened."""
+        """Gives a case of the pool in folder ``pool`` to ``receiver``: its metadata with "image" and "mask" (rows, columns) uint8.
+
+        None if unreadable. For a result that was loaded with a scene the worker is started and the pool opened."""
         place = (pool, identifier)
         if place in self._cases:
             receiver(self._cases[place])
@@ -268,7 +273,7 @@ class SegmentationLogic:
     def _onCase(self, place: tuple, result: dict | None) -> None:
         if result is not None:
             try:
-                result = {**result, "image": np.load(result["image"], allow_pickle=False), "mask": np.load(result["mask"], allow_pickle=False)}
+                result = {**result, **{name: np.load(result[name], allow_pickle=False) for name in ("image", "mask")}}
                 self._cases[place] = result
             except (OSError, ValueError, KeyError):      # the worker's folder went away with it
                 result = None
@@ -298,7 +303,7 @@ class SegmentationLogic:
     # control
 
     def run(self, steps: Generator, onDone: Callable, nodes: list | None = None) -> bool:
-        """Runs the steps of a task as the one thing that is done; False where another is running. Errors are said as those of a segmentation.
+        """Runs the steps of a task as the one thing that is done; False where another is running. Errors are said as of a segmentation.
 
         Args:
             onDone: called with what the steps return. nodes: the task is stopped when one of them leaves the scene.
@@ -349,7 +354,8 @@ class SegmentationLogic:
             if isinstance(error, WorkerError) and error.code in ("worker", "packages", "missing"):
                 self.missingPackages.emit()
         elif isinstance(error, OSError):
-            self.said.emit(ERROR, _("A temporary file could not be written or read: {reason}. Free some disk space and try again.").format(reason=error))
+            self.said.emit(ERROR, _("A temporary file could not be written or read: {reason}. Free some disk space and try again.").format(
+                reason=error))
         else:
             self.said.emit(ERROR, _("Something unexpected went wrong; nothing was changed. The details are in the error log."))
             import logging

@@ -103,7 +103,8 @@ def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -
         if mask is None or not mask.any():
             identifier = content.AddEmptySegment(content.GenerateUniqueSegmentID(title), title, colour)
         else:
-            identifier = segmentation.AddSegmentFromBinaryLabelmapRepresentation(oriented(volume, mask, tuple(s.start for s in box)), title, colour)
+            image = oriented(volume, mask, tuple(s.start for s in box))
+            identifier = segmentation.AddSegmentFromBinaryLabelmapRepresentation(image, title, colour)
         segment = content.GetSegment(identifier)
         segment.SetTag(LABEL_TAG, name)
         segment.SetTag(segment.GetTerminologyEntryTagName(), terminology)
@@ -115,7 +116,7 @@ def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -
 
 
 def replaceSlice(segmentation, volume, mask: np.ndarray, start: tuple[int, int, int], labels: dict[int, str]) -> None:
-    """Writes one slice (a (k, j, i) label map one voxel thick, from voxel ``start`` (k, j, i) on) and leaves all other slices as they are."""
+    """Writes one slice (a (k, j, i) label map one voxel thick, from voxel ``start`` (k, j, i) on); all other slices stay as they are."""
     content, own = segmentation.GetSegmentation(), ownSegments(segmentation)
     logic = slicer.vtkSlicerSegmentationsModuleLogic
     for value, name in labels.items():

@@ -89,7 +89,8 @@ def checkGeometry(test) -> None:
         if moved:
             makeTransform(volume)
         segmentation = SegmentationResult.create(volume)
-        for _step in SegmentationResult.fill(segmentation, volume, array, [slice(2, 8), slice(10, 30), slice(5, 30)], {1: "tumor", 2: "edema"}):
+        box = [slice(2, 8), slice(10, 30), slice(5, 30)]
+        for _step in SegmentationResult.fill(segmentation, volume, array, box, {1: "tumor", 2: "edema"}):
             pass
         own = SegmentationResult.ownSegments(segmentation)
         for value, name in ((1, "tumor"), (2, "edema")):

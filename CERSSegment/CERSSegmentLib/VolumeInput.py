@@ -27,9 +27,11 @@ def reject(volume) -> str:
         return _("'{name}' is empty: it has no voxels. Load the image again, or choose another volume.").format(name=volume.GetName())
     components = image.GetNumberOfScalarComponents()
     if volume.IsA("vtkMRMLDiffusionWeightedVolumeNode") or volume.IsA("vtkMRMLMultiVolumeNode"):
-        return _("'{name}' is a 4-D volume with {count} frames. Take out one frame and choose that.").format(name=volume.GetName(), count=components)
+        return _("'{name}' is a 4-D volume with {count} frames. Take out one frame and choose that.").format(
+            name=volume.GetName(), count=components)
     if components in (3, 4) and image.GetScalarType() == vtk.VTK_UNSIGNED_CHAR:
-        return _("'{name}' is a colour image. Convert it to grey values with the Vector to Scalar Volume module.").format(name=volume.GetName())
+        return _("'{name}' is a colour image. Convert it to grey values with the Vector to Scalar Volume module.").format(
+            name=volume.GetName())
     if components != 1:
         return _("'{name}' has {count} values in each voxel. Take out one of them with the Vector to Scalar Volume module.").format(
             name=volume.GetName(), count=components)
@@ -82,7 +84,8 @@ def write(volume, path: str) -> Generator[None, None, np.ndarray]:
                     raise InputError(_("The input volume was removed or replaced; nothing was changed."))
                 piece = array[k, start:start + rows]
                 if piece.dtype.kind == "f" and not np.isfinite(piece).all():
-                    raise InputError(_("The volume holds voxels that are not numbers (NaN or infinite). Replace them, for instance by zero, and try again."))
+                    raise InputError(_("The volume holds voxels that are not numbers (NaN or infinite). Replace them, for instance by "
+                                       "zero, and try again."))
                 low, high = min(low, piece.min()), max(high, piece.max())
                 target[k, start:start + rows] = piece
                 yield

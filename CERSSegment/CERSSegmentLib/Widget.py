@@ -20,11 +20,13 @@ from .LabelNext import LabelNext
 from .Parameter import POOL_SETTING, Parameter, modelInUse, parameterNode
 from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
 
-MARKS = {INFO: "", GOOD: '<span style="color:#2e9e5b">✔</span> ', WARNING: '<span style="color:#d9822b">▲</span> ', ERROR: '<span style="color:#d64545">✖</span> '}
+MARKS = {INFO: "", GOOD: '<span style="color:#2e9e5b">✔</span> ', WARNING: '<span style="color:#d9822b">▲</span> ',
+         ERROR: '<span style="color:#d64545">✖</span> '}
 DEVICES = (("auto", lambda: _("Automatic")), ("cpu", lambda: _("Processor (CPU)")), ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
            ("mps", lambda: _("Apple GPU (MPS)")))
 PLANES = (("acquisition", lambda: _("Plane of acquisition (quick)")), ("three", lambda: _("Three planes, fused (slower, invents less)")))
-MODALITIES = (("", lambda: _("As in the image")), ("MR", lambda: "MR"), ("CT", lambda: "CT"), ("US", lambda: "US"), ("MG", lambda: "MG"), ("PT", lambda: "PT"))
+MODALITIES = (("", lambda: _("As in the image")), ("MR", lambda: "MR"), ("CT", lambda: "CT"), ("US", lambda: "US"),
+              ("MG", lambda: "MG"), ("PT", lambda: "PT"))
 BODY_SITES = ("", "brain", "head and neck", "breast", "lung", "liver", "pancreas", "kidney", "prostate", "bone")
 
 
@@ -93,7 +95,8 @@ class Widget(VTKObservationMixin):
         ui.previousButton.clicked.connect(lambda *_arguments: self.onPrevious())
         ui.correctButton.clicked.connect(lambda *_arguments: self.onCorrect())
         ui.addButton.clicked.connect(lambda *_arguments: self.onAdd())
-        ui.annotatorEdit.editingFinished.connect(lambda: slicer.app.userSettings().setValue(Correction.ANNOTATOR_SETTING, ui.annotatorEdit.text.strip()))
+        ui.annotatorEdit.editingFinished.connect(
+            lambda: slicer.app.userSettings().setValue(Correction.ANNOTATOR_SETTING, ui.annotatorEdit.text.strip()))
         ui.installButton.clicked.connect(lambda *_arguments: self.onInstall())
         ui.wheelsButton.clicked.connect(lambda *_arguments: self.onInstallOffline())
         self.logic.stateChanged.connect(self._onState)
@@ -106,8 +109,9 @@ class Widget(VTKObservationMixin):
         self.evidence.exportRequested.connect(self.onExport)
         self.board.shownChanged.connect(lambda shown: self.evidence.board.setChecked(shown))
         scene = slicer.mrmlScene
-        for event, slot in ((scene.StartCloseEvent, self._onSceneClose), (scene.EndCloseEvent, self._onSceneClosed), (scene.EndImportEvent, self._onScene),
-                            (scene.EndRestoreEvent, self._onScene), (scene.NodeRemovedEvent, self._onNodeRemoved)):
+        for event, slot in ((scene.StartCloseEvent, self._onSceneClose), (scene.EndCloseEvent, self._onSceneClosed),
+                            (scene.EndImportEvent, self._onScene), (scene.EndRestoreEvent, self._onScene),
+                            (scene.NodeRemovedEvent, self._onNodeRemoved)):
             self.addObserver(scene, event, slot)
 
     def enter(self) -> None:
@@ -292,7 +296,8 @@ class Widget(VTKObservationMixin):
 
     def _askReportPath(self) -> str:
         name = self.controller.model.volume.GetName() if self.controller.model and self.controller.model.volume else "report"
-        return qt.QFileDialog.getSaveFileName(self.form, _("Export report"), os.path.join(os.path.expanduser("~"), f"{name} evidence.html"), "HTML (*.html)")
+        place = os.path.join(os.path.expanduser("~"), f"{name} evidence.html")
+        return qt.QFileDialog.getSaveFileName(self.form, _("Export report"), place, "HTML (*.html)")
 
     # what happens
 
@@ -348,8 +353,8 @@ class Widget(VTKObservationMixin):
             self.controller.setModel(model, move=False)
             self.ui.evidenceButton.collapsed = False
             if model.pool and not os.path.isdir(model.pool):
-                self.say(WARNING, _("The pool '{path}' of this evidence is not there, so its references are shown without pictures.").format(
-                    path=model.pool))
+                words = _("The pool '{path}' of this evidence is not there, so its references are shown without pictures.")
+                self.say(WARNING, words.format(path=model.pool))
 
     def _onSceneClose(self, *_arguments) -> None:
         self.logic.cancel(_("The scene was closed, so the run was stopped."))

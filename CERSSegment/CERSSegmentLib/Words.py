@@ -18,6 +18,7 @@ STAGE_NAMES = {"exclusion": lambda: _("Left out"), "compatibility": lambda: _("D
                "cot": lambda: _("Described differently"), "limit": lambda: _("Not among the best"), "dropped": lambda: _("Dropped by you")}
 UNIT = re.compile(r"(?<=\d) (?=%|mm|cm|bit)")
 AGREE, DISAGREE = 0.1, 0.3       # disagreement of the two decoders, 1 - Dice
+SURE = 0.5                       # mean probability inside the mask; below, background is more likely than lesion
 
 
 def muted(palette) -> str:
@@ -66,9 +67,10 @@ def trust(evidence: dict) -> tuple[bool, str]:
     else:
         words = _("The two decoders disagree (only {percent}\u00a0% in common): check this slice")
     words = words.format(percent=agreement)
+    sure = confidence is None or confidence >= SURE
     if confidence is not None:
-        words = _("Confidence {value:.2f}").format(value=confidence) + " · " + words
-    return disagreement <= DISAGREE, words
+        words = (_("Confidence {value:.2f}") if sure else _("Low confidence {value:.2f}")).format(value=confidence) + " · " + words
+    return sure and disagreement <= DISAGREE, words
 
 
 def scores(reference: dict) -> str:
@@ -113,19 +115,19 @@ def part(rationale: dict | None, name: str) -> str:
 
 def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
     """Parts of a rationale as rich text, each with its name."""
-    rows = [f'<p style="margin:0 0 3px 0"><span style="color:{muted(palette)}">{escape(PART_NAMES[p]())}.</span> {escape(part(rationale, p))}</p>'
-            for p in parts if part(rationale, p)]
+    rows = [f'<p style="margin:0 0 3px 0"><span style="color:{muted(palette)}">{escape(PART_NAMES[p]())}.</span> '
+            f'{escape(part(rationale, p))}</p>' for p in parts if part(rationale, p)]
     return "".join(rows)
 
 
 def queryHtml(evidence: dict | None, spacing: tuple[float, float], palette) -> str:
-    """The measured rationale of the slice shown and what it was measured on, which is not the contour shown. spacing: (row, column) in mm."""
-    words = rationaleHtml((evidence or {}).get("rationale"), palette)
+    """The measured rationale of the slice shown, and what it was measured on: not the contour shown. spacing: (row, column) in mm."""
+    words, line = rationaleHtml((evidence or {}).get("rationale"), palette), contour(evidence or {}, spacing)
     if words:
-        note = escape(_("Measured on the first mask, by which the references were chosen. {contour}.").format(contour=contour(evidence, spacing)))
+        note = escape(_("Measured on the first mask, by which the references were chosen. {contour}.").format(contour=line))
         return words + f'<p style="margin:0 0 3px 0; color:{muted(palette)}"><i>{note}</i></p>'
     if (evidence or {}).get("pixels"):
-        return escape(_("The first mask is empty in this slice, so nothing was measured. {contour}.").format(contour=contour(evidence, spacing)))
+        return escape(_("The first mask is empty in this slice, so nothing was measured. {contour}.").format(contour=line))
     return escape(_("Nothing was found in this slice, so there is nothing to describe."))
 
 
@@ -142,7 +144,8 @@ def rejectedHtml(evidence: dict, palette) -> str:
         stages.setdefault(entry["stage"], {}).setdefault(str(entry["reason"]), []).append(shortId(entry["id"]))
     rows = []
     for stage, reasons in stages.items():
-        lines = [f'{escape(reason)} <span style="color:{muted(palette)}">({escape(", ".join(ids))})</span>' for reason, ids in reasons.items()]
+        lines = [f'{escape(reason)} <span style="color:{muted(palette)}">({escape(", ".join(ids))})</span>'
+                 for reason, ids in reasons.items()]
         name = STAGE_NAMES[stage]() if stage in STAGE_NAMES else stage
         rows.append(f'<p style="margin:0 0 4px 0"><b>{escape(name)}</b><br/>{"<br/>".join(lines)}</p>')
     return "".join(rows)

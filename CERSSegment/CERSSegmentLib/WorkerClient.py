@@ -125,7 +125,8 @@ class WorkerClient:
         process.readyReadStandardOutput.connect(lambda: self._read(process))
         process.readyReadStandardError.connect(lambda: self._readLog(process))
         process.finished.connect(lambda *_arguments: self._onFinished(process))
-        process.errorOccurred.connect(lambda error: self._onFinished(process, started=False) if error == qt.QProcess.FailedToStart else None)
+        process.errorOccurred.connect(
+            lambda error: self._onFinished(process, started=False) if error == qt.QProcess.FailedToStart else None)
         self._setState(STARTING)
         self._startTimer.start(self.startWithin)
         process.start(program, arguments)
@@ -153,7 +154,8 @@ class WorkerClient:
         kind = event.get("type")
         if kind == "ready":
             if event.get("protocol") != PROTOCOL:
-                self._end(_("The installed CERS package is of another version than this module. Install the CERS extension again."), "worker")
+                self._end(_("The installed CERS package is of another version than this module. Install the CERS extension again."),
+                          "worker")
                 return
             self._startTimer.stop()
             self._setState(READY)

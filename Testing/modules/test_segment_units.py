@@ -177,6 +177,8 @@ def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
     good, sentence = words.trust(evidence)
     assert not good and "check this slice" in sentence and "0.80" in sentence
     assert words.trust({**evidence, "disagreement": 0.02})[0]
+    good, sentence = words.trust({**evidence, "disagreement": 0.02, "confidence": 0.37})
+    assert not good and "Low confidence 0.37" in sentence
     assert not words.trust({"pixels": 0, "disagreement": 0.9})[0]
     assert "CoT –" in words.scores({"visual": 0.5, "cot": None})
 
