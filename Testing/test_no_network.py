@@ -19,7 +19,7 @@ import os, sys
 _LOG = os.environ["CERS_TEST_NETWORK"]
 _CALLS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto", "socket.sendmsg")
 def _watch(event, args):
-    if event in _CALLS and not (getattr(args[0], "family", None) is not None and int(args[0].family) == 1):     # 1: between processes of one machine
+    if event in _CALLS and int(getattr(args[0], "family", 0)) != 1:       # 1: between processes of one machine
         with open(_LOG, "a", encoding="utf-8") as file:
             file.write(f"{event} {args[1:] if event.startswith('socket.s') or event == 'socket.connect' else args} {sys.argv[:4]}\\n")
         raise OSError("The network is blocked by a test.")
@@ -117,7 +117,7 @@ def test_nothing_connects_before_consent(tmp_path):
 # module that can reach a network -> files that may import it
 MAY_IMPORT = {"socket": {"cers/rationale/writers/endpoint.py", "cers/training/runs.py", "cers/training/runfolder.py",
                          "CERSKnowledgePool/CERSKnowledgePoolLib/TrainingLaunch.py"},
-              "http": {"cers/rationale/writers/endpoint.py"}, "urllib.request": {"cers/rationale/writers/endpoint.py"}, "ssl": {"cers/rationale/writers/endpoint.py"}}
+              **{name: {"cers/rationale/writers/endpoint.py"} for name in ("http", "urllib.request", "ssl")}}
 NEVER = {"requests", "httpx", "aiohttp", "urllib3", "ftplib", "smtplib", "telnetlib", "xmlrpc", "socketserver", "asyncio", "websockets", "grpc", "paramiko"}
 CALLS = {"downloadFile", "downloadFromURL", "load_state_dict_from_url", "snapshot_download", "hf_hub_download", "QNetworkAccessManager", "QTcpSocket",
          "QUdpSocket", "QSslSocket", "create_connection"}

@@ -19,6 +19,11 @@ from .PoolSession import PoolSession
 PICTURE = 248     # pixels
 FIELDS = {"diagnosis": lambda: _("Diagnosis"), "modality": lambda: _("Modality"), "body_site": lambda: _("Body site"),
           "patient_id": lambda: _("Patient"), "group": lambda: _("Group"), "annotator": lambda: _("Annotator")}
+TIPS = {"diagnosis": lambda: _("What the lesion is, if it is known"), "modality": lambda: _("MR, CT, US …; an image gets evidence of its own modality only"),
+        "body_site": lambda: _("For instance brain; an image gets evidence of its own body site only"),
+        "patient_id": lambda: _("A pseudonym; an image never gets a case of its own patient as evidence"),
+        "group": lambda: _("A name for cases that belong together, such as series of one scan; they are no evidence for one another"),
+        "annotator": lambda: _("Who drew the mask")}
 ACTIONS = {"added": lambda: _("added"), "changed": lambda: _("changed"), "reviewed": lambda: _("reviewed"), "rationale": lambda: _("rationale"),
            "trashed": lambda: _("moved to the trash"), "restored": lambda: _("restored"), "deleted": lambda: _("deleted for good"),
            "merged": lambda: _("merged")}
@@ -63,6 +68,7 @@ class CasePage:
         self.fields = {}
         for name, words in FIELDS.items():
             self.fields[name] = qt.QLineEdit(self.body)
+            self.fields[name].setToolTip(TIPS[name]())
             form.addRow(words(), self.fields[name])
         self.saveFields = qt.QPushButton(_("Save"), self.body)
         self.saveFields.setToolTip(_("Saves the fields above; what was there before stays in the history"))
@@ -72,6 +78,7 @@ class CasePage:
         layout.addLayout(line)
         self.note = qt.QLineEdit(self.body)
         self.note.setPlaceholderText(_("Comment on your verdict (optional)"))
+        self.note.setToolTip(_("Kept in the history with your verdict"))
         line.addWidget(self.note, 1)
         self.verdicts = [self._button(line, words, tip, lambda key=key: self.onReview(key)) for key, words, tip in (
             ("approved", _("Approve"), _("This case is right")), ("flagged", _("Flag"), _("This case needs a second look")),
@@ -93,6 +100,7 @@ class CasePage:
         for part in PARTS:
             edit = self.parts[part] = qt.QPlainTextEdit(self.body)
             edit.setTabChangesFocus(True)
+            edit.setToolTip(_("Write here and press Save as new; the earlier version stays"))
             edit.setFixedHeight(58)
             edit.textChanged.connect(lambda: self._updateButtons())
             form.addRow(Words.PART_NAMES[part](), edit)
@@ -131,9 +139,11 @@ class CasePage:
         self.zoom = qt.QComboBox(self.body)
         for factor in ZOOMS:
             self.zoom.addItem(_("Whole slice") if factor == 1 else _("Lesion, {factor}×").format(factor=factor), factor)
+        self.zoom.setToolTip(_("The whole slice, or the lesion enlarged"))
         self.zoom.currentIndexChanged.connect(lambda *_index: self._draw())
         self.contour = qt.QCheckBox(_("Contour"), self.body)
         self.contour.setChecked(True)
+        self.contour.setToolTip(_("Draws the expert's outline"))
         self.contour.toggled.connect(lambda *_on: self._draw())
         line.addWidget(self.zoom, 1)
         line.addWidget(self.contour)
@@ -183,7 +193,7 @@ class CasePage:
         for name, edit in self.fields.items():
             edit.setText(case[name] or "")
             edit.setCursorPosition(0)                  # of a long one the beginning is seen
-            edit.setToolTip(case[name] or "")
+            edit.setToolTip(TIPS[name]() + (f"\n{case[name]}" if case[name] else ""))
         self.versions.blockSignals(True)
         self.versions.clear()
         for version in content["versions"]:
@@ -201,7 +211,7 @@ class CasePage:
         version = self.content["versions"][index] if self.content and 0 <= index < len(self.content["versions"]) else None
         for part, edit in self.parts.items():
             edit.blockSignals(True)
-            edit.setPlainText(Words.part(version["record"] if version else None, part))
+            edit.setPlainText(partText(version["record"] if version else None, part))
             edit.blockSignals(False)
         self._updateButtons()
 
@@ -253,7 +263,7 @@ class CasePage:
             widget.setEnabled(has and may)
         written = {part: edit.plainText for part, edit in self.parts.items()}
         current = self.content["rationale"] if has else None
-        self.saveText.setEnabled(has and may and any(" ".join(t.split()) != Words.part(current, p) for p, t in written.items()))
+        self.saveText.setEnabled(has and may and any(" ".join(t.split()) != partText(current, p) for p, t in written.items()))
 
     def _step(self, step: int) -> None:
         other = self.neighbour(self._asked, step)
@@ -290,6 +300,11 @@ class CasePage:
         SceneCase.show(self.content["case"], self._image, self._mask)
         if not self.content["case"]["ijkToRAS"]:
             self.say(_("Where this case lies in the patient is not known, so it is shown at the origin."))
+
+
+def partText(rationale: dict | None, part: str) -> str:
+    """One part as it is kept, for editing: what the screen shows elsewhere has signs of its own between numbers and units."""
+    return " ".join(" ".join(s["text"] for s in (rationale or {}).get("statements", []) if s["part"] == part).split())
 
 
 def usesText(content: dict) -> str:

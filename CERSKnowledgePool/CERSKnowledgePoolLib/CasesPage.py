@@ -41,6 +41,7 @@ class CasesPage:
         self.words = qt.QLineEdit(page)
         self.words.setPlaceholderText(_("Find cases: words that occur in them"))
         self.words.setClearButtonEnabled(True)
+        self.words.setToolTip(_("Every word must occur in the case's fields or rationale; Enter searches by meaning"))
         self.words.textChanged.connect(lambda *_text: self._soon())
         self.words.returnPressed.connect(self.findMeaning)
         self.meaning = qt.QPushButton(_("By meaning"), page)
@@ -60,6 +61,7 @@ class CasesPage:
         self.least, self.most = qt.QLineEdit(page), qt.QLineEdit(page)
         for edit, words in ((self.least, _("at least")), (self.most, _("at most"))):
             edit.setPlaceholderText(words)
+            edit.setToolTip(_("A limit for the measurement on the left; may be left empty"))
             edit.setMaximumWidth(80)
             edit.setEnabled(False)
             edit.textChanged.connect(lambda *_text: self._soon())
@@ -85,6 +87,7 @@ class CasesPage:
         layout.addWidget(self.view, 1)
         self.note = qt.QLineEdit(page)
         self.note.setPlaceholderText(_("Comment (optional)"))
+        self.note.setToolTip(_("Kept in the history with what you do to the chosen cases"))
         self.buttons = {}
         for key, words, tip in (("approved", _("Approve"), _("These cases are right")), ("flagged", _("Flag"), _("These cases need a second look")),
                                 ("excluded", _("Exclude"), _("Never use these cases as evidence; they stay in the pool")),

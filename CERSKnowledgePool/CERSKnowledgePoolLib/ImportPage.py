@@ -32,6 +32,7 @@ class ImportPage:
         for words, key in ((_("Image and segments of this scene"), "scene"), (_("Folders of images and masks"), "folder"),
                            (_("Another pool, or an exported file"), "pool")):
             self.source.addItem(words, key)
+        self.source.setToolTip(_("Where the cases come from; a folder may hold DICOM series, with their DICOM SEG files among the masks"))
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
         form.addRow(_("From"), self.source)
         self.frames = {key: qt.QWidget(page) for key in ("scene", "folder", "pool")}
@@ -47,6 +48,7 @@ class ImportPage:
                                  ("diagnosis", _("Diagnosis"), ""), ("annotator", _("Annotator"), _("who drew the masks"))):
             self.fields[name] = qt.QLineEdit(self.said)
             self.fields[name].setPlaceholderText(tip)
+            self.fields[name].setToolTip(_("For all cases of which neither the image nor the table says it"))
             form.addRow(words, self.fields[name])
         for inner in (self.frames["scene"].layout(), self.frames["folder"].layout(), self.frames["pool"].layout(), form):
             inner.setContentsMargins(0, 0, 0, 0)
@@ -112,6 +114,8 @@ class ImportPage:
         self.other = qt.QLineEdit(self.frames["pool"])
         self.other.setPlaceholderText(_("an exported .zip file, or a pool's folder"))
         browse = qt.QPushButton(_("File…"), self.frames["pool"])
+        browse.setToolTip(_("Chooses an exported file"))
+        self.other.setToolTip(_("Its cases are added with rationales and reviews; those that are here already stay as they are"))
         browse.clicked.connect(lambda *_checked: self._browse())
         line = qt.QHBoxLayout()
         line.addWidget(self.other, 1)
@@ -223,7 +227,8 @@ class ImportPage:
                    for i, names in result.get("different", {}).items()]
         if len(faults) > MOST_LINES:
             faults[MOST_LINES:] = [_("… and {count} more.").format(count=len(faults) - MOST_LINES)]
-        items = [_("{item}: cases {count} ({labels})").format(item=i["item"], count=i["cases"], labels=", ".join(i["labels"])) for i in result.get("items", [])]
+        items = [_("{item}: cases {count} ({labels})").format(item=i["item"], count=i["cases"], labels=", ".join(i["labels"]))
+                 for i in result.get("items", [])]
         if len(items) > MOST_LINES:
             items[MOST_LINES:] = [_("… and {count} more.").format(count=len(items) - MOST_LINES)]
         self.result.setHtml("".join(f"<p>{escape(line)}</p>" for line in lines) + identityHtml(result.get("identity") or {}, kept)
@@ -251,7 +256,10 @@ def identityHtml(found: dict, kept: bool) -> str:
     """What the headers say of patients, and what becomes of it."""
     if not found:
         return ""
-    title = _("The headers say of the patient, and it is KEPT in the field Source:") if kept else _("The headers say of the patient, and it is dropped:")
-    rows = "".join(f"<tr><td>{escape(name)}&nbsp;&nbsp;</td><td>{escape(', '.join(entry['values']) + (' …' if entry['images'] > len(entry['values']) else ''))}</td></tr>"
-                   for name, entry in found.items())
-    return f"<p><b>{escape(title)}</b></p><table cellspacing='0'>{rows}</table><p></p>"
+    title = (_("The headers say of the patient, and it is KEPT in the field Source:") if kept
+             else _("The headers say of the patient, and it is dropped:"))
+    rows = []
+    for name, entry in found.items():
+        words = ", ".join(entry["values"]) + (" …" if entry["images"] > len(entry["values"]) else "")
+        rows.append(f"<tr><td>{escape(name)}&nbsp;&nbsp;</td><td>{escape(words)}</td></tr>")
+    return f"<p><b>{escape(title)}</b></p><table cellspacing='0'>{''.join(rows)}</table><p></p>"

@@ -42,7 +42,8 @@ def plan(found: dict, quiet: str) -> str:
             out.append(_paragraph("✖ " + endpoint["key_problem"]))
     preview = found["preview"]
     if preview is not None:
-        title = _("Exactly this would be sent for case {id} ({bytes} bytes):") if endpoint is not None else _("Exactly this would be asked for case {id} ({bytes} bytes):")
+        title = (_("Exactly this would be sent for case {id} ({bytes} bytes):") if endpoint is not None
+                 else _("Exactly this would be asked for case {id} ({bytes} bytes):"))
         out.append("<p><b>" + escape(title.format(id=Words.shortId(preview["id"]), bytes=f"{preview['bytes']:,}")) + "</b></p>")
         out.append(f"<p style='color:{quiet}'>{_lines(preview['system'])}</p><p>{_lines(preview['user'])}</p>")
         if preview["picture"]:
@@ -120,8 +121,11 @@ def comparison(found: dict, quiet: str) -> str:
         rows.append(f"<tr><td width='16%' style='color:{quiet};white-space:nowrap'>{escape(Words.PART_NAMES[part]())}&nbsp;&nbsp;</td>"
                     f"<td width='42%'>{cells[0]}</td><td width='42%'>{cells[1]}</td></tr>")
     head = f"<tr><td></td><td><b>{escape(_('Measured'))}</b></td><td><b>{escape(_('Now in the pool'))}</b></td></tr>"
-    reasons = "".join(f"<div>{escape(KINDS[f['kind']]() if f['kind'] in KINDS else f['kind'])}: {escape(_('“{sentence}”').format(sentence=f['sentence']) if f['sentence'] else Words.PART_NAMES[f['part']]())}"
-                      f" – {escape(f['reason'])}</div>" for f in found["findings"])
+    reasons = ""
+    for f in found["findings"]:
+        kind = KINDS[f["kind"]]() if f["kind"] in KINDS else f["kind"]
+        what = _("“{sentence}”").format(sentence=f["sentence"]) if f["sentence"] else Words.PART_NAMES[f["part"]]()
+        reasons += f"<div>{escape(kind)}: {escape(what)} – {escape(f['reason'])}</div>"
     note = _paragraph(_("Sentences in bold stand in place of the writer's:")) + reasons if reasons else ""
     link = f'<p><a href="case:{escape(found["id"])}">{escape(_("Open the case"))}</a> · <a href="report:">{escape(_("Back to the report"))}</a></p>'
     return f"<table cellpadding='3' width='100%'>{head}{''.join(rows)}</table>{note}{link}"
@@ -134,8 +138,9 @@ def log(entries: list[dict], quiet: str) -> str:
     rows = []
     for e in entries:
         what = _("picture and findings") if e["picture"] else _("findings")
-        rows.append(f"<div><span style='color:{quiet}'>{escape(e['time'][:16].replace('T', ' '))}</span> {escape(e['endpoint'])} · {escape(e['model'])} · "
-                    f"{escape(what)}, {e['bytes']:,} B · {escape(e['outcome'] or _('not finished'))} <span style='color:{quiet}'>{escape(e['sha256'][:12])}</span></div>")
+        words = f"{e['endpoint']} · {e['model']} · {what}, {e['bytes']:,} B · {e['outcome'] or _('not finished')}"
+        rows.append(f"<div><span style='color:{quiet}'>{escape(e['time'][:16].replace('T', ' '))}</span> {escape(words)} "
+                    f"<span style='color:{quiet}'>{escape(e['sha256'][:12])}</span></div>")
     return "".join(rows)
 
 
@@ -147,7 +152,8 @@ def table(found: dict, dry: bool) -> str:
         ("unchanged", _("{count} are here already.")), ("unmatched", _("{count} rows have no case in this pool.")),
         ("persons", _("{count} cases keep a person's text."))) if found[key]]
     if found["contradicting"]:
-        more.append(_("{count} of {all} sentences contradict the measurement of their case.").format(count=found["contradicting"], all=found["sentences"]))
+        more.append(_("{count} of {all} sentences contradict the measurement of their case.").format(
+            count=found["contradicting"], all=found["sentences"]))
     faults = "".join("<div>✖ " + escape(_("Line {line}: {message}").format(**f)) + "</div>" for f in found["faults"][:MOST_LINES])
     return _paragraph(" ".join([words, *more])) + faults
 

@@ -49,9 +49,11 @@ class RationalesPage:
         self._setUpCases(layout)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.importTable = self._button(line, _("Import a table…"), _("Adds the texts of a CSV file with the columns image and cot; tried first"), self.onImport)
+        self.importTable = self._button(line, _("Import a table…"), _("Adds the texts of a CSV file with the columns image and cot; tried first"),
+                                        self.onImport)
         line.addStretch(1)
-        self.preview = self._button(line, _("Preview"), _("Says what would be written and sent, and what it would cost; nothing is sent"), self.onPreview)
+        self.preview = self._button(line, _("Preview"), _("Says what would be written and sent, and what it would cost; nothing is sent"),
+                                    self.onPreview)
         self.start = self._button(line, _("Write"), _("Writes a new version of each of these rationales; earlier ones stay"), self.onWrite)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
@@ -104,7 +106,8 @@ class RationalesPage:
         self.variable.setToolTip(_("The variable's name, not the key"))
         own.addRow(_("Key"), _line(self.key, self.variable))
         self.parallel, self.seconds = qt.QSpinBox(page), qt.QSpinBox(page)
-        for spin, least, most, value, tip in ((self.parallel, 1, 64, 4, _("Requests at a time")), (self.seconds, 1, 3600, 120, _("Seconds that one answer may take"))):
+        for spin, least, most, value, tip in ((self.parallel, 1, 64, 4, _("Requests at a time")),
+                                              (self.seconds, 1, 3600, 120, _("Seconds that one answer may take"))):
             spin.setRange(least, most)
             spin.setValue(value)
             spin.setToolTip(tip)

@@ -60,7 +60,8 @@ def import_(
     with _open(folder, write=not dry_run) as pool:
         dry = DryRun(pool) if dry_run else None
         with progress() as show:
-            report = import_folder(dry or pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices, keep_identity=keep_identity)
+            report = import_folder(dry or pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices,
+                                   keep_identity=keep_identity)
         count, report.added = len(pool), dry.added if dry else report.added
     if as_json:
         say_json({**report.to_dict(), "cases": count})
