@@ -104,7 +104,8 @@ def install(source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folde
         entry = put(source, name, show)
     if use_it:
         entry = choose(entry.id)
-    _say(entry, as_json, f"Installed '{entry.name}' as {entry.id}." + (" It is in use now." if entry.in_use else f" Use it with: cers model use {entry.id}"))
+    more = "It is in use now." if entry.in_use else f"Use it with: cers model use {entry.id}"
+    _say(entry, as_json, f"Installed '{entry.name}' as {entry.id}. {more}")
 
 
 @model_app.command()

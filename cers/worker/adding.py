@@ -13,7 +13,7 @@ SOURCE = "corrected in 3D Slicer"         # never the volume's name, which often
 @params(image_=str, mask_=str, ijkToRAS_=list, labels_=dict, annotator_=str, proposed=str, modality=str, body_site=str, patient_id=str,
         volume_id=str, diagnosis=str, spacing_known=bool, keep=str)
 def add_case(self: Methods, job: Job, given: dict) -> dict:
-    """Keeps the lesion slices of a volume with a person's mask, and their vectors; the whole mask in the file ``keep`` where that is given."""
+    """Keeps the lesion slices of a volume with a person's mask, and their vectors; the whole mask in the file ``keep`` if given."""
     from ..inference.embedding import embed_pool
     from ..pool.corrections import add_correction
 

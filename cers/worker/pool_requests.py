@@ -125,7 +125,8 @@ def edit(self: Methods, job: Job, given: dict) -> dict:
     for i, row in before.items():
         back = [(new.strip(), old) for old, new in names.items() if old in row["labels"].values() and new.strip() != old]
         groups.setdefault((tuple((name, row[name]) for name in changes), tuple(back)), []).append(i)
-    return {"changed": changed, "undo": [{"ids": own, "changes": dict(fields), "rename": dict(back)} for (fields, back), own in groups.items()]}
+    undo = [{"ids": own, "changes": dict(fields), "rename": dict(back)} for (fields, back), own in groups.items()]
+    return {"changed": changed, "undo": undo}
 
 
 @params(id_=str, parts_=dict, who=str)
