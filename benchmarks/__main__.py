@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .common import cell
 
-NAMES = ("speed", "brain1", "retrieval", "worker")
+NAMES = ("speed", "brain1", "retrieval", "worker", "training")
 RESULTS = Path(__file__).with_name("RESULTS.md")
 
 

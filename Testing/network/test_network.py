@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from nets import CONVNEXT, RATIONALE, RESNET, SWIN, Scene, blobs, make, unit
 
 from cers.errors import CersError, InputError, ModelError
 from cers.network.encoder import TransformersEncoder, build_encoder
-from cers.network.evidence import References
+from cers.network.evidence import Evidence, References, moments
 from cers.network.fuse import fuse
 from cers.network.model import CersNet, NetworkConfig
 
@@ -74,7 +76,7 @@ def test_what_fills_an_invalid_place_does_not_matter(net):
     valid = torch.tensor([[True, True, False]] * 2)
     _, fused, weights = scene.run(valid=valid)
     references = scene.references()
-    for name in ("dense", "foreground", "background", "masks", "rationale", "pooled", "layout", "separation"):
+    for name in ("dense", "foreground", "background", "second", "first", "masks", "rationale", "pooled", "layout", "separation"):
         getattr(references, name)[:, 2] = 1e3
     _, again, other = scene.run(references, valid)
     assert torch.allclose(fused, again, atol=1e-5) and torch.allclose(weights, other, atol=1e-6)
@@ -267,3 +269,54 @@ def test_alignment_is_least_for_matching_pairs(net):
 
 def test_errors_are_the_projects_own():
     assert issubclass(ModelError, CersError)
+
+
+def test_the_fitted_map_is_the_ridge_regression_on_the_positions_of_all_references():
+    """Against one solved from the positions themselves, inside and outside weighing alike in each reference."""
+    torch.manual_seed(3)
+    keys, masks = [torch.randn(3, 6, 9, 7) for _ in range(3)], (torch.rand(3, 2, 9, 7) > 0.7).float()
+    masks[:, 1] *= 1 - masks[:, 0]
+    second, first = moments(keys, masks)
+    evidence = Evidence([8, 8, 8, 8], 2, 6, RATIONALE)
+    share = torch.tensor([[0.5, 0.2, 0.3]])
+    stock = References(*[torch.zeros(1, 3)] * 3, second[None], first[None], *[torch.zeros(1, 3)] * 5)
+    query = [torch.randn(1, 6, 5, 4) for _ in range(3)]
+    maps = evidence._fitted_maps(query, stock, share)
+    for level, label in itertools.product(range(3), range(2)):
+        rows, target, weight = [], [], []
+        for n in range(3):
+            unit_keys = torch.nn.functional.normalize(keys[level][n].flatten(1), dim=0).T
+            x = torch.cat([unit_keys, torch.ones(len(unit_keys), 1)], 1)
+            inside, outside = masks[n, label].flatten() > 0, masks[n].amax(0).flatten() == 0
+            for chosen, sign in ((inside, 1.0), (outside, -1.0)):
+                rows.append(x[chosen])
+                target.append(torch.full((int(chosen.sum()),), sign))
+                weight.append(torch.full((int(chosen.sum()),), float(share[0, n]) / (float(chosen.sum()) + 1e-3)))
+        x, y, w = torch.cat(rows), torch.cat(target), torch.cat(weight)
+        solved = torch.linalg.solve(x.T @ (w[:, None] * x) + evidence.ridge[level].exp() * torch.eye(7), x.T @ (w * y))
+        unit_query = torch.nn.functional.normalize(query[level][0].flatten(1), dim=0).T
+        expected = (torch.cat([unit_query, torch.ones(20, 1)], 1) @ solved).clamp(-2, 2).reshape(5, 4)
+        assert torch.allclose(maps[level][0, label], expected, atol=1e-3)
+
+
+def test_references_without_a_lesion_fit_to_nothing():
+    """And no reference at all gives a map of zeros."""
+    keys = [torch.randn(2, 6, 8, 8) for _ in range(3)]
+    second, first = moments(keys, torch.zeros(2, 1, 8, 8))
+    evidence = Evidence([8, 8, 8, 8], 1, 6, RATIONALE)
+    stock = References(*[torch.zeros(1, 2)] * 3, second[None], first[None], *[torch.zeros(1, 2)] * 5)
+    maps = evidence._fitted_maps([k[:1] for k in keys], stock, torch.tensor([[0.5, 0.5]]))
+    assert all((m < -0.5).all() for m in maps)
+    assert all((m == 0).all() for m in evidence._fitted_maps([k[:1] for k in keys], stock, torch.zeros(1, 2)))
+
+
+def test_a_mask_of_its_own_picture_separates_it_and_another_does_not():
+    torch.manual_seed(5)
+    masks = blobs(4, 1, 32, 32)
+    keys = [torch.randn(4, 6, 32, 32) * 0.3 for _ in range(3)]
+    for key in keys:
+        key[:, 0] += 3 * masks[:, 0]                 # what lies in the mask looks different
+    evidence = Evidence([8, 8, 8, 8], 1, 6, RATIONALE)
+    own, other, none = (evidence.separation(*moments(keys, m)) for m in (masks, masks.roll(1, 0), masks * 0))
+    assert (own > other + 0.15).all() and (own > none + 0.15).all()
+    assert (own <= 1).all() and (none >= 0).all()

@@ -115,3 +115,17 @@ def test_a_crop_without_lesion_shows_body_only():
     assert x.max() < 0.5 and (x > 0.05).float().mean() > 0.4
     everywhere = torch.ones_like(mask[0])
     assert augment.crop_without_lesion(image[0], everywhere, np.random.default_rng(0)) is None
+
+
+def test_a_faded_lesion_is_fainter_and_the_rest_as_it_was():
+    image, mask = scene(at=(64, 84))
+    faded = augment.fade(image[0], mask[0], np.random.default_rng(0))
+    inside = mask[0] > 0
+    assert 0.4 < faded[inside].mean() < 0.8 < image[0][inside].mean()
+    far = torch.nn.functional.max_pool2d(mask, 31, 1, 15)[0] == 0
+    assert torch.allclose(faded[far], image[0][far])
+
+
+def test_a_lesion_too_large_to_hide_is_not_faded():
+    image, mask = scene(radius=45)
+    assert torch.equal(augment.fade(image[0], mask[0], np.random.default_rng(0)), image[0])

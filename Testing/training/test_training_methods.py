@@ -9,9 +9,9 @@ from runs import metrics, settings
 
 from cers.inference.model import load_model
 from cers.training.batches import nearest, two_stage
-from cers.training.config import METHODS
+from cers.training.config import METHODS, TrainConfig
 from cers.training.datasets import open_dataset
-from cers.training.losses import confident, sharpen
+from cers.training.losses import confident, dice_bce, hard_dice, sharpen
 from cers.training.memory import Memory
 from cers.training.splits import make_split
 from cers.training.tasks import make
@@ -171,3 +171,44 @@ def test_sharpening_and_confidence():
     s = sharpen(p)
     assert s[0] < 1e-6 and s[1] < 0.05 and s[2] == 0.5 and s[3] > 0.95 and torch.allclose(s + sharpen(1 - p), torch.ones(5), atol=1e-5)
     assert confident(p, 0.9).tolist() == [1, 0, 0, 0, 1]
+
+
+def test_losses_at_their_ends():
+    target = torch.zeros(2, 1, 8, 8)
+    target[:, :, 2:5, 2:5] = 1
+    right, wrong = (target * 2 - 1) * 20, (1 - target * 2) * 20
+    assert dice_bce(right, target) < 0.01 < 1 < dice_bce(wrong, target)
+    assert hard_dice(right, target).tolist() == [1, 1] and hard_dice(wrong, target).tolist() == [0, 0]
+    nothing = torch.zeros_like(target)
+    assert hard_dice(torch.full_like(target, -5), nothing).tolist() == [1, 1]
+    assert dice_bce(torch.full_like(target, -20), nothing) < 0.01
+
+
+def test_slices_without_a_lesion_take_the_place_of_some_pictures(folder, cache, tmp_path):
+    import SimpleITK as sitk
+
+    k, j, i = np.indices((24, 24, 24)) - 11.5
+    sitk.WriteImage(sitk.GetImageFromArray((100.0 * (k**2 + j**2 + i**2 < 100)).astype(np.float32)), str(tmp_path / "ball.nrrd"))
+    run = trainer(folder, cache, lesion_free=[str(tmp_path / "ball.nrrd")], free=1.0, tasks=0.0, tasks_end=0.0)
+    batch = run.batches.draw(0, [0, 1], False, 0.0)
+    assert batch.removed.all() and not batch.y.any() and batch.x.abs().sum() > 0
+    assert np.isfinite(run.one_step(0.0)["loss"])
+    assert not trainer(folder, cache, free=1.0).batches.draw(0, [0, 1], False, 0.0).removed.all()
+
+
+def test_a_bare_null_in_a_settings_file_is_the_setting_of_that_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("data: somewhere\nsteps: 3\nnull: 0.2\n")
+    assert TrainConfig.read(tmp_path / "mine.yaml").null == 0.2
+
+
+def test_where_all_masks_are_those_of_others_the_usual_thing_is_to_be_found(folder, cache):
+    run = trainer(folder, cache, labelled=1.0, swap=1.0, null=0.0, foreign=0.0)
+    batch = run.batches.draw(0, [0, 1], False, 1.0)
+    assert batch.misled.all() and batch.task.all() and batch.valid.any()
+    assert torch.equal(batch.y_task, batch.y)
+    kept = trainer(folder, cache, labelled=1.0, swap=0.0, null=0.0, foreign=0.0).batches.draw(0, [0, 1], False, 1.0)
+    assert torch.equal(kept.x, batch.x) and not kept.misled.any() and not torch.equal(kept.masks, batch.masks)
+    # each group shows what the other one should
+    m = len(batch.rows) // 2
+    theirs = kept.masks.roll(m, 0).flatten(1)
+    assert all((batch.masks[n].flatten() == theirs[n // m * m : n // m * m + m]).all(1).any() for n in range(2 * m))

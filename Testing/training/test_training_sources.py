@@ -19,7 +19,7 @@ from cers.errors import CersError, InputError, TrainingError
 from cers.inference.model import load_model
 from cers.pool import Pool
 from cers.training.config import TrainConfig
-from cers.training.datasets import open_dataset
+from cers.training.datasets import only, open_dataset
 from cers.training.splits import make_split
 from cers.training.trainer import train
 
@@ -191,3 +191,8 @@ def test_a_configuration_file_and_options_go_together(folder, tmp_path):
     assert json.loads(done.stdout)["state"] == "finished"
     used = TrainConfig.read(tmp_path / "run" / "config.yaml")
     assert (used.method, used.lr, used.steps, used.groups) == ("supervised", 1e-3, 2, 2)
+
+
+def test_a_model_of_several_sites_is_made_for_none_of_them():
+    assert only(["brain", "brain", None, ""]) == "brain"
+    assert only(["brain", "lung"]) is None and only([None]) is None

@@ -6,6 +6,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .depthwise import DepthwiseConv2d
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions with a shortcut."""
@@ -36,16 +38,17 @@ class MCAM(nn.Module):
         hidden = max(8, channels // 2)
         self.squeeze = nn.Sequential(nn.Conv2d(2 * channels, hidden, 1), nn.ReLU())
         self.gate_rows, self.gate_columns = nn.Conv2d(hidden, channels, 1), nn.Conv2d(hidden, channels, 1)
-        depthwise = {"groups": channels, "bias": False}
-        self.main7 = nn.Conv2d(channels, channels, 7, padding=3, **depthwise)
-        self.reference7 = nn.Conv2d(channels, channels, 7, padding=3, **depthwise)
-        self.shared5 = nn.Conv2d(channels, channels, 5, padding=2, **depthwise)
+        self.main7 = DepthwiseConv2d(channels, 7)
+        self.reference7 = DepthwiseConv2d(channels, 7)
+        self.shared5 = DepthwiseConv2d(channels, 5)
         self.mix = nn.Sequential(nn.Conv2d(2 * channels, channels, 1), nn.GELU(), nn.Conv2d(channels, channels, 1))
 
     def forward(self, main: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         both = torch.cat([main, reference], 1)
         h = both.shape[2]
-        pooled = torch.cat([both.mean(3, keepdim=True), both.mean(2, keepdim=True).transpose(2, 3)], 2)
+        # sums, then divided: the gradient of a mean divides at full size
+        rows, columns = both.sum(3, keepdim=True) / both.shape[3], both.sum(2, keepdim=True) / h
+        pooled = torch.cat([rows, columns.transpose(2, 3)], 2)
         rows, columns = self.squeeze(pooled).split([h, pooled.shape[2] - h], 2)
         gated = reference * self.gate_rows(rows).sigmoid() * self.gate_columns(columns.transpose(2, 3)).sigmoid()
         main_scales = self.main7(main) + self.shared5(main)

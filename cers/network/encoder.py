@@ -9,6 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ..errors import ModelError
+from .depthwise import DepthwiseConv2d
 
 # EfficientNet-lite0 (Tan & Le, ICML 2019, without squeeze-excitation and with ReLU6): expansion, kernel, stride, channels, repeats
 _LITE0 = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
@@ -17,8 +18,8 @@ _LITE0 = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3)
 class _SameConv(nn.Conv2d):
     """Convolution with the "same" padding of TensorFlow for even sizes: the odd pixel goes right and below."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1):
-        super().__init__(inputs, outputs, kernel, stride, groups=groups, bias=False, padding=kernel // 2 if stride == 1 else 0)
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1):
+        super().__init__(inputs, outputs, kernel, stride, bias=False, padding=kernel // 2 if stride == 1 else 0)
         total = kernel - stride
         self.same = (total // 2, total - total // 2) * 2 if stride > 1 else None
 
@@ -37,7 +38,7 @@ class _InvertedResidual(nn.Module):
         super().__init__()
         hidden = inputs * expansion
         self.expand = nn.Sequential(_SameConv(inputs, hidden, 1), _norm(hidden), nn.ReLU6(inplace=True)) if expansion > 1 else nn.Identity()
-        self.depthwise = nn.Sequential(_SameConv(hidden, hidden, kernel, stride, groups=hidden), _norm(hidden), nn.ReLU6(inplace=True))
+        self.depthwise = nn.Sequential(DepthwiseConv2d(hidden, kernel, stride), _norm(hidden), nn.ReLU6(inplace=True))
         self.project = nn.Sequential(_SameConv(hidden, outputs, 1), _norm(outputs))
         self.shortcut = stride == 1 and inputs == outputs
 

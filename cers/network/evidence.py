@@ -1,4 +1,5 @@
-"""What references say about a query: mask priors, prototype similarities, rationale, and a gate on how far to trust each."""
+"""What references say about a query: mask priors, prototype similarities, a classifier fitted to them, rationale, and a gate on how far to
+trust each."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ import torch.nn.functional as F
 
 KEY_LEVELS = 3          # decoder levels (coarsest first) that have keys; finer ones inherit the similarities
 LAYOUT = 4              # side of the coarse grid that compares where things lie in two frames
-MAPS = 7                # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background
+# maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background, fitted
+MAPS = 8
 
 
 @dataclass
@@ -18,13 +20,16 @@ class References:
     """References of a batch of queries, or a stock to gather from. Leading dimensions ``*`` are (n,) or (queries, k).
 
     dense (*, d, h, w): keys of the coarsest level. foreground (*, levels, labels, d), background (*, levels, d): unit prototypes.
-    separation (*): 1 - cosine of foreground and background. layout (*, d * LAYOUT²): unit. pooled (*, e): unit image embedding.
+    second (*, levels, labels, d + 1, d + 1), first (*, levels, labels, d + 1): moments of the keys, see ``moments``.
+    separation (*): see ``Evidence.separation``. layout (*, d * LAYOUT²): unit. pooled (*, e): unit image embedding.
     masks (*, labels, H, W): in the reference's frame. rationale (*, r): unit text embedding, zeros where absent.
     """
 
     dense: torch.Tensor
     foreground: torch.Tensor
     background: torch.Tensor
+    second: torch.Tensor
+    first: torch.Tensor
     separation: torch.Tensor
     layout: torch.Tensor
     pooled: torch.Tensor
@@ -65,6 +70,30 @@ def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Ten
     return torch.stack(foreground, 1), torch.stack(background, 1)
 
 
+def _with_one(key: torch.Tensor) -> torch.Tensor:
+    """Keys (n, d, h, w) -> (n, h·w, d + 1): unit, with a one appended that carries the offset."""
+    unit = F.normalize(key.float().flatten(2), dim=1).transpose(1, 2)
+    return torch.cat([unit, torch.ones_like(unit[..., :1])], 2)
+
+
+def moments(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a ridge regression of +1 inside and -1 outside the mask needs of each reference; those of several references simply add.
+
+    Inside and outside count alike, however small the lesion. Returns second moments (n, levels, labels, d + 1, d + 1) and the difference
+    of the means (n, levels, labels, d + 1). A closed-form learner on learned features: Bertinetto et al., ICLR 2019.
+    """
+    second, first = [], []
+    for key in keys:
+        x = _with_one(key)
+        m = _resize_masks(masks, key.shape[-2:]).flatten(2).float()
+        rest = (1 - m.amax(1, keepdim=True)).clamp(min=0)
+        inside, outside = (weight / (weight.sum(-1, keepdim=True) + 1e-3) for weight in (m, rest))
+        both = torch.einsum("nlpd,npe->nlde", torch.einsum("nlp,npd->nlpd", inside + outside, x), x)
+        second.append(both)
+        first.append(torch.einsum("nlp,npd->nld", inside - outside, x))
+    return torch.stack(second, 1), torch.stack(first, 1)
+
+
 class Evidence(nn.Module):
     """Turns references into one evidence map per decoder level, a learned null map where they are not trusted or absent.
 
@@ -83,6 +112,7 @@ class Evidence(nn.Module):
         self.compare_rationale = nn.Linear(rationale, 16)
         self.gate = nn.Sequential(nn.Linear(10 + 16, 48), nn.ReLU(), nn.Linear(48, 1))
         self.layout_scale = nn.Parameter(torch.tensor(4.0))
+        self.ridge = nn.Parameter(torch.full((KEY_LEVELS,), -3.5))
         self.read = nn.ModuleList(nn.Sequential(nn.Conv2d(MAPS * labels + 1, w, 3, padding=1), nn.ReLU(), nn.Conv2d(w, w, 1)) for w in widths)
         self.modulate = nn.ModuleList(nn.Linear(32, 2 * w) for w in widths)
         self.null = nn.ParameterList(nn.Parameter(torch.randn(w) * 0.1) for w in widths)
@@ -108,6 +138,7 @@ class Evidence(nn.Module):
         # a reference's prior also counts alone, by its own trust, so that one good reference is not averaged away
         own = logits.sigmoid() * valid
         dense = self._dense_maps(keys[0], references, share)
+        fitted = self._fitted_maps(keys, references, share)
         text = torch.einsum("nk,nkr->nr", share, self.project_rationale(references.rationale) * _present(references.rationale))
         maps = []
         for level, size in enumerate(sizes):
@@ -116,7 +147,8 @@ class Evidence(nn.Module):
             most = (own[:, :, None, None, None] * prior).amax(1)
             foreground, background = (torch.einsum("nk,nklhw->nlhw", share, m) for m in similar[min(level, KEY_LEVELS - 1)])
             near = [_to(m, size) for m in (foreground, background, 4 * (foreground - background), *dense)]
-            x = torch.cat([mean, most, *near, trust[:, None, None, None].expand(-1, 1, *size)], 1)
+            x = torch.cat([mean, most, *near, trust[:, None, None, None].expand(-1, 1, *size),
+                           _to(fitted[min(level, KEY_LEVELS - 1)], size).to(mean.dtype)], 1)
             scale, shift = self.modulate[level](text)[..., None, None].chunk(2, 1)
             read = self.read[level](x) * (1 + scale) + shift
             t = trust[:, None, None, None]
@@ -128,6 +160,29 @@ class Evidence(nn.Module):
         foreground = torch.einsum("ndhw,nkld->nklhw", unit, references.foreground[:, :, level])
         background = torch.einsum("ndhw,nkd->nkhw", unit, references.background[:, :, level])
         return foreground, background[:, :, None].expand_as(foreground)
+
+    def separation(self, second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+        """How well its own mask can be told from the rest of a reference: (n,) in 0..1 from the moments, at the finest keys, best label.
+
+        Half the distance of the mean scores of inside and outside. A mask that does not belong to the picture does not separate it.
+        """
+        second, first = second[:, -1].float(), first[:, -1].float()
+        eye = torch.eye(second.shape[-1], device=second.device)
+        weights = torch.linalg.solve(second + self.ridge[-1].exp() * eye, first[..., None])[..., 0]
+        return (weights * first).sum(-1).amax(1) / 2
+
+    def _fitted_maps(self, keys, references, share):
+        """Per key level the score (n, labels, h, w) of a ridge regression on the positions of all references, each by its share."""
+        maps = []
+        with torch.autocast(share.device.type, enabled=False):
+            second = torch.einsum("nk,nkvlde->nvlde", share.float(), references.second.float())
+            first = torch.einsum("nk,nkvld->nvld", share.float(), references.first.float())
+            one = torch.eye(second.shape[-1], device=second.device)
+            for level, key in enumerate(keys):
+                weights = torch.linalg.solve(second[:, level] + self.ridge[level].exp() * one, first[:, level, :, :, None])[..., 0]
+                scores = torch.einsum("npd,nld->nlp", _with_one(key), weights)
+                maps.append(scores.clamp(-2, 2).unflatten(-1, key.shape[-2:]))
+        return maps
 
     def _dense_maps(self, key, references, share):
         """Highest cosine of each query position to any foreground and any background position of each reference, averaged by share."""

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..errors import InputError, ModelError
 from .decoder import Decoder
 from .encoder import build_encoder
-from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, prototypes
+from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, prototypes
 
 HEADS = 4               # of the attention to a clinical text
 
@@ -148,8 +148,10 @@ class CersNet(nn.Module):
         """Reference records of encoded images with masks (n, labels, H, W) and rationale embeddings (n, r; zeros where absent)."""
         masks = F.pad(masks.float(), (0, encoded.padded[1] - masks.shape[-1], 0, encoded.padded[0] - masks.shape[-2]))
         foreground, background = prototypes(encoded.keys, masks)
-        separation = 1 - torch.einsum("nld,nd->nl", foreground[:, 1], background[:, 1]).amin(1)
-        return References(encoded.keys[0], foreground, background, separation, encoded.layout, encoded.pooled, masks, rationale)
+        with torch.autocast(masks.device.type, enabled=False):
+            second, first = moments(encoded.keys, masks)
+            separation = self.evidence.separation(second, first)
+        return References(encoded.keys[0], foreground, background, second, first, separation, encoded.layout, encoded.pooled, masks, rationale)
 
     def decode_evidence(self, encoded: Encoded, plain: torch.Tensor, rationale: torch.Tensor, references: References | None = None,
                         valid: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,6 +11,12 @@ def _uniform(rng, low, high, *shape) -> torch.Tensor:
     return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
 
 
+def _dilate(maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Maximum of (c, h, w) over squares of ``size``, rows and then columns: far quicker than at once."""
+    reach = size // 2
+    return F.max_pool2d(F.max_pool2d(maps[None], (1, size), 1, (0, reach)), (size, 1), 1, (reach, 0))[0]
+
+
 def warp(images: torch.Tensor, masks: torch.Tensor, groups: int, size: int, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Flip, rotate, scale and shift (groups·n, 1, h, w); one transform per group with a small jitter per picture.
 
@@ -64,13 +70,13 @@ def strip_skull(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generato
 
     The closed body outline is eroded; crude on purpose: what matters is that nothing outside the brain is needed.
     """
-    closed = F.max_pool2d((image > 0.05).float()[None], 13, 1, 6)
+    closed = _dilate((image > 0.05).float(), 13)
     reach = 6 + int(rng.integers(8, 24))
-    inside = 1 - F.max_pool2d(F.pad(1 - closed, (1, 1, 1, 1), value=1.0), 2 * reach + 1, 1, reach)[..., 1:-1, 1:-1]
-    image = image * F.avg_pool2d(inside, 3, 1, 1)[0]
+    inside = 1 - _dilate(F.pad(1 - closed, (1, 1, 1, 1), value=1.0), 2 * reach + 1)[..., 1:-1, 1:-1]
+    image = image * F.avg_pool2d(inside[None], 3, 1, 1)[0]
     side = int(image.shape[-1] * rng.uniform(0.72, 0.95))
     start = (image.shape[-1] - side) // 2
-    return _enlarge(image, mask * inside[0], start, start, side)
+    return _enlarge(image, mask * inside, start, start, side)
 
 
 def _enlarge(image, mask, top: int, left: int, side: int):
@@ -97,7 +103,7 @@ def crop_without_lesion(image: torch.Tensor, mask: torch.Tensor, rng: np.random.
 
 def transplant(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Cover the lesion of (1, h, w) with tissue from elsewhere in the picture, with a soft edge; None where no place fits."""
-    grown = F.max_pool2d(mask[None], 15, 1, 7)[0]
+    grown = _dilate(mask, 15)
     if not 0 < float(grown.mean()) < 0.12:
         return None
     size = image.shape[-1]
@@ -110,6 +116,13 @@ def transplant(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator
     return None
 
 
+def fade(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
+    """Make the lesion of (1, h, w) fainter: mix in what the picture would show without it. As it is where that cannot be told."""
+    done = mirror_patch(image, mask, rng, remove=True) or transplant(image, mask, rng)
+    share = float(rng.uniform(0.3, 0.75))
+    return image if done is None else image * (1 - share) + done[0] * share
+
+
 def mirror_patch(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator, remove: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Replace a region of (1, h, w) by the tissue opposite of it, with a soft edge.
 
@@ -117,12 +130,12 @@ def mirror_patch(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generat
     full of them. Otherwise a random region elsewhere, the mask stays: so that the soft edge itself does not come to mean
     "no lesion". None where the opposite side touches the lesion or the region is too large.
     """
-    grown = F.max_pool2d(mask[None], 15, 1, 7)[0]
+    grown = _dilate(mask, 15)
     if not remove:
         h, w = mask.shape[-2:]
         shift = (int(rng.integers(-h // 3, h // 3)), int(rng.integers(-w // 3, w // 3)))
         region = torch.roll(grown, shift, (-2, -1))
-        if (region * F.max_pool2d(mask[None], 9, 1, 4)[0]).any():
+        if (region * _dilate(mask, 9)).any():
             return None
     else:
         region = grown

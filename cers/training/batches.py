@@ -10,7 +10,7 @@ import torch
 
 from ..network.frame import normalise
 from . import tasks
-from .augment import crop_without_lesion, intensities, mirror_patch, strip_skull, thick_slices, transplant, warp
+from .augment import crop_without_lesion, fade, intensities, mirror_patch, strip_skull, thick_slices, transplant, warp
 from .config import TrainConfig
 from .datasets import Dataset
 from .splits import Split
@@ -28,7 +28,7 @@ class Batch:
 
     rows (n,), unlabelled_rows (u,): of the dataset. x (n, 1, s, s) normalised, y (n, labels, s, s): usual masks; y_task: what D_R is to
     find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool: of a group whose task is
-    made up. removed (n,) bool: the lesion was taken away. index, valid (n + u, members): references of each labelled, then unlabelled
+    made up. misled (n,) bool: of a group whose references all show the masks of others. removed (n,) bool: the lesion was taken away. index, valid (n + u, members): references of each labelled, then unlabelled
     picture, as numbers into the labelled. keep (n + u,) bool: queries that have a rationale. feature: generators for feature noise, one
     per unlabelled picture.
     """
@@ -40,6 +40,7 @@ class Batch:
     y_task: torch.Tensor
     masks: torch.Tensor
     task: torch.Tensor
+    misled: torch.Tensor
     removed: torch.Tensor
     index: torch.Tensor
     valid: torch.Tensor
@@ -57,10 +58,10 @@ class Batch:
 
 class Batches:
     """Draws batches. ``near``: for each labelled picture its nearest other labelled ones; ``near_unlabelled``: its nearest unlabelled
-    ones; ``chosen``: for each unlabelled picture its references, by the two-stage selection. Set by the trainer whenever vectors change."""
+    ones; ``free``: pictures (n, h, w) without a lesion, or None; ``chosen``: for each unlabelled picture its references, by the two-stage selection. Set by the trainer whenever vectors change."""
 
-    def __init__(self, data: Dataset, split: Split, config: TrainConfig):
-        self.data, self.split, self.config = data, split, config
+    def __init__(self, data: Dataset, split: Split, config: TrainConfig, free: np.ndarray | None = None):
+        self.data, self.split, self.config, self.free = data, split, config, free
         self.near: np.ndarray = np.empty((0, 0), np.int64)
         self.near_unlabelled: np.ndarray = np.empty((0, 0), np.int64)
         self.chosen: np.ndarray = np.empty((0, 0), np.int64)
@@ -81,14 +82,15 @@ class Batches:
         valid &= kin[rows][index] != kin[asking][:, None]
         y_task = torch.cat([p["y_task"] for p in parts])
         task = torch.from_numpy(np.repeat([p["task"] for p in parts], m))
-        # without any reference the usual thing is to be found, whatever the group's task
-        asked = torch.from_numpy(valid[:n].any(1))
+        misled = np.repeat([r[4] for r in references], m)
+        # without any reference that can be believed the usual thing is to be found, whatever the group's task
+        asked = torch.from_numpy(valid[:n].any(1) & ~misled)
         y = torch.cat([p["y"] for p in parts])
         masks = y_task[torch.from_numpy(np.concatenate([r[3] for r in references]))]
         target = torch.where(asked[:, None, None, None], y_task, y)
         join = (lambda name: torch.cat([p[name] for p in parts])) if u else (lambda name: None)
         return Batch(rows, unlabelled, normalise(torch.cat([p["x"] for p in parts])), y, target, masks, task,
-                     torch.from_numpy(np.concatenate([p["removed"] for p in parts])), torch.from_numpy(index), torch.from_numpy(valid),
+                     torch.from_numpy(misled), torch.from_numpy(np.concatenate([p["removed"] for p in parts])), torch.from_numpy(index), torch.from_numpy(valid),
                      torch.from_numpy(keep), join("weak"), join("strong"), [f for p in parts for f in p["feature"]])
 
     def _pick(self, rng, candidates: np.ndarray, count: int) -> np.ndarray:
@@ -138,7 +140,9 @@ class Batches:
         """Augmentations of a single stored frame (1, h, w) with masks (labels, h, w); and whether its lesion was taken away."""
         c, removed, draw = self.config, False, rng.random()
         union = y.amax(0, keepdim=True)
-        if draw < c.negative:
+        if self.free is not None and rng.random() < c.free:
+            x, y, removed = torch.from_numpy(np.array(self.free[rng.integers(len(self.free))])).float()[None] / 255, torch.zeros_like(y), True
+        elif draw < c.negative:
             way = rng.random()
             if way < 0.4:
                 done = crop_without_lesion(x, union, rng)
@@ -151,6 +155,8 @@ class Batches:
         elif draw < c.negative + c.decoy:
             done = mirror_patch(x, union, rng, remove=False)
             x = x if done is None else done[0]
+        elif draw < c.negative + c.decoy + c.faint:
+            x = fade(x, union, rng)
         if rng.random() < c.strip:
             state = rng.bit_generator.state
             stripped = []
@@ -164,7 +170,8 @@ class Batches:
         return x, y, removed
 
     def _references(self, step: int, g: int, at: int, m: int, u: int, parts: list[dict], random: bool):
-        """For the m labelled and u unlabelled of a group: index (m + u, m), valid, keep (m + u,), and whose mask each of the m shows (m,)."""
+        """For the m labelled and u unlabelled of a group: index (m + u, m), valid, keep (m + u,), whose mask each of the m shows (m,), and
+        whether all show another's."""
         c, rng = self.config, generator(self.config, step, g, REFERENCE)
         partner = at ^ 1
         index, valid = np.zeros((m + u, m), np.int64), np.zeros((m + u, m), bool)
@@ -182,9 +189,10 @@ class Batches:
             valid[q, :count] = not nothing
         keep = rng.random(m + u) >= c.drop_rationale
         shown = at * m + np.arange(m)
-        swap = rng.random(m) < c.swap
+        misled = rng.random() < c.swap
+        swap = (rng.random(m) < c.swap) | misled
         shown[swap] = partner * m + rng.permutation(m)[: swap.sum()]
-        return index, valid, keep, shown
+        return index, valid, keep, shown, misled
 
 
 def nearest(queries: np.ndarray, keys: np.ndarray, kin_queries: np.ndarray, kin_keys: np.ndarray, count: int) -> np.ndarray:

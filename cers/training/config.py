@@ -33,10 +33,13 @@ class TrainConfig:
     Stage 1 takes the share ``warmup`` of the budget, stage 2 the rest; ``ramp``: share of stage 2 over which consistency comes in.
     consistency, threshold, temperature: weight, least confidence and sharpening of the unsupervised terms. average: EMA of the teacher.
     tasks, tasks_end: share of labelled groups turned into tasks that only their references define, at the start and at the end.
-    null, foreign, swap: shares of queries without references, with those of another group, and of references with another mask.
+    null, foreign, swap: shares of queries without references, with those of another group, and of references with another mask, as well
+        as of groups in which all have one.
     drop_rationale: share of queries without a rationale. rationales: of how many pictures per group and step one is measured anew.
     refresh: steps after which the pool's image vectors are renewed; pool_momentum: their EMA per step. k_coarse, k, cot_weight: selection.
-    negative, decoy, strip, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short clinical text.
+    negative, decoy, faint, strip, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short clinical
+        text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of pictures
+        that one of their slices takes the place of.
     network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
     """
 
@@ -72,7 +75,7 @@ class TrainConfig:
     tasks_end: float = 0.2
     null: float = 0.35
     foreign: float = 0.1
-    swap: float = 0.05
+    swap: float = 0.1
     drop_rationale: float = 0.3
     rationales: int = 1
     refresh: int = 250
@@ -82,6 +85,9 @@ class TrainConfig:
     cot_weight: float = 0.5
     negative: float = 0.0
     decoy: float = 0.0
+    faint: float = 0.0
+    lesion_free: list[str] = field(default_factory=list)
+    free: float = 0.06
     strip: float = 0.0
     thick: float = 0.0
     text: float = 0.0
@@ -129,7 +135,7 @@ class TrainConfig:
             if f.type == "int" and value != int(value):
                 raise InputError(f"The setting {f.name} must be a whole number, not {value!r}.")
         shares = ("validation", "warmup", "ramp", "tasks", "tasks_end", "null", "foreign", "swap", "drop_rationale", "negative", "decoy",
-                  "strip", "thick", "text", "average", "pool_momentum")
+                  "faint", "free", "strip", "thick", "text", "average", "pool_momentum")
         for name in shares:
             if getattr(self, name) > 1:
                 raise InputError(f"The setting {name} is a share from 0 to 1, not {getattr(self, name)}.")
@@ -171,6 +177,7 @@ class TrainConfig:
     def of(cls, record: dict, source: str = "the configuration") -> TrainConfig:
         if not isinstance(record, dict):
             raise InputError(f"In {source}, settings must be a table of names and values.")
+        record = {"null" if name is None else name: value for name, value in record.items()}      # YAML reads a bare null so
         known = {f.name for f in fields(cls)}
         if unknown := sorted(map(str, set(record) - known)):
             raise InputError(f"In {source}, {', '.join(unknown)} is no setting. Known are {', '.join(sorted(known))}.")

@@ -24,6 +24,12 @@ IMAGES = (*PICTURES, ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER = "unlabelled"
 
 
+def only(values) -> str | None:
+    """The one value that is given; None where there is none, or where they differ: a model of several kinds of image is made for no single one."""
+    found = {value for value in values if value}
+    return found.pop() if len(found) == 1 else None
+
+
 class Stack:
     """Several memory-mapped arrays (n, h, w) read as one; indexed by an array of rows, or by one row."""
 
@@ -222,7 +228,7 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
         temporary.write_text(json.dumps({"rows": rows, "names": names}), encoding="utf-8")
         os.replace(temporary, record)
     stored = json.loads(record.read_text(encoding="utf-8"))
-    modality = next((row.get("modality") for row in stored["rows"] if row.get("modality")), None)
+    modality = only(row.get("modality") for row in stored["rows"])
     return Dataset(*(Stack([np.load(p, mmap_mode="r")]) for p in paths), stored["rows"], stored["names"], key, kind, modality)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from ..evaluation.card import write_card
 from ..evaluation.result import ablation_rows
 from ..evaluation.tables import markdown_table, mean_rows, trust_rows
 from ..inference.model import CARD, ModelConfig, save_model
+from .datasets import only
 from .outcome import measure
 from .pictures import Examples
 from .runfolder import RunFolder
@@ -42,11 +42,10 @@ def write_model(trainer, folder: Path) -> dict:
         sides = split.labelled, split.validation[: c.validation_limit]
         keys, queries = (pooled(trainer.teacher, data, rows, c.size, trainer.device) for rows in sides)
         selection = selection_thresholds(queries @ keys.T, trainer.memory.expert)
-    site = Counter(row.get("body_site") for row in data.table if row.get("body_site")).most_common(1)
     temperature = fit_temperature(torch.cat(logits), torch.cat(truths)) if logits else 1.0
     labels = {str(n): name for n, name in enumerate(data.labels, 1)}
     config = ModelConfig(trainer.net.config.to_dict(), labels, size=c.size, modality=data.modality,
-                         body_site=site[0][0] if site else None, temperature=temperature, selection=selection,
+                         body_site=only(row.get("body_site") for row in data.table), temperature=temperature, selection=selection,
                          text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None, name=f"{c.method}, {folder.name}")
     save_model(folder / "model", state, config, _card(trainer, figures, config))
     if (result := measure(trainer, config, folder / "model")) is not None:

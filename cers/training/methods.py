@@ -148,10 +148,15 @@ def _cers(step: Step, b: Batch) -> Outcome:
     plain = plain_logits.sigmoid()
     fused = _evidence(step, net, strong, plain, b, out.encoded, unlabelled).float().sigmoid()
     t, c = step.config.temperature, step.config.threshold
-    # a group whose task is made up says nothing about the unlabelled pictures beside it
-    usual = (~b.task.reshape(-1, step.config.members)[:, 0]).float().repeat_interleave(step.config.unlabelled_members)[:, None, None, None]
-    to_fused, to_plain = confident(first, c), confident(second, c) * usual
+    # a group whose task is made up says nothing about the unlabelled pictures beside it, and D_R with wrong masks nothing to D_S
+    usual, right = (_of_group(~flag, step.config) for flag in (b.task, b.misled))
+    to_fused, to_plain = confident(first, c), confident(second, c) * usual * right
     out.terms["consistency"] = step.weight * (consistency(fused, sharpen(first, t), to_fused * usual)
                                               + consistency(plain, sharpen(second, t), to_plain)) / 2
     out.first = first
     return out
+
+
+def _of_group(flag: torch.Tensor, config: TrainConfig) -> torch.Tensor:
+    """A flag (n,) of the labelled, the same in a group, as (u, 1, 1, 1) of the unlabelled pictures beside them."""
+    return flag.reshape(-1, config.members)[:, 0].float().repeat_interleave(config.unlabelled_members)[:, None, None, None]

@@ -22,6 +22,7 @@ from ..rationale import TextEmbedder
 from . import distributed, methods
 from .batches import Batch, Batches, generator
 from .config import TrainConfig
+from .data import lesion_free
 from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
 from .memory import Memory
@@ -61,7 +62,8 @@ class Trainer:
         embedder = TextEmbedder() if config.method == "cers" or config.text else None
         self.tokens = token_table(data.table, embedder) if config.text else {}
         self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache)
-        self.batches = Batches(data, split, config)
+        free = lesion_free(config.lesion_free, cache, config.frame) if config.lesion_free else None
+        self.batches = Batches(data, split, config, free)
         self.memory.arrange(self.batches)
         self.optimizer = torch.optim.AdamW(self.net.parameters(), config.lr, weight_decay=config.weight_decay)
         self.step, self.elapsed = 0, 0.0
