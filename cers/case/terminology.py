@@ -23,3 +23,10 @@ def label_style(name: str, position: int = 0) -> tuple[tuple[float, float, float
     if row is not None:
         return tuple(row["color"]), row["terminology"]
     return tuple(table["palette"][position % len(table["palette"])]), table["default"]
+
+
+def same_meaning(name: str, other: str) -> bool:
+    """Whether two label names say the same, by name or, where the table has both, by their coded meaning: "lesion" and "tumor" do."""
+    a, b = name.strip().lower(), other.strip().lower()
+    labels = _table()["labels"]
+    return a == b or (a in labels and b in labels and labels[a]["terminology"] == labels[b]["terminology"])

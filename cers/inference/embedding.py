@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from ..case import Case
+from ..case.terminology import same_meaning
 from ..errors import Cancelled, PoolError
 from ..network.evidence import References
 from ..pool import Pool
@@ -99,6 +101,12 @@ class ReferenceStore:
         while len(self._rows) > max(self.kept, len(out)):
             self._rows.popitem(last=False)
         return out
+
+    def strange(self, ids: list[str]) -> bool:
+        """Whether some of the cases show only what the model was not trained for, by the names of their labels."""
+        known = list(self.model.labels.values())
+        return any(not any(same_meaning(name, own) for name in json.loads(labels).values() for own in known)
+                   for labels, _ in self.pool.readings(ids).values())
 
     def _encode(self, ids: list[str], keys: dict[str, tuple]) -> None:
         frames = [case_frame(self.pool.get(i), self.model) for i in ids]

@@ -142,7 +142,7 @@ def try_case(segmenter: Segmenter, case: Case, barred: list[str]) -> Trial:
         ids = found.selection.ids
         references = segmenter._references(session, [key])
         wanted = [(key, ids), (key, []), *((key, ids[:n] + ids[n + 1:]) for n in range(len(ids)) if len(ids) > 1)]
-        masks = (segmenter._fused(session, wanted, references)[0] > segmenter.model.config.threshold).any(1).numpy()
+        masks = (segmenter._fused(session, wanted, references, {})[0] > segmenter.model.config.threshold).any(1).numpy()
     finally:
         segmenter.session = before
     truth = (case_frame(case, segmenter.model)[1][0] > 0.5).any(0).numpy()

@@ -1,7 +1,8 @@
 """Segment a volume with evidence: the whole method in one class.
 
 1 encode each slice; 2 plain decoder D_S; 3 measured rationale of its mask, embedded; 4 selection of references from the pool;
-5 evidence decoder D_R with them, slice by slice, influence of each; 6 calibrated probabilities back in the volume's own grid.
+5 evidence decoder D_R with them and without, slice by slice, mixed by how far they are to count; influence of each; 6 calibrated
+probabilities back in the volume's own grid.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .planes import Plane, modality_code, prepare
 from .volume import ACROSS_MM, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
 BATCH = 8
+KNOWN = 0.5               # most that references of what the model was trained for count against decoding without any
 LEAST_PIXELS = 4          # a pass-1 mask below this many frame pixels is too small to describe
 
 
@@ -239,7 +241,11 @@ class Segmenter:
         """Step 5: D_R for a batch of slices of one plane, and again without each reference where there is a mask."""
         plane = session.planes[keys[0][0]]
         with clock.step("evidence"):
-            self._assign(plane, [(key, session.slices[key].selection.ids) for key in keys], session, references)
+            alone = self._alone(session, [key for key in keys if session.slices[key].selection.ids])
+            probabilities, weights = self._fused(session, [(key, session.slices[key].selection.ids) for key in keys], references, alone)
+            for n, key in enumerate(keys):
+                plane.fused[key[1]] = probabilities[n]
+                session.slices[key].weights = weights[n, : len(session.slices[key].selection.ids)].tolist()
         if not influence:
             return
         with clock.step("influence"):
@@ -249,18 +255,37 @@ class Segmenter:
                 full = plane.fused[key[1]]
                 if not ids or not (full > self.model.config.threshold).any():
                     continue
-                probabilities, _ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references)
+                probabilities, _ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references, alone)
                 overlap = 2 * (probabilities * full).sum((1, 2, 3)) / (probabilities.sum((1, 2, 3)) + full.sum() + 1e-6)
                 session.slices[key].influence = (1 - overlap).clamp(0, 1).tolist()
 
-    def _assign(self, plane: Plane, wanted, session, references) -> None:
-        probabilities, weights = self._fused(session, wanted, references)
-        for n, (key, ids) in enumerate(wanted):
-            plane.fused[key[1]] = probabilities[n]
-            session.slices[key].weights = weights[n, : len(ids)].tolist()
+    def _alone(self, session: Session, keys) -> dict:
+        """D_R's probabilities (labels, size, size) of slices without any reference, by key."""
+        if not keys:
+            return {}
+        encoded = _join(self._rows(session, keys))
+        plain = torch.stack([session.planes[p].plain[i] for p, i in keys]).to(self.model.device)
+        logits, _ = self.model.net.decode_evidence(encoded, plain, plain.new_zeros(len(keys), self.model.net.config.rationale))
+        return dict(zip(keys, self._calibrated(logits)))
 
-    def _fused(self, session: Session, wanted, references) -> tuple[torch.Tensor, torch.Tensor]:
-        """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU."""
+    def _calibrated(self, logits: torch.Tensor) -> torch.Tensor:
+        return (logits.float() / self.model.config.temperature).sigmoid().cpu()
+
+    def _share(self, selection: Selection) -> float:
+        """How much the references of a slice count against decoding without any: as far as the pool covers the slice.
+
+        Of what the model was trained for, half as much, so that references can neither make nor unmake a lesion by themselves. Of what it
+        was not, and where a person pinned one, they decide.
+        """
+        if any(r.pinned for r in selection.selected):
+            return 1.0
+        return selection.coverage.value * (1.0 if self.store.strange(selection.ids) else KNOWN)
+
+    def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor]:
+        """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU.
+
+        Probabilities are a mean of those with the references and those without (``alone``); see ``_share``.
+        """
         net, device = self.model.net, self.model.device
         encoded = _join(self._rows(session, [key for key, _ in wanted]))
         plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
@@ -273,7 +298,11 @@ class Segmenter:
             stock = References.stack([References.stack([references[i] for i in ids] + [filler] * (k - len(ids))) for _, ids in wanted])
             valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
         logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid)
-        return (logits.float() / self.model.config.temperature).sigmoid().cpu(), weights.float().cpu()
+        probabilities = self._calibrated(logits)
+        for n, (key, ids) in enumerate(wanted):
+            if key in alone:
+                probabilities[n] = torch.lerp(alone[key], probabilities[n], self._share(session.slices[key].selection))
+        return probabilities, weights.float().cpu()
 
     # ---- results
 

@@ -56,11 +56,11 @@ def write_model(trainer, folder: Path) -> dict:
 def selection_thresholds(similar: np.ndarray, expert: np.ndarray) -> dict:
     """Settings of ``SelectionConfig`` from the cosines of held-out with training pictures (q, t) and the training rationales (t, r).
 
-    visual_threshold: what nearly all of the 50 nearest reach; visual_high: the upper quarter of the nearest ones; cot_threshold: what
-    nearly all pairs of rationales reach.
+    visual_threshold: what nearly all of the fifth nearest reach, as many as serve as references; visual_high: the upper quarter of the
+    nearest ones; cot_threshold: what nearly all pairs of rationales reach.
     """
     ordered = np.sort(similar, axis=1)[:, ::-1]
-    low = min(float(np.percentile(ordered[:, min(49, ordered.shape[1] - 1)], 2)), 0.98)
+    low = min(float(np.percentile(ordered[:, min(4, ordered.shape[1] - 1)], 2)), 0.98)
     high = min(max(float(np.percentile(ordered[:, 0], 75)), low + 0.01), 1.0)
     some = expert[np.abs(expert).max(1) > 0]
     cot = float(np.percentile(some[:200] @ some[:200].T, 5)) if len(some) else 0.0
