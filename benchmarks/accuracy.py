@@ -35,7 +35,7 @@ class RandomSelector:
         from cers.pool import Selection
 
         ids = self.rng.choice(self.ids, self.k, replace=False)
-        return Selection([Reference(str(i), n, 0.0) for n, i in enumerate(ids, 1)], [], Coverage(0.0, True, "random"))
+        return Selection([Reference(str(i), n, 0.0) for n, i in enumerate(ids, 1)], [], Coverage(1.0, True, "random"))
 
 
 def training_pool(data: Path, folder: Path, size: int):

@@ -61,18 +61,22 @@ def draw(unseen: dict, known: dict | None, trained: str, out: Path) -> None:
     _pools(left, unseen, trained)
     places = {"unseen class": (unseen, BLUE, -0.17)} | ({"known classes": (known, ORANGE, 0.17)} if known else {})
     _kinds(right, {words: (means(result, trained), colour, shift if known else 0) for words, (result, colour, shift) in places.items()})
-    seeds = len({run["seed"] for run in unseen["runs"].values() if run["method"] == trained})
-    figure.text(0.995, 0.005, f"{seeds} seed{'s' * (seeds > 1)}, {unseen['about']['budget']}, {unseen['about']['size']} px; "
-                "95 % intervals over pictures", ha="right", fontsize=7, color=GREY)
+    about = "; ".join(f"{words}: {_budget(result, trained)}" for words, (result, *_) in places.items())
+    figure.text(0.995, 0.005, f"{about}; {unseen['about']['size']} px; 95 % intervals over pictures", ha="right", fontsize=7, color=GREY)
     figure.tight_layout(rect=(0, 0.02, 1, 1))
     figure.savefig(out)
     plt.close(figure)
 
 
+def _budget(result: dict, trained: str) -> str:
+    seeds = len({run["seed"] for run in result["runs"].values() if run["method"] == trained})
+    return f"{seeds} seed{'s' * (seeds > 1)}, {result['about']['budget']}"
+
+
 def _pools(left, unseen: dict, trained: str) -> None:
     sizes, own, copied = by_pool(unseen, trained)
     null, plain = means(unseen, trained)["null"], means(unseen, "supervised").get("plain")
-    for values, colour, words, mark in ((own, BLUE, "CERS, references retrieved", "o"), (copied, ORANGE, "masks of the references copied", "s")):
+    for values, colour, words, mark in ((own, BLUE, "CERS, references retrieved, none alike > .9", "o"), (copied, ORANGE, "masks of the references copied", "s")):
         value, error = _errors(values)
         left.errorbar(range(1, len(sizes) + 1), value, error, color=colour, marker=mark, capsize=3, label=words)
     value, error = _errors([null])
@@ -83,7 +87,7 @@ def _pools(left, unseen: dict, trained: str) -> None:
     left.set_xlabel("cases of that class in the pool")
     left.set_ylabel("Dice")
     left.set_ylim(0, None)
-    left.set_title(f"A class that was never trained ({' '.join(unseen['held_out'])}), n = {len(unseen['images'])}", fontsize=10)
+    left.set_title(f"A class that was never trained ({unseen['held_out'][1]}), n = {len(unseen['images'])}", fontsize=10)
     left.legend(fontsize=8, loc="lower right", frameon=False)
     left.spines[["top", "right"]].set_visible(False)
 
