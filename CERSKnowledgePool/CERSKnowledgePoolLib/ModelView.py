@@ -144,15 +144,17 @@ class ModelView:
         arms = (result.get("ablation") or {}).get("arms") or {}
         if len(arms) > 1:
             self.evidence.setText(f"<b>{escape(_('What evidence does for it'))}</b>" + _bars(arms, result["ablation"]["differences"]))
-        self.evidence.setVisible(len(arms) > 1)
+        self._later.do("evidence", lambda: self.evidence.setVisible(len(arms) > 1))
         lines = curves(result)
         if lines:
+            # a portion each: showing a plot takes as long as filling it
             self._later.do("plots", lambda: self.plots.show(lines))
+            self._later.do("plot", lambda: self.plot.setVisible(True))
             self.legend.setText(" &nbsp; ".join(f"<span style='color:{colour(n)}'>■</span> {escape(NAMES[n]())}" for n in CURVES if n in lines))
         else:
             self.plots.clear()
-        self.legend.setVisible(bool(lines))
-        self.plot.setVisible(bool(lines))
+            self.plot.setVisible(False)
+        self._later.do("legend", lambda: self.legend.setVisible(bool(lines)))
 
     # cases
 
@@ -164,8 +166,13 @@ class ModelView:
         self._sheet = qt.QPixmap(str(path)) if found and path.is_file() else None
         some = self._sheet is not None and not self._sheet.isNull()
         self._cases = sorted(found, key=lambda c: c["tile"]) if some else []
-        for widget in (self.casesLabel, self.cases, self.case):
-            widget.setVisible(some)
+        # a portion each: reading the pictures and showing the list
+        self._later.do("list", self._listCases)
+
+    def _listCases(self) -> None:
+        some = bool(self._cases)
+        for n, widget in enumerate((self.casesLabel, self.cases, self.case)):
+            self._later.do(("shown", n), lambda widget=widget: widget.setVisible(some))
         if not some:
             return
         self.casesLabel.setText(f"<b>{escape(_('Cases, worst first'))}</b> " + escape(_("{some} of {all}").format(
