@@ -20,9 +20,9 @@ def mixed(segmenter, key) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tens
     found = session.slices[key]
     ids = found.selection.ids
     with torch.inference_mode():
-        alone = segmenter._alone(session, [key])[key]
+        alone, share = segmenter._alone(session, [key])[key]
         whole = segmenter._fused(session, [(key, ids)], segmenter._references(session, [key]), {})[0][0]
-    return segmenter._share(found.selection), whole, alone, session.planes[key[0]].fused[key[1]]
+    return share, whole, alone, session.planes[key[0]].fused[key[1]]
 
 
 @pytest.mark.parametrize(("label", "most"), [("tumor", 0.5), ("lesion", 0.5), ("hippocampus", 1.0)])

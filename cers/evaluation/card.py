@@ -59,7 +59,7 @@ def _evaluation(result: dict, file: Path) -> str:
     about = [f"{result['images']} images",
              f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool"]
     if result["planes"] == "three":
-        about.append("three planes averaged")
+        about.append("three planes fused")
     leak = result["leak"]
     about.append(f"{leak['leaking']} of them in or close to the pool" if leak else "no leak report")
     if missing := len(result["left"]) + len(result["faults"]):

@@ -26,7 +26,7 @@ from ..rationale import TextEmbedder, describe
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare
-from .volume import ACROSS_MM, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
+from .volume import ACROSS_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
 BATCH = 8
 KNOWN = 0.5               # most that references of what the model was trained for count against decoding without any
@@ -260,13 +260,13 @@ class Segmenter:
                 session.slices[key].influence = (1 - overlap).clamp(0, 1).tolist()
 
     def _alone(self, session: Session, keys) -> dict:
-        """D_R's probabilities (labels, size, size) of slices without any reference, by key."""
+        """D_R's probabilities (labels, size, size) of slices without any reference, and how far references are to count there, by key."""
         if not keys:
             return {}
         encoded = _join(self._rows(session, keys))
         plain = torch.stack([session.planes[p].plain[i] for p, i in keys]).to(self.model.device)
         logits, _ = self.model.net.decode_evidence(encoded, plain, plain.new_zeros(len(keys), self.model.net.config.rationale))
-        return dict(zip(keys, self._calibrated(logits)))
+        return {key: (p, self._share(session.slices[key].selection)) for key, p in zip(keys, self._calibrated(logits))}
 
     def _calibrated(self, logits: torch.Tensor) -> torch.Tensor:
         return (logits.float() / self.model.config.temperature).sigmoid().cpu()
@@ -301,7 +301,8 @@ class Segmenter:
         probabilities = self._calibrated(logits)
         for n, (key, ids) in enumerate(wanted):
             if key in alone:
-                probabilities[n] = torch.lerp(alone[key], probabilities[n], self._share(session.slices[key].selection))
+                without, share = alone[key]
+                probabilities[n] = torch.lerp(without, probabilities[n], share)
         return probabilities, weights.float().cpu()
 
     # ---- results
@@ -326,7 +327,7 @@ class Segmenter:
         provenance = {"cers": __version__, "image": session.image_hash, "model": model.hash, "model_name": model.config.name,
                       "pool": self.pool.hash() if self.pool is not None else None, "text_encoder": self.embedder.hash,
                       "settings": {"planes": planes, "size": model.config.size, "device": model.device, "threads": torch.get_num_threads(),
-                                   "threshold": model.config.threshold, "across_mm": ACROSS_MM, "temperature": model.config.temperature,
+                                   "threshold": model.config.threshold, "across_mm": ACROSS_MM, "margin": MARGIN, "known": KNOWN, "temperature": model.config.temperature,
                                    "modality": session.modality, "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
                                    "selection": model.selection.to_dict()}}
         return Prediction(labelmap, total.astype(np.float16), volume.geometry, dict(model.labels), evidence, {}, provenance)

@@ -1,7 +1,7 @@
 """Depthwise convolution whose gradients are fast on a CPU, too.
 
-oneDNN computes depthwise gradients far slower than the convolution itself: with stride its gradient of the input takes 35 times as long, in
-bfloat16 that of a 5x5 kernel 30 times. Both have quick equals. The gradient of the input is a plain convolution with the turned kernel,
+oneDNN computes depthwise gradients far slower than the convolution itself: with stride its gradient of the input takes up to 35 times as long, in
+bfloat16 that of a 5x5 kernel 30 to 90 times. Both have quick equals. The gradient of the input is a plain convolution with the turned kernel,
 of the output's gradient with zeros put between where there is a stride; that of the kernel is taken in float32.
 """
 
