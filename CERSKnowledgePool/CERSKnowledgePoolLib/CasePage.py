@@ -14,6 +14,7 @@ from cers.case import PARTS
 from cers.rationale import DESCRIPTORS
 
 from . import SceneCase
+from .Pages import addButton
 from .PoolSession import PoolSession
 
 PICTURE = 248     # pixels
@@ -45,10 +46,10 @@ class CasePage:
         layout.addWidget(self.title)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.previous = self._button(line, _("Previous"), _("The case before in the list"), lambda: self._step(-1))
-        self.next = self._button(line, _("Next"), _("The next case in the list"), lambda: self._step(1))
-        self.toViews = self._button(line, _("Show in the views"), _("Opens image and contour in the slice views, where they lie in the patient"),
-                                    self.openInViews)
+        self.previous = addButton(self.page, line, _("Previous"), _("The case before in the list"), lambda: self._step(-1))
+        self.next = addButton(self.page, line, _("Next"), _("The next case in the list"), lambda: self._step(1))
+        self.toViews = addButton(self.page, line, _("Show in the views"), _("Opens image and contour in the slice views, where they lie in the patient"),
+                                            self.openInViews)
         self.body = qt.QWidget(page)
         layout.addWidget(self.body)
         layout.addStretch(1)
@@ -80,7 +81,7 @@ class CasePage:
         self.note.setPlaceholderText(_("Comment on your verdict (optional)"))
         self.note.setToolTip(_("Kept in the history with your verdict"))
         line.addWidget(self.note, 1)
-        self.verdicts = [self._button(line, words, tip, lambda key=key: self.onReview(key)) for key, words, tip in (
+        self.verdicts = [addButton(self.page, line, words, tip, lambda key=key: self.onReview(key)) for key, words, tip in (
             ("approved", _("Approve"), _("This case is right")), ("flagged", _("Flag"), _("This case needs a second look")),
             ("excluded", _("Exclude"), _("Never use this case as evidence; it stays in the pool")))]
         line = qt.QHBoxLayout()
@@ -92,8 +93,8 @@ class CasePage:
         self.versions.setMinimumContentsLength(12)
         self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
         line.addWidget(self.versions, 1)
-        self.saveText = self._button(line, _("Save as new"), _("Keeps your wording; sentences you left alone keep their measurement"),
-                                     self.onSaveRationale)
+        self.saveText = addButton(self.page, line, _("Save as new"), _("Keeps your wording; sentences you left alone keep their measurement"),
+                                             self.onSaveRationale)
         self.parts = {}
         form = qt.QFormLayout()
         layout.addLayout(form)
@@ -110,13 +111,6 @@ class CasePage:
         self.text.anchorClicked.connect(lambda url: onOpen(url.toString()))
         layout.addWidget(self.text)
         self.clear()
-
-    def _button(self, layout, words: str, tip: str, slot):
-        button = qt.QPushButton(words, self.page)
-        button.setToolTip(tip)
-        button.clicked.connect(lambda *_checked: slot())
-        layout.addWidget(button)
-        return button
 
     def _setUpPicture(self, layout) -> None:
         self.picture = qt.QLabel(self.body)
@@ -147,8 +141,8 @@ class CasePage:
         self.contour.toggled.connect(lambda *_on: self._draw())
         line.addWidget(self.zoom, 1)
         line.addWidget(self.contour)
-        self.before = self._button(line, "◀", _("Previous slice of the same volume"), lambda: self._slice(-1))
-        self.after = self._button(line, "▶", _("Next slice of the same volume"), lambda: self._slice(1))
+        self.before = addButton(self.page, line, "◀", _("Previous slice of the same volume"), lambda: self._slice(-1))
+        self.after = addButton(self.page, line, "▶", _("Next slice of the same volume"), lambda: self._slice(1))
         for button in (self.before, self.after):
             button.setMaximumWidth(30)
         layout.addLayout(line)

@@ -16,6 +16,7 @@ from cers.training import runs
 
 from . import TrainingLaunch
 from .ModelView import ModelView, comparison
+from .Pages import addButton
 from .PoolSession import PoolSession
 from .TrainingRuns import when
 
@@ -41,7 +42,7 @@ class ModelsPage:
         layout.addLayout(line)
         self.progress = qt.QProgressBar(page)
         self.progress.setMaximum(1000)
-        self.cancel = self._button(line, _("Cancel"), _("Stops; vectors that were renewed stay"), self.onCancel)
+        self.cancel = addButton(self.page, line, _("Cancel"), _("Stops; vectors that were renewed stay"), self.onCancel)
         line.insertWidget(0, self.progress, 1)
         self.compared = qt.QLabel(page)
         self.compared.setWordWrap(True)
@@ -75,31 +76,24 @@ class ModelsPage:
     def _setUpButtons(self, layout) -> None:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.use = self._button(line, _("Use this model"), _("CERS Segment uses it from now on; the open pool is brought up to date with it"), self.onUse)
-        self.back = self._button(line, _("Back to the previous"), "", self.onBack)
-        self.renew = self._button(line, _("Renew the pool"), _("Computes what the open pool lacks for the model in use; else the next Segment does"),
-                                  self.onRenew)
+        self.use = addButton(self.page, line, _("Use this model"), _("CERS Segment uses it from now on; the open pool is brought up to date with it"), self.onUse)
+        self.back = addButton(self.page, line, _("Back to the previous"), "", self.onBack)
+        self.renew = addButton(self.page, line, _("Renew the pool"), _("Computes what the open pool lacks for the model in use; else the next Segment does"),
+                                          self.onRenew)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.importFile = self._button(line, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen()))
-        self.importFolder = self._button(line, _("Import folder…"), _("Installs a model from its folder, or from that of a training run"),
-                                         lambda: self.onImport(self.askFolder()))
-        self.export = self._button(line, _("Export…"), _("Writes the model as one zip file; names and pictures of its test cases are left out"),
-                                   self.onExport)
-        self.delete = self._button(line, _("Delete…"), _("Deletes an installed model; not the one in use"), self.onDelete)
+        self.importFile = addButton(self.page, line, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen()))
+        self.importFolder = addButton(self.page, line, _("Import folder…"), _("Installs a model from its folder, or from that of a training run"),
+                                                 lambda: self.onImport(self.askFolder()))
+        self.export = addButton(self.page, line, _("Export…"), _("Writes the model as one zip file; names and pictures of its test cases are left out"),
+                                           self.onExport)
+        self.delete = addButton(self.page, line, _("Delete…"), _("Deletes an installed model; not the one in use"), self.onDelete)
         self.compare = qt.QComboBox(self.page)
         self.compare.setToolTip(_("Compares the chosen model with another one, case by case where both were measured on the same cases"))
         self.compare.setMinimumContentsLength(12)
         self.compare.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self.compare.currentIndexChanged.connect(lambda *_index: self.onCompare())
         layout.addWidget(self.compare)
-
-    def _button(self, layout, words: str, tip: str, slot):
-        button = qt.QPushButton(words, self.page)
-        button.setToolTip(tip)
-        button.clicked.connect(lambda *_checked: slot())
-        layout.addWidget(button)
-        return button
 
     # life of the panel
 

@@ -9,6 +9,15 @@ import qt
 from CERSSegmentLib.Signal import Signal
 
 
+def addButton(parent, layout, words: str, tip: str, slot):
+    """A button at the end of a layout that calls ``slot()`` when it is pressed."""
+    button = qt.QPushButton(words, parent)
+    button.setToolTip(tip)
+    button.clicked.connect(lambda *_checked: slot())
+    layout.addWidget(button)
+    return button
+
+
 class Pages:
     """Args: area: the widget in whose layout the pages lie; the buttons go to its top. pages: (widget, title, what it is for). columns: buttons in a row.
 

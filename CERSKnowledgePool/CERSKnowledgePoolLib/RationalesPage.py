@@ -17,6 +17,7 @@ from cers.errors import Cancelled, CersError
 
 from . import RationaleWords
 from .CaseTable import pixmapOf
+from .Pages import addButton
 from .PoolSession import PoolSession
 
 SETTING = "CERS/Writer/"          # what was chosen last; never a key
@@ -49,18 +50,18 @@ class RationalesPage:
         self._setUpCases(layout)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.importTable = self._button(line, _("Import a table…"), _("Adds the texts of a CSV file with the columns image and cot; tried first"),
-                                        self.onImport)
+        self.importTable = addButton(self.page, line, _("Import a table…"), _("Adds the texts of a CSV file with the columns image and cot; tried first"),
+                                                self.onImport)
         line.addStretch(1)
-        self.preview = self._button(line, _("Preview"), _("Says what would be written and sent, and what it would cost; nothing is sent"),
-                                    self.onPreview)
-        self.start = self._button(line, _("Write"), _("Writes a new version of each of these rationales; earlier ones stay"), self.onWrite)
+        self.preview = addButton(self.page, line, _("Preview"), _("Says what would be written and sent, and what it would cost; nothing is sent"),
+                                            self.onPreview)
+        self.start = addButton(self.page, line, _("Write"), _("Writes a new version of each of these rationales; earlier ones stay"), self.onWrite)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.progress = qt.QProgressBar(page)
         self.progress.setMaximum(1000)
         line.addWidget(self.progress, 1)
-        self.cancel = self._button(line, _("Cancel"), _("Stops; what was finished stays"), self.onCancel)
+        self.cancel = addButton(self.page, line, _("Cancel"), _("Stops; what was finished stays"), self.onCancel)
         self.result = qt.QTextBrowser(page)
         self.result.setMinimumHeight(170)
         self.result.setOpenLinks(False)
@@ -155,15 +156,8 @@ class RationalesPage:
         self.consents.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self.consents.setMinimumContentsLength(12)
         line.addWidget(self.consents, 1)
-        self.withdraw = self._button(line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
-        self.log = self._button(line, _("What was sent"), _("Shows the log: when, where to, how much, and what became of it"), self.onLog)
-
-    def _button(self, layout, words: str, tip: str, slot):
-        button = qt.QPushButton(words, self.page)
-        button.setToolTip(tip)
-        button.clicked.connect(lambda *_checked: slot())
-        layout.addWidget(button)
-        return button
+        self.withdraw = addButton(self.page, line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
+        self.log = addButton(self.page, line, _("What was sent"), _("Shows the log: when, where to, how much, and what became of it"), self.onLog)
 
     # life of the panel
 
