@@ -101,7 +101,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
             if all(e.confidence is not None for e in self.lesions):
                 rows.append((f"{np.average([e.confidence for e in self.lesions], weights=sizes):.0%}", "mean probability inside the mask"))
             changed = np.average([e.disagreement for e in self.lesions], weights=sizes)
-            rows.append((f"{changed:.0%}", "changed by the evidence (1 \u2212 Dice)"))
+            rows.append((f"{changed:.0%}", "by which the two decoders differ (1 \u2212 Dice)"))
         return '<div class="facts">' + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"
 
     def legend(self) -> str:
@@ -118,7 +118,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
             facts = f"{e.pixels * view.spacing[0] * view.spacing[1] / 100:.2f} cm\u00b2"
         if e.confidence is not None:
             facts += f" \u00b7 mean probability {e.confidence:.0%}"
-        facts += f" \u00b7 changed by the evidence {e.disagreement:.0%}"
+        facts += f" \u00b7 decoders differ by {e.disagreement:.0%}"
         references = "".join(self.reference(e, r) for r in e.references) if e.references else ""
         board = f'<div class="refs">{references}</div>' if references else self.no_reference(e)
         anchor = f"s-{e.plane}-{e.index}"
