@@ -245,7 +245,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
                        for e in sorted(self.lesions, key=lambda e: (e.plane, e.index)))
         return f"""<section><h2>All slices with a lesion</h2><table><thead><tr><th>Slice</th><th class="n">Pixels</th>
 <th class="n">Probability</th>
-<th class="n">Changed</th><th class="n">References</th><th>Coverage</th></tr></thead><tbody>{rows}</tbody></table></section>"""
+<th class="n">Decoders differ</th><th class="n">References</th><th>Coverage</th></tr></thead><tbody>{rows}</tbody></table></section>"""
 
     def _link(self, e: Evidence) -> str:
         return f'<a href="#s-{e.plane}-{e.index}">{self.slice_name(e)}</a>' if any(s is e for s in self.shown) else self.slice_name(e)
