@@ -9,7 +9,8 @@ A class that is never trained (the pool is its training pictures, all of them an
 
     python -m benchmarks.ablation --data DIR --out unseen --hold-out diagnosis=pituitary --minutes 5 --seeds 0 1 2 --rows supervised cers:retrieved
 
-What is done already is not done again: a run that has finished, and rows that are in the JSON. References are the same for every network and
+With ``--grown`` the pool has grown since the training. What is done already is not done again: a run that has finished (link its folder
+into another ``--out`` to measure it with another pool), and rows that are in the JSON. References are the same for every network and
 for copying: chosen by the 4x4 layout of ImageNet features, none of the query's group nor with a thumbnail correlation above 0.99.
 """
 
@@ -56,7 +57,7 @@ class Bench:
     rows: of the test pictures in the dataset. stock: of the pool. picks: {row name: (n, k) positions in ``stock``}.
     """
 
-    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0):
+    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0, grown: bool = False):
         self.data, self.size, test = data, size, split.test
         if held:
             column, value = held
@@ -65,7 +66,7 @@ class Bench:
             if dev:                        # to choose by: pictures of the pool in place of the test pictures
                 test = np.sort(np.random.default_rng(11).choice(self.stock, dev, replace=False))
         else:
-            self.stock = split.labelled
+            self.stock = np.sort(np.concatenate([split.labelled, split.unlabelled])) if grown else split.labelled
         self.rows, self.held = test, held
         log.info("%d test pictures, a pool of %d", len(test), len(self.stock))
         self.truth = data.onehot(test) > 0
@@ -268,6 +269,7 @@ def main() -> int:
     parser.add_argument("--labelled", type=float, default=1.0, help="share or number of labelled training pictures")
     parser.add_argument("--hold-out", metavar="COLUMN=VALUE", help="a class kept out of training, whose training pictures are the pool")
     parser.add_argument("--dev", type=int, default=0, metavar="N", help="with --hold-out: ask for N pictures of the pool, not the test pictures")
+    parser.add_argument("--grown", action="store_true", help="the pool holds the unlabelled pictures, too, with their masks: cases annotated after training")
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of TrainConfig, for instance groups=4")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -303,10 +305,10 @@ def run_all(given, base: dict, held) -> None:
     first = runs[0][2]
     data = open_dataset(first.data, [], first.frame, first.plane, given.cache)
     split = make_split(data, first)
-    bench = Bench(data, split, held, given.size, given.dev)
+    bench = Bench(data, split, held, given.size, given.dev, given.grown)
     images = [data.table[int(r)]["image"] for r in bench.rows]
-    if result.get("images", images) != images:
-        raise CersError(f"'{file}' is of other test pictures. Choose another folder for this ablation.")
+    if result.get("images", images) != images or result.get("pool", len(bench.stock)) != len(bench.stock):
+        raise CersError(f"'{file}' is of other test pictures or another pool. Choose another folder for this ablation.")
     budget = " ".join([f"{given.minutes:g} minutes a run"] * bool(given.minutes) + [f"{given.steps} steps a run"] * bool(given.steps))
     result |= {"images": images, "pool": len(bench.stock), "contrast": [None if np.isnan(c) else round(float(c), 3) for c in bench.contrast],
                "split": {k: v for k, v in split.report.items() if k != "rows"}, "held_out": held,

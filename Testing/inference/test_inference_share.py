@@ -41,3 +41,22 @@ def test_a_pinned_reference_counts_whole(segmenter, volume):
     e = with_references(segmenter.segment(volume, influence=False))[0]
     pinned = segmenter._select(segmenter.session, (e.plane, e.index), pinned=(e.references[0].id,))
     assert segmenter._share(pinned) == 1.0
+
+
+@pytest.mark.parametrize(("label", "name"), [("tumor", "tumor"), ("meningioma", "tumor"), ("hippocampus", "hippocampus")])
+def test_what_foreign_references_show_gives_the_result_its_name(model, own_pool, embedder, volume, label, name):
+    """A model of tumours that draws a hippocampus by its references must not call it a tumour, unless little of the result is owed to them."""
+    fill(own_pool, (1, 2), labels={1: label})
+    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
+    prediction = segmenter.segment(volume, influence=False)
+    owed, other = ([e for e in prediction.evidence if bool(e.references) is some] for some in (True, False))
+    assert owed and other
+    pixels = {True: sum(e.pixels for e in owed), False: sum(e.pixels for e in other)}
+    assert prediction.labels == {1: name if pixels[True] > pixels[False] else "tumor"}
+    for e in owed:
+        e.pixels = 10
+    for e in other:
+        e.pixels = 0
+    assert segmenter._names(prediction.evidence) == {1: name}
+    other[0].pixels = 10 * len(owed)
+    assert segmenter._names(prediction.evidence) == {1: "tumor"}

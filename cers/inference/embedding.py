@@ -102,11 +102,12 @@ class ReferenceStore:
             self._rows.popitem(last=False)
         return out
 
-    def strange(self, ids: list[str]) -> bool:
-        """Whether some of the cases show only what the model was not trained for, by the names of their labels."""
+    def foreign(self, ids: list[str]) -> list[str]:
+        """Names of the labels of those cases that show only what the model was not trained for, each once, in order."""
         known = list(self.model.labels.values())
-        return any(not any(same_meaning(name, own) for name in json.loads(labels).values() for own in known)
-                   for labels, _ in self.pool.readings(ids).values())
+        readings = self.pool.readings(ids)
+        names = [list(json.loads(readings[i][0]).values()) for i in ids if i in readings]
+        return list(dict.fromkeys(name for own in names if not any(same_meaning(a, b) for a in own for b in known) for name in own))
 
     def _encode(self, ids: list[str], keys: dict[str, tuple]) -> None:
         frames = [case_frame(self.pool.get(i), self.model) for i in ids]

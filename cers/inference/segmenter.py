@@ -279,7 +279,7 @@ class Segmenter:
         """
         if any(r.pinned for r in selection.selected):
             return 1.0
-        return selection.coverage.value * (1.0 if self.store.strange(selection.ids) else KNOWN)
+        return selection.coverage.value * (1.0 if self.store.foreign(selection.ids) else KNOWN)
 
     def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor]:
         """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU.
@@ -330,7 +330,18 @@ class Segmenter:
                                    "threshold": model.config.threshold, "across_mm": ACROSS_MM, "margin": MARGIN, "known": KNOWN, "temperature": model.config.temperature,
                                    "modality": session.modality, "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
                                    "selection": model.selection.to_dict()}}
-        return Prediction(labelmap, total.astype(np.float16), volume.geometry, dict(model.labels), evidence, {}, provenance)
+        return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, provenance)
+
+    def _names(self, evidence: list[Evidence]) -> dict[int, str]:
+        """The model's label names; where most of what was found is owed to references of something else, the first is called as they are."""
+        names, pixels, borrowed = dict(self.model.labels), sum(e.pixels for e in evidence), {}
+        for e in evidence if self.store is not None else []:
+            foreign = self.store.foreign([r.id for r in e.references]) if e.pixels else []
+            if foreign:
+                borrowed.setdefault(" + ".join(sorted(foreign)), []).append(e.pixels)
+        if borrowed and 2 * sum(map(sum, borrowed.values())) > pixels:
+            names[min(names)] = max(borrowed, key=lambda name: sum(borrowed[name]))
+        return names
 
     def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray) -> Evidence:
         plane, found = session.planes[key[0]], session.slices[key]
