@@ -13,7 +13,8 @@ from cers.errors import Cancelled, CersError
 
 from .PoolSession import PoolSession
 
-KINDS = {"harm": lambda: _("Cases that lower the Dice of others"), "duplicate": lambda: _("Same picture, different patients"),
+KINDS = {"doubt": lambda: _("Masks that the rest of the pool does not bear out"), "harm": lambda: _("Cases that lower the Dice of others"),
+         "duplicate": lambda: _("Same picture, different patients"),
          "contradiction": lambda: _("Masks that contradict each other"), "rationale": lambda: _("Words against measurements"),
          "gap": lambda: _("Too few cases"), "alone": lambda: _("Cases without anything alike"), "unused": lambda: _("Never a reference"),
          "unknown": lambda: _("Not known"), "damaged": lambda: _("Damaged")}
@@ -40,7 +41,7 @@ class HealthPage:
         self.button, self.trial = qt.QPushButton(_("Check the pool"), page), qt.QPushButton(_("Try the references"), page)
         self.button.setToolTip(_("Takes some seconds for thousands of cases"))
         self.button.clicked.connect(lambda *_checked: self.check())
-        self.trial.setToolTip(_("Segments up to {count} cases with references from the rest of the pool, and finds the references that make masks worse. "
+        self.trial.setToolTip(_("Segments up to {count} cases with references from the rest of the pool, and finds masks that look wrong and references that make others worse. "
                                 "Takes some minutes in the background; press again to try the next cases").format(count=AT_ONCE))
         self.trial.clicked.connect(lambda *_checked: self.tryReferences())
         line.addWidget(self.button, 1)
@@ -167,11 +168,14 @@ class HealthPage:
         self.progress.setFormat(words)
 
     def showTrial(self, result: dict) -> None:
-        """Lists the cases that do harm, beside what was found before."""
+        """Lists the cases that do harm and the masks in doubt, beside what was found before."""
         words = _("Tried: {tried} of {total} cases.").format(tried=f"{result['tried']:,}", total=f"{result['total']:,}")
         if result["evidence_gain"] is not None:
             words += " " + _("With references the Dice is {gain:+.3f} on average.").format(gain=result["evidence_gain"])
-        words += " " + (_("Cases that lower it: {count}.").format(count=len(result["findings"])) if result["findings"] else _("No case lowers it."))
+        doubt, harm = (sum(f["kind"] == kind for f in result["findings"]) for kind in ("doubt", "harm"))
+        words += " " + (_("Cases that lower it: {count}.").format(count=harm) if harm else _("No case lowers it."))
+        if doubt:
+            words += " " + _("Masks in doubt: {count}.").format(count=doubt)
         if result["faults"]:
             words += " " + _("Not tried: {count} ({reason})").format(count=len(result["faults"]), reason=next(iter(result["faults"].values())))
         self.tried.setText(words)

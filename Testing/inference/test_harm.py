@@ -37,6 +37,15 @@ def test_the_one_that_does_harm_is_named():
     assert json.dumps(report.to_dict()) and HarmReport({}, 0).evidence_gain is None
 
 
+def test_a_mask_that_the_rest_of_the_pool_does_not_bear_out_is_named():
+    """Only where the others are drawn well: a model that draws nothing says nothing about masks."""
+    trials = {f"q{n}": Trial(0.6 + 0.01 * n, 0.5) for n in range(12)} | {"wrong": Trial(0.02, 0.5), "worse": Trial(0.0, 0.0), "poor": Trial(0.2, 0.1)}
+    found = HarmReport(trials, 20).findings()
+    assert [(f.kind, f.ids) for f in found] == [("doubt", ["worse"]), ("doubt", ["wrong"])] and "0.02" in found[1].message
+    assert not HarmReport({i: t for i, t in trials.items() if i in ("wrong", "q1", "q2")}, 20).findings()
+    assert not HarmReport({i: Trial(t.with_evidence / 3, 0) for i, t in trials.items()}, 20).findings()
+
+
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", None])
 def test_case_as_a_volume_is_read_as_it_is_kept(plane):
     image = np.arange(12 * 9, dtype=np.float32).reshape(12, 9)

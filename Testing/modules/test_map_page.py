@@ -97,7 +97,9 @@ def test_references_are_tried(tiny, pool_folder, screenshots):
     assert health.trial.enabled and health.cancel.isHidden()
     ids = user.ids()
     health.showTrial({"tried": 5, "total": 5, "evidence_gain": -0.01, "faults": {},
-                      "findings": [{"kind": "harm", "ids": ids[:2], "message": "Case x lowers the Dice of the cases that it serves."}]})
+                      "findings": [{"kind": "harm", "ids": ids[:2], "message": "Case x lowers the Dice of the cases that it serves."},
+                                   {"kind": "doubt", "ids": ids[2:3], "message": "Look whether its mask is right."}]})
+    assert "Cases that lower it: 1. Masks in doubt: 1." in health.tried.text
     health.button.click()
     user.settle()
     assert "lower the Dice" in health.text.plainText and health.findings[0]["kind"] == "harm" and len(health.findings) > 1

@@ -1,7 +1,8 @@
-"""Which cases do harm: every case is segmented with references from the rest of its pool, and each reference is judged by its mask.
+"""Which cases do harm: every case is segmented with references from the rest of its pool. That judges its own mask, and each reference.
 
-A reference's gain on one case is the Dice with all references chosen minus the Dice without that one. A case whose mean gain over the
-cases it served is clearly below zero makes masks worse: its own mask, label or picture deserves a look.
+A case whose mask has little to do with what is drawn there, while others of the pool are drawn well, is doubtful. A reference's gain on one
+case is the Dice with all references chosen minus the Dice without that one; where its mean over the cases that it served is clearly below
+zero, it makes masks worse. How well both find wrong masks: ``benchmarks.harm``.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from .segmenter import Segmenter
 LEAST_USES = 3            # cases that a reference must have served before it is judged
 HARM = -0.005             # mean gain in Dice from which it is named
 _SURE = 1.0               # and the mean must lie so many standard errors below zero
+DOUBT = 0.25              # of the pool's median Dice: from there on a case's own mask is named
+_LEAST_MEDIAN = 0.3       # below this median the model itself is in doubt, not the masks
+_LEAST_TRIALS = 10
 _FORMAT = 1
 # RAS directions of a display slice's columns, rows and the axis across, by plane
 _AXES = {"axial": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)), "coronal": ((-1, 0, 0), (0, 0, -1), (0, 1, 0)),
@@ -59,7 +63,19 @@ class HarmReport:
         return float(np.mean(gains)) if gains else None
 
     def findings(self) -> list[Finding]:
-        """The cases that do harm, the worst first, each with the cases it harmed."""
+        """Cases whose own mask is in doubt, then those that do harm, each with the cases it harmed; the worst first."""
+        return self._doubtful() + self._harmful()
+
+    def _doubtful(self) -> list[Finding]:
+        drawn = {i: t.with_evidence for i, t in self.trials.items()}
+        median = float(np.median([*drawn.values()])) if drawn else 0.0
+        if len(drawn) < _LEAST_TRIALS or median < _LEAST_MEDIAN:
+            return []
+        return [Finding("doubt", [i], f"Case {i[:8]}: what the rest of the pool leads to here has a Dice of {drawn[i]:.2f} with its mask; half of the "
+                        f"cases reach {median:.2f} or more. Look whether its mask is right.")
+                for i in sorted(drawn, key=drawn.get) if drawn[i] < DOUBT * median]
+
+    def _harmful(self) -> list[Finding]:
         served: dict[str, dict[str, float]] = defaultdict(dict)
         for case_id, trial in self.trials.items():
             for reference, gain in trial.gains.items():
