@@ -29,7 +29,7 @@ from .planes import Plane, modality_code, prepare
 from .volume import ACROSS_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
 BATCH = 8
-KNOWN = 0.5               # most that references of what the model was trained for count against decoding without any
+ALONE = 0.5               # most that references count where decoding without any finds nothing, of what the model was trained for
 LEAST_PIXELS = 4          # a pass-1 mask below this many frame pixels is too small to describe
 
 
@@ -266,20 +266,21 @@ class Segmenter:
         encoded = _join(self._rows(session, keys))
         plain = torch.stack([session.planes[p].plain[i] for p, i in keys]).to(self.model.device)
         logits, _ = self.model.net.decode_evidence(encoded, plain, plain.new_zeros(len(keys), self.model.net.config.rationale))
-        return {key: (p, self._share(session.slices[key].selection)) for key, p in zip(keys, self._calibrated(logits))}
+        found = self._calibrated(logits)
+        return {key: (p, self._share(session.slices[key].selection, bool((p > self.model.config.threshold).any()))) for key, p in zip(keys, found)}
 
     def _calibrated(self, logits: torch.Tensor) -> torch.Tensor:
         return (logits.float() / self.model.config.temperature).sigmoid().cpu()
 
-    def _share(self, selection: Selection) -> float:
+    def _share(self, selection: Selection, found: bool) -> float:
         """How much the references of a slice count against decoding without any: as far as the pool covers the slice.
 
-        Of what the model was trained for, half as much, so that references can neither make nor unmake a lesion by themselves. Of what it
-        was not, and where a person pinned one, they decide.
+        Where decoding without any found nothing, half as much, so that references, which all show a lesion, cannot make one by themselves;
+        but of what the model was not trained for they decide, for nothing else can. Where a person pinned one, they count whole.
         """
         if any(r.pinned for r in selection.selected):
             return 1.0
-        return selection.coverage.value * (1.0 if self.store.foreign(selection.ids) else KNOWN)
+        return selection.coverage.value * (1.0 if found or self.store.foreign(selection.ids) else ALONE)
 
     def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor]:
         """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU.
@@ -327,7 +328,7 @@ class Segmenter:
         provenance = {"cers": __version__, "image": session.image_hash, "model": model.hash, "model_name": model.config.name,
                       "pool": self.pool.hash() if self.pool is not None else None, "text_encoder": self.embedder.hash,
                       "settings": {"planes": planes, "size": model.config.size, "device": model.device, "threads": torch.get_num_threads(),
-                                   "threshold": model.config.threshold, "across_mm": ACROSS_MM, "margin": MARGIN, "known": KNOWN, "temperature": model.config.temperature,
+                                   "threshold": model.config.threshold, "across_mm": ACROSS_MM, "margin": MARGIN, "alone": ALONE, "temperature": model.config.temperature,
                                    "modality": session.modality, "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
                                    "selection": model.selection.to_dict()}}
         return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, provenance)

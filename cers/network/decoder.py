@@ -44,10 +44,9 @@ class MCAM(nn.Module):
         self.mix = nn.Sequential(nn.Conv2d(2 * channels, channels, 1), nn.GELU(), nn.Conv2d(channels, channels, 1))
 
     def forward(self, main: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-        both = torch.cat([main, reference], 1)
-        h = both.shape[2]
-        # sums, then divided: the gradient of a mean divides at full size
-        rows, columns = both.sum(3, keepdim=True) / both.shape[3], both.sum(2, keepdim=True) / h
+        h, w = main.shape[2:]
+        # sums, then divided: the gradient of a mean divides at full size; joined when they are small
+        rows, columns = (torch.cat([x.sum(axis, keepdim=True) for x in (main, reference)], 1) / n for axis, n in ((3, w), (2, h)))
         pooled = torch.cat([rows, columns.transpose(2, 3)], 2)
         rows, columns = self.squeeze(pooled).split([h, pooled.shape[2] - h], 2)
         gated = reference * self.gate_rows(rows).sigmoid() * self.gate_columns(columns.transpose(2, 3)).sigmoid()

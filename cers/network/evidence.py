@@ -58,6 +58,15 @@ def _resize_masks(masks: torch.Tensor, size) -> torch.Tensor:
     return flat.reshape(*masks.shape[:-2], *size)
 
 
+def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
+    """Masks (*, labels, H, W) by area at each of the sizes; a coarser one from the next finer one where they divide, which is the same and quick."""
+    out, last = {}, masks
+    for size in sorted({tuple(s) for s in sizes}, reverse=True):
+        whole = all(a % b == 0 for a, b in zip(last.shape[-2:], size))
+        out[size] = last = _resize_masks(last if whole else masks, size)
+    return out
+
+
 def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit foreground (n, levels, labels, d) and background (n, levels, d) prototypes of keys (n, d, h, w) under masks (n, labels, H, W)."""
     foreground, background = [], []
@@ -129,20 +138,22 @@ class Evidence(nn.Module):
         """
         n = plain.shape[0]
         if references is None or valid.shape[1] == 0:
-            maps = [null[None, :, None, None].expand(n, -1, *size) for null, size in zip(self.null, sizes)]
+            # laid out, so that sums over them are the very same as with references that are not trusted
+            maps = [null[None, :, None, None].expand(n, -1, *size).contiguous() for null, size in zip(self.null, sizes)]
             return maps, plain.new_zeros(n, 0)
+        masks = _shrunk(references.masks, [*sizes, *(key.shape[-2:] for key in keys), references.dense.shape[-2:]])
         similar = [self._prototype_maps(keys[level], references, level) for level in range(KEY_LEVELS)]
-        weights, logits = self._weights(similar, layout, pooled, plain, rationale, references, valid)
+        weights, logits = self._weights(similar, layout, pooled, plain, rationale, references, masks, valid)
         trust = weights.sum(1)
         share = weights / (trust[:, None] + 1e-6)
         # a reference's prior also counts alone, by its own trust, so that one good reference is not averaged away
         own = logits.sigmoid() * valid
-        dense = self._dense_maps(keys[0], references, share)
+        dense = self._dense_maps(keys[0], references, masks, share)
         fitted = self._fitted_maps(keys, references, share)
         text = torch.einsum("nk,nkr->nr", share, self.project_rationale(references.rationale) * _present(references.rationale))
         maps = []
         for level, size in enumerate(sizes):
-            prior = _resize_masks(references.masks, size)
+            prior = masks[tuple(size)]
             mean = torch.einsum("nk,nklhw->nlhw", share, prior)
             most = (own[:, :, None, None, None] * prior).amax(1)
             foreground, background = (torch.einsum("nk,nklhw->nlhw", share, m) for m in similar[min(level, KEY_LEVELS - 1)])
@@ -184,11 +195,11 @@ class Evidence(nn.Module):
                 maps.append(scores.clamp(-2, 2).unflatten(-1, key.shape[-2:]))
         return maps
 
-    def _dense_maps(self, key, references, share):
+    def _dense_maps(self, key, references, masks, share):
         """Highest cosine of each query position to any foreground and any background position of each reference, averaged by share."""
         q, r = F.normalize(key.flatten(2), dim=1), F.normalize(references.dense.flatten(3), dim=2)
         cosine = torch.einsum("ndp,nkdr->nkpr", q, r)
-        masks = _resize_masks(references.masks, references.dense.shape[-2:]).flatten(3)
+        masks = masks[tuple(references.dense.shape[-2:])].flatten(3)
         least = (0.8 * masks.amax(-1, keepdim=True)).clamp(min=1e-3, max=0.3)      # a small lesion fills no whole cell
         inside, outside = masks >= least, masks.amax(2, keepdim=True).expand_as(masks) < 0.1
         out = []
@@ -198,10 +209,10 @@ class Evidence(nn.Module):
             out.append(torch.einsum("nk,nklp->nlp", share, best).unflatten(-1, key.shape[-2:]))
         return out
 
-    def _weights(self, similar, layout, pooled, plain, rationale, references, valid):
+    def _weights(self, similar, layout, pooled, plain, rationale, references, masks, valid):
         foreground, background = similar[1]
         size = foreground.shape[-2:]
-        mask = _resize_masks(references.masks, size).amax(2).flatten(2)                # (n, k, p)
+        mask = masks[tuple(size)].amax(2).flatten(2)                                   # (n, k, p)
         pass1 = F.adaptive_avg_pool2d(plain.amax(1, keepdim=True), size).flatten(2)    # (n, 1, p)
         margin = (foreground - background).amax(2).flatten(2)
         area, area1 = mask.mean(-1), pass1.mean(-1).expand(-1, mask.shape[1])
