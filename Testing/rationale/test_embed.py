@@ -45,7 +45,7 @@ def test_a_batch_equals_single_calls(embedder):
 
 def _fresh(embedder):
     """The loaded network with an empty memory."""
-    embedder._memory.clear()
+    embedder.forget()
     return embedder
 
 

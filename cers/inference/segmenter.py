@@ -23,6 +23,7 @@ from ..network.evidence import References
 from ..network.model import Encoded
 from ..pool import Pool, Query, Selection, Selector, image_hash, thumbnail
 from ..rationale import TextEmbedder, describe
+from .device import numpy_on_one_thread
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare
@@ -86,6 +87,7 @@ class Segmenter:
         self.session: Session | None = None
 
     @torch.inference_mode()
+    @numpy_on_one_thread()
     def segment(self, volume: Volume, planes: str = "acquisition", text: str | None = None, progress: Callable[[float, str], None] | None = None,
                 cancel: Callable[[], bool] | None = None, influence: bool = True) -> Prediction:
         """Segment a volume.
@@ -149,6 +151,7 @@ class Segmenter:
         return prediction
 
     @torch.inference_mode()
+    @numpy_on_one_thread()
     def resegment(self, index: int, plane: str, pinned=(), dropped=()) -> SliceResult:
         """Decode one slice of the last volume again, with references pinned or dropped; steps 4 to 6 only. The volume's mask stays as it is.
 

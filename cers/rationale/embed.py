@@ -99,6 +99,11 @@ class TextEmbedder:
                 self._memory.popitem(last=False)
         return out
 
+    def forget(self) -> None:
+        """Drop the embeddings kept in memory; those on disk stay."""
+        with self._lock:
+            self._memory.clear()
+
     def encode_tokens(self, text: str, *, limit: int = 64) -> np.ndarray:
         """(t, dimension) float32 last hidden states of the text's tokens, without padding, cut to ``limit``; for cross-attention."""
         import torch
