@@ -18,6 +18,31 @@ ROOT = readme_screenshot.ROOT
 OUT = ROOT / "Resources" / "Screenshots"
 
 
+def look(page):
+    page.list.look()
+    return page.list.current
+
+
+def train(host, page) -> None:
+    """A real run of some minutes on the demonstration's four patients, until it has been validated four times."""
+    from cers.training import runs
+
+    page.form.minutes.setValue(6)
+    page.startButton.click()
+    host.wait_for(lambda: look(page) is not None and look(page).live, 300, "the start of the training")
+    folder = page.list.current.folder
+    history = runs.History(folder)
+
+    def validations() -> int:
+        look(page)
+        history.update()
+        return len(history.curves["plain"])
+
+    host.wait_for(lambda: validations() >= 4 or not page.list.current.live, 600, "four validations")
+    page.new.collapsed = True
+    host.process(2.0)
+
+
 def main() -> None:
     import slicerhost
 
@@ -71,6 +96,10 @@ def main() -> None:
         shoot(RATIONALES, "rationales.png")
         control.training.root.currentPath = "CERS training"
         shoot(TRAINING, "training.png")
+        train(host, control.training)
+        shoot(TRAINING, "training_curves.png")
+        control.training.stop.click()
+        host.wait_for(lambda: not look(control.training).live, 120, "the end of the training")
         host.qt.QSettings().remove("CERS/RunsFolder")
         for name in ("url", "model", "variable", "local"):
             host.qt.QSettings().remove("CERS/Writer/" + name)
