@@ -26,9 +26,11 @@ class CERSKnowledgePool(ScriptedLoadableModule):
             "Shows and mends the pool of annotated cases that CERS Segment takes its evidence from: filter and search its cases, see each with "
             "contour, rationale and history, approve, flag, exclude, edit or delete it, check the pool for duplicates and contradictions, import "
             "cases from the scene, from folders or from another pool, train a model in the background, and choose the model in use. Nothing leaves "
-            "this machine, unless you ask a language model at another address for rationales and agree to it.<br><br><b>Not for clinical use.</b>")
+            "this machine, unless you ask a language model at another address for rationales and agree to it.<br><br><b>Not for clinical use.</b>"
+        )
         self.parent.acknowledgementText = _(
-            "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' (arXiv:2606.17958).")
+            "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' (arXiv:2606.17958)."
+        )
 
 
 class CERSKnowledgePoolWidget(ScriptedLoadableModuleWidget):

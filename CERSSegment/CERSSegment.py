@@ -26,10 +26,12 @@ class CERSSegment(ScriptedLoadableModule):
             "Segments lesions and shows the evidence: which annotated cases each slice was decoded with, why they were chosen, which "
             "look-alikes were refused and why, with measured descriptions. Choose a volume and a pool of annotated cases, press Segment, "
             "and scroll through the slices. Everything is computed on this machine.<br><br><b>Not for clinical use.</b> The result is a "
-            "suggestion for research; look at it yourself.")
+            "suggestion for research; look at it yourself."
+        )
         self.parent.acknowledgementText = _(
             "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' "
-            "(arXiv:2606.17958).")
+            "(arXiv:2606.17958)."
+        )
         # when all modules are there, the one with the sample data among them
         slicer.app.startupCompleted.connect(registerSampleData)
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from cers.case import Geometry, Volume
 
-SHAPE = (8, 64, 56)          # k, j, i
-SPACING = (1.5, 1.5, 5.0)    # of i, j, k
+SHAPE = (8, 64, 56)  # k, j, i
+SPACING = (1.5, 1.5, 5.0)  # of i, j, k
 
 
 def head(seed: int = 0, lesion=(30.0, 24.0, 4.0), radius: float = 7.0) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def build_model(folder: Path, share: float = 0.1) -> Path:
     inside = probabilities[head()[0] > 0]
     config = json.loads((folder / "config.json").read_text())
     config["threshold"] = float(np.quantile(inside, 1 - share))
-    config["selection"].update(max_contradictions=99, contradiction_penalty=0.0)       # an untrained model's findings contradict everything
+    config["selection"].update(max_contradictions=99, contradiction_penalty=0.0)  # an untrained model's findings contradict everything
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 
@@ -57,6 +57,13 @@ def build_pool(folder: Path, cases: int = 3) -> Path:
     with Pool.create(folder) as pool:
         for seed in range(1, 1 + cases):
             image, mask = head(seed, lesion=(26.0 + 3 * seed, 20.0 + 3 * seed, 4.0), radius=5.0 + seed)
-            import_volume(pool, Volume(image, Geometry(matrix(), SHAPE), name=f"phantom {seed}", modality="MR", body_site="brain"), mask, {1: "tumor"},
-                          max_slices=2, diagnosis="<meningioma> & co", patient_id=f"p{seed}")
+            import_volume(
+                pool,
+                Volume(image, Geometry(matrix(), SHAPE), name=f"phantom {seed}", modality="MR", body_site="brain"),
+                mask,
+                {1: "tumor"},
+                max_slices=2,
+                diagnosis="<meningioma> & co",
+                patient_id=f"p{seed}",
+            )
     return folder

@@ -53,9 +53,9 @@ def main() -> None:
         host.load_module(ROOT / name / f"{name}.py")
     before = Path.cwd()
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as folder:
-        shutil.copytree(ROOT / "demo" / "pool", Path(folder) / "my-pool")     # the demonstration's own one stays as it is
+        shutil.copytree(ROOT / "demo" / "pool", Path(folder) / "my-pool")  # the demonstration's own one stays as it is
         os.environ["CERS_CONFIG"] = folder
-        os.chdir(folder)          # so that the picture shows a short path
+        os.chdir(folder)  # so that the picture shows a short path
         window = host.show_main_window(1280, 800, 520)
         user = User(host, host.enter_module(host.slicer.modules.cersknowledgepool))
         control = user.control

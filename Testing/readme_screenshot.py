@@ -1,6 +1,6 @@
 """Makes the picture of CERS Segment in the README: the demonstration's volume and pool, in the stand-in host.
 
-    make demo && .venv/bin/python Testing/readme_screenshot.py
+make demo && .venv/bin/python Testing/readme_screenshot.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ sys.path[:0] = [str(ROOT / "Testing" / "Host"), str(ROOT / "Testing" / "modules"
 
 
 def main() -> None:
-    os.chdir(ROOT)          # so that the picture shows a short path
+    os.chdir(ROOT)  # so that the picture shows a short path
     import slicerhost
     from segmentkit import User
 

@@ -25,8 +25,13 @@ def test_figures_have_three_digits(value, words):
 
 def test_retrieval_prints_a_table_and_writes_json(tmp_path):
     file = tmp_path / "retrieval.json"
-    done = subprocess.run([sys.executable, "-m", "benchmarks.retrieval", "--sizes", "100", "300", "--runs", "3", "--json", str(file)],
-                          cwd=ROOT, check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.retrieval", "--sizes", "100", "300", "--runs", "3", "--json", str(file)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     result = json.loads(file.read_text(encoding="utf-8"))
     assert "nearest 50, ms" in done.stdout and [row[0] for row in result["rows"]] == ["100", "300"]
     assert all(v > 0 for row in result["rows"] for v in row[1:]) and result["machine"]["threads"] == 1

@@ -98,11 +98,14 @@ def test_unknown_sample():
         sample.sample("heart1")
 
 
-@pytest.mark.parametrize("config, urls", [
-    ("", []),
-    ("global.index-url='https://mirror/simple'\nglobal.timeout='60'\n", ["https://mirror/simple"]),
-    ("global.index-url='https://mirror/simple'\n:env:.index-url='https://other/simple'\n", ["https://other/simple"]),
-])
+@pytest.mark.parametrize(
+    "config, urls",
+    [
+        ("", []),
+        ("global.index-url='https://mirror/simple'\nglobal.timeout='60'\n", ["https://mirror/simple"]),
+        ("global.index-url='https://mirror/simple'\n:env:.index-url='https://other/simple'\n", ["https://other/simple"]),
+    ],
+)
 def test_pips_own_registry_is_used(monkeypatch, config, urls):
     monkeypatch.setattr(sample.subprocess, "run", lambda command, **options: sample.subprocess.CompletedProcess(command, 0, config, ""))
     assert sample._index_urls() == urls
@@ -119,7 +122,7 @@ def volumes(tmp_path, monkeypatch):
     random = np.random.default_rng(0)
     k, j, i = np.mgrid[:6, :64, :64]
     for n, name in enumerate(demo.ABOUT):
-        body = (j - 32) ** 2 + (i - 32) ** 2 < 28 ** 2
+        body = (j - 32) ** 2 + (i - 32) ** 2 < 28**2
         ball = (j - 24 - n) ** 2 + (i - 30) ** 2 + (3 * (k - 3)) ** 2 < 36
         array = (body * 400 + ball * 500 + random.normal(0, 20, body.shape)).astype(np.int16)
         geometry = Geometry(np.array([[-1.0, 0, 0, 30], [0, -1, 0, 30], [0, 0, 5, -10 - n], [0, 0, 0, 1]]), array.shape)
@@ -127,7 +130,7 @@ def volumes(tmp_path, monkeypatch):
         write_segmentation(tmp_path / f"{name}_label.nrrd", ball.astype(np.uint8), geometry, {1: "lesion"})
     monkeypatch.setattr(demo, "sample", lambda name: (tmp_path / f"{name}_image.nrrd", tmp_path / f"{name}_label.nrrd"))
     folder = tiny_model(tmp_path / "resources" / "model")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))      # three planes of random masks agree on little
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))  # three planes of random masks agree on little
     (folder / "config.json").write_text(json.dumps({**config, "threshold": 0.3}), encoding="utf-8")
     monkeypatch.setenv("CERS_RESOURCES", str(tmp_path / "resources"))
     return tmp_path
@@ -139,7 +142,11 @@ def test_the_demonstration_writes_mask_report_and_summary(volumes, tmp_path, cap
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     assert 0 <= summary["dice"] <= 1 and summary["volume_ml"] > 0 and len(summary["model_hash"]) == 16 and len(summary["pool_hash"]) == 64
     assert {"read", "load_model", "build_pool", "segment", "segment.encode", "segment.evidence", "total"} <= summary["seconds"].keys()
-    assert sum(s["plane"] == "axial" for s in summary["slices"]) == 6 and {s["plane"] for s in summary["slices"]} == {"axial", "coronal", "sagittal"} and {"value", "covered", "message"} <= summary["coverage"].keys()
+    assert (
+        sum(s["plane"] == "axial" for s in summary["slices"]) == 6
+        and {s["plane"] for s in summary["slices"]} == {"axial", "coronal", "sagittal"}
+        and {"value", "covered", "message"} <= summary["coverage"].keys()
+    )
     assert all({"id", "rank", "visual", "cot", "influence"} <= r.keys() for r in summary["references"])
     cases = {c["id"]: c for c in summary["pool"]["cases"]}
     assert {c["patient_id"] for c in cases.values()} == {f"pyradiomics-{name}" for name in demo.POOL}
@@ -177,12 +184,13 @@ def test_output_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
 
 def test_a_reader_who_stops_reading_is_no_error(volumes, tmp_path, monkeypatch, capfd):
     """``make demo | head`` ends quietly; the files are written by then."""
+
     def closed(*_words, **_options):
         raise BrokenPipeError
 
     with monkeypatch.context() as patched:
         patched.setattr(demo, "print", closed, raising=False)
-        patched.setattr(demo, "_unread", lambda: 0)          # the test's own output goes on
+        patched.setattr(demo, "_unread", lambda: 0)  # the test's own output goes on
         assert demo.main(["-o", str(tmp_path / "demo"), "--threads", "1"]) == 0
     assert (tmp_path / "demo" / "summary.json").is_file() and not capfd.readouterr().err
 

@@ -17,12 +17,37 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the campaign ne
 
 def test_campaign_in_small(tmp_path):
     pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, "-m", "benchmarks.faults", "--points", "14", "--minutes", "0.05", "--malformed", "40",
-                           "--json", str(tmp_path / "found.json")], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.faults",
+            "--points",
+            "14",
+            "--minutes",
+            "0.05",
+            "--malformed",
+            "40",
+            "--json",
+            str(tmp_path / "found.json"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = {r["name"]: r for r in json.loads((tmp_path / "found.json").read_text())["rows"]}
-    assert {"kill -9: import", "kill -9: train", "kill -9: install-model", "full disk", "read-only disk", "two writers, one reader",
-            "malformed input"} <= set(rows)
+    assert {
+        "kill -9: import",
+        "kill -9: train",
+        "kill -9: install-model",
+        "full disk",
+        "read-only disk",
+        "two writers, one reader",
+        "malformed input",
+    } <= set(rows)
     assert rows["malformed input"]["points"] == 40 and sum(r["points"] for n, r in rows.items() if n.startswith("kill")) >= 12
 
 
@@ -35,6 +60,7 @@ def test_what_goes_wrong_is_noticed():
         def work(promise):
             promise("one")
             raise error
+
         return work
 
     refused = child(raises(InputError("The image is empty. Choose another one.")))

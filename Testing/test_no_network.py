@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # Loaded by every Python process that the test starts, and by those that they start, before anything else.
-WATCH = '''
+WATCH = """
 import os, sys
 _LOG = os.environ["CERS_TEST_NETWORK"]
 _CALLS = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.sendto", "socket.sendmsg")
@@ -24,10 +24,10 @@ def _watch(event, args):
             file.write(f"{event} {args[1:] if event.startswith('socket.s') or event == 'socket.connect' else args} {sys.argv[:4]}\\n")
         raise OSError("The network is blocked by a test.")
 sys.addaudithook(_watch)
-'''
+"""
 
 # What a user does with the command, the worker and a training, one after another.
-WORK = '''
+WORK = """
 import json, sys
 from pathlib import Path
 import numpy as np
@@ -92,7 +92,7 @@ with Worker() as worker:
     worker.call("rationale_grant", url="http://127.0.0.1:9/v1")
     worker.call("rationale_write", writer="endpoint", url="http://127.0.0.1:9/v1", model="m", again=True)
 print(json.dumps({"done": done, "before": before}))
-'''
+"""
 
 
 def test_nothing_connects_before_consent(tmp_path):
@@ -103,11 +103,24 @@ def test_nothing_connects_before_consent(tmp_path):
     (tmp_path / "work").mkdir()
     (tmp_path / "hook" / "sitecustomize.py").write_text(WATCH)
     log = tmp_path / "network.txt"
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), str(ROOT)]), "CERS_TEST_NETWORK": str(log), "OMP_NUM_THREADS": "1",
-           "CERS_CONFIG": str(tmp_path / "config"), "CERS_MODELS": str(tmp_path / "models")}
-    env.pop("HF_HUB_OFFLINE", None)                    # it must not need to be told
-    done = subprocess.run([sys.executable, "-c", WORK, str(tmp_path / "work"), str(ROOT), str(log)], cwd=ROOT, env=env, capture_output=True, text=True,
-                          timeout=900, check=False)
+    env = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path / "hook"), str(ROOT)]),
+        "CERS_TEST_NETWORK": str(log),
+        "OMP_NUM_THREADS": "1",
+        "CERS_CONFIG": str(tmp_path / "config"),
+        "CERS_MODELS": str(tmp_path / "models"),
+    }
+    env.pop("HF_HUB_OFFLINE", None)  # it must not need to be told
+    done = subprocess.run(
+        [sys.executable, "-c", WORK, str(tmp_path / "work"), str(ROOT), str(log)],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:] + (log.read_text() if log.exists() else "")
     told = json.loads(done.stdout.splitlines()[-1])
     assert not told["before"] and len(told["done"]) >= 25
@@ -115,12 +128,42 @@ def test_nothing_connects_before_consent(tmp_path):
 
 
 # module that can reach a network -> files that may import it
-MAY_IMPORT = {"socket": {"cers/rationale/writers/endpoint.py", "cers/training/runs.py", "cers/training/runfolder.py",
-                         "CERSKnowledgePool/CERSKnowledgePoolLib/TrainingLaunch.py"},
-              **{name: {"cers/rationale/writers/endpoint.py"} for name in ("http", "urllib.request", "ssl")}}
-NEVER = {"requests", "httpx", "aiohttp", "urllib3", "ftplib", "smtplib", "telnetlib", "xmlrpc", "socketserver", "asyncio", "websockets", "grpc", "paramiko"}
-CALLS = {"downloadFile", "downloadFromURL", "load_state_dict_from_url", "snapshot_download", "hf_hub_download", "QNetworkAccessManager", "QTcpSocket",
-         "QUdpSocket", "QSslSocket", "create_connection"}
+MAY_IMPORT = {
+    "socket": {
+        "cers/rationale/writers/endpoint.py",
+        "cers/training/runs.py",
+        "cers/training/runfolder.py",
+        "CERSKnowledgePool/CERSKnowledgePoolLib/TrainingLaunch.py",
+    },
+    **{name: {"cers/rationale/writers/endpoint.py"} for name in ("http", "urllib.request", "ssl")},
+}
+NEVER = {
+    "requests",
+    "httpx",
+    "aiohttp",
+    "urllib3",
+    "ftplib",
+    "smtplib",
+    "telnetlib",
+    "xmlrpc",
+    "socketserver",
+    "asyncio",
+    "websockets",
+    "grpc",
+    "paramiko",
+}
+CALLS = {
+    "downloadFile",
+    "downloadFromURL",
+    "load_state_dict_from_url",
+    "snapshot_download",
+    "hf_hub_download",
+    "QNetworkAccessManager",
+    "QTcpSocket",
+    "QUdpSocket",
+    "QSslSocket",
+    "create_connection",
+}
 
 
 def _modules(tree: ast.AST) -> set[str]:
@@ -141,8 +184,14 @@ def test_only_the_endpoint_writer_can_connect():
                 assert module.split(".")[0] not in NEVER, (name, module)
                 for risky, allowed in MAY_IMPORT.items():
                     assert not (module == risky or module.startswith(risky + ".")) or name in allowed, (name, module)
-            used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+            used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
+                n.id for n in ast.walk(tree) if isinstance(n, ast.Name)
+            }
             assert not used & CALLS, (name, used & CALLS)
             if "socket" in _modules(tree) and "writers" not in name:
-                own = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "socket"}
+                own = {
+                    n.attr
+                    for n in ast.walk(tree)
+                    if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "socket"
+                }
                 assert own <= {"gethostname"}, (name, own)

@@ -73,8 +73,13 @@ def test_no_source_file_is_too_long():
 
 
 def test_no_line_of_the_segment_module_is_too_long():
-    lines = {f"{f}:{n}" for f in SOURCES if f.parts[0] == "CERSSegment"
-             for n, line in enumerate((ROOT / f).read_text(encoding="utf-8").splitlines(), 1) if len(line) > LONGEST_LINE}
+    lines = {
+        f"{f}:{n}"
+        for f in SOURCES
+        if f.parts[0] == "CERSSegment"
+        for n, line in enumerate((ROOT / f).read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    }
     assert not lines
 
 
@@ -122,17 +127,25 @@ def test_modules_never_import_what_only_the_worker_may():
 def test_modules_import_at_file_scope_only_what_slicer_ships():
     ours = {"cers", "CERSSegment", "CERSSegmentLib", "CERSKnowledgePool", "CERSKnowledgePoolLib"}
     allowed = sys.stdlib_module_names | {"slicer", "qt", "ctk", "vtk", "numpy", "SimpleITK"} | ours
-    bad = [f"{f}:{line} imports {name}" for f in below("CERSSegment", "CERSKnowledgePool")
-           for name, line in imports(f, file_scope=True) if name not in allowed and "Testing" not in f.parts]
+    bad = [
+        f"{f}:{line} imports {name}"
+        for f in below("CERSSegment", "CERSKnowledgePool")
+        for name, line in imports(f, file_scope=True)
+        if name not in allowed and "Testing" not in f.parts
+    ]
     assert not bad
 
 
 def test_nothing_loads_code_from_data():
     assert not offenders(SOURCES, UNSAFE)
     calls = re.compile(r"(shell|trust_remote_code|allow_pickle)\s*=\s*True|yaml\.load\(|os\.system\(")
-    bad = [f"{f}:{n}" for f in SOURCES if f.parts[0] != "Testing"          # tests may make the bad input that is then refused
-           for n, line in enumerate((ROOT / f).read_text(encoding="utf-8").splitlines(), 1)
-           if calls.search(line) or ("torch.load(" in line and "weights_only=True" not in line)]
+    bad = [
+        f"{f}:{n}"
+        for f in SOURCES
+        if f.parts[0] != "Testing"  # tests may make the bad input that is then refused
+        for n, line in enumerate((ROOT / f).read_text(encoding="utf-8").splitlines(), 1)
+        if calls.search(line) or ("torch.load(" in line and "weights_only=True" not in line)
+    ]
     assert not bad
 
 
@@ -159,8 +172,17 @@ def test_no_image_data_is_tracked():
 
 
 def test_required_files_are_there():
-    wanted = ["CMakeLists.txt", "CERS.s4ext", "CERS.json", "LICENSE.txt", "README.md", "pyproject.toml", "Makefile", "constraints.txt",
-              ".ci/run"]
+    wanted = [
+        "CMakeLists.txt",
+        "CERS.s4ext",
+        "CERS.json",
+        "LICENSE.txt",
+        "README.md",
+        "pyproject.toml",
+        "Makefile",
+        "constraints.txt",
+        ".ci/run",
+    ]
     assert not [name for name in wanted if not (ROOT / name).is_file()]
     assert os.access(ROOT / ".ci/run", os.X_OK)
     assert "Apache License" in (ROOT / "LICENSE.txt").read_text(encoding="utf-8")

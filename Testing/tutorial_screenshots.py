@@ -1,6 +1,6 @@
 """Takes the picture of "Label next" in Resources/TUTORIAL.md: real volumes and the demonstration's pool, in the stand-in host.
 
-    make demo && .venv/bin/python Testing/tutorial_screenshots.py
+make demo && .venv/bin/python Testing/tutorial_screenshots.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOT = readme_screenshot.ROOT
 def main() -> None:
     import os
 
-    os.chdir(ROOT)          # so that the picture shows a short path
+    os.chdir(ROOT)  # so that the picture shows a short path
     import slicerhost
     from segmentkit import User
 
@@ -28,7 +28,7 @@ def main() -> None:
     window = host.show_main_window(1280, 800, 400)
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as folder:
         pool, scans = Path(folder) / "pool", Path(folder) / "new-scans"
-        shutil.copytree(ROOT / "demo" / "pool", pool)         # the demonstration's own one stays as it is
+        shutil.copytree(ROOT / "demo" / "pool", pool)  # the demonstration's own one stays as it is
         scans.mkdir()
         for name in ("brain1", "brain2", "breast1", "lung1"):
             shutil.copy(sample(name)[0], scans / f"{name}.nrrd")

@@ -49,8 +49,10 @@ def main() -> int:
             result = json.loads(file.read_text(encoding="utf-8"))
             found[name] = markdown(result)
             about = result["machine"]
-            found["machine"] = (f"{about['cpu']}, {about['cores']} cores; {about['system']}, Python {about['python']}, "
-                                f"torch {about['torch']}, faiss {about['faiss']}.")
+            found["machine"] = (
+                f"{about['cpu']}, {about['cores']} cores; {about['system']}, Python {about['python']}, "
+                f"torch {about['torch']}, faiss {about['faiss']}."
+            )
     if given.write:
         RESULTS.write_text(fill(RESULTS.read_text(encoding="utf-8"), found), encoding="utf-8")
     return 0

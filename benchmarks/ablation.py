@@ -63,7 +63,7 @@ class Bench:
             column, value = held
             test = test[data.column(column)[test] == value]
             self.stock = np.flatnonzero((data.column("split") == "train") & (data.column(column) == value))
-            if dev:                        # to choose by: pictures of the pool in place of the test pictures
+            if dev:  # to choose by: pictures of the pool in place of the test pictures
                 test = np.sort(np.random.default_rng(11).choice(self.stock, dev, replace=False))
         else:
             self.stock = np.sort(np.concatenate([split.labelled, split.unlabelled])) if grown else split.labelled
@@ -85,8 +85,12 @@ class Bench:
         encoder = CersNet(NetworkConfig()).encoder.eval()
         encoder.load_imagenet()
         with torch.no_grad():
-            v = np.concatenate([F.adaptive_avg_pool2d(encoder(frames(self.data, rows[s : s + 32], 128))[-2], 4).flatten(1).numpy()
-                                for s in range(0, len(rows), 32)])
+            v = np.concatenate(
+                [
+                    F.adaptive_avg_pool2d(encoder(frames(self.data, rows[s : s + 32], 128))[-2], 4).flatten(1).numpy()
+                    for s in range(0, len(rows), 32)
+                ]
+            )
         v -= v.mean(0)
         return v / np.linalg.norm(v, axis=1, keepdims=True)
 
@@ -97,8 +101,12 @@ class Bench:
     def _rationales(self, rows, drawn) -> np.ndarray:
         out = np.zeros((len(rows), self.embedder.dimension), np.float32)
         some = [n for n, m in enumerate(drawn) if m.any()]
-        texts = [describe(self.data.images[int(rows[n])], drawn[n], None, modality="MR", plane=self.data.table[int(rows[n])].get("plane")).compact
-                 for n in some]
+        texts = [
+            describe(
+                self.data.images[int(rows[n])], drawn[n], None, modality="MR", plane=self.data.table[int(rows[n])].get("plane")
+            ).compact
+            for n in some
+        ]
         if some:
             out[some] = self.embedder.encode(texts)
         return out
@@ -118,8 +126,11 @@ class Bench:
 
     def _picks(self) -> dict[str, np.ndarray]:
         rng, n = np.random.default_rng(5), len(self.stock)
-        picks = {"retrieved": self._nearest(self._allowed(0.99)), "retrieved, cap .9": self._nearest(self._allowed(0.9)),
-                 "random": rng.integers(n, size=(len(self.rows), K))}
+        picks = {
+            "retrieved": self._nearest(self._allowed(0.99)),
+            "retrieved, cap .9": self._nearest(self._allowed(0.9)),
+            "random": rng.integers(n, size=(len(self.rows), K)),
+        }
         if self.held:
             order = np.random.default_rng(7).permutation(n)
             for size in (s for s in POOLS if 0 < s < n):
@@ -132,11 +143,20 @@ class Bench:
         n = len(self.rows)
         kin = np.arange(n)
         out = np.full((n, K), -1)
-        for q in range(n):                 # each query has its own forbidden ones
+        for q in range(n):  # each query has its own forbidden ones
             allowed = np.flatnonzero(self._allowed_row(q))
             if len(allowed):
-                found = two_stage(self.vectors[q : q + 1], self.vectors[n:][allowed], query[q : q + 1], self.expert[allowed], kin[:1] - 1,
-                                  np.zeros(len(allowed)), 50, K, 0.5)[0]
+                found = two_stage(
+                    self.vectors[q : q + 1],
+                    self.vectors[n:][allowed],
+                    query[q : q + 1],
+                    self.expert[allowed],
+                    kin[:1] - 1,
+                    np.zeros(len(allowed)),
+                    50,
+                    K,
+                    0.5,
+                )[0]
                 out[q, : len(found)] = allowed[found]
         return out
 
@@ -152,8 +172,11 @@ class Bench:
 
     @staticmethod
     def _hd95(drawn: np.ndarray, truth: np.ndarray) -> float | None:
-        found = [max(np.percentile(there, 95), np.percentile(back, 95))
-                 for there, back in (surface_distances(d, t, (1.0, 1.0)) for d, t in zip(drawn, truth)) if len(there) and len(back)]
+        found = [
+            max(np.percentile(there, 95), np.percentile(back, 95))
+            for there, back in (surface_distances(d, t, (1.0, 1.0)) for d, t in zip(drawn, truth))
+            if len(there) and len(back)
+        ]
         return round(float(np.mean(found)), 3) if found else None
 
     def copies(self) -> dict[str, dict[str, list]]:
@@ -164,7 +187,9 @@ class Bench:
             if name != "random":
                 for k in (1, K):
                     some = (picks[:, :k] >= 0)[:, :, None, None, None]
-                    vote = np.stack([drawn[p].mean(0, where=s) if s.any() else np.zeros(drawn.shape[1:]) for p, s in zip(picks[:, :k], some)])
+                    vote = np.stack(
+                        [drawn[p].mean(0, where=s) if s.any() else np.zeros(drawn.shape[1:]) for p, s in zip(picks[:, :k], some)]
+                    )
                     out[f"copy K={k}, {name}"] = self.score(vote >= 0.5)
         return out
 
@@ -207,7 +232,9 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
                 stock = net.references(net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]))
                 place = np.zeros(chosen.shape, np.int64)
                 place[chosen >= 0] = index
-                logits = net.decode_evidence(e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0))[0]
+                logits = net.decode_evidence(
+                    e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0)
+                )[0]
             done.append(up(logits))
         return bench.score(np.concatenate(done))
 
@@ -234,8 +261,11 @@ def table(result: dict) -> str:
     distance = {key: np.array([s["hd95"] for s in scores], float) for key, scores in collected.items()}
     contrast = np.array(result["contrast"], float)
     low = contrast <= np.nanpercentile(contrast, 100 / 3)
-    lines = ["| trained | evidence at test | seeds | Dice | 95 % interval | minus plain net | minus own null | low-contrast third: Dice | "
-             "minus own null | HD95, px |", "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| trained | evidence at test | seeds | Dice | 95 % interval | minus plain net | minus own null | low-contrast third: Dice | "
+        "minus own null | HD95, px |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
 
     def difference(values, base, part=slice(None)):
         if base is None or base is values:
@@ -246,18 +276,32 @@ def table(result: dict) -> str:
     for (method, name), values in sorted(mean.items(), key=lambda item: item[0][0] == "copy"):
         found = interval(values.tolist())
         null, far = mean.get((method, "null")), distance[method, name][:, low]
-        cells = [method, name, len(collected[method, name]), f"{found['value']:.4f}", f"{found['low']:.4f} to {found['high']:.4f}",
-                 difference(values, mean.get(("supervised", "plain"))), difference(values, null), f"{values[low].mean():.4f}",
-                 difference(values, null, low), f"{np.nanmean(far):.1f}" if np.isfinite(far).any() else ""]
+        cells = [
+            method,
+            name,
+            len(collected[method, name]),
+            f"{found['value']:.4f}",
+            f"{found['low']:.4f} to {found['high']:.4f}",
+            difference(values, mean.get(("supervised", "plain"))),
+            difference(values, null),
+            f"{values[low].mean():.4f}",
+            difference(values, null, low),
+            f"{np.nanmean(far):.1f}" if np.isfinite(far).any() else "",
+        ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     about = result["about"]
-    head = [f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; "
-            f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask.", ""]
+    head = [
+        f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; "
+        f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask.",
+        "",
+    ]
     return "\n".join([*head, *lines, ""])
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, required=True, help="dataset folder with a test split")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs, ablation.json and ablation.md")
     parser.add_argument("--cache", type=Path, default=Path(".cache"))
@@ -268,8 +312,12 @@ def main() -> int:
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--labelled", type=float, default=1.0, help="share or number of labelled training pictures")
     parser.add_argument("--hold-out", metavar="COLUMN=VALUE", help="a class kept out of training, whose training pictures are the pool")
-    parser.add_argument("--dev", type=int, default=0, metavar="N", help="with --hold-out: ask for N pictures of the pool, not the test pictures")
-    parser.add_argument("--grown", action="store_true", help="the pool holds the unlabelled pictures, too, with their masks: cases annotated after training")
+    parser.add_argument(
+        "--dev", type=int, default=0, metavar="N", help="with --hold-out: ask for N pictures of the pool, not the test pictures"
+    )
+    parser.add_argument(
+        "--grown", action="store_true", help="the pool holds the unlabelled pictures, too, with their masks: cases annotated after training"
+    )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of TrainConfig, for instance groups=4")
     parser.add_argument("--threads", type=int, default=2)
     given = parser.parse_args()
@@ -277,8 +325,17 @@ def main() -> int:
     torch.set_num_threads(given.threads)
     held = tuple(given.hold_out.split("=", 1)) if given.hold_out else None
     try:
-        base = {"data": str(given.data), "labelled": given.labelled, "minutes": given.minutes, "steps": given.steps, "size": given.size,
-                "threads": given.threads, "validate": 0, "exclude": {held[0]: held[1]} if held else {}, **settings_of(given.set)}
+        base = {
+            "data": str(given.data),
+            "labelled": given.labelled,
+            "minutes": given.minutes,
+            "steps": given.steps,
+            "size": given.size,
+            "threads": given.threads,
+            "validate": 0,
+            "exclude": {held[0]: held[1]} if held else {},
+            **settings_of(given.set),
+        }
         run_all(given, base, held)
     except CersError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -298,7 +355,7 @@ def run_all(given, base: dict, held) -> None:
         method, _, evidence = name.partition(":")
         settings = base | settings_of(own) | {"method": method, "evidence": evidence or "retrieved"}
         runs += [(row, seed, TrainConfig(**settings, seed=seed).check()) for seed in given.seeds]
-    runs.sort(key=lambda run: given.seeds.index(run[1]))       # a first table after the first seed
+    runs.sort(key=lambda run: given.seeds.index(run[1]))  # a first table after the first seed
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "ablation.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": {}}
@@ -310,9 +367,14 @@ def run_all(given, base: dict, held) -> None:
     if result.get("images", images) != images or result.get("pool", len(bench.stock)) != len(bench.stock):
         raise CersError(f"'{file}' is of other test pictures or another pool. Choose another folder for this ablation.")
     budget = " ".join([f"{given.minutes:g} minutes a run"] * bool(given.minutes) + [f"{given.steps} steps a run"] * bool(given.steps))
-    result |= {"images": images, "pool": len(bench.stock), "contrast": [None if np.isnan(c) else round(float(c), 3) for c in bench.contrast],
-               "split": {k: v for k, v in split.report.items() if k != "rows"}, "held_out": held,
-               "about": {"budget": budget, "size": given.size, "machine": machine(given.threads), "settings": base}}
+    result |= {
+        "images": images,
+        "pool": len(bench.stock),
+        "contrast": [None if np.isnan(c) else round(float(c), 3) for c in bench.contrast],
+        "split": {k: v for k, v in split.report.items() if k != "rows"},
+        "held_out": held,
+        "about": {"budget": budget, "size": given.size, "machine": machine(given.threads), "settings": base},
+    }
     result.setdefault("copy", bench.copies())
     for row, seed, config in runs:
         name = f"{row.replace(':', '-').replace(',', '-')}-s{seed}"
@@ -328,12 +390,23 @@ def run_all(given, base: dict, held) -> None:
         net = CersNet(NetworkConfig(**settings))
         net.load_state_dict(load_file(folder / WEIGHTS))
         status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
-        result["runs"][name] = {"method": row, "seed": seed, "config": config.hash, "steps": status["step"], "scores": measure_net(bench, net, config)}
+        result["runs"][name] = {
+            "method": row,
+            "seed": seed,
+            "config": config.hash,
+            "steps": status["step"],
+            "scores": measure_net(bench, net, config),
+        }
         with atomic_path(file) as temporary:
             temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
         (given.out / "ablation.md").write_text(table(result), encoding="utf-8")
-        log.info("%s: %d steps, %.0f s in all; %s", name, status["step"], time.time() - started,
-                 {k: round(float(np.mean(v["dice"])), 4) for k, v in result["runs"][name]["scores"].items()})
+        log.info(
+            "%s: %d steps, %.0f s in all; %s",
+            name,
+            status["step"],
+            time.time() - started,
+            {k: round(float(np.mean(v["dice"])), 4) for k, v in result["runs"][name]["scores"].items()},
+        )
     print(table(result))
 
 

@@ -21,7 +21,7 @@ from cers.evaluation.calibration import Reliability, near_lesion, without_temper
 from cers.evaluation.metrics import compare_masks, dice
 from cers.evaluation.statistics import interval
 
-TUMOR_CORE = (1, 3, 4)          # BraTS labels whose union looks like BRISC's masks
+TUMOR_CORE = (1, 3, 4)  # BraTS labels whose union looks like BRISC's masks
 
 
 class RandomSelector:
@@ -52,8 +52,13 @@ def training_pool(data: Path, folder: Path, size: int):
         writer.writeheader()
         writer.writerows({k: r[k] for k in writer.fieldnames} for r in chosen)
     pool = Pool.create(folder)
-    report = import_folder(pool, data / "images" / "train", data / "masks" / "train", table,
-                           defaults={"modality": "MR", "body_site": "brain", "label": "tumor"})
+    report = import_folder(
+        pool,
+        data / "images" / "train",
+        data / "masks" / "train",
+        table,
+        defaults={"modality": "MR", "body_site": "brain", "label": "tumor"},
+    )
     print(f"pool of {len(pool)} training pictures ({len(report.faults)} not imported)", flush=True)
     return pool
 
@@ -67,7 +72,7 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
         rows = [r for r in csv.DictReader(f) if r["split"] == "test" and r["twin_in_train"] == "0"][: limit or None]
     retrieved, null, random = (Segmenter(model, p, text_embedder=embedder) for p in (pool, None, pool))
     random.selector = RandomSelector(pool, model.selection.k)
-    retrieved.segment(read_volume(data / "images" / "test" / f"{rows[0]['image']}.jpg"), influence=False)       # embeds the pool
+    retrieved.segment(read_volume(data / "images" / "test" / f"{rows[0]['image']}.jpg"), influence=False)  # embeds the pool
     texts = {"glioma": "Suspected glioma.", "meningioma": "Suspected meningioma.", "pituitary": "Suspected pituitary."}
     cases, before, after = [], Reliability(), Reliability()
     for n, row in enumerate(rows):
@@ -81,14 +86,28 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
             probability, lesion = found.probabilities[0][near].astype(np.float32), truth[near]
             after.add(probability, lesion)
             before.add(without_temperature(probability, model.config.temperature), lesion)
-        cases.append({"image": row["image"], "diagnosis": row["diagnosis"], "plane": row["plane"], "plain": dice(plain, truth),
-                      "null": dice(null.segment(volume, influence=False).labelmap > 0, truth), "retrieved": dice(found.labelmap > 0, truth),
-                      "random": dice(random.segment(volume, influence=False).labelmap > 0, truth),
-                      "text": dice(retrieved.segment(volume, text=texts[row["diagnosis"]], influence=False).labelmap > 0, truth),
-                      "references": len(evidence.references), "coverage": evidence.coverage.value,
-                      "confidence": evidence.confidence or 0.0, "agreement": 1 - evidence.disagreement})
+        cases.append(
+            {
+                "image": row["image"],
+                "diagnosis": row["diagnosis"],
+                "plane": row["plane"],
+                "plain": dice(plain, truth),
+                "null": dice(null.segment(volume, influence=False).labelmap > 0, truth),
+                "retrieved": dice(found.labelmap > 0, truth),
+                "random": dice(random.segment(volume, influence=False).labelmap > 0, truth),
+                "text": dice(retrieved.segment(volume, text=texts[row["diagnosis"]], influence=False).labelmap > 0, truth),
+                "references": len(evidence.references),
+                "coverage": evidence.coverage.value,
+                "confidence": evidence.confidence or 0.0,
+                "agreement": 1 - evidence.disagreement,
+            }
+        )
         if (n + 1) % 50 == 0:
-            print(n + 1, {k: round(float(np.mean([c[k] for c in cases])), 4) for k in ("plain", "null", "random", "retrieved", "text")}, flush=True)
+            print(
+                n + 1,
+                {k: round(float(np.mean([c[k] for c in cases])), 4) for k in ("plain", "null", "random", "retrieved", "text")},
+                flush=True,
+            )
     table = {k: interval([c[k] for c in cases]) for k in ("plain", "null", "random", "retrieved", "text")}
     table["retrieved - null"] = interval([c["retrieved"] - c["null"] for c in cases])
     table["retrieved - plain"] = interval([c["retrieved"] - c["plain"] for c in cases])
@@ -117,9 +136,16 @@ def volumes(model, embedder, data: Path, folder: Path) -> list[dict]:
             found = with_pool.segment(volume, planes, influence=False)
             alone = Segmenter(model, None, text_embedder=embedder).segment(volume, planes, influence=False)
             scores = compare_masks(found.labelmap > 0, truth > 0, volume.geometry.spacing[::-1], 2.0)
-            row = {"volume": name, "planes": planes, "retrieved": round(scores["dice"], 4), "surface_dice": round(scores["surface_dice"], 4),
-                   "hd95": scores["hd95"] and round(scores["hd95"], 1), "null": round(dice(alone.labelmap > 0, truth > 0), 4), "ml": round(sum(found.volume_ml.values()), 2),
-                   "expert_ml": round(float((truth > 0).sum() * volume.geometry.voxel_ml), 2)}
+            row = {
+                "volume": name,
+                "planes": planes,
+                "retrieved": round(scores["dice"], 4),
+                "surface_dice": round(scores["surface_dice"], 4),
+                "hd95": scores["hd95"] and round(scores["hd95"], 1),
+                "null": round(dice(alone.labelmap > 0, truth > 0), 4),
+                "ml": round(sum(found.volume_ml.values()), 2),
+                "expert_ml": round(float((truth > 0).sum() * volume.geometry.voxel_ml), 2),
+            }
             print(row, flush=True)
             out.append(row)
     return out

@@ -60,12 +60,15 @@ def main() -> int:
         pool_folder = Path(folder) / "pool"
         with build_pool(pool_folder) as pool:
             from cers.inference import embed_pool
+
             model = load_model(given.model, threads=given.threads)
             embed_pool(model, pool, Segmenter(model, pool).embedder)
         command = [sys.executable, "-m", "benchmarks.brain1", "--once", str(pool_folder), "--threads", str(given.threads)]
         command += ["--model", str(given.model)] if given.model else []
-        found = [json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
-                 for _ in range(given.runs)]
+        found = [
+            json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
+            for _ in range(given.runs)
+        ]
     rows = [(step, statistics.median(f[step] for f in found)) for step in found[0]]
     report("brain1, seconds", ["step", "s"], rows, given)
     return 0

@@ -38,8 +38,15 @@ def machine(threads: int) -> dict:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    return {"cpu": name, "cores": os.cpu_count(), "threads": threads, "system": platform.platform(terse=True),
-            "python": platform.python_version(), "torch": version("torch"), "faiss": version("faiss-cpu")}
+    return {
+        "cpu": name,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "faiss": version("faiss-cpu"),
+    }
 
 
 def cell(value) -> str:
@@ -57,8 +64,10 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence], given: 
     from rich.table import Table
 
     about = machine(given.threads)
-    caption = (f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads; Python {about['python']}, torch {about['torch']}; "
-               f"median of {given.runs} runs")
+    caption = (
+        f"{about['cpu']}, {about['cores']} cores, {about['threads']} threads; Python {about['python']}, torch {about['torch']}; "
+        f"median of {given.runs} runs"
+    )
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
     for n, column in enumerate(columns):
         table.add_column(column, justify="left" if n == 0 else "right")
@@ -66,8 +75,14 @@ def report(title: str, columns: Sequence[str], rows: Sequence[Sequence], given: 
         table.add_row(*(cell(v) for v in row))
     Console(width=None if sys.stdout.isatty() else 130).print(table)
     if given.json:
-        given.json.write_text(json.dumps({"title": title, "machine": about, "runs": given.runs, "columns": list(columns),
-                                          "rows": [list(r) for r in rows], **more}, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(
+            json.dumps(
+                {"title": title, "machine": about, "runs": given.runs, "columns": list(columns), "rows": [list(r) for r in rows], **more},
+                indent=1,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
 
 
 def median_ms(work: Callable[[], object], runs: int) -> float:
@@ -82,7 +97,7 @@ def median_ms(work: Callable[[], object], runs: int) -> float:
 
 def peak_mb() -> float:
     """Largest resident memory of this process so far, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024 ** 2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != "darwin" else 1024**2)
 
 
 def with_noise(volume, seed: int):
@@ -123,6 +138,18 @@ def timing_pool(folder: Path, count: int = 40):
             image, small = image[:, ::-1], small[:, ::-1]
         image = (image * random.uniform(0.8, 1.2) + random.normal(0, 20, image.shape)).astype(np.float32)
         rationale = describe(image, small > 0, spacing, modality="MR", plane="axial")
-        pool.add(Case(image, small, LABELS, spacing=spacing, plane="axial", patient_id=f"timing-{n}", volume_id=f"timing-{n}",
-                      modality="MR", body_site="brain", rationale=rationale))
+        pool.add(
+            Case(
+                image,
+                small,
+                LABELS,
+                spacing=spacing,
+                plane="axial",
+                patient_id=f"timing-{n}",
+                volume_id=f"timing-{n}",
+                modality="MR",
+                body_site="brain",
+                rationale=rationale,
+            )
+        )
     return pool

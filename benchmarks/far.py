@@ -70,7 +70,9 @@ def measure(model, embedder, pool, queries, modality: str, site: str) -> dict[st
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.far", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.far", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--masks", type=Path, required=True)
     parser.add_argument("--pool", type=int, nargs="+", default=[0, 5, 20, 60], help="volumes in the pool")
@@ -103,8 +105,11 @@ def main() -> None:
             row = {name: interval(values) for name, values in scores.items()}
             row["retrieved - plain"] = interval([a - b for a, b in zip(scores["retrieved"], scores["plain"])])
             result["rows"][size] = {"cases": len(pool), **row}
-            print(f"{size:4d} volumes, {len(pool):5d} cases: "
-                  + ", ".join(f"{name} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for name, r in row.items()), flush=True)
+            print(
+                f"{size:4d} volumes, {len(pool):5d} cases: "
+                + ", ".join(f"{name} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for name, r in row.items()),
+                flush=True,
+            )
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

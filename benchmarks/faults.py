@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")          # before torch: threads do not survive a fork
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads do not survive a fork
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np  # noqa: E402
@@ -29,7 +29,7 @@ from .common import machine  # noqa: E402
 from .fork import Outcome, child, start, watch  # noqa: E402
 from .operations import KILLINGS, Describe, case, filled, sound  # noqa: E402
 
-SHARES = {"import": 0.25, "describe": 0.25, "correct": 0.1, "embed": 0.15, "train": 0.1, "install-model": 0.15}      # of the points
+SHARES = {"import": 0.25, "describe": 0.25, "correct": 0.1, "embed": 0.15, "train": 0.1, "install-model": 0.15}  # of the points
 
 
 @dataclass
@@ -64,7 +64,7 @@ def killing(name: str, points: int, folder: Path, model: Path, chance: random.Ra
     folder.mkdir()
     op = KILLINGS[name](folder, model)
     op.renew()
-    whole = child(op.work)                       # once to its end, for how long it takes
+    whole = child(op.work)  # once to its end, for how long it takes
     if whole.state != "done" or (wrong := op.lost(whole.promised)):
         row.faults.append(f"not even undisturbed: {whole.state} {whole.words[-400:]} {wrong if whole.state == 'done' else ''}")
         return row
@@ -77,13 +77,15 @@ def killing(name: str, points: int, folder: Path, model: Path, chance: random.Ra
         window = max(0.02, 0.8 * window) if outcome.state == "done" else min(1.1 * whole.seconds, 1.2 * window)
         try:
             row.faults += [f"after point {row.points}: {w}" for w in op.lost(outcome.promised)]
-        except Exception as error:               # what is left behind cannot be read: the worst that can be found
+        except Exception as error:  # what is left behind cannot be read: the worst that can be found
             row.faults.append(f"after point {row.points}: {type(error).__name__}: {error}")
         if outcome.state == "done":
             op.renew()
         say(f"{name}: {row.hit} of {points}")
-    last = child(op.work)                        # and what is left can be gone on with
-    row.faults += [f"at the end: {w}" for w in op.lost(last.promised)] if last.state == "done" else [f"at the end: {last.state} {last.words[-400:]}"]
+    last = child(op.work)  # and what is left can be gone on with
+    row.faults += (
+        [f"at the end: {w}" for w in op.lost(last.promised)] if last.state == "done" else [f"at the end: {last.state} {last.words[-400:]}"]
+    )
     row.seconds = time.monotonic() - begun
     row.note = f"{whole.seconds:.2f} s undisturbed"
     return row
@@ -93,7 +95,9 @@ def mount(folder: Path, megabytes: int) -> bool:
     """A small file system of its own at ``folder``; False where that is not allowed."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "cers-faults", str(folder)], capture_output=True, check=False, timeout=30)
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "cers-faults", str(folder)], capture_output=True, check=False, timeout=30
+        )
     except OSError:
         return False
     return done.returncode == 0
@@ -228,6 +232,7 @@ def together(minutes: float, folder: Path, say) -> Row:
                         raise
                     count += 1
                 promise(str(count))
+
         return work
 
     def reads(promise) -> None:
@@ -274,7 +279,9 @@ def malformed(most: int | None, folder: Path, model: Path, say) -> Row:
     return row
 
 
-def campaign(points: int, minutes: float, most_malformed: int | None, folder: Path, only: list[str], seed: int, say=lambda words: None) -> list[Row]:
+def campaign(
+    points: int, minutes: float, most_malformed: int | None, folder: Path, only: list[str], seed: int, say=lambda words: None
+) -> list[Row]:
     """All of it. ``folder`` must be empty; it can be deleted afterwards."""
     import torch
 
@@ -286,16 +293,24 @@ def campaign(points: int, minutes: float, most_malformed: int | None, folder: Pa
     import cers.training.trainer  # noqa: F401
 
     chance, model = random.Random(seed), tiny_model(folder / "model", size=64)
-    rows = [killing(name, max(1, round(points * share)), folder / name, model, chance, say) for name, share in SHARES.items()
-            if not only or name in only]
-    rest = {"full-disk": lambda: full_disk(max(3, points // 10), folder / "full", model, chance, say),
-            "read-only": lambda: read_only(folder / "read-only", model, say), "together": lambda: together(minutes, folder / "together", say),
-            "malformed": lambda: malformed(most_malformed, folder / "malformed", model, say)}
+    rows = [
+        killing(name, max(1, round(points * share)), folder / name, model, chance, say)
+        for name, share in SHARES.items()
+        if not only or name in only
+    ]
+    rest = {
+        "full-disk": lambda: full_disk(max(3, points // 10), folder / "full", model, chance, say),
+        "read-only": lambda: read_only(folder / "read-only", model, say),
+        "together": lambda: together(minutes, folder / "together", say),
+        "malformed": lambda: malformed(most_malformed, folder / "malformed", model, say),
+    }
     return rows + [make() for name, make in rest.items() if not only or name in only]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--points", type=int, default=60, help="kills in mid-work at random points, over all operations (default: 60)")
     parser.add_argument("--minutes", type=float, default=1.0, help="of two writers and one reader (default: 1)")
     parser.add_argument("--malformed", type=int, metavar="N", help="malformed inputs at most (default: all)")
@@ -315,8 +330,21 @@ def main(arguments: list[str] | None = None) -> int:
         rows = campaign(given.points, given.minutes, given.malformed, Path(folder), given.only, given.seed, say)
     print(table(rows))
     if given.json:
-        given.json.write_text(json.dumps({"points": given.points, "minutes": given.minutes, "seed": given.seed, "machine": machine(1),
-                                          "seconds": round(time.monotonic() - begun), "rows": [asdict(r) for r in rows]}, indent=1) + "\n", encoding="utf-8")
+        given.json.write_text(
+            json.dumps(
+                {
+                    "points": given.points,
+                    "minutes": given.minutes,
+                    "seed": given.seed,
+                    "machine": machine(1),
+                    "seconds": round(time.monotonic() - begun),
+                    "rows": [asdict(r) for r in rows],
+                },
+                indent=1,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
     return 1 if any(r.faults for r in rows) else 0
 
 

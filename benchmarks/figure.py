@@ -18,9 +18,15 @@ import numpy as np
 from cers.evaluation.statistics import interval
 
 CAP = ", cap .9"
-KINDS = (("retrieved", "retrieved"), ("retrieved" + CAP, "retrieved, none alike > .9"),
-         ("two-stage (with CoT)", "retrieved by look and rationale"), ("shuffled rationale", "retrieved, rationales shuffled"),
-         ("random", "random cases"), ("swapped masks", "masks swapped"), ("empty masks", "masks empty"))
+KINDS = (
+    ("retrieved", "retrieved"),
+    ("retrieved" + CAP, "retrieved, none alike > .9"),
+    ("two-stage (with CoT)", "retrieved by look and rationale"),
+    ("shuffled rationale", "retrieved, rationales shuffled"),
+    ("random", "random cases"),
+    ("swapped masks", "masks swapped"),
+    ("empty masks", "masks empty"),
+)
 BLUE, ORANGE, GREY = "#2a6f97", "#d1802b", "#7a7a7a"
 
 
@@ -76,7 +82,10 @@ def _budget(result: dict, trained: str) -> str:
 def _pools(left, unseen: dict, trained: str) -> None:
     sizes, own, copied = by_pool(unseen, trained)
     null, plain = means(unseen, trained)["null"], means(unseen, "supervised").get("plain")
-    for values, colour, words, mark in ((own, BLUE, "CERS, references retrieved, none alike > .9", "o"), (copied, ORANGE, "masks of the references copied", "s")):
+    for values, colour, words, mark in (
+        (own, BLUE, "CERS, references retrieved, none alike > .9", "o"),
+        (copied, ORANGE, "masks of the references copied", "s"),
+    ):
         value, error = _errors(values)
         left.errorbar(range(1, len(sizes) + 1), value, error, color=colour, marker=mark, capsize=3, label=words)
     value, error = _errors([null])

@@ -54,11 +54,11 @@ def start(work: Callable[[Callable[[str], None]], None]) -> tuple[int, int]:
         except MemoryError:
             os.write(writing, b"!There was not enough memory.\n")
             code = 3
-        except BaseException:                      # the very thing that is looked for; it is reported, not swallowed
+        except BaseException:  # the very thing that is looked for; it is reported, not swallowed
             os.write(writing, b"?" + traceback.format_exc().strip().replace("\n", " | ").encode()[-3000:] + b"\n")
             code = 4
     finally:
-        os._exit(code)                             # never into the parent's clean-up
+        os._exit(code)  # never into the parent's clean-up
 
 
 def watch(pid: int, reading: int, kill_after: float | None, limit: float) -> Outcome:

@@ -72,7 +72,9 @@ def judge(segmenter, wrong: set[str]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.harm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.harm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, help="folder in BRISC layout")
     parser.add_argument("--cases", type=int, default=150)
     parser.add_argument("--images", type=Path)
@@ -90,7 +92,11 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "pool"
-        pool = training_pool(options.data, folder, options.cases) if options.data else volumes_pool(folder, options.images, options.masks, options.volumes)
+        pool = (
+            training_pool(options.data, folder, options.cases)
+            if options.data
+            else volumes_pool(folder, options.images, options.masks, options.volumes)
+        )
         wrong = plant(pool, options.wrong, options.seed)
         result = judge(Segmenter(load_model(), pool, text_embedder=TextEmbedder()), wrong)
     print(json.dumps({k: v for k, v in result.items() if k != "signs"}, indent=1))

@@ -25,8 +25,18 @@ def case(n: int):
     from cers.rationale import describe
 
     image, mask = picture(n)
-    return Case(image, mask, {1: "tumor"}, spacing=(1.0, 1.0), plane="axial", modality="MR", body_site="brain", patient_id=f"p{n}", volume_id=f"v{n}",
-                rationale=describe(image, mask > 0, (1.0, 1.0), modality="MR", plane="axial"))
+    return Case(
+        image,
+        mask,
+        {1: "tumor"},
+        spacing=(1.0, 1.0),
+        plane="axial",
+        modality="MR",
+        body_site="brain",
+        patient_id=f"p{n}",
+        volume_id=f"v{n}",
+        rationale=describe(image, mask > 0, (1.0, 1.0), modality="MR", plane="axial"),
+    )
 
 
 def filled(folder: Path, count: int) -> Path:
@@ -109,7 +119,9 @@ class Describe(Killing):
         with Pool.open(self.pool) as pool:
             for i in pool.ids():
                 one = pool.get(i)
-                version = pool.add_rationale(i, describe(one.image, one.mask > 0, one.spacing, modality="MR", plane="axial"), who="campaign")
+                version = pool.add_rationale(
+                    i, describe(one.image, one.mask > 0, one.spacing, modality="MR", plane="axial"), who="campaign"
+                )
                 promise(f"{i} {version}")
 
     def lost(self, promised) -> list[str]:
@@ -139,7 +151,9 @@ class Correct(Killing):
         with Pool.open(self.pool) as pool:
             for grow in range(4):
                 mask[1:3, 10:30, 10 : 15 + (os.getpid() + grow) % 25] = 1
-                report = add_correction(pool, Volume(array, Geometry(np.eye(4), array.shape), modality="MR"), mask, {1: "tumor"}, annotator="campaign")
+                report = add_correction(
+                    pool, Volume(array, Geometry(np.eye(4), array.shape), modality="MR"), mask, {1: "tumor"}, annotator="campaign"
+                )
                 for i in report.ids:
                     promise(i)
 
@@ -192,9 +206,28 @@ class Train(Killing):
         from cers.training.config import TrainConfig
 
         network = {k: v for k, v in self.network.items() if k != "labels"}
-        return TrainConfig.of({"data": str(self.pool), "steps": 12, "frame": 64, "size": 64, "groups": 2, "members": 3, "unlabelled_members": 1,
-                               "initial": "random", "network": network, "refresh": 3, "checkpoint_steps": 1, "validate": 0, "validation": 0.15,
-                               "lr_warmup": 2, "validation_limit": 2, "method": "supervised", "allow_leaks": True, "threads": 1})
+        return TrainConfig.of(
+            {
+                "data": str(self.pool),
+                "steps": 12,
+                "frame": 64,
+                "size": 64,
+                "groups": 2,
+                "members": 3,
+                "unlabelled_members": 1,
+                "initial": "random",
+                "network": network,
+                "refresh": 3,
+                "checkpoint_steps": 1,
+                "validate": 0,
+                "validation": 0.15,
+                "lr_warmup": 2,
+                "validation_limit": 2,
+                "method": "supervised",
+                "allow_leaks": True,
+                "threads": 1,
+            }
+        )
 
     def renew(self) -> None:
         self.count += 1

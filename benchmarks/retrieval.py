@@ -9,7 +9,7 @@ import numpy as np
 
 from .common import median_ms, options, peak_mb, report
 
-DIMENSION = 560                  # of the default model's image vectors
+DIMENSION = 560  # of the default model's image vectors
 TEXT_DIMENSION = 384
 
 
@@ -32,8 +32,10 @@ class MemoryPool:
         return self.vector_index
 
     def facets(self) -> list[tuple]:
-        return [(case_id, f"p{n // 8}", f"v{n // 4}", None, ("MR", "CT", "MR")[n % 3], "brain", "axial", "unreviewed")
-                for n, case_id in enumerate(self.ids)]
+        return [
+            (case_id, f"p{n // 8}", f"v{n // 4}", None, ("MR", "CT", "MR")[n % 3], "brain", "axial", "unreviewed")
+            for n, case_id in enumerate(self.ids)
+        ]
 
     def vectors(self, kind: str, model_hash: str, ids=None):
         rows = [self._row[i] for i in ids]
@@ -53,7 +55,7 @@ def unit(random, size: int, dimension: int) -> np.ndarray:
 
 def main() -> int:
     parser = options(__doc__, runs=101)
-    parser.set_defaults(threads=1)      # one is enough, and on a busy machine faster than two that wait for each other
+    parser.set_defaults(threads=1)  # one is enough, and on a busy machine faster than two that wait for each other
     parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     given = parser.parse_args()
     import torch
@@ -74,13 +76,28 @@ def main() -> int:
         thumbnail, text = unit(random, 1, 1024)[0], unit(random, 1, TEXT_DIMENSION)[0]
 
         def select():
-            return selector.select(Query(next(queries), thumbnail=thumbnail, rationale_vector=text, modality="MR", body_site="brain",
-                                         patient_id="p1", volume_id="v1"), config)
+            return selector.select(
+                Query(
+                    next(queries),
+                    thumbnail=thumbnail,
+                    rationale_vector=text,
+                    modality="MR",
+                    body_site="brain",
+                    patient_id="p1",
+                    volume_id="v1",
+                ),
+                config,
+            )
 
         select()
-        rows.append((f"{size:,}", nearest, median_ms(select, given.runs), pool.build_seconds, pool.image.nbytes / 2 ** 21))
-    report(f"Retrieval, {DIMENSION} numbers a case", ["cases", "nearest 50, ms", "selection, ms", "build index, s", "index, MB"], rows,
-           given, peak_mb=peak_mb())
+        rows.append((f"{size:,}", nearest, median_ms(select, given.runs), pool.build_seconds, pool.image.nbytes / 2**21))
+    report(
+        f"Retrieval, {DIMENSION} numbers a case",
+        ["cases", "nearest 50, ms", "selection, ms", "build index, s", "index, MB"],
+        rows,
+        given,
+        peak_mb=peak_mb(),
+    )
     return 0
 
 

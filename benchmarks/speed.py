@@ -19,7 +19,7 @@ def measure(segmenter: Segmenter, volume, runs: int) -> tuple[dict[str, float], 
     """Median milliseconds of each step over ``runs`` runs, and the number of slices that were decoded."""
     seconds = []
     for n in range(runs + 1):
-        segmenter.embedder.forget()           # the noise seldom changes the words of a single slice
+        segmenter.embedder.forget()  # the noise seldom changes the words of a single slice
         prediction = segmenter.segment(with_noise(volume, n))
         seconds.append(prediction.seconds)
     return {step: 1000 * statistics.median(s[step] for s in seconds[1:]) for step in seconds[0]}, len(prediction.evidence)
@@ -44,8 +44,13 @@ def main() -> int:
     rows.append(("slice with evidence", one["total"] - one["influence"], (whole["total"] - whole["influence"]) / slices))
     rows.append(("influence of each reference", one["influence"], whole["influence"] / slices))
     rows.append(("total", one["total"], whole["total"] / slices))
-    report(f"Milliseconds per slice at {model.config.size} x {model.config.size}, {used} references",
-           ["step", "one slice", f"of {slices} slices"], rows, given, peak_mb=peak_mb())
+    report(
+        f"Milliseconds per slice at {model.config.size} x {model.config.size}, {used} references",
+        ["step", "one slice", f"of {slices} slices"],
+        rows,
+        given,
+        peak_mb=peak_mb(),
+    )
     print(f"Peak memory of the process: {peak_mb():.0f} MB")
     return 0
 

@@ -62,7 +62,7 @@ def main() -> int:
             result = worker.segment(volume.array, volume.geometry.ijkToRAS, modality="MR", body_site="brain", patient_id="benchmark")
             place = max(result["slices"], key=lambda s: s["pixels"])
             ids = [r["id"] for r in place["references"]]
-            choices = iter(range(10 ** 6))
+            choices = iter(range(10**6))
 
             def again():
                 return worker.call("resegment", plane=place["plane"], index=place["index"], dropped=[ids[next(choices) % len(ids)]])
@@ -72,8 +72,12 @@ def main() -> int:
             rerun = median_ms(again, given.runs)
             hello = median_ms(lambda: worker.call("hello", protocol=1), given.runs)
             cancelled = statistics.median(cancel_ms(worker, volume) for _ in range(3))
-    rows = [("worker ready, from its start", 1000 * ready), ("hello", hello), (f"slice decoded again, {len(ids)} references", rerun),
-            ("cancel to its end", cancelled)]
+    rows = [
+        ("worker ready, from its start", 1000 * ready),
+        ("hello", hello),
+        (f"slice decoded again, {len(ids)} references", rerun),
+        ("cancel to its end", cancelled),
+    ]
     report("Round trips through the worker, milliseconds", ["request", "ms"], rows, given)
     return 0
 

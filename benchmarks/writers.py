@@ -64,8 +64,12 @@ def agreement(vectors: np.ndarray, diagnosis: np.ndarray, k: int = 5) -> float:
 def main() -> int:
     parser = options(__doc__, runs=1)
     parser.set_defaults(threads=1)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("CERS_DATA", "../shared/data")) / "brisc2025",
-                        help="folder of BRISC 2025 with cases.csv and the tables of texts")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(os.environ.get("CERS_DATA", "../shared/data")) / "brisc2025",
+        help="folder of BRISC 2025 with cases.csv and the tables of texts",
+    )
     parser.add_argument("--count", type=int, default=400, help="cases (default: 400)")
     given = parser.parse_args()
     from cers.rationale import TextEmbedder, describe, read_cot_csv, to_rationale
@@ -92,11 +96,32 @@ def main() -> int:
         sentences = [(s, m.descriptors, c["plane"]) for r, m, c in zip(texts, measured, sample) for s in r.statements]
         wrong = sum(len(contradicting(r, m.descriptors, c["plane"])) for r, m, c in zip(texts, measured, sample))
         anatomy = sum(names_anatomy(s.text) for s, *_ in sentences)
-        rows.append((name, *first, f"{agreement(own, diagnosis):.1%}", f"{wrong / len(sentences):.1%}", f"{anatomy / len(sentences):.1%}",
-                     len(sentences)))
-    rows.append(("chance", *[f"{1 / len(sample):.1%} / {5 / len(sample):.1%}"] * len(writers), f"{float((share ** 2).sum()):.1%}", "", "", ""))
-    report(f"Writers on {len(sample)} cases", ["writer of the query", *(f"own case in: {n}, first / top 5" for n in writers),
-                                              "diagnosis in top 5", "contradicting", "anatomy", "sentences"], rows, given)
+        rows.append(
+            (
+                name,
+                *first,
+                f"{agreement(own, diagnosis):.1%}",
+                f"{wrong / len(sentences):.1%}",
+                f"{anatomy / len(sentences):.1%}",
+                len(sentences),
+            )
+        )
+    rows.append(
+        ("chance", *[f"{1 / len(sample):.1%} / {5 / len(sample):.1%}"] * len(writers), f"{float((share**2).sum()):.1%}", "", "", "")
+    )
+    report(
+        f"Writers on {len(sample)} cases",
+        [
+            "writer of the query",
+            *(f"own case in: {n}, first / top 5" for n in writers),
+            "diagnosis in top 5",
+            "contradicting",
+            "anatomy",
+            "sentences",
+        ],
+        rows,
+        given,
+    )
     return 0
 
 

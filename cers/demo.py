@@ -25,13 +25,19 @@ from .resources import resource
 from .sample import sample
 
 QUERY = "brain1"
-ABOUT = {                                                            # modality, body site
-    "brain1": ("MR", "brain"), "brain2": ("MR", "brain"), "lung1": ("CT", "lung"), "lung2": ("CT", "lung"), "breast1": ("MR", "breast"),
+ABOUT = {  # modality, body site
+    "brain1": ("MR", "brain"),
+    "brain2": ("MR", "brain"),
+    "lung1": ("CT", "lung"),
+    "lung2": ("CT", "lung"),
+    "breast1": ("MR", "breast"),
 }
 POOL = tuple(name for name in ABOUT if name != QUERY)
 LABELS = {1: "tumor"}
-NOTE = (f"These {len(POOL)} patients are a demonstration, not a clinical pool: too few to support a reading, and only one of them shows "
-        "the same organ. Not for clinical use.")
+NOTE = (
+    f"These {len(POOL)} patients are a demonstration, not a clinical pool: too few to support a reading, and only one of them shows "
+    "the same organ. Not for clinical use."
+)
 
 
 def read_sample(name: str) -> tuple[Volume, np.ndarray]:
@@ -86,8 +92,10 @@ def summarise(prediction: Prediction, expert: np.ndarray, pool, model, seconds: 
         "slices": slices,
         "model_hash": model.hash,
         "pool_hash": pool.hash(),
-        "pool": {"patients": len(POOL),
-                 "cases": [{k: case[k] for k in ("id", "patient_id", "modality", "body_site", "source")} for case in pool.list()]},
+        "pool": {
+            "patients": len(POOL),
+            "cases": [{k: case[k] for k in ("id", "patient_id", "modality", "body_site", "source")} for case in pool.list()],
+        },
         "provenance": prediction.provenance,
         "note": NOTE,
     }
@@ -98,18 +106,23 @@ def describe(summary: dict, files: list[Path]) -> str:
     place, cases = summary["slice"], {case["id"]: case for case in summary["pool"]["cases"]}
     counts = by_plane(summary["slices"])
     seconds = {step: value for step, value in summary["seconds"].items() if "." not in step}
-    lines = ["", f"Segmented {summary['case']} (contrast T1 MR of the brain) with evidence:",
-             f"  lesion   {summary['volume_ml']:.1f} ml in {slices_words(counts)}; the expert's mask has "
-             f"{summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
-             f"  time     {seconds['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total") + ")",
-             f"  evidence {references_words(counts)}" if summary["volume_ml"] else "  evidence none: no lesion was found",
-             f"{'Largest of them' if summary['references'] else 'Largest lesion slice'}, {place['plane']} {place['index'] + 1}: "
-             + summary["coverage"]["message"]]
+    lines = [
+        "",
+        f"Segmented {summary['case']} (contrast T1 MR of the brain) with evidence:",
+        f"  lesion   {summary['volume_ml']:.1f} ml in {slices_words(counts)}; the expert's mask has "
+        f"{summary['expert_volume_ml']:.1f} ml; Dice {summary['dice']:.3f}",
+        f"  time     {seconds['total']:.1f} s (" + ", ".join(f"{k} {v:.2f}" for k, v in seconds.items() if k != "total") + ")",
+        f"  evidence {references_words(counts)}" if summary["volume_ml"] else "  evidence none: no lesion was found",
+        f"{'Largest of them' if summary['references'] else 'Largest lesion slice'}, {place['plane']} {place['index'] + 1}: "
+        + summary["coverage"]["message"],
+    ]
     for r in summary["references"]:
         case = cases[r["id"]]
         cot, influence = ("-" if r[k] is None else f"{r[k]:.2f}" for k in ("cot", "influence"))
-        lines.append(f"  {r['rank']}. {r['id'][:12]} {case['source']}, {case['modality']} {case['body_site']}: visual {r['visual']:.2f}, "
-                     f"CoT {cot}, influence {influence}")
+        lines.append(
+            f"  {r['rank']}. {r['id'][:12]} {case['source']}, {case['modality']} {case['body_site']}: visual {r['visual']:.2f}, "
+            f"CoT {cot}, influence {influence}"
+        )
     if summary["rejected"]:
         lines.append("Not used there, for instance:")
         shown = {}
@@ -163,10 +176,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("demo"), help="folder to write to (default: demo)")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda", "mps"))
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
-    parser.add_argument("--planes", default="three", choices=("acquisition", "three"),
-                        help="decode along the scanner's plane only, or along all three, which finds fewer false lesions (default: three)")
+    parser.add_argument(
+        "--planes",
+        default="three",
+        choices=("acquisition", "three"),
+        help="decode along the scanner's plane only, or along all three, which finds fewer false lesions (default: three)",
+    )
     options = parser.parse_args(argv)
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")                     # models come from local folders and packages only
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models come from local folders and packages only
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         options.output.mkdir(parents=True, exist_ok=True)
@@ -175,11 +192,13 @@ def main(argv: list[str] | None = None) -> int:
     except CersError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:         # who read the summary has seen enough; the files are written
+    except BrokenPipeError:  # who read the summary has seen enough; the files are written
         return _unread()
     except OSError as error:
-        print(f"Error: '{error.filename or options.output}' could not be written ({error.strerror}). Choose another folder with --output.",
-              file=sys.stderr)
+        print(
+            f"Error: '{error.filename or options.output}' could not be written ({error.strerror}). Choose another folder with --output.",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

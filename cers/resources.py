@@ -31,5 +31,7 @@ def resource(name: str) -> Path:
         if (folder / name).exists():
             return folder / name
     searched = " or ".join(f"'{folder}'" for folder in folders())
-    raise CersError(f"The file '{name}' that CERS needs was not found in {searched}. "
-                    f"Install CERS again, or set {ENVIRONMENT} to the folder that holds it.")
+    raise CersError(
+        f"The file '{name}' that CERS needs was not found in {searched}. "
+        f"Install CERS again, or set {ENVIRONMENT} to the folder that holds it."
+    )

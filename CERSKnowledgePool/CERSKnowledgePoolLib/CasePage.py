@@ -17,19 +17,35 @@ from . import SceneCase
 from .Pages import addButton
 from .PoolSession import PoolSession
 
-PICTURE = 248     # pixels
-FIELDS = {"diagnosis": lambda: _("Diagnosis"), "modality": lambda: _("Modality"), "body_site": lambda: _("Body site"),
-          "patient_id": lambda: _("Patient"), "group": lambda: _("Group"), "annotator": lambda: _("Annotator")}
-TIPS = {"diagnosis": lambda: _("What the lesion is, if it is known"), "modality": lambda: _("MR, CT, US …; an image gets evidence of its own modality only"),
-        "body_site": lambda: _("For instance brain; an image gets evidence of its own body site only"),
-        "patient_id": lambda: _("A pseudonym; an image never gets a case of its own patient as evidence"),
-        "group": lambda: _("A name for cases that belong together, such as series of one scan; they are no evidence for one another"),
-        "annotator": lambda: _("Who drew the mask")}
-ACTIONS = {"added": lambda: _("added"), "changed": lambda: _("changed"), "reviewed": lambda: _("reviewed"), "rationale": lambda: _("rationale"),
-           "trashed": lambda: _("moved to the trash"), "restored": lambda: _("restored"), "deleted": lambda: _("deleted for good"),
-           "merged": lambda: _("merged")}
+PICTURE = 248  # pixels
+FIELDS = {
+    "diagnosis": lambda: _("Diagnosis"),
+    "modality": lambda: _("Modality"),
+    "body_site": lambda: _("Body site"),
+    "patient_id": lambda: _("Patient"),
+    "group": lambda: _("Group"),
+    "annotator": lambda: _("Annotator"),
+}
+TIPS = {
+    "diagnosis": lambda: _("What the lesion is, if it is known"),
+    "modality": lambda: _("MR, CT, US …; an image gets evidence of its own modality only"),
+    "body_site": lambda: _("For instance brain; an image gets evidence of its own body site only"),
+    "patient_id": lambda: _("A pseudonym; an image never gets a case of its own patient as evidence"),
+    "group": lambda: _("A name for cases that belong together, such as series of one scan; they are no evidence for one another"),
+    "annotator": lambda: _("Who drew the mask"),
+}
+ACTIONS = {
+    "added": lambda: _("added"),
+    "changed": lambda: _("changed"),
+    "reviewed": lambda: _("reviewed"),
+    "rationale": lambda: _("rationale"),
+    "trashed": lambda: _("moved to the trash"),
+    "restored": lambda: _("restored"),
+    "deleted": lambda: _("deleted for good"),
+    "merged": lambda: _("merged"),
+}
 ZOOMS = (1, 2, 4)
-USES = 5          # images named for which a case was a reference
+USES = 5  # images named for which a case was a reference
 
 
 class CasePage:
@@ -48,8 +64,13 @@ class CasePage:
         layout.addLayout(line)
         self.previous = addButton(self.page, line, _("Previous"), _("The case before in the list"), lambda: self._step(-1))
         self.next = addButton(self.page, line, _("Next"), _("The next case in the list"), lambda: self._step(1))
-        self.toViews = addButton(self.page, line, _("Show in the views"), _("Opens image and contour in the slice views, where they lie in the patient"),
-                                            self.openInViews)
+        self.toViews = addButton(
+            self.page,
+            line,
+            _("Show in the views"),
+            _("Opens image and contour in the slice views, where they lie in the patient"),
+            self.openInViews,
+        )
         self.body = qt.QWidget(page)
         layout.addWidget(self.body)
         layout.addStretch(1)
@@ -81,20 +102,30 @@ class CasePage:
         self.note.setPlaceholderText(_("Comment on your verdict (optional)"))
         self.note.setToolTip(_("Kept in the history with your verdict"))
         line.addWidget(self.note, 1)
-        self.verdicts = [addButton(self.page, line, words, tip, lambda key=key: self.onReview(key)) for key, words, tip in (
-            ("approved", _("Approve"), _("This case is right")), ("flagged", _("Flag"), _("This case needs a second look")),
-            ("excluded", _("Exclude"), _("Never use this case as evidence; it stays in the pool")))]
+        self.verdicts = [
+            addButton(self.page, line, words, tip, lambda key=key: self.onReview(key))
+            for key, words, tip in (
+                ("approved", _("Approve"), _("This case is right")),
+                ("flagged", _("Flag"), _("This case needs a second look")),
+                ("excluded", _("Exclude"), _("Never use this case as evidence; it stays in the pool")),
+            )
+        ]
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         line.addWidget(qt.QLabel("<b>" + _("Rationale, version") + "</b>", self.body))
         self.versions = qt.QComboBox(self.body)
         self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
-        self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)      # a writer's name may be long
+        self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # a writer's name may be long
         self.versions.setMinimumContentsLength(12)
         self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
         line.addWidget(self.versions, 1)
-        self.saveText = addButton(self.page, line, _("Save as new"), _("Keeps your wording; sentences you left alone keep their measurement"),
-                                             self.onSaveRationale)
+        self.saveText = addButton(
+            self.page,
+            line,
+            _("Save as new"),
+            _("Keeps your wording; sentences you left alone keep their measurement"),
+            self.onSaveRationale,
+        )
         self.parts = {}
         form = qt.QFormLayout()
         layout.addLayout(form)
@@ -162,8 +193,12 @@ class CasePage:
     def open(self, case_id: str) -> None:
         """Asks for a case and shows it when it is there."""
         self._asked = case_id
-        self.session.ask("pool_case", {"id": case_id}, lambda content: self._show(case_id, content),
-                         lambda sentence: self.clear(sentence) if self._asked == case_id else None)
+        self.session.ask(
+            "pool_case",
+            {"id": case_id},
+            lambda content: self._show(case_id, content),
+            lambda sentence: self.clear(sentence) if self._asked == case_id else None,
+        )
 
     def again(self) -> None:
         """Something was changed."""
@@ -186,13 +221,15 @@ class CasePage:
         self.labels.setCursorPosition(0)
         for name, edit in self.fields.items():
             edit.setText(case[name] or "")
-            edit.setCursorPosition(0)                  # of a long one the beginning is seen
+            edit.setCursorPosition(0)  # of a long one the beginning is seen
             edit.setToolTip(TIPS[name]() + (f"\n{case[name]}" if case[name] else ""))
         self.versions.blockSignals(True)
         self.versions.clear()
         for version in content["versions"]:
-            self.versions.addItem(_("{number}: {writer}, {date}").format(
-                number=version["version"], writer=version["writer"], date=version["created"][:10]), version["version"])
+            self.versions.addItem(
+                _("{number}: {writer}, {date}").format(number=version["version"], writer=version["writer"], date=version["created"][:10]),
+                version["version"],
+            )
         self.versions.blockSignals(False)
         self._showVersion()
         self.text.setHtml(self._html())
@@ -229,18 +266,26 @@ class CasePage:
         content, quiet = self.content, Words.muted(self.page.palette)
         out = []
         numbers = (content["rationale"] or {}).get("descriptors") or {}
-        rows = [(name.replace("_", " "), f"{value:g} {DESCRIPTORS[name][0]}", DESCRIPTORS[name][1]) for name, value in numbers.items()
-                if value is not None and name in DESCRIPTORS]
+        rows = [
+            (name.replace("_", " "), f"{value:g} {DESCRIPTORS[name][0]}", DESCRIPTORS[name][1])
+            for name, value in numbers.items()
+            if value is not None and name in DESCRIPTORS
+        ]
         if content["alike"]:
             own = content["case"]["patient_id"]
             same = [", " + escape(_("same patient")) if own and a["patient_id"] == own else "" for a in content["alike"]]
-            links = ", ".join(f'<a href="{escape(a["id"])}">{escape(a["id"][:8])}</a> ({a["similarity"]:.3f}{words})'
-                              for a, words in zip(content["alike"], same))
+            links = ", ".join(
+                f'<a href="{escape(a["id"])}">{escape(a["id"][:8])}</a> ({a["similarity"]:.3f}{words})'
+                for a, words in zip(content["alike"], same)
+            )
             out.append(f"<p><b>{escape(_('Nearly the same picture'))}</b><br>{links}</p>")
         out.append(f"<p><b>{escape(_('Used as a reference'))}</b><br>{escape(usesText(content))}</p>")
         if rows:
-            cells = "".join(f"<tr><td>{escape(n)}&nbsp;&nbsp;</td><td align='right'>{escape(v)}&nbsp;&nbsp;</td>"
-                            f"<td style='color:{quiet}'>{escape(d)}</td></tr>" for n, v, d in rows)
+            cells = "".join(
+                f"<tr><td>{escape(n)}&nbsp;&nbsp;</td><td align='right'>{escape(v)}&nbsp;&nbsp;</td>"
+                f"<td style='color:{quiet}'>{escape(d)}</td></tr>"
+                for n, v, d in rows
+            )
             out.append(f"<p><b>{escape(_('Measured'))}</b></p><table cellspacing='0'>{cells}</table>")
         out.append(f"<p><b>{escape(_('History'))}</b></p>" + auditHtml(content["audit"], quiet))
         return "".join(out)
@@ -283,12 +328,17 @@ class CasePage:
             return
         rename = {a: b for a, b in zip(old, names) if a != b}
         if changes or rename:
-            self.session.change("pool_edit", {"ids": [case["id"]], "changes": changes, "rename": rename}, lambda _result: self.say(_("Saved.")))
+            self.session.change(
+                "pool_edit", {"ids": [case["id"]], "changes": changes, "rename": rename}, lambda _result: self.say(_("Saved."))
+            )
 
     def onSaveRationale(self) -> None:
         parts = {part: edit.plainText for part, edit in self.parts.items()}
-        self.session.change("pool_rationale", {"id": self._asked, "parts": parts},
-                            lambda result: self.say(_("Saved as version {number}.").format(number=result["version"])))
+        self.session.change(
+            "pool_rationale",
+            {"id": self._asked, "parts": parts},
+            lambda result: self.say(_("Saved as version {number}.").format(number=result["version"])),
+        )
 
     def openInViews(self) -> None:
         SceneCase.show(self.content["case"], self._image, self._mask)
@@ -319,7 +369,7 @@ def auditRows(entries: list[dict]) -> list[tuple[str, str, str, str, str]]:
     rows = []
     for e in entries:
         if e["field"] == "text":
-            continue                                   # the versions are shown by themselves
+            continue  # the versions are shown by themselves
         what = ACTIONS.get(e["action"], lambda e=e: e["action"])()
         if e["field"]:
             what += f" {e['field'].replace('_', ' ')}: {e['before'] or '–'} → {e['after'] or '–'}"
@@ -329,8 +379,11 @@ def auditRows(entries: list[dict]) -> list[tuple[str, str, str, str, str]]:
 
 def auditHtml(entries: list[dict], quiet: str) -> str:
     """Entries of one case's audit as rich text, newest first."""
-    rows = [f"<tr><td style='color:{quiet}'>{escape(when)}&nbsp;&nbsp;</td><td>{escape(who)}&nbsp;&nbsp;</td>"
-            f"<td>{escape(what + (f' ({note})' if note else ''))}</td></tr>" for when, who, _case, what, note in auditRows(entries)]
+    rows = [
+        f"<tr><td style='color:{quiet}'>{escape(when)}&nbsp;&nbsp;</td><td>{escape(who)}&nbsp;&nbsp;</td>"
+        f"<td>{escape(what + (f' ({note})' if note else ''))}</td></tr>"
+        for when, who, _case, what, note in auditRows(entries)
+    ]
     return f"<table cellspacing='0'>{''.join(rows)}</table>"
 
 

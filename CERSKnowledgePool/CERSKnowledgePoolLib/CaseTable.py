@@ -11,12 +11,16 @@ from slicer.i18n import tr as _
 
 from .PoolSession import PoolSession
 
-SIZE = 44               # pixels of a thumbnail
-AHEAD = 12              # rows that are read beyond those in view
-MOST_PICTURES = 1500    # rows that stay filled; those seen longest ago are emptied
+SIZE = 44  # pixels of a thumbnail
+AHEAD = 12  # rows that are read beyond those in view
+MOST_PICTURES = 1500  # rows that stay filled; those seen longest ago are emptied
 MOST_AT_ONCE = 40
-REVIEWS = {"unreviewed": lambda: "", "approved": lambda: "✔ " + _("approved"), "flagged": lambda: "⚑ " + _("flagged"),
-           "excluded": lambda: "✖ " + _("excluded")}
+REVIEWS = {
+    "unreviewed": lambda: "",
+    "approved": lambda: "✔ " + _("approved"),
+    "flagged": lambda: "⚑ " + _("flagged"),
+    "excluded": lambda: "✖ " + _("excluded"),
+}
 
 
 class CaseTable:
@@ -36,8 +40,18 @@ class CaseTable:
         self._order: deque[int] = deque()
         self._round, self._waiting = 0, False
         self.model = qt.QStandardItemModel()
-        names = [_("Case"), _("Labels"), _("Review"), _("Rationale"), _("Diagnosis"), _("Body site"), _("Modality"), _("Annotator"), _("Added"),
-                 _("Source")]
+        names = [
+            _("Case"),
+            _("Labels"),
+            _("Review"),
+            _("Rationale"),
+            _("Diagnosis"),
+            _("Body site"),
+            _("Modality"),
+            _("Annotator"),
+            _("Added"),
+            _("Source"),
+        ]
         self.model.setColumnCount(len(names))
         self.model.setHorizontalHeaderLabels(names)
         view.setModel(self.model)
@@ -124,8 +138,9 @@ class CaseTable:
                 self._waiting = False
                 self.session.failed.emit(sentence)
 
-        self.session.ask("pool_rows", {"ids": [self.ids[n] for n in rows], "thumbnails": SIZE},
-                         lambda result: self._fill(current, rows, result), failed)
+        self.session.ask(
+            "pool_rows", {"ids": [self.ids[n] for n in rows], "thumbnails": SIZE}, lambda result: self._fill(current, rows, result), failed
+        )
 
     def _fill(self, current: int, rows: list[int], result: dict) -> None:
         if current != self._round:
@@ -149,8 +164,18 @@ class CaseTable:
 
     def _row(self, number: int, row: dict, picture) -> None:
         name = row["id"][:8] + (f"  {self._similarity[number]:.2f}" if self._similarity else "")
-        texts = [name, ", ".join(row["labels"].values()), REVIEWS[row["review"]](), row.get("damaged") or row["first_line"], row["diagnosis"],
-                 row["body_site"], row["modality"], row["annotator"], (row["created"] or "")[:10], row["source"]]
+        texts = [
+            name,
+            ", ".join(row["labels"].values()),
+            REVIEWS[row["review"]](),
+            row.get("damaged") or row["first_line"],
+            row["diagnosis"],
+            row["body_site"],
+            row["modality"],
+            row["annotator"],
+            (row["created"] or "")[:10],
+            row["source"],
+        ]
         for column, text in enumerate(texts):
             self._set(number, column, text or "")
         tip = row.get("damaged") or row["first_line"]

@@ -14,8 +14,14 @@ from cers.rationale import DESCRIPTORS
 from .CaseTable import CaseTable
 from .PoolSession import PoolSession
 
-FACETS = {"body_site": lambda: _("Body site"), "modality": lambda: _("Modality"), "label": lambda: _("Label"),
-          "diagnosis": lambda: _("Diagnosis"), "annotator": lambda: _("Annotator"), "review": lambda: _("Review")}
+FACETS = {
+    "body_site": lambda: _("Body site"),
+    "modality": lambda: _("Modality"),
+    "label": lambda: _("Label"),
+    "diagnosis": lambda: _("Diagnosis"),
+    "annotator": lambda: _("Annotator"),
+    "review": lambda: _("Review"),
+}
 ANY = "\0any"
 
 
@@ -89,9 +95,12 @@ class CasesPage:
         self.note.setPlaceholderText(_("Comment (optional)"))
         self.note.setToolTip(_("Kept in the history with what you do to the chosen cases"))
         self.buttons = {}
-        for key, words, tip in (("approved", _("Approve"), _("These cases are right")), ("flagged", _("Flag"), _("These cases need a second look")),
-                                ("excluded", _("Exclude"), _("Never use these cases as evidence; they stay in the pool")),
-                                ("delete", _("Delete"), _("Moves these cases to the trash, from which they can be restored"))):
+        for key, words, tip in (
+            ("approved", _("Approve"), _("These cases are right")),
+            ("flagged", _("Flag"), _("These cases need a second look")),
+            ("excluded", _("Exclude"), _("Never use these cases as evidence; they stay in the pool")),
+            ("delete", _("Delete"), _("Moves these cases to the trash, from which they can be restored")),
+        ):
             button = self.buttons[key] = qt.QPushButton(words, page)
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, key=key: self.act(key))
@@ -211,7 +220,7 @@ class CasesPage:
         path = os.path.join(self.session.worker.privateFolder(), "search.npy")
         np.save(path, array)
         self._timer.stop()
-        self.session.ask("load_model", {}, None, lambda sentence: None)      # where it fails, the search below says so
+        self.session.ask("load_model", {}, None, lambda sentence: None)  # where it fails, the search below says so
         self._long({**params, "image": path, "spacing": spacing}, _("most alike first"))
 
     def _long(self, params: dict, words: str) -> None:
@@ -224,7 +233,7 @@ class CasesPage:
         number = self._asked
 
         def shown(result: dict) -> None:
-            if number == self._asked:                # else the filters have changed since
+            if number == self._asked:  # else the filters have changed since
                 self._asked = 0
                 self._show(result, words)
 
@@ -270,14 +279,20 @@ class CasesPage:
         if what == "delete":
             self.session.change("pool_delete", {"ids": ids, "note": note}, lambda result: self._deleted(ids, result["numbers"]))
         else:
-            self.session.change("pool_review", {"ids": ids, "review": what, "note": note},
-                                lambda _result: self.say(_("{count} cases: {review}.").format(count=len(ids), review=what)))
+            self.session.change(
+                "pool_review",
+                {"ids": ids, "review": what, "note": note},
+                lambda _result: self.say(_("{count} cases: {review}.").format(count=len(ids), review=what)),
+            )
 
     def _deleted(self, ids: list[str], numbers: list[int]) -> None:
         if self._subset is not None:
             self._subset = [i for i in self._subset if i not in ids]
             self.table.show(self._subset)
-        self.say(_("{count} cases are in the trash.").format(count=len(ids)), undo=lambda: self.session.change("pool_restore", {"numbers": numbers}))
+        self.say(
+            _("{count} cases are in the trash.").format(count=len(ids)),
+            undo=lambda: self.session.change("pool_restore", {"numbers": numbers}),
+        )
 
 
 def sliceShown():

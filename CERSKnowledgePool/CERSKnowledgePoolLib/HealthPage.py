@@ -13,12 +13,19 @@ from cers.errors import Cancelled, CersError
 
 from .PoolSession import PoolSession
 
-KINDS = {"doubt": lambda: _("Masks that the rest of the pool does not bear out"), "harm": lambda: _("Cases that lower the Dice of others"),
-         "duplicate": lambda: _("Same picture, different patients"),
-         "contradiction": lambda: _("Masks that contradict each other"), "rationale": lambda: _("Words against measurements"),
-         "gap": lambda: _("Too few cases"), "alone": lambda: _("Cases without anything alike"), "unused": lambda: _("Never a reference"),
-         "unknown": lambda: _("Not known"), "damaged": lambda: _("Damaged")}
-AT_ONCE = 100       # cases that one trial segments
+KINDS = {
+    "doubt": lambda: _("Masks that the rest of the pool does not bear out"),
+    "harm": lambda: _("Cases that lower the Dice of others"),
+    "duplicate": lambda: _("Same picture, different patients"),
+    "contradiction": lambda: _("Masks that contradict each other"),
+    "rationale": lambda: _("Words against measurements"),
+    "gap": lambda: _("Too few cases"),
+    "alone": lambda: _("Cases without anything alike"),
+    "unused": lambda: _("Never a reference"),
+    "unknown": lambda: _("Not known"),
+    "damaged": lambda: _("Damaged"),
+}
+AT_ONCE = 100  # cases that one trial segments
 
 
 class HealthPage:
@@ -26,14 +33,19 @@ class HealthPage:
 
     def __init__(self, page, session: PoolSession, onFinding, worker: WorkerClient | None = None):
         self.session, self._onFinding = session, onFinding
-        self.worker = worker or WorkerClient()          # of its own: the pool stays at hand while cases are segmented
+        self.worker = worker or WorkerClient()  # of its own: the pool stays at hand while cases are segmented
         self._task: Task | None = None
         self._checked: list[dict] = []
         self._harm: list[dict] = []
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
-        words = qt.QLabel(_("Looks for pictures that occur under several patients, masks and words that contradict each other, and kinds of case "
-                            "of which there are too few. Nothing is changed."), page)
+        words = qt.QLabel(
+            _(
+                "Looks for pictures that occur under several patients, masks and words that contradict each other, and kinds of case "
+                "of which there are too few. Nothing is changed."
+            ),
+            page,
+        )
         words.setWordWrap(True)
         layout.addWidget(words)
         line = qt.QHBoxLayout()
@@ -41,8 +53,12 @@ class HealthPage:
         self.button, self.trial = qt.QPushButton(_("Check the pool"), page), qt.QPushButton(_("Try the references"), page)
         self.button.setToolTip(_("Takes some seconds for thousands of cases"))
         self.button.clicked.connect(lambda *_checked: self.check())
-        self.trial.setToolTip(_("Segments up to {count} cases with references from the rest of the pool, and finds masks that look wrong and references that make others worse. "
-                                "Takes some minutes in the background; press again to try the next cases").format(count=AT_ONCE))
+        self.trial.setToolTip(
+            _(
+                "Segments up to {count} cases with references from the rest of the pool, and finds masks that look wrong and references that make others worse. "
+                "Takes some minutes in the background; press again to try the next cases"
+            ).format(count=AT_ONCE)
+        )
         self.trial.clicked.connect(lambda *_checked: self.tryReferences())
         line.addWidget(self.button, 1)
         line.addWidget(self.trial, 1)
@@ -68,7 +84,9 @@ class HealthPage:
         self.tried.setWordWrap(True)
         layout.insertWidget(layout.indexOf(self.summary) + 1, self.tried)
         self.record = qt.QCheckBox(_("Note in the pool which cases serve as references"), page)
-        self.record.setToolTip(_("Kept are the date, a number that tells images apart, and how much the case counted; nothing else of the image"))
+        self.record.setToolTip(
+            _("Kept are the date, a number that tells images apart, and how much the case counted; nothing else of the image")
+        )
         self.record.clicked.connect(lambda *_checked: self._onRecord())
         layout.addWidget(self.record)
         self.findings: list[dict] = []
@@ -141,7 +159,7 @@ class HealthPage:
         def over() -> None:
             self._task = None
             if self.worker.state != STOPPED:
-                self.worker.stop()                      # frees the memory of the model
+                self.worker.stop()  # frees the memory of the model
             self._updateButtons()
 
         def done(result: dict) -> None:
@@ -154,8 +172,11 @@ class HealthPage:
             if isinstance(error, Cancelled):
                 self.tried.setText(_("Stopped. What was tried is kept; press Try the references to go on."))
             else:
-                self.tried.setText(str(error) if isinstance(error, (CersError, OSError)) else
-                                   _("Something unexpected went wrong ({kind}).").format(kind=type(error).__name__))
+                self.tried.setText(
+                    str(error)
+                    if isinstance(error, (CersError, OSError))
+                    else _("Something unexpected went wrong ({kind}).").format(kind=type(error).__name__)
+                )
             self._updateButtons()
 
         if self._task is None:
@@ -177,7 +198,9 @@ class HealthPage:
         if doubt:
             words += " " + _("Masks in doubt: {count}.").format(count=doubt)
         if result["faults"]:
-            words += " " + _("Not tried: {count} ({reason})").format(count=len(result["faults"]), reason=next(iter(result["faults"].values())))
+            words += " " + _("Not tried: {count} ({reason})").format(
+                count=len(result["faults"]), reason=next(iter(result["faults"].values()))
+            )
         self.tried.setText(words)
         self._harm = result["findings"]
         self._list()
@@ -188,7 +211,9 @@ class HealthPage:
         self._checked = result["findings"]
         self._list()
         count = len(self._checked)
-        self.summary.setText(_("Nothing was found.") if not count else _("1 finding") if count == 1 else _("{count} findings").format(count=count))
+        self.summary.setText(
+            _("Nothing was found.") if not count else _("1 finding") if count == 1 else _("{count} findings").format(count=count)
+        )
 
     def _list(self) -> None:
         self.findings = [*self._harm, *self._checked]

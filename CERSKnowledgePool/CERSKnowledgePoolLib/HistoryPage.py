@@ -11,7 +11,7 @@ from .CasePage import auditRows
 from .PoolSession import PoolSession
 
 SHOWN = 200
-WIDTHS = 118, 70, 70, 220, 60        # of the columns, in pixels
+WIDTHS = 118, 70, 70, 220, 60  # of the columns, in pixels
 
 
 class HistoryPage:
@@ -110,8 +110,14 @@ class HistoryPage:
         self.trash.clear()
         for entry in result["cases"]:
             case = entry["case"]
-            parts = [entry["id"][:8], ", ".join(case["labels"].values()), case["source"], _("deleted {date}").format(date=entry["created"][:10]),
-                     entry["who"], entry["note"]]
+            parts = [
+                entry["id"][:8],
+                ", ".join(case["labels"].values()),
+                case["source"],
+                _("deleted {date}").format(date=entry["created"][:10]),
+                entry["who"],
+                entry["note"],
+            ]
             item = qt.QListWidgetItem(" · ".join(str(p) for p in parts if p))
             item.setData(qt.Qt.UserRole, entry["number"])
             self.trash.addItem(item)
@@ -129,24 +135,31 @@ class HistoryPage:
         self.export.setEnabled(bool(self.session.folder))
 
     def onRestore(self) -> None:
-        self.session.change("pool_restore", {"numbers": self._chosen()},
-                            lambda result: self.say(_("Restored: {count}").format(count=len(result["ids"]))))
+        self.session.change(
+            "pool_restore", {"numbers": self._chosen()}, lambda result: self.say(_("Restored: {count}").format(count=len(result["ids"])))
+        )
 
     def onPurge(self) -> None:
         numbers = self._chosen()
         if self.confirm(_("Delete {count} cases for good? This cannot be undone.").format(count=len(numbers))):
-            self.session.change("pool_purge", {"numbers": numbers},
-                                lambda result: self.say(_("Deleted for good: {count}").format(count=result["deleted"])))
+            self.session.change(
+                "pool_purge", {"numbers": numbers}, lambda result: self.say(_("Deleted for good: {count}").format(count=result["deleted"]))
+            )
 
     def _ask(self, question: str) -> bool:
         answer = qt.QMessageBox.question(self.page, _("Trash"), question, qt.QMessageBox.Yes | qt.QMessageBox.No, qt.QMessageBox.No)
         return answer == qt.QMessageBox.Yes
 
     def _askPath(self) -> str:
-        return qt.QFileDialog.getSaveFileName(self.page, _("Export as table"), os.path.join(os.path.expanduser("~"), "pool audit.csv"), "CSV (*.csv)")
+        return qt.QFileDialog.getSaveFileName(
+            self.page, _("Export as table"), os.path.join(os.path.expanduser("~"), "pool audit.csv"), "CSV (*.csv)"
+        )
 
     def onExport(self) -> None:
         path = self.askPath()
         if path:
-            self.session.ask("pool_audit", {"path": path}, lambda result: self.say(
-                _("Wrote {count} lines to {path}.").format(count=result["lines"], path=result["path"])))
+            self.session.ask(
+                "pool_audit",
+                {"path": path},
+                lambda result: self.say(_("Wrote {count} lines to {path}.").format(count=result["lines"], path=result["path"])),
+            )

@@ -29,8 +29,11 @@ class ImportPage:
         form = qt.QFormLayout()
         layout.addLayout(form)
         self.source = qt.QComboBox(page)
-        for words, key in ((_("Image and segments of this scene"), "scene"), (_("Folders of images and masks"), "folder"),
-                           (_("Another pool, or an exported file"), "pool")):
+        for words, key in (
+            (_("Image and segments of this scene"), "scene"),
+            (_("Folders of images and masks"), "folder"),
+            (_("Another pool, or an exported file"), "pool"),
+        ):
             self.source.addItem(words, key)
         self.source.setToolTip(_("Where the cases come from; a folder may hold DICOM series, with their DICOM SEG files among the masks"))
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
@@ -44,8 +47,12 @@ class ImportPage:
         self.said = qt.QWidget(page)
         form = qt.QFormLayout(self.said)
         self.fields = {}
-        for name, words, tip in (("modality", _("Modality"), "MR, CT, US …"), ("body_site", _("Body site"), _("for instance brain")),
-                                 ("diagnosis", _("Diagnosis"), ""), ("annotator", _("Annotator"), _("who drew the masks"))):
+        for name, words, tip in (
+            ("modality", _("Modality"), "MR, CT, US …"),
+            ("body_site", _("Body site"), _("for instance brain")),
+            ("diagnosis", _("Diagnosis"), ""),
+            ("annotator", _("Annotator"), _("who drew the masks")),
+        ):
             self.fields[name] = qt.QLineEdit(self.said)
             self.fields[name].setPlaceholderText(tip)
             self.fields[name].setToolTip(_("For all cases of which neither the image nor the table says it"))
@@ -53,13 +60,22 @@ class ImportPage:
         for inner in (self.frames["scene"].layout(), self.frames["folder"].layout(), self.frames["pool"].layout(), form):
             inner.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.said)
-        self.privacy = qt.QLabel(_("Patient identifiers are replaced by pseudonyms; names, dates and the name of a volume or of a DICOM folder are dropped. "
-                                   "Preview shows what was found. Check that no name is burnt into the pictures."), page)
+        self.privacy = qt.QLabel(
+            _(
+                "Patient identifiers are replaced by pseudonyms; names, dates and the name of a volume or of a DICOM folder are dropped. "
+                "Preview shows what was found. Check that no name is burnt into the pictures."
+            ),
+            page,
+        )
         self.privacy.setWordWrap(True)
         layout.addWidget(self.privacy)
         self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
-        self.keep.setToolTip(_("Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone who "
-                               "gets this pool can read them; the preview shows them. Else they are dropped"))
+        self.keep.setToolTip(
+            _(
+                "Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone who "
+                "gets this pool can read them; the preview shows them. Else they are dropped"
+            )
+        )
         layout.addWidget(self.keep)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
@@ -168,8 +184,18 @@ class ImportPage:
             if not images:
                 self._tell(_("Choose the folder of the images."))
                 return
-            self._work("pool_import_folder", {"images": images, "masks": masks or images, "csv": table or None, **common, "dry_run": dry,
-                                              "keep_identity": bool(self.keep.checked)}, dry)
+            self._work(
+                "pool_import_folder",
+                {
+                    "images": images,
+                    "masks": masks or images,
+                    "csv": table or None,
+                    **common,
+                    "dry_run": dry,
+                    "keep_identity": bool(self.keep.checked),
+                },
+                dry,
+            )
         elif not self.other.text.strip():
             self._tell(_("Choose an exported file, or type the folder of a pool."))
         else:
@@ -190,9 +216,12 @@ class ImportPage:
         if self.keep.checked:
             origin["source"] = "; ".join(f"{name} {value}" for name, value in person.items())
         self._tell(_("Reading the image…"))
-        self._task = Task(SceneCase.write(volume, segmentation, chosen, self.session.worker.privateFolder()), self.session.worker,
-                          lambda files: self._work("pool_import_volume", {**origin, **common, **files, "dry_run": dry}, dry, identity),
-                          lambda error: self._tell(str(error)))
+        self._task = Task(
+            SceneCase.write(volume, segmentation, chosen, self.session.worker.privateFolder()),
+            self.session.worker,
+            lambda files: self._work("pool_import_volume", {**origin, **common, **files, "dry_run": dry}, dry, identity),
+            lambda error: self._tell(str(error)),
+        )
 
     def _work(self, method: str, params: dict, dry: bool, identity: dict | None = None) -> None:
         self._tell(_("Looking…") if dry else _("Importing…"))
@@ -206,7 +235,7 @@ class ImportPage:
         def failed(sentence: str) -> None:
             self._tell(sentence)
             if not dry:
-                self.session.changed.emit()              # what was finished before stays
+                self.session.changed.emit()  # what was finished before stays
 
         if not self.session.work(method, params, done, failed):
             self._tell(_("Something else is running. Wait for it, or cancel it."))
@@ -215,35 +244,58 @@ class ImportPage:
         """What an import did or would do. kept: what the headers say of patients was kept."""
         added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
         present = len(result["present"]) if "present" in result else max(0, len(result["ids"]) - added)
-        lines = [(_("{added} cases would be added, {present} are here already.") if dry else _("{added} cases were added, {present} were here already."))
-                 .format(added=added, present=present)]
+        lines = [
+            (
+                _("{added} cases would be added, {present} are here already.")
+                if dry
+                else _("{added} cases were added, {present} were here already.")
+            ).format(added=added, present=present)
+        ]
         if result.get("cancelled"):
             lines.append(_("Cancelled; what was finished stays."))
         if result.get("unlisted"):
             lines.append(_("{count} images that the table does not name are left out.").format(count=len(result["unlisted"])))
-        faults = [f if isinstance(f, str) else f"{f['item']}" + (_(" (line {line})").format(line=f["line"]) if f["line"] else "") + f": {f['message']}"
-                  for f in result.get("faults", [])]
-        faults += [_("{id}: kept as it is here; the other differs in {names}.").format(id=i, names=", ".join(names))
-                   for i, names in result.get("different", {}).items()]
+        faults = [
+            f
+            if isinstance(f, str)
+            else f"{f['item']}" + (_(" (line {line})").format(line=f["line"]) if f["line"] else "") + f": {f['message']}"
+            for f in result.get("faults", [])
+        ]
+        faults += [
+            _("{id}: kept as it is here; the other differs in {names}.").format(id=i, names=", ".join(names))
+            for i, names in result.get("different", {}).items()
+        ]
         if len(faults) > MOST_LINES:
             faults[MOST_LINES:] = [_("… and {count} more.").format(count=len(faults) - MOST_LINES)]
-        items = [_("{item}: cases {count} ({labels})").format(item=i["item"], count=i["cases"], labels=", ".join(i["labels"]))
-                 for i in result.get("items", [])]
+        items = [
+            _("{item}: cases {count} ({labels})").format(item=i["item"], count=i["cases"], labels=", ".join(i["labels"]))
+            for i in result.get("items", [])
+        ]
         if len(items) > MOST_LINES:
             items[MOST_LINES:] = [_("… and {count} more.").format(count=len(items) - MOST_LINES)]
-        self.result.setHtml("".join(f"<p>{escape(line)}</p>" for line in lines) + identityHtml(result.get("identity") or {}, kept)
-                            + "".join(f"<div>✖ {escape(f)}</div>" for f in faults) + "".join(f"<div>{escape(i)}</div>" for i in items))
+        self.result.setHtml(
+            "".join(f"<p>{escape(line)}</p>" for line in lines)
+            + identityHtml(result.get("identity") or {}, kept)
+            + "".join(f"<div>✖ {escape(f)}</div>" for f in faults)
+            + "".join(f"<div>{escape(i)}</div>" for i in items)
+        )
 
     def _tell(self, words: str) -> None:
         self.result.setHtml(escape(words))
 
     def _askPath(self) -> str:
-        return qt.QFileDialog.getSaveFileName(self.page, _("Export the pool"), os.path.join(os.path.expanduser("~"), "pool.zip"), "ZIP (*.zip)")
+        return qt.QFileDialog.getSaveFileName(
+            self.page, _("Export the pool"), os.path.join(os.path.expanduser("~"), "pool.zip"), "ZIP (*.zip)"
+        )
 
     def onExport(self) -> None:
         path = self.askPath()
-        if path and not self.session.work("pool_export", {"path": path}, lambda result: self._tell(
-                _("Wrote {count} cases to {path}.").format(count=result["cases"], path=result["path"])), self._tell):
+        if path and not self.session.work(
+            "pool_export",
+            {"path": path},
+            lambda result: self._tell(_("Wrote {count} cases to {path}.").format(count=result["cases"], path=result["path"])),
+            self._tell,
+        ):
             self._tell(_("Something else is running. Wait for it, or cancel it."))
 
     def cleanup(self) -> None:
@@ -256,8 +308,11 @@ def identityHtml(found: dict, kept: bool) -> str:
     """What the headers say of patients, and what becomes of it."""
     if not found:
         return ""
-    title = (_("The headers say of the patient, and it is KEPT in the field Source:") if kept
-             else _("The headers say of the patient, and it is dropped:"))
+    title = (
+        _("The headers say of the patient, and it is KEPT in the field Source:")
+        if kept
+        else _("The headers say of the patient, and it is dropped:")
+    )
     rows = []
     for name, entry in found.items():
         words = ", ".join(entry["values"]) + (" …" if entry["images"] > len(entry["values"]) else "")

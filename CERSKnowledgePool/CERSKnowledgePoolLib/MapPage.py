@@ -20,11 +20,11 @@ MAP = "map"
 # told apart also by the colour-blind (Okabe and Ito), light enough for a dark background and dark enough for a white one
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#7a5195", "#9a8700")
 OTHERS, SHOWN = "#8c8c8c", "#000000"
-NEAR = 12           # pixels from a point within which a click means it
-NAMED = 3000        # points up to which each has a tooltip of its own: it takes time to write thousands
-MARGIN = 0.06       # of the points' extent, free around them
-CLICK = 4           # pixels that the mouse may move in a click
-DIGITS = 8          # of a case's id that are shown
+NEAR = 12  # pixels from a point within which a click means it
+NAMED = 3000  # points up to which each has a tooltip of its own: it takes time to write thousands
+MARGIN = 0.06  # of the points' extent, free around them
+CLICK = 4  # pixels that the mouse may move in a click
+DIGITS = 8  # of a case's id that are shown
 
 
 class MapPlot(TrainingPlots):
@@ -47,15 +47,18 @@ class MapPlot(TrainingPlots):
         """
         moved = not self._nodes or points is not self._points
         self._points, self._names, self._groups, self._shown = points, names, groups, shown
-        self._curves = {MAP: [tuple(p) for p in points[:1]]}        # what the base class asks: is there anything?
+        self._curves = {MAP: [tuple(p) for p in points[:1]]}  # what the base class asks: is there anything?
         if not len(points):
             self.clear()
             return
         if not self._nodes:
             self._make()
-        if moved:                                # else it stays as the user has zoomed it
+        if moved:  # else it stays as the user has zoomed it
             chart = self._nodes["chart"]
-            for column, setAuto, setRange in ((0, chart.SetXAxisRangeAuto, chart.SetXAxisRange), (1, chart.SetYAxisRangeAuto, chart.SetYAxisRange)):
+            for column, setAuto, setRange in (
+                (0, chart.SetXAxisRangeAuto, chart.SetXAxisRange),
+                (1, chart.SetYAxisRangeAuto, chart.SetYAxisRange),
+            ):
                 low, high = float(points[:, column].min()), float(points[:, column].max())
                 room = MARGIN * (high - low) or 0.5
                 setAuto(False)
@@ -80,7 +83,7 @@ class MapPlot(TrainingPlots):
         self._add("owner", "vtkMRMLScriptedModuleNode", "CERS map")
         chart = self._add("chart", "vtkMRMLPlotChartNode", _("Map of the pool"))
         chart.SetTitleVisibility(False)
-        chart.SetLegendVisibility(False)         # it would lie over the points; the panel names the colours
+        chart.SetLegendVisibility(False)  # it would lie over the points; the panel names the colours
         chart.SetAxisLabelFontSize(9)
         chart.SetXAxisTitleVisibility(False)
         chart.SetYAxisTitleVisibility(False)
@@ -89,8 +92,10 @@ class MapPlot(TrainingPlots):
         view.SetPlotChartNodeID(chart.GetID())
         self.views[MAP].setMRMLPlotViewNode(view)
         if not self._watched and (interactor := self._interactor()) is not None:
-            self._watched = [(interactor, interactor.AddObserver("LeftButtonPressEvent", lambda *_event: self._press())),
-                             (interactor, interactor.AddObserver("LeftButtonReleaseEvent", lambda *_event: self._release()))]
+            self._watched = [
+                (interactor, interactor.AddObserver("LeftButtonPressEvent", lambda *_event: self._press())),
+                (interactor, interactor.AddObserver("LeftButtonReleaseEvent", lambda *_event: self._release())),
+            ]
 
     def _fill(self, _chart: str) -> None:
         chart = self._nodes["chart"]
@@ -110,9 +115,11 @@ class MapPlot(TrainingPlots):
             series.SetName(words)
             series.SetLabelColumnName("case" if len(self._points) <= NAMED else "")
             marked = colour == SHOWN
-            series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleDiamond if marked else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+            series.SetMarkerStyle(
+                slicer.vtkMRMLPlotSeriesNode.MarkerStyleDiamond if marked else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle
+            )
             series.SetMarkerSize(14 if marked else 7 if len(self._points) < 2000 else 5)
-            series.SetColor(*(int(colour[n:n + 2], 16) / 255 for n in (1, 3, 5)))
+            series.SetColor(*(int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)))
             table, labels = vtk.vtkTable(), vtk.vtkStringArray()
             for name, column in (("x", 0), ("y", 1)):
                 array = numpy_to_vtk(np.ascontiguousarray(self._points[indices, column], np.float32), deep=True)
@@ -140,7 +147,7 @@ class MapPlot(TrainingPlots):
         at, before = self._interactor().GetEventPosition(), self._pressed
         self._pressed = None
         if before is not None and np.hypot(at[0] - before[0], at[1] - before[1]) <= CLICK and (index := self.at(*at)) is not None:
-            qt.QTimer.singleShot(0, lambda: self._clicked(index))          # not from within VTK's own handling of the event
+            qt.QTimer.singleShot(0, lambda: self._clicked(index))  # not from within VTK's own handling of the event
 
     def pixels(self) -> np.ndarray:
         """(n, 2) places of the points in the view, in pixels from its lower left corner."""
@@ -231,7 +238,9 @@ class MapPage:
         self._facets = result["facets"]
         words = [_("Cases that look alike lie together.") if self.ids else _("There is nothing to show yet.")]
         if len(self.ids) > 2:
-            words.append(_("The two directions hold {percent} % of what tells the pictures apart.").format(percent=round(100 * result["explained"])))
+            words.append(
+                _("The two directions hold {percent} % of what tells the pictures apart.").format(percent=round(100 * result["explained"]))
+            )
         if result["source"] == "pictures" and self.ids:
             words.append(_("No model has read this pool yet, so the plain pictures are compared."))
         if result["missing"]:
@@ -247,7 +256,7 @@ class MapPage:
             return
         array, groups = np.array(values, dtype=object), []
         counts = Counter(values).most_common()
-        kept = counts if len(counts) <= len(COLOURS) else counts[:len(COLOURS) - 1]
+        kept = counts if len(counts) <= len(COLOURS) else counts[: len(COLOURS) - 1]
         for (value, _count), colour in zip(kept, COLOURS):
             groups.append((value or _("not known"), colour, np.flatnonzero(array == value)))
         if len(kept) < len(counts):

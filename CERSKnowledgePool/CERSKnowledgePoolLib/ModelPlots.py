@@ -21,7 +21,7 @@ class ModelPlots(TrainingPlots):
 
     def show(self, curves: dict[str, list[tuple[float, float]]]) -> None:
         """Draws curves by name (``CURVES``), each a list of (probability, share of lesion)."""
-        self._drawn = {}                     # another model may have as many points
+        self._drawn = {}  # another model may have as many points
         super().show(curves)
 
     def _make(self) -> None:
@@ -33,7 +33,7 @@ class ModelPlots(TrainingPlots):
         chart.SetAxisTitleFontSize(11)
         chart.SetXAxisTitle(_("probability that the model gives"))
         chart.SetYAxisTitle(_("share that is lesion"))
-        chart.SetLegendVisibility(False)     # it would lie over the curves; the panel names them in their colours
+        chart.SetLegendVisibility(False)  # it would lie over the curves; the panel names them in their colours
         for setRange, setAuto in ((chart.SetXAxisRange, chart.SetXAxisRangeAuto), (chart.SetYAxisRange, chart.SetYAxisRangeAuto)):
             setAuto(False)
             setRange(0.0, 1.0)
@@ -46,7 +46,7 @@ class ModelPlots(TrainingPlots):
         chart.RemoveAllPlotSeriesNodeIDs()
         for name, colour in CURVES.items():
             points = self._curves.get(name, [])
-            if len(points) < 2:              # no line
+            if len(points) < 2:  # no line
                 continue
             if f"series {name}" not in self._nodes:
                 table = self._add(f"table {name}", "vtkMRMLTableNode", NAMES[name]())
@@ -57,8 +57,9 @@ class ModelPlots(TrainingPlots):
                 series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
                 series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
                 series.SetLineWidth(2)
-                series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone if name == "perfect"
-                                      else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+                series.SetMarkerStyle(
+                    slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone if name == "perfect" else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle
+                )
                 series.SetMarkerSize(7)
                 series.SetColor(*colour)
             table = vtk.vtkTable()

@@ -17,11 +17,15 @@ from cers.inference import store
 from .ModelPlots import CALIBRATION, CURVES, NAMES, ModelPlots, curves
 from .TrainingRuns import when
 
-TILE, ICON, COLUMNS = 120, 96, 10       # side of a picture in the sheet and on the screen; pictures in a row of the sheet
-MOST_RESULT = 8 << 20                   # bytes that are read at once
+TILE, ICON, COLUMNS = 120, 96, 10  # side of a picture in the sheet and on the screen; pictures in a row of the sheet
+MOST_RESULT = 8 << 20  # bytes that are read at once
 SHOWN = ("dice", "iou", "hd95", "surface_dice", "lesion_sensitivity", "lesion_precision")
-ARMS = {"plain": lambda: _("Plain decoder, no evidence"), "null": lambda: _("Evidence decoder, no references"),
-        "random": lambda: _("Random references"), "retrieved": lambda: _("Retrieved references")}
+ARMS = {
+    "plain": lambda: _("Plain decoder, no evidence"),
+    "null": lambda: _("Evidence decoder, no references"),
+    "random": lambda: _("Random references"),
+    "retrieved": lambda: _("Retrieved references"),
+}
 BAR, GOOD, BAD, WIDTH = "#0b6e7f", "#2e9e5b", "#d64545", 150
 
 
@@ -106,21 +110,35 @@ class ModelView:
         words = f"<b>{escape(entry['name'])}</b>"
         if entry["problem"]:
             return words + f"<br><span style='color:{BAD}'>✖</span> " + escape(entry["problem"])
-        rows = [(_("Labels"), ", ".join(entry["labels"].values())),
-                (_("Made for"), ", ".join(x for x in (entry["modality"], entry["body_site"]) if x) or _("any image")),
-                (_("Input"), _("{size} × {size} pixels").format(size=entry["size"]))]
+        rows = [
+            (_("Labels"), ", ".join(entry["labels"].values())),
+            (_("Made for"), ", ".join(x for x in (entry["modality"], entry["body_site"]) if x) or _("any image")),
+            (_("Input"), _("{size} × {size} pixels").format(size=entry["size"])),
+        ]
         if entry["hash"]:
             rows.append((_("Weights"), f"{entry['hash']}, {entry['bytes'] / 1e6:.1f} MB"))
         if entry["source"] and not entry["shipped"]:
             rows.append((_("From"), entry["source"] + (f", {when(entry['installed'])}" if entry["installed"] else "")))
         run = (self.result or {}).get("run")
         if run:
-            rows.append((_("Trained"), _("{method}, {steps} steps on {labelled} labelled and {unlabelled} unlabelled pictures").format(
-                method=run["method"], steps=f"{run['steps']:,}", labelled=f"{run['counts']['labelled']:,}",
-                unlabelled=f"{run['counts']['unlabelled']:,}")))
+            rows.append(
+                (
+                    _("Trained"),
+                    _("{method}, {steps} steps on {labelled} labelled and {unlabelled} unlabelled pictures").format(
+                        method=run["method"],
+                        steps=f"{run['steps']:,}",
+                        labelled=f"{run['counts']['labelled']:,}",
+                        unlabelled=f"{run['counts']['unlabelled']:,}",
+                    ),
+                )
+            )
         muted = Words.muted(self.page.palette)
-        return words + "<table cellpadding='1'>" + "".join(
-            f"<tr><td style='color:{muted}'>{escape(a)}&nbsp;&nbsp;</td><td>{escape(b)}</td></tr>" for a, b in rows) + "</table>"
+        return (
+            words
+            + "<table cellpadding='1'>"
+            + "".join(f"<tr><td style='color:{muted}'>{escape(a)}&nbsp;&nbsp;</td><td>{escape(b)}</td></tr>" for a, b in rows)
+            + "</table>"
+        )
 
     def _showFigures(self, problem: str) -> None:
         result, some = self.result, self.result is not None
@@ -134,13 +152,23 @@ class ModelView:
             self.plots.clear()
             return
         run = result.get("run") or {}
-        count = _("{some} of {all}").format(some=result["images"], all=run["of"]) if run.get("of", 0) > result["images"] else str(result["images"])
-        head = (_("On {count} test pictures, which the training never saw") if run.get("on") == "test" else
-                _("On {count} validation pictures, by which settings were chosen: a test would turn out lower") if run.get("on") == "validation"
-                else _("On {count} pictures")).format(count=count)
+        count = (
+            _("{some} of {all}").format(some=result["images"], all=run["of"])
+            if run.get("of", 0) > result["images"]
+            else str(result["images"])
+        )
+        head = (
+            _("On {count} test pictures, which the training never saw")
+            if run.get("on") == "test"
+            else _("On {count} validation pictures, by which settings were chosen: a test would turn out lower")
+            if run.get("on") == "validation"
+            else _("On {count} pictures")
+        ).format(count=count)
         means = {**result, "mean": {m: result["mean"][m] for m in SHOWN if m in result["mean"]}}
-        self.figures.setText(f"{escape(head)} <span style='color:{muted}'>({escape(_('95 % intervals in brackets'))})</span>"
-                             + _table([(name, words) for name, words, _n in mean_rows(means) + trust_rows(result)]))
+        self.figures.setText(
+            f"{escape(head)} <span style='color:{muted}'>({escape(_('95 % intervals in brackets'))})</span>"
+            + _table([(name, words) for name, words, _n in mean_rows(means) + trust_rows(result)])
+        )
         arms = (result.get("ablation") or {}).get("arms") or {}
         if len(arms) > 1:
             self.evidence.setText(f"<b>{escape(_('What evidence does for it'))}</b>" + _bars(arms, result["ablation"]["differences"]))
@@ -150,7 +178,9 @@ class ModelView:
             # a portion each: showing a plot takes as long as filling it
             self._later.do("plots", lambda: self.plots.show(lines))
             self._later.do("plot", lambda: self.plot.setVisible(True))
-            self.legend.setText(" &nbsp; ".join(f"<span style='color:{colour(n)}'>■</span> {escape(NAMES[n]())}" for n in CURVES if n in lines))
+            self.legend.setText(
+                " &nbsp; ".join(f"<span style='color:{colour(n)}'>■</span> {escape(NAMES[n]())}" for n in CURVES if n in lines)
+            )
         else:
             self.plots.clear()
             self.plot.setVisible(False)
@@ -175,9 +205,12 @@ class ModelView:
             self._later.do(("shown", n), lambda widget=widget: widget.setVisible(some))
         if not some:
             return
-        self.casesLabel.setText(f"<b>{escape(_('Cases, worst first'))}</b> " + escape(_("{some} of {all}").format(
-            some=len(self._cases), all=self.result["images"])) + f" &nbsp; <span style='color:#2e9e5b'>■</span> {escape(_('expert'))}"
-            f" <span style='color:#ff9628'>■</span> {escape(_('model'))}")
+        self.casesLabel.setText(
+            f"<b>{escape(_('Cases, worst first'))}</b> "
+            + escape(_("{some} of {all}").format(some=len(self._cases), all=self.result["images"]))
+            + f" &nbsp; <span style='color:#2e9e5b'>■</span> {escape(_('expert'))}"
+            f" <span style='color:#ff9628'>■</span> {escape(_('model'))}"
+        )
         for n, case in enumerate(self._cases):
             item = qt.QListWidgetItem(number(case["dice"]))
             item.setToolTip(str(case["image"]))
@@ -195,8 +228,11 @@ class ModelView:
             self.case.setText("")
             return
         case = self._cases[n]
-        parts = [f"<b>{escape(str(case['image']))}</b>", *(escape(str(case[k])) for k in ("diagnosis",) if case.get(k)),
-                 *(f"{escape(metric_name(m, self.result['units']))} {number(case[m])}" for m in ("dice", "hd95", "surface_dice") if m in case)]
+        parts = [
+            f"<b>{escape(str(case['image']))}</b>",
+            *(escape(str(case[k])) for k in ("diagnosis",) if case.get(k)),
+            *(f"{escape(metric_name(m, self.result['units']))} {number(case[m])}" for m in ("dice", "hd95", "surface_dice") if m in case),
+        ]
         arms = case.get("arms") or {}
         words = " · ".join(parts)
         if len(arms) > 1:
@@ -222,8 +258,12 @@ def readResult(entry: dict) -> dict | None:
     if not entry["folder"] or not path.is_file():
         return None
     found = store.read_json(path) if path.stat().st_size <= MOST_RESULT else None
-    if found is None or not isinstance(found.get("cases"), list) or not isinstance((found.get("mean") or {}).get("dice"), dict) \
-            or not isinstance(found.get("units"), dict):
+    if (
+        found is None
+        or not isinstance(found.get("cases"), list)
+        or not isinstance((found.get("mean") or {}).get("dice"), dict)
+        or not isinstance(found.get("units"), dict)
+    ):
         raise ValueError(_("The figures of this model cannot be read; the model itself is not affected."))
     return found
 
@@ -242,10 +282,18 @@ def comparison(found: dict, palette) -> str:
             better = (row["value"] > 0) != (metric == "hd95")
             mark = f"<span style='color:{GOOD if better else BAD}'>{'▲' if better else '▼'}</span> " if sure else ""
             words = _("better in {better}, worse in {worse} of {n} cases").format(better=row["better"], worse=row["worse"], n=row["n"])
-            rows.append(f"<tr><td>{mark}{escape(metric_name(metric, found['units']))}&nbsp;&nbsp;</td><td align='right'>{escape(signed(row))}"
-                        f"&nbsp;&nbsp;</td><td style='color:{Words.muted(palette)}'>{escape(words)}</td></tr>")
-    return head + "<br>" + escape(_("Difference on the same {count} cases; an arrow where its interval leaves out zero:").format(
-        count=found["cases"])) + "<table cellpadding='2'>" + "".join(rows) + "</table>"
+            rows.append(
+                f"<tr><td>{mark}{escape(metric_name(metric, found['units']))}&nbsp;&nbsp;</td><td align='right'>{escape(signed(row))}"
+                f"&nbsp;&nbsp;</td><td style='color:{Words.muted(palette)}'>{escape(words)}</td></tr>"
+            )
+    return (
+        head
+        + "<br>"
+        + escape(_("Difference on the same {count} cases; an arrow where its interval leaves out zero:").format(count=found["cases"]))
+        + "<table cellpadding='2'>"
+        + "".join(rows)
+        + "</table>"
+    )
 
 
 def signed(row: dict) -> str:
@@ -258,7 +306,11 @@ def colour(curve: str) -> str:
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    return "<table cellpadding='2'>" + "".join(f"<tr><td>{escape(a)}&nbsp;&nbsp;</td><td align='right'>{escape(b)}</td></tr>" for a, b in rows) + "</table>"
+    return (
+        "<table cellpadding='2'>"
+        + "".join(f"<tr><td>{escape(a)}&nbsp;&nbsp;</td><td align='right'>{escape(b)}</td></tr>" for a, b in rows)
+        + "</table>"
+    )
 
 
 def _bars(arms: dict, differences: list[dict]) -> str:
@@ -267,9 +319,11 @@ def _bars(arms: dict, differences: list[dict]) -> str:
     for arm, row in arms.items():
         if arm in ARMS and row["value"] is not None:
             full = max(1, round(WIDTH * row["value"]))
-            rows += (f"<tr><td>{escape(ARMS[arm]())}&nbsp;&nbsp;</td><td><table cellspacing='0' cellpadding='0'><tr>"
-                     f"<td width='{full}' bgcolor='{BAR}'>&nbsp;</td><td width='{WIDTH - full}'></td></tr></table></td>"
-                     f"<td align='right'>&nbsp;{escape(span(row))}</td></tr>")
+            rows += (
+                f"<tr><td>{escape(ARMS[arm]())}&nbsp;&nbsp;</td><td><table cellspacing='0' cellpadding='0'><tr>"
+                f"<td width='{full}' bgcolor='{BAR}'>&nbsp;</td><td width='{WIDTH - full}'></td></tr></table></td>"
+                f"<td align='right'>&nbsp;{escape(span(row))}</td></tr>"
+            )
     for d in differences:
         if d["value"] is not None and d["arm"] in ARMS and d["minus"] in ARMS and (d["arm"], d["minus"]) != ("null", "plain"):
             sure = d["low"] is not None and (d["low"] > 0 or d["high"] < 0)

@@ -21,7 +21,7 @@ from .PoolSession import PoolSession
 from .TrainingRuns import when
 
 ROW_HEIGHT, ROWS_SHOWN = 24, (3, 7)
-RUN = "run:"                    # id of a finished run that is not installed, followed by its folder
+RUN = "run:"  # id of a finished run that is not installed, followed by its folder
 READ_ONLY = "read-only"
 
 
@@ -30,7 +30,7 @@ class ModelsPage:
 
     def __init__(self, page, session: PoolSession, say, worker: WorkerClient | None = None):
         self.page, self.session, self.say = page, session, say
-        self.worker = worker or WorkerClient()          # of its own: the pool stays at hand while it is embedded
+        self.worker = worker or WorkerClient()  # of its own: the pool stays at hand while it is embedded
         self.entries: list[dict] = []
         self._task: Task | None = None
         self._kept: list = []
@@ -76,17 +76,40 @@ class ModelsPage:
     def _setUpButtons(self, layout) -> None:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.use = addButton(self.page, line, _("Use this model"), _("CERS Segment uses it from now on; the open pool is brought up to date with it"), self.onUse)
+        self.use = addButton(
+            self.page,
+            line,
+            _("Use this model"),
+            _("CERS Segment uses it from now on; the open pool is brought up to date with it"),
+            self.onUse,
+        )
         self.back = addButton(self.page, line, _("Back to the previous"), "", self.onBack)
-        self.renew = addButton(self.page, line, _("Renew the pool"), _("Computes what the open pool lacks for the model in use; else the next Segment does"),
-                                          self.onRenew)
+        self.renew = addButton(
+            self.page,
+            line,
+            _("Renew the pool"),
+            _("Computes what the open pool lacks for the model in use; else the next Segment does"),
+            self.onRenew,
+        )
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.importFile = addButton(self.page, line, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen()))
-        self.importFolder = addButton(self.page, line, _("Import folder…"), _("Installs a model from its folder, or from that of a training run"),
-                                                 lambda: self.onImport(self.askFolder()))
-        self.export = addButton(self.page, line, _("Export…"), _("Writes the model as one zip file; names and pictures of its test cases are left out"),
-                                           self.onExport)
+        self.importFile = addButton(
+            self.page, line, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen())
+        )
+        self.importFolder = addButton(
+            self.page,
+            line,
+            _("Import folder…"),
+            _("Installs a model from its folder, or from that of a training run"),
+            lambda: self.onImport(self.askFolder()),
+        )
+        self.export = addButton(
+            self.page,
+            line,
+            _("Export…"),
+            _("Writes the model as one zip file; names and pictures of its test cases are left out"),
+            self.onExport,
+        )
         self.delete = addButton(self.page, line, _("Delete…"), _("Deletes an installed model; not the one in use"), self.onDelete)
         self.compare = qt.QComboBox(self.page)
         self.compare.setToolTip(_("Compares the chosen model with another one, case by case where both were measured on the same cases"))
@@ -149,7 +172,10 @@ class ModelsPage:
             if isinstance(error, (CersError, OSError)):
                 self.say(str(error), wrong=not isinstance(error, Cancelled))
             else:
-                self.say(_("Something unexpected went wrong ({kind}). The details are in the error log.").format(kind=type(error).__name__), wrong=True)
+                self.say(
+                    _("Something unexpected went wrong ({kind}). The details are in the error log.").format(kind=type(error).__name__),
+                    wrong=True,
+                )
                 import logging
 
                 logging.error("CERS models", exc_info=error)
@@ -188,8 +214,13 @@ class ModelsPage:
         for r, entry in enumerate(entries):
             state, hue = stateOf(entry)
             made = ", ".join(x for x in (entry["modality"], entry["body_site"]) if x)
-            words = (entry["name"], state, "–" if entry["dice"] is None else f"{entry['dice']:.3f}", made or "–",
-                     when(entry["installed"]) if not entry["shipped"] else "–")
+            words = (
+                entry["name"],
+                state,
+                "–" if entry["dice"] is None else f"{entry['dice']:.3f}",
+                made or "–",
+                when(entry["installed"]) if not entry["shipped"] else "–",
+            )
             for c, text in enumerate(words):
                 item = qt.QTableWidgetItem(text)
                 if c == 1 and hue:
@@ -197,7 +228,7 @@ class ModelsPage:
                 if c in (2, 4):
                     item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)
                 item.setToolTip(entry["problem"] or entry["folder"])
-                self._kept.append(item)         # the table has them, too; Python must not let go first
+                self._kept.append(item)  # the table has them, too; Python must not let go first
                 self.table.setItem(r, c, item)
         self.select(chosen)
         self.table.blockSignals(False)
@@ -230,8 +261,11 @@ class ModelsPage:
         previous = next((e for e in self.entries if e["previous"]), None)
         self.use.setEnabled(idle and sound and not entry["in_use"])
         self.back.setEnabled(idle and previous is not None)
-        self.back.setToolTip(_("Uses '{name}' again").format(name=previous["name"]) if previous is not None
-                             else _("No other model was in use before this one"))
+        self.back.setToolTip(
+            _("Uses '{name}' again").format(name=previous["name"])
+            if previous is not None
+            else _("No other model was in use before this one")
+        )
         self.renew.setEnabled(idle and bool(self.session.folder) and not self.session.readOnly)
         for button in (self.importFile, self.importFolder):
             button.setEnabled(idle)
@@ -281,8 +315,9 @@ class ModelsPage:
         entry, count, reason = outcome
         words = _("'{name}' is in use now, in CERS Segment, too.").format(name=entry["name"])
         if reason:
-            words += " " + _("The pool was not brought up to date ({reason}); the next Segment does what is left, or press Renew the pool.").format(
-                reason=reason.rstrip("."))
+            words += " " + _(
+                "The pool was not brought up to date ({reason}); the next Segment does what is left, or press Renew the pool."
+            ).format(reason=reason.rstrip("."))
         elif count is not None:
             words += " " + _("The pool is up to date with it.")
         elif self._pool() == READ_ONLY:
@@ -295,10 +330,13 @@ class ModelsPage:
 
     def onRenew(self) -> None:
         """Computes what the open pool lacks for the model in use."""
+
         def done(outcome: tuple) -> None:
             count, reason = outcome
             if reason:
-                self.say(_("The pool was not brought up to date: {reason}").format(reason=reason.rstrip(".") + "."), wrong=reason != _("stopped"))
+                self.say(
+                    _("The pool was not brought up to date: {reason}").format(reason=reason.rstrip(".") + "."), wrong=reason != _("stopped")
+                )
             else:
                 self.say(_("The pool is up to date; computed: {count}").format(count=count))
             self._afterWork()
@@ -323,13 +361,16 @@ class ModelsPage:
             yield from self._listing(entry["id"])
             return entry
 
-        self._run(steps(), lambda entry: self.say(_("'{name}' is installed. Press Use this model to work with it.").format(name=entry["name"])))
+        self._run(
+            steps(), lambda entry: self.say(_("'{name}' is installed. Press Use this model to work with it.").format(name=entry["name"]))
+        )
 
     def onExport(self) -> None:
         """Writes the chosen model to a zip file."""
         entry = self.current
         path = self.askSave(entry["name"]) if entry is not None else ""
         if path:
+
             def steps():
                 return (yield Call("model_export", {"id": entry["id"], "path": path}))
 
@@ -338,7 +379,10 @@ class ModelsPage:
     def onDelete(self) -> None:
         """Deletes the chosen model."""
         entry = self.current
-        if entry is not None and self.confirm(_("Delete the model '{name}'? This cannot be undone; export it first to keep it.").format(name=entry["name"])):
+        if entry is not None and self.confirm(
+            _("Delete the model '{name}'? This cannot be undone; export it first to keep it.").format(name=entry["name"])
+        ):
+
             def steps():
                 result = yield Call("model_delete", {"id": entry["id"]})
                 yield from self._listing()
@@ -376,7 +420,9 @@ class ModelsPage:
 
     def _askSave(self, name: str) -> str:
         clean = "".join(c if c.isalnum() or c in " -_" else " " for c in name).strip() or "model"
-        return qt.QFileDialog.getSaveFileName(self.page, _("Export the model"), os.path.join(os.path.expanduser("~"), clean + ".zip"), "Zip (*.zip)")
+        return qt.QFileDialog.getSaveFileName(
+            self.page, _("Export the model"), os.path.join(os.path.expanduser("~"), clean + ".zip"), "Zip (*.zip)"
+        )
 
 
 def finishedRuns(installed: list[dict]) -> list[dict]:
@@ -384,17 +430,34 @@ def finishedRuns(installed: list[dict]) -> list[dict]:
     try:
         found = [run for run in runs.list_runs(Path(TrainingLaunch.runsFolder())) if run.state == "finished"]
     except InputError:
-        return []                               # the page of training says what is wrong there
+        return []  # the page of training says what is wrong there
     sources, out = {e["source"] for e in installed}, []
     for run in sorted(found, key=lambda r: r.updated, reverse=True):
         folder = run.folder / runs.MODEL
         config = store.read_json(folder / store.CONFIG)
         if config is None or str(folder) in sources or str(run.folder) in sources:
             continue
-        out.append({"id": RUN + str(folder), "name": str(config.get("name") or run.name), "folder": str(folder), "hash": "", "source": str(run.folder),
-                    "labels": config.get("labels") or {}, "modality": config.get("modality"), "body_site": config.get("body_site"),
-                    "size": config.get("size") or 0, "bytes": 0, "installed": run.updated, "in_use": False, "previous": False, "shipped": False,
-                    "has_result": (folder / store.RESULT).is_file(), "dice": None, "problem": ""})
+        out.append(
+            {
+                "id": RUN + str(folder),
+                "name": str(config.get("name") or run.name),
+                "folder": str(folder),
+                "hash": "",
+                "source": str(run.folder),
+                "labels": config.get("labels") or {},
+                "modality": config.get("modality"),
+                "body_site": config.get("body_site"),
+                "size": config.get("size") or 0,
+                "bytes": 0,
+                "installed": run.updated,
+                "in_use": False,
+                "previous": False,
+                "shipped": False,
+                "has_result": (folder / store.RESULT).is_file(),
+                "dice": None,
+                "problem": "",
+            }
+        )
     return out
 
 

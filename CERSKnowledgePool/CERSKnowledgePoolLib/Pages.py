@@ -38,7 +38,7 @@ class Pages:
             button.setToolTip(tip)
             button.setCheckable(True)
             button.setAutoDefault(False)
-            button.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)      # all columns alike
+            button.setSizePolicy(qt.QSizePolicy.Ignored, qt.QSizePolicy.Fixed)  # all columns alike
             button.clicked.connect(lambda *_checked, number=number: self.show(number))
             self._group.addButton(button)
             grid.addWidget(button, number // columns, number % columns)
@@ -68,7 +68,7 @@ class Pages:
         for number, button in enumerate(self.buttons):
             font = button.font
             font = font() if callable(font) else font
-            font.setBold(number == self.current)          # a pressed button is hardly seen in a dark style
+            font.setBold(number == self.current)  # a pressed button is hardly seen in a dark style
             button.setFont(font)
         for number, page in enumerate(self._pages):
             if number != self.current:

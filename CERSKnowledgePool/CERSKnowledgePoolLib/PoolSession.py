@@ -9,8 +9,8 @@ import slicer
 from CERSSegmentLib.Signal import Signal
 from CERSSegmentLib.WorkerClient import STOPPED, WorkerClient
 
-POOL_SETTING = "CERS/PoolFolder"        # shared with CERS Segment: one pool is at work
-ANNOTATOR_SETTING = "CERS/Annotator"    # shared, too: who is at work
+POOL_SETTING = "CERS/PoolFolder"  # shared with CERS Segment: one pool is at work
+ANNOTATOR_SETTING = "CERS/Annotator"  # shared, too: who is at work
 
 
 class PoolSession:
@@ -65,13 +65,19 @@ class PoolSession:
         self._epoch += 1
         self.folder = ""
 
-    def ask(self, method: str, params: dict | None = None, onResult: Callable[[dict], None] | None = None,
-            onError: Callable[[str], None] | None = None) -> str:
+    def ask(
+        self,
+        method: str,
+        params: dict | None = None,
+        onResult: Callable[[dict], None] | None = None,
+        onError: Callable[[str], None] | None = None,
+    ) -> str:
         """A quick request; an error without a receiver goes to ``failed``."""
         return self._send(method, params, onResult, onError, None)
 
     def change(self, method: str, params: dict, onResult: Callable[[dict], None] | None = None) -> str:
         """A request that changes the pool; ``who`` is added."""
+
         def done(result: dict) -> None:
             if onResult is not None:
                 onResult(result)
@@ -114,7 +120,7 @@ class PoolSession:
     def _send(self, method, params, onResult, onError, onProgress) -> str:
         epoch = self._epoch
         if self.folder and (self.worker.state == STOPPED or self._opened != self.worker.generation):
-            self.worker.request("open_pool", {"path": self.folder})      # it is a new worker: requests are done in order
+            self.worker.request("open_pool", {"path": self.folder})  # it is a new worker: requests are done in order
             self._opened = self.worker.generation
 
         def done(result: dict) -> None:

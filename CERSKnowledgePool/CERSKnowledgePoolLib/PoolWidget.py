@@ -21,7 +21,7 @@ from .RationalesPage import RationalesPage
 from .TrainingPage import TrainingPage
 
 CASES, CASE, MAP, HEALTH, RATIONALES, IMPORT, HISTORY, TRAINING, MODELS = range(9)
-OF_POOL = (CASES, CASE, MAP, HEALTH, RATIONALES, IMPORT, HISTORY)        # pages that show nothing without a pool
+OF_POOL = (CASES, CASE, MAP, HEALTH, RATIONALES, IMPORT, HISTORY)  # pages that show nothing without a pool
 
 
 class PoolWidget:
@@ -44,11 +44,11 @@ class PoolWidget:
         self.history = HistoryPage(ui.historyPage, session, self.openCase, self.say)
         self.training = TrainingPage(ui.trainingPage, session, self.say)
         self.models = ModelsPage(ui.modelsPage, session, self.say)
-        self._typing = qt.QTimer()          # the folder may be typed letter by letter
+        self._typing = qt.QTimer()  # the folder may be typed letter by letter
         self._typing.setSingleShot(True)
         self._typing.setInterval(250)
         self._typing.timeout.connect(self.reload)
-        self._changes = qt.QTimer()         # several changes at once are shown once
+        self._changes = qt.QTimer()  # several changes at once are shown once
         self._changes.setSingleShot(True)
         self._changes.setInterval(20)
         self._changes.timeout.connect(self._afterChange)
@@ -63,19 +63,24 @@ class PoolWidget:
         ui.createButton.clicked.connect(lambda *_checked: self.create())
         ui.cancelButton.clicked.connect(lambda *_checked: session.cancel())
         ui.undoButton.clicked.connect(lambda *_checked: self.undo())
-        self.tabs = Pages(ui.pages, [
-            (ui.casesPage, _("Cases"), _("All cases: filter, search, review")),
-            (ui.casePage, _("Case"), _("One case with picture and rationale")),
-            (ui.mapPage, _("Map"), _("All cases as points, alike ones close together")),
-            (ui.healthPage, _("Health"), _("What speaks against the pool")),
-            (ui.rationalesPage, _("Rationales"), _("Who writes the rationales, what would be sent, and what was")),
-            (ui.importPage, _("Import"), _("Bring cases in and out")),
-            (ui.historyPage, _("History"), _("Who did what; the trash")),
-            (ui.trainingPage, _("Training"), _("Train a model in the background, and watch it")),
-            (ui.modelsPage, _("Models"), _("What a model can do, which one is in use, models in and out"))], 5)
+        self.tabs = Pages(
+            ui.pages,
+            [
+                (ui.casesPage, _("Cases"), _("All cases: filter, search, review")),
+                (ui.casePage, _("Case"), _("One case with picture and rationale")),
+                (ui.mapPage, _("Map"), _("All cases as points, alike ones close together")),
+                (ui.healthPage, _("Health"), _("What speaks against the pool")),
+                (ui.rationalesPage, _("Rationales"), _("Who writes the rationales, what would be sent, and what was")),
+                (ui.importPage, _("Import"), _("Bring cases in and out")),
+                (ui.historyPage, _("History"), _("Who did what; the trash")),
+                (ui.trainingPage, _("Training"), _("Train a model in the background, and watch it")),
+                (ui.modelsPage, _("Models"), _("What a model can do, which one is in use, models in and out")),
+            ],
+            5,
+        )
         self.tabs.changed.connect(self._onPage)
         for label in (ui.statusLabel, ui.messageLabel):
-            label.setTextFormat(qt.Qt.RichText)      # what is shown there is escaped
+            label.setTextFormat(qt.Qt.RichText)  # what is shown there is escaped
         self._onBusy(False)
         self.say("")
         self._showNothing(_("Choose the folder of a pool, or make a new one."))
@@ -210,8 +215,14 @@ class PoolWidget:
 
     def _onPage(self) -> None:
         current = self.tabs.current
-        enter = {MAP: lambda: self.map.enter(self.case.caseId), HEALTH: self.health.enter, RATIONALES: self.rationales.enter, HISTORY: self.history.again,
-                 TRAINING: self.training.enter, MODELS: self.models.enter}
+        enter = {
+            MAP: lambda: self.map.enter(self.case.caseId),
+            HEALTH: self.health.enter,
+            RATIONALES: self.rationales.enter,
+            HISTORY: self.history.again,
+            TRAINING: self.training.enter,
+            MODELS: self.models.enter,
+        }
         if current in enter:
             enter[current]()
 

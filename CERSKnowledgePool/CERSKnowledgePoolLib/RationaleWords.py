@@ -11,8 +11,13 @@ from cers.case import PARTS
 
 MOST_LINES = 40
 WRITERS = {"measured": lambda: _("measured"), "person": lambda: _("a person"), "imported": lambda: _("imported")}
-KINDS = {"number": lambda: _("changed number"), "polarity": lambda: _("contradicts the measurement"), "location": lambda: _("names a place"),
-         "claim": lambda: _("claims more than was seen"), "missing": lambda: _("part left out")}
+KINDS = {
+    "number": lambda: _("changed number"),
+    "polarity": lambda: _("contradicts the measurement"),
+    "location": lambda: _("names a place"),
+    "claim": lambda: _("claims more than was seen"),
+    "missing": lambda: _("part left out"),
+}
 
 
 def writerName(name: str) -> str:
@@ -30,20 +35,31 @@ def overview(found: dict) -> str:
 
 def plan(found: dict, quiet: str) -> str:
     """What a batch would do, what it would cost, and exactly what would be sent for its first case."""
-    out = [_paragraph(_("{count} cases to write. {done} have this text already.").format(count=f"{len(found['ids']):,}", done=f"{found['done']:,}")
-                      + (" " + _("{count} were written by a person and stay.").format(count=found["persons"]) if found["persons"] else ""))]
+    out = [
+        _paragraph(
+            _("{count} cases to write. {done} have this text already.").format(count=f"{len(found['ids']):,}", done=f"{found['done']:,}")
+            + (" " + _("{count} were written by a person and stay.").format(count=found["persons"]) if found["persons"] else "")
+        )
+    ]
     if found["estimate"] is not None:
         out.append(_paragraph(estimate(found)))
     endpoint = found["endpoint"]
     if endpoint is not None:
-        consent = _("You have agreed to this address.") if endpoint["consent"] else _("You have not agreed to this address yet; Write asks first.")
+        consent = (
+            _("You have agreed to this address.")
+            if endpoint["consent"]
+            else _("You have not agreed to this address yet; Write asks first.")
+        )
         out.append(_paragraph(_("Goes to {url}, {where}.").format(url=endpoint["url"], where=where(endpoint)) + " " + consent))
         if endpoint["key_problem"]:
             out.append(_paragraph("✖ " + endpoint["key_problem"]))
     preview = found["preview"]
     if preview is not None:
-        title = (_("Exactly this would be sent for case {id} ({bytes} bytes):") if endpoint is not None
-                 else _("Exactly this would be asked for case {id} ({bytes} bytes):"))
+        title = (
+            _("Exactly this would be sent for case {id} ({bytes} bytes):")
+            if endpoint is not None
+            else _("Exactly this would be asked for case {id} ({bytes} bytes):")
+        )
         out.append("<p><b>" + escape(title.format(id=Words.shortId(preview["id"]), bytes=f"{preview['bytes']:,}")) + "</b></p>")
         out.append(f"<p style='color:{quiet}'>{_lines(preview['system'])}</p><p>{_lines(preview['user'])}</p>")
         if preview["picture"]:
@@ -59,8 +75,11 @@ def estimate(found: dict) -> str:
         parts.append(_("answers at hand: {count}").format(count=f"{found['cached']:,}"))
     parts.append(_("about {into} tokens in and {out} out").format(into=f"{e['tokens_in']:,}", out=f"{e['tokens_out']:,}"))
     if e["seconds"] is not None:
-        parts.append(_("about {minutes} min").format(minutes=max(1, round(e["seconds"] / 60))) if e["seconds"] >= 60
-                     else _("about {seconds} s").format(seconds=max(1, round(e["seconds"]))))
+        parts.append(
+            _("about {minutes} min").format(minutes=max(1, round(e["seconds"] / 60)))
+            if e["seconds"] >= 60
+            else _("about {seconds} s").format(seconds=max(1, round(e["seconds"])))
+        )
     else:
         parts.append(_("time not known before the first answers"))
     if e["cost"] is not None:
@@ -72,16 +91,25 @@ def where(endpoint: dict) -> str:
     """On which machine an address is, and whether others can read along."""
     if endpoint["local"]:
         return _("on this machine")
-    return _("which is not this machine") + ("" if endpoint["encrypted"] else _("; the connection is not encrypted, so others on the network can read it"))
+    return _("which is not this machine") + (
+        "" if endpoint["encrypted"] else _("; the connection is not encrypted, so others on the network can read it")
+    )
 
 
 def consentQuestion(endpoint: dict) -> str:
     """What the user agrees to, in plain words."""
-    what = (_("the measured findings of each case and its picture (body only, lesion outlined)") if endpoint["picture"]
-            else _("the measured findings of each case, without pictures"))
-    return (_("CERS would send {what} to {url}, {where}.").format(what=what, url=endpoint["url"], where=where(endpoint)) + "\n\n"
-            + _("Names, dates and other header fields are not sent. A picture itself can still be personal data.") + "\n\n"
-            + _("Do you agree? It holds for this address until you withdraw it on this page."))
+    what = (
+        _("the measured findings of each case and its picture (body only, lesion outlined)")
+        if endpoint["picture"]
+        else _("the measured findings of each case, without pictures")
+    )
+    return (
+        _("CERS would send {what} to {url}, {where}.").format(what=what, url=endpoint["url"], where=where(endpoint))
+        + "\n\n"
+        + _("Names, dates and other header fields are not sent. A picture itself can still be personal data.")
+        + "\n\n"
+        + _("Do you agree? It holds for this address until you withdraw it on this page.")
+    )
 
 
 def startQuestion(found: dict) -> str:
@@ -90,8 +118,12 @@ def startQuestion(found: dict) -> str:
 
 def report(done: dict) -> str:
     """What a batch did; a case whose sentences gave way can be clicked."""
-    out = [_paragraph(_("Written: {count}").format(count=f"{len(done['written']):,}")
-                      + (" · " + _("from answers at hand: {count}").format(count=f"{done['cached']:,}") if done["cached"] else ""))]
+    out = [
+        _paragraph(
+            _("Written: {count}").format(count=f"{len(done['written']):,}")
+            + (" · " + _("from answers at hand: {count}").format(count=f"{done['cached']:,}") if done["cached"] else "")
+        )
+    ]
     if done["cancelled"]:
         out.append(_paragraph(_("Stopped; what was finished stays, and Write goes on where it ended.")))
     if done["stopped"]:
@@ -101,7 +133,9 @@ def report(done: dict) -> str:
         out.append(_paragraph(_("Sentences that gave way to measured ones: {kinds}").format(kinds=kinds)))
     changed = [w for w in done["written"] if w["replaced"]]
     if changed:
-        links = ", ".join(f'<a href="compare:{escape(w["id"])}">{escape(Words.shortId(w["id"]))}</a> ({w["replaced"]})' for w in changed[:MOST_LINES])
+        links = ", ".join(
+            f'<a href="compare:{escape(w["id"])}">{escape(Words.shortId(w["id"]))}</a> ({w["replaced"]})' for w in changed[:MOST_LINES]
+        )
         more = "" if len(changed) <= MOST_LINES else " " + escape(_("… and {count} more.").format(count=len(changed) - MOST_LINES))
         out.append("<p>" + escape(_("See what gave way in:")) + f" {links}{more}</p>")
     out += [f"<div>✖ {escape(Words.shortId(f['id']))}: {escape(f['message'])}</div>" for f in done["faults"][:MOST_LINES]]
@@ -117,9 +151,15 @@ def comparison(found: dict, quiet: str) -> str:
         cells = []
         for rationale in (found["measured"], found["current"]):
             own = [s for s in (rationale or {}).get("statements", []) if s["part"] == part]
-            cells.append(" ".join((f"<b>{escape(s['text'])}</b>" if s.get("note") and rationale is found["current"] else escape(s["text"])) for s in own))
-        rows.append(f"<tr><td width='16%' style='color:{quiet};white-space:nowrap'>{escape(Words.PART_NAMES[part]())}&nbsp;&nbsp;</td>"
-                    f"<td width='42%'>{cells[0]}</td><td width='42%'>{cells[1]}</td></tr>")
+            cells.append(
+                " ".join(
+                    (f"<b>{escape(s['text'])}</b>" if s.get("note") and rationale is found["current"] else escape(s["text"])) for s in own
+                )
+            )
+        rows.append(
+            f"<tr><td width='16%' style='color:{quiet};white-space:nowrap'>{escape(Words.PART_NAMES[part]())}&nbsp;&nbsp;</td>"
+            f"<td width='42%'>{cells[0]}</td><td width='42%'>{cells[1]}</td></tr>"
+        )
     head = f"<tr><td></td><td><b>{escape(_('Measured'))}</b></td><td><b>{escape(_('Now in the pool'))}</b></td></tr>"
     reasons = ""
     for f in found["findings"]:
@@ -139,21 +179,33 @@ def log(entries: list[dict], quiet: str) -> str:
     for e in entries:
         what = _("picture and findings") if e["picture"] else _("findings")
         words = f"{e['endpoint']} · {e['model']} · {what}, {e['bytes']:,} B · {e['outcome'] or _('not finished')}"
-        rows.append(f"<div><span style='color:{quiet}'>{escape(e['time'][:16].replace('T', ' '))}</span> {escape(words)} "
-                    f"<span style='color:{quiet}'>{escape(e['sha256'][:12])}</span></div>")
+        rows.append(
+            f"<div><span style='color:{quiet}'>{escape(e['time'][:16].replace('T', ' '))}</span> {escape(words)} "
+            f"<span style='color:{quiet}'>{escape(e['sha256'][:12])}</span></div>"
+        )
     return "".join(rows)
 
 
 def table(found: dict, dry: bool) -> str:
     """What the import of a table did or would do."""
     words = (_("{count} rationales of {rows} rows would be added.") if dry else _("{count} rationales of {rows} rows were added.")).format(
-        count=len(found["ids"]), rows=found["rows"])
-    more = [text.format(count=found[key]) for key, text in (
-        ("unchanged", _("{count} are here already.")), ("unmatched", _("{count} rows have no case in this pool.")),
-        ("persons", _("{count} cases keep a person's text."))) if found[key]]
+        count=len(found["ids"]), rows=found["rows"]
+    )
+    more = [
+        text.format(count=found[key])
+        for key, text in (
+            ("unchanged", _("{count} are here already.")),
+            ("unmatched", _("{count} rows have no case in this pool.")),
+            ("persons", _("{count} cases keep a person's text.")),
+        )
+        if found[key]
+    ]
     if found["contradicting"]:
-        more.append(_("{count} of {all} sentences contradict the measurement of their case.").format(
-            count=found["contradicting"], all=found["sentences"]))
+        more.append(
+            _("{count} of {all} sentences contradict the measurement of their case.").format(
+                count=found["contradicting"], all=found["sentences"]
+            )
+        )
     faults = "".join("<div>✖ " + escape(_("Line {line}: {message}").format(**f)) + "</div>" for f in found["faults"][:MOST_LINES])
     return _paragraph(" ".join([words, *more])) + faults
 

@@ -20,10 +20,10 @@ from .CaseTable import pixmapOf
 from .Pages import addButton
 from .PoolSession import PoolSession
 
-SETTING = "CERS/Writer/"          # what was chosen last; never a key
+SETTING = "CERS/Writer/"  # what was chosen last; never a key
 MEASURED, ENDPOINT, LOCAL = "measured", "endpoint", "local"
-CHOSEN = "chosen"                 # the cases selected in the table
-PICTURE = 240                     # pixels of the picture that would be sent
+CHOSEN = "chosen"  # the cases selected in the table
+PICTURE = 240  # pixels of the picture that would be sent
 
 
 class RationalesPage:
@@ -31,7 +31,7 @@ class RationalesPage:
 
     def __init__(self, page, session: PoolSession, chosen, onOpen, say, worker: WorkerClient | None = None):
         self.page, self.session, self.chosen, self.onOpen, self.say = page, session, chosen, onOpen, say
-        self.worker = worker or WorkerClient()          # of its own: the pool stays at hand during a long batch
+        self.worker = worker or WorkerClient()  # of its own: the pool stays at hand during a long batch
         self._task: Task | None = None
         self._report: dict | None = None
         self._folder = ""
@@ -50,12 +50,20 @@ class RationalesPage:
         self._setUpCases(layout)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        self.importTable = addButton(self.page, line, _("Import a table…"), _("Adds the texts of a CSV file with the columns image and cot; tried first"),
-                                                self.onImport)
+        self.importTable = addButton(
+            self.page,
+            line,
+            _("Import a table…"),
+            _("Adds the texts of a CSV file with the columns image and cot; tried first"),
+            self.onImport,
+        )
         line.addStretch(1)
-        self.preview = addButton(self.page, line, _("Preview"), _("Says what would be written and sent, and what it would cost; nothing is sent"),
-                                            self.onPreview)
-        self.start = addButton(self.page, line, _("Write"), _("Writes a new version of each of these rationales; earlier ones stay"), self.onWrite)
+        self.preview = addButton(
+            self.page, line, _("Preview"), _("Says what would be written and sent, and what it would cost; nothing is sent"), self.onPreview
+        )
+        self.start = addButton(
+            self.page, line, _("Write"), _("Writes a new version of each of these rationales; earlier ones stay"), self.onWrite
+        )
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.progress = qt.QProgressBar(page)
@@ -79,10 +87,15 @@ class RationalesPage:
     def _setUpWriter(self, form) -> None:
         page = self.page
         self.writer = qt.QComboBox(page)
-        for words, key in ((_("Measured: from the numbers, offline"), MEASURED), (_("Language model at an address (OpenAI-compatible)"), ENDPOINT),
-                           (_("Language model on this machine"), LOCAL)):
+        for words, key in (
+            (_("Measured: from the numbers, offline"), MEASURED),
+            (_("Language model at an address (OpenAI-compatible)"), ENDPOINT),
+            (_("Language model on this machine"), LOCAL),
+        ):
             self.writer.addItem(words, key)
-        self.writer.setToolTip(_("The measured text is the truth that the others are held to: a sentence that contradicts it gives way to it"))
+        self.writer.setToolTip(
+            _("The measured text is the truth that the others are held to: a sentence that contradicts it gives way to it")
+        )
         self.writer.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self.writer.setMinimumContentsLength(16)
         self.writer.currentIndexChanged.connect(lambda *_index: self._onWriter())
@@ -99,7 +112,11 @@ class RationalesPage:
         self.withPicture.setToolTip(_("Of the body only, with the lesion outlined; borders, in which names may be burnt, are removed"))
         own.addRow("", self.withPicture)
         self.key, self.variable = qt.QComboBox(page), qt.QLineEdit(page)
-        for words, key in ((_("No key"), "none"), (_("In an environment variable"), "environment"), (_("In the system's keyring"), "keyring")):
+        for words, key in (
+            (_("No key"), "none"),
+            (_("In an environment variable"), "environment"),
+            (_("In the system's keyring"), "keyring"),
+        ):
             self.key.addItem(words, key)
         self.key.setToolTip(_("Where the key is kept. CERS writes it nowhere; to put it into the keyring: cers rationale key set ADDRESS"))
         self.key.currentIndexChanged.connect(lambda *_index: self._updateButtons())
@@ -107,8 +124,10 @@ class RationalesPage:
         self.variable.setToolTip(_("The variable's name, not the key"))
         own.addRow(_("Key"), _line(self.key, self.variable))
         self.parallel, self.seconds = qt.QSpinBox(page), qt.QSpinBox(page)
-        for spin, least, most, value, tip in ((self.parallel, 1, 64, 4, _("Requests at a time")),
-                                              (self.seconds, 1, 3600, 120, _("Seconds that one answer may take"))):
+        for spin, least, most, value, tip in (
+            (self.parallel, 1, 64, 4, _("Requests at a time")),
+            (self.seconds, 1, 3600, 120, _("Seconds that one answer may take")),
+        ):
             spin.setRange(least, most)
             spin.setValue(value)
             spin.setToolTip(tip)
@@ -122,7 +141,9 @@ class RationalesPage:
         own = qt.QFormLayout(self.frames[LOCAL])
         self.localModel = qt.QLineEdit(page)
         self.localModel.setPlaceholderText(_("a .gguf file, or a folder of transformers"))
-        self.localModel.setToolTip(_("A .gguf file, a folder of transformers, or an installed package that ships a .gguf file; nothing is downloaded"))
+        self.localModel.setToolTip(
+            _("A .gguf file, a folder of transformers, or an installed package that ships a .gguf file; nothing is downloaded")
+        )
         browse = qt.QPushButton(_("File…"), page)
         browse.setToolTip(_("Chooses a .gguf file"))
         browse.clicked.connect(lambda *_checked: self.localModel.setText(self.askModel() or self.localModel.text))
@@ -136,8 +157,12 @@ class RationalesPage:
         layout.addLayout(form)
         self._forms.append(form)
         self.scope = qt.QComboBox(self.page)
-        for words, key in ((_("All cases"), "all"), (_("Those without a rationale"), "missing"), (_("Those measured by earlier rules"), "stale"),
-                           (_("Those chosen in the table"), CHOSEN)):
+        for words, key in (
+            (_("All cases"), "all"),
+            (_("Those without a rationale"), "missing"),
+            (_("Those measured by earlier rules"), "stale"),
+            (_("Those chosen in the table"), CHOSEN),
+        ):
             self.scope.addItem(words, key)
         self.scope.setToolTip(_("Cases that this writer has done already are left out"))
         form.addRow(_("Cases"), self.scope)
@@ -157,7 +182,9 @@ class RationalesPage:
         self.consents.setMinimumContentsLength(12)
         line.addWidget(self.consents, 1)
         self.withdraw = addButton(self.page, line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
-        self.log = addButton(self.page, line, _("What was sent"), _("Shows the log: when, where to, how much, and what became of it"), self.onLog)
+        self.log = addButton(
+            self.page, line, _("What was sent"), _("Shows the log: when, where to, how much, and what became of it"), self.onLog
+        )
 
     # life of the panel
 
@@ -227,7 +254,9 @@ class RationalesPage:
             elif isinstance(error, (CersError, OSError)):
                 self._tell(str(error))
             else:
-                self._tell(_("Something unexpected went wrong ({kind}). The details are in the error log.").format(kind=type(error).__name__))
+                self._tell(
+                    _("Something unexpected went wrong ({kind}). The details are in the error log.").format(kind=type(error).__name__)
+                )
                 logging.error("CERS rationales", exc_info=error)
 
         self._task = Task(self._opened(steps), self.worker, finished, wrong, self._onProgress)
@@ -286,8 +315,14 @@ class RationalesPage:
         out |= {"ids": self.chosen()} if scope == CHOSEN else {"scope": scope}
         missing = _("Choose cases in the table first.") if scope == CHOSEN and not out["ids"] else ""
         if self.kind == ENDPOINT:
-            out |= {"url": self.url.text.strip(), "model": self.model.text.strip(), "picture": bool(self.withPicture.checked),
-                    "parallel": int(self.parallel.value), "timeout": int(self.seconds.value), "key_source": self.key.itemData(self.key.currentIndex)}
+            out |= {
+                "url": self.url.text.strip(),
+                "model": self.model.text.strip(),
+                "picture": bool(self.withPicture.checked),
+                "parallel": int(self.parallel.value),
+                "timeout": int(self.seconds.value),
+                "key_source": self.key.itemData(self.key.currentIndex),
+            }
             if out["key_source"] == "environment" and self.variable.text.strip():
                 out["key_variable"] = self.variable.text.strip()
             missing = missing or ("" if out["url"] and out["model"] else _("Write the address and the model's name."))
@@ -341,7 +376,7 @@ class RationalesPage:
         if not found["ids"]:
             return
         if endpoint is not None and endpoint["key_problem"]:
-            return                                      # the plan says it
+            return  # the plan says it
         grant = endpoint is not None and not endpoint["consent"]
         if grant and not self.confirm(RationaleWords.consentQuestion(endpoint)):
             self._tell(_("Nothing was sent."))
@@ -350,8 +385,11 @@ class RationalesPage:
             self._tell(_("Nothing was written."))
             return
         folder = self.session.folder
-        self._run(self._writing(params, endpoint if grant else None), lambda done: self._onWritten(folder, done),
-                  lambda error: self._onNotWritten(folder, error))
+        self._run(
+            self._writing(params, endpoint if grant else None),
+            lambda done: self._onWritten(folder, done),
+            lambda error: self._onNotWritten(folder, error),
+        )
 
     def _writing(self, params: dict, endpoint: dict | None):
         if endpoint is not None:
@@ -363,7 +401,7 @@ class RationalesPage:
 
     def _onWritten(self, folder: str, done: dict) -> None:
         if folder != self.session.folder:
-            return                                      # another pool has been opened since
+            return  # another pool has been opened since
         self._report = done
         self._tell("")
         self.result.setHtml(RationaleWords.report(done))
@@ -404,6 +442,7 @@ class RationalesPage:
         self._tell("")
         self.result.setHtml(RationaleWords.table(found, True))
         if found["ids"] and self.confirm(_("Add {count} rationales? Earlier versions stay.").format(count=len(found["ids"]))):
+
             def done(result: dict) -> None:
                 self.result.setHtml(RationaleWords.table(result, False))
                 self.session.changed.emit()
@@ -422,6 +461,7 @@ class RationalesPage:
 
     def onLog(self) -> None:
         """Shows what was sent where."""
+
         def steps():
             return (yield Call("rationale_log", {"last": 200}))["entries"]
 
@@ -438,6 +478,7 @@ class RationalesPage:
         elif what == "report" and self._report is not None:
             self.result.setHtml(RationaleWords.report(self._report))
         elif what == "compare":
+
             def steps():
                 return (yield Call("rationale_compare", {"id": identifier}))
 

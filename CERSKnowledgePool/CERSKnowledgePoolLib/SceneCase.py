@@ -37,7 +37,7 @@ def show(case: dict, image: np.ndarray, mask: np.ndarray):
     middle = matrix @ np.array([(image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2, 0, 1])
     for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
         if node.GetLayoutName() == "Red":
-            node.RotateToVolumePlane(volume)           # one slice is seen well in its own plane only
+            node.RotateToVolumePlane(volume)  # one slice is seen well in its own plane only
         node.JumpSliceByCentering(*middle[:3])
     return volume, segmentation
 
@@ -58,8 +58,10 @@ def identifying(volume) -> dict[str, str]:
     node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = node.GetItemByDataNode(volume) if node else 0
     fields = {"Name": volume.GetName()}
-    for level, names in ((constants.GetDICOMLevelPatient(), ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientComments")),
-                         (constants.GetDICOMLevelStudy(), ("StudyID", "StudyDate", "StudyDescription", "ReferringPhysicianName"))):
+    for level, names in (
+        (constants.GetDICOMLevelPatient(), ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "PatientComments")),
+        (constants.GetDICOMLevelStudy(), ("StudyID", "StudyDate", "StudyDescription", "ReferringPhysicianName")),
+    ):
         for name in names:
             attribute = getattr(constants, f"GetDICOM{name}AttributeName", None)
             if item and attribute is not None:
@@ -90,10 +92,14 @@ def write(volume, segmentation, chosen: list[tuple[str, str]], folder: str) -> G
         if segmentation.GetSegmentation().GetSegment(identifier) is None:
             raise InputError(_("A chosen segment is no longer there. Choose the segments again."))
         if not Correction.place_segment(segmentation, identifier, volume, labels, value):
-            other = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, volume)      # another grid: resampled
+            other = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, identifier, volume)  # another grid: resampled
             if other is not None:
                 labels[other > 0] = value
         yield
     yield from VolumeInput.save(labels, mask)
-    return {"image": image, "mask": mask, "ijkToRAS": geometry.ijkToRAS.tolist(),
-            "labels": {str(value): name for value, (_id, name) in enumerate(chosen, 1)}}
+    return {
+        "image": image,
+        "mask": mask,
+        "ijkToRAS": geometry.ijkToRAS.tolist(),
+        "labels": {str(value): name for value, (_id, name) in enumerate(chosen, 1)},
+    }

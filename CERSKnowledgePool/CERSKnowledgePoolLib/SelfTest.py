@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import slicer
 
-WITHIN = 120      # seconds
+WITHIN = 120  # seconds
 
 
 def wait(condition) -> None:

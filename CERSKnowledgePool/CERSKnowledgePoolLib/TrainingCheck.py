@@ -17,8 +17,11 @@ from cers.training import runs
 
 from .TrainingLaunch import PICTURES
 
-STAGES = {"Reading the pictures": lambda: _("Reading the pictures…"), "Looking for leaks": lambda: _("Looking for leaks…"),
-          "Trying some steps": lambda: _("Trying some steps to see how long they take…")}
+STAGES = {
+    "Reading the pictures": lambda: _("Reading the pictures…"),
+    "Looking for leaks": lambda: _("Looking for leaks…"),
+    "Trying some steps": lambda: _("Trying some steps to see how long they take…"),
+}
 
 
 class TrainingCheck:
@@ -46,8 +49,9 @@ class TrainingCheck:
         try:
             Path(root).mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(_("The folder for runs '{root}' cannot be made ({reason}). Choose another one.").format(
-                root=root, reason=error.strerror)) from error
+            raise InputError(
+                _("The folder for runs '{root}' cannot be made ({reason}). Choose another one.").format(root=root, reason=error.strerror)
+            ) from error
         file = Path(root) / f".check-{os.getpid()}.json"
         runs.write_record(file, settings)
         try:
@@ -72,7 +76,7 @@ class TrainingCheck:
         """Ends the check; nothing is reported."""
         process, self._process = self._process, None
         if process is not None:
-            self._ending.append(process)        # to delete it before it is gone would wait for it
+            self._ending.append(process)  # to delete it before it is gone would wait for it
             process.kill()
         self._tidy()
 
@@ -107,7 +111,7 @@ class TrainingCheck:
         self._read(process)
         settings = self._settings()
         self._process = None
-        self._ending.append(process)            # Python lets go of it when the event is over
+        self._ending.append(process)  # Python lets go of it when the event is over
         qt.QTimer.singleShot(0, lambda: process in self._ending and self._ending.remove(process))
         self._tidy()
         try:
@@ -118,8 +122,14 @@ class TrainingCheck:
             self._onReport(settings, report)
             return
         lines = [line.removeprefix("Error: ") for line in self._err.decode(errors="replace").splitlines() if line.startswith("Error: ")]
-        self._onError(lines[-1] if lines else _("The check ended without an answer. Perhaps there was not enough memory: choose smaller "
-                                                "pictures or fewer groups, and try again."))
+        self._onError(
+            lines[-1]
+            if lines
+            else _(
+                "The check ended without an answer. Perhaps there was not enough memory: choose smaller "
+                "pictures or fewer groups, and try again."
+            )
+        )
 
     def _settings(self) -> dict | None:
         try:
@@ -132,10 +142,21 @@ def html(report: dict) -> str:
     """A report for the panel."""
     counts, leaks, e = report["counts"], report["leaks"], report["estimate"]
     good, bad = "<span style='color:#2e9e5b'>✔</span> ", "<span style='color:#d64545'>✖</span> "
-    rows = [good + escape(_("{labelled} labelled and {unlabelled} unlabelled pictures of {groups} groups to train on, {held} held out. "
-                            "Labels: {labels}.").format(
-        labelled=f"{counts['labelled']:,}", unlabelled=f"{counts['unlabelled']:,}", groups=f"{report['groups']:,}",
-        held=f"{counts['validation']:,}", labels=", ".join(report["labels"]) or "–"))]
+    rows = [
+        good
+        + escape(
+            _(
+                "{labelled} labelled and {unlabelled} unlabelled pictures of {groups} groups to train on, {held} held out. "
+                "Labels: {labels}."
+            ).format(
+                labelled=f"{counts['labelled']:,}",
+                unlabelled=f"{counts['unlabelled']:,}",
+                groups=f"{report['groups']:,}",
+                held=f"{counts['validation']:,}",
+                labels=", ".join(report["labels"]) or "–",
+            )
+        )
+    ]
     if not counts["validation"]:
         rows.append(bad + escape(_("Nothing is held out, so there will be no validation. Raise the held-out share, or add patients.")))
     if leaks["found"]:
@@ -151,10 +172,23 @@ def html(report: dict) -> str:
     if e is not None and e.get("steps") is None:
         rows.append(bad + escape(_("There is not enough memory for this batch.")))
     elif e is not None:
-        rows.append(good + escape(_("About {total} in all on {device}: {preparing} to prepare, {training} of training "
-                                    "({steps} steps of {pace} s), {validating} for validation.").format(
-            total=duration(e["total"]), device=e["device"], preparing=duration(e["preparing"]), training=duration(e["training"]),
-            steps=f"{e['steps']:,}", pace=f"{e['seconds_per_step']:.2g}", validating=duration(e["validating"]))))
+        rows.append(
+            good
+            + escape(
+                _(
+                    "About {total} in all on {device}: {preparing} to prepare, {training} of training "
+                    "({steps} steps of {pace} s), {validating} for validation."
+                ).format(
+                    total=duration(e["total"]),
+                    device=e["device"],
+                    preparing=duration(e["preparing"]),
+                    training=duration(e["training"]),
+                    steps=f"{e['steps']:,}",
+                    pace=f"{e['seconds_per_step']:.2g}",
+                    validating=duration(e["validating"]),
+                )
+            )
+        )
         if e.get("memory") is not None:
             words = _("About {needed} GB of memory").format(needed=f"{e['memory'] / 1e9:.1f}")
             if e.get("memory_free") is not None:
@@ -162,8 +196,14 @@ def html(report: dict) -> str:
             tight = e["fits"] is False
             rows.append((bad if tight else good) + escape(words + (_(": too little is free.") if tight else ".")))
     if e is not None and e.get("disk") and e.get("disk_free") is not None and e["disk_free"] < 2 * e["disk"]:
-        rows.append(bad + escape(_("The disk has room for {free} MB; the run needs about {needed} MB.").format(
-            free=f"{e['disk_free'] / 1e6:,.0f}", needed=f"{e['disk'] / 1e6:,.0f}")))
+        rows.append(
+            bad
+            + escape(
+                _("The disk has room for {free} MB; the run needs about {needed} MB.").format(
+                    free=f"{e['disk_free'] / 1e6:,.0f}", needed=f"{e['disk'] / 1e6:,.0f}"
+                )
+            )
+        )
     return "<br>".join(rows)
 
 
@@ -181,4 +221,5 @@ def duration(seconds: float | None) -> str:
 def batchWords(batch: dict) -> str:
     """A batch in words."""
     return _("{groups} groups of {members} + {unlabelled} pictures of {size} × {size} pixels").format(
-        groups=batch.get("groups"), members=batch.get("members"), unlabelled=batch.get("unlabelled_members"), size=batch.get("size"))
+        groups=batch.get("groups"), members=batch.get("members"), unlabelled=batch.get("unlabelled_members"), size=batch.get("size")
+    )

@@ -20,9 +20,18 @@ POOL, FOLDER = "pool", "folder"
 MODEL, IMAGENET, RANDOM = "model", "imagenet", "random"
 MINUTES = 30
 SIZES = (128, 160, 192, 224, 256)
-FRAME = 256                     # side at which pictures are kept, unless the network's input is larger
-DEFAULTS = {"method": "cers", "evidence": "retrieved", "labelled": 1.0, "validation": 0.05, "seed": 0, "groups": 4, "members": 5,
-            "unlabelled_members": 2, "lr": 1e-3}
+FRAME = 256  # side at which pictures are kept, unless the network's input is larger
+DEFAULTS = {
+    "method": "cers",
+    "evidence": "retrieved",
+    "labelled": 1.0,
+    "validation": 0.05,
+    "seed": 0,
+    "groups": 4,
+    "members": 5,
+    "unlabelled_members": 2,
+    "lr": 1e-3,
+}
 
 
 def modelFolder() -> str:
@@ -44,7 +53,7 @@ class TrainingForm:
         self.changed = Signal()
         self.pool, self.poolLabels = "", []
         self._leaksOffered = False
-        self._base: dict = {}           # settings of a run that was taken over, which have no field
+        self._base: dict = {}  # settings of a run that was taken over, which have no field
         form = qt.QFormLayout()
         form.setFieldGrowthPolicy(qt.QFormLayout.AllNonFixedFieldsGrow)
         layout.addLayout(form)
@@ -58,16 +67,18 @@ class TrainingForm:
 
     def _setUpData(self, form) -> None:
         page = self.page
-        self.source = self._combo(form, _("Labelled pictures"), _("Pictures with masks that a person made"),
-                                  ((_("The open pool"), POOL), (_("A folder"), FOLDER)))
+        self.source = self._combo(
+            form, _("Labelled pictures"), _("Pictures with masks that a person made"), ((_("The open pool"), POOL), (_("A folder"), FOLDER))
+        )
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
         self.folder = ctk.ctkPathLineEdit(page)
         self.folder.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Readable
         self.folder.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
         self.folder.minimumContentsLength = 8
         self.folder.settingKey = "CERS/TrainingFolders"
-        self.folder.toolTip = _("A folder of volumes with images/ and labels/; or of pictures with images/train, masks/train and "
-                                "cases.csv; or another pool")
+        self.folder.toolTip = _(
+            "A folder of volumes with images/ and labels/; or of pictures with images/train, masks/train and cases.csv; or another pool"
+        )
         self.folder.currentPathChanged.connect(lambda *_path: self._emit())
         form.addRow("", self.folder)
         self.labels = qt.QLabel(page)
@@ -95,9 +106,12 @@ class TrainingForm:
         self.askFolder = lambda: qt.QFileDialog.getExistingDirectory(page, _("Folder of images without masks"))
 
     def _setUpRun(self, form) -> None:
-        self.initial = self._combo(form, _("Start from"), _("Which weights the training begins with"),
-                                   ((_("The model in use"), MODEL), (_("ImageNet weights (a new model)"), IMAGENET),
-                                    (_("Nothing (random weights)"), RANDOM)))
+        self.initial = self._combo(
+            form,
+            _("Start from"),
+            _("Which weights the training begins with"),
+            ((_("The model in use"), MODEL), (_("ImageNet weights (a new model)"), IMAGENET), (_("Nothing (random weights)"), RANDOM)),
+        )
         box, line = qt.QWidget(self.page), qt.QHBoxLayout()
         box.setLayout(line)
         line.setContentsMargins(0, 0, 0, 0)
@@ -117,18 +131,25 @@ class TrainingForm:
         line.addWidget(self.budget, 1)
         line.addWidget(self.minutes, 1)
         form.addRow(_("Time"), box)
-        self.size = self._combo(form, _("Picture size"),
-                                _("Side of the pictures that the network sees. Larger ones show finer detail and take longer."),
-                                [(_("{side} × {side} pixels").format(side=side), side) for side in SIZES])
+        self.size = self._combo(
+            form,
+            _("Picture size"),
+            _("Side of the pictures that the network sees. Larger ones show finer detail and take longer."),
+            [(_("{side} × {side} pixels").format(side=side), side) for side in SIZES],
+        )
         self.size.setCurrentIndex(SIZES.index(self._modelSize()))
-        self.device = self._combo(form, _("Compute on"), _("Automatic takes the graphics card if there is one that can be used"),
-                                  ((_("Automatic"), "auto"), (_("Processor (CPU)"), "cpu"), (_("NVIDIA graphics card"), "cuda"),
-                                   (_("Apple graphics"), "mps")))
+        self.device = self._combo(
+            form,
+            _("Compute on"),
+            _("Automatic takes the graphics card if there is one that can be used"),
+            ((_("Automatic"), "auto"), (_("Processor (CPU)"), "cpu"), (_("NVIDIA graphics card"), "cuda"), (_("Apple graphics"), "mps")),
+        )
         self.threads = qt.QSpinBox(self.page)
         self.threads.setRange(0, 256)
         self.threads.setSpecialValueText(_("automatic"))
-        self.threads.setToolTip(_("Threads of the processor. Fewer leave more of the computer for you; more than there are idle cores "
-                                  "slow it down."))
+        self.threads.setToolTip(
+            _("Threads of the processor. Fewer leave more of the computer for you; more than there are idle cores slow it down.")
+        )
         form.addRow(_("Threads"), self.threads)
         self.name = qt.QLineEdit(self.page)
         self.name.setPlaceholderText(_("named by date and time"))
@@ -141,23 +162,47 @@ class TrainingForm:
         self.advanced.collapsed = True
         layout.addWidget(self.advanced)
         form = qt.QFormLayout(self.advanced)
-        self.method = self._combo(form, _("Method"), _("How unlabelled pictures and references are used"), (
-            (_("CERS: with evidence and unlabelled pictures"), "cers"), (_("Supervised: labelled pictures only"), "supervised"),
-            (_("Mean teacher"), "mean_teacher"), (_("Mutual consistency"), "mutual_consistency"), (_("UniMatch"), "unimatch")))
-        self.evidence = self._combo(form, _("Evidence"), _("References that the evidence decoder sees; the others are for comparisons"), (
-            (_("Retrieved references"), "retrieved"), (_("Random references"), "random"), (_("Shuffled rationales"), "shuffled_rationale"),
-            (_("None"), "none")))
+        self.method = self._combo(
+            form,
+            _("Method"),
+            _("How unlabelled pictures and references are used"),
+            (
+                (_("CERS: with evidence and unlabelled pictures"), "cers"),
+                (_("Supervised: labelled pictures only"), "supervised"),
+                (_("Mean teacher"), "mean_teacher"),
+                (_("Mutual consistency"), "mutual_consistency"),
+                (_("UniMatch"), "unimatch"),
+            ),
+        )
+        self.evidence = self._combo(
+            form,
+            _("Evidence"),
+            _("References that the evidence decoder sees; the others are for comparisons"),
+            (
+                (_("Retrieved references"), "retrieved"),
+                (_("Random references"), "random"),
+                (_("Shuffled rationales"), "shuffled_rationale"),
+                (_("None"), "none"),
+            ),
+        )
         self.method.currentIndexChanged.connect(lambda *_index: self.evidence.setEnabled(self._data(self.method) == "cers"))
         self.numbers = {}
         for name, words, low, high, decimals, tip in (
-                ("labelled", _("Labelled share"), 0.001, 1e6, 3, _("Up to 1: share of the pictures whose masks are used; above 1: how many. "
-                                                                   "The others count as unlabelled.")),
-                ("validation", _("Held out"), 0.0, 0.9, 3, _("Share of patients that are not trained on and that the result is measured on")),
-                ("seed", _("Seed"), 0, 10**6, 0, _("Another number gives other random draws")),
-                ("groups", _("Groups in a batch"), 2, 256, 0, _("Even. Fewer need less memory.")),
-                ("members", _("Pictures in a group"), 2, 64, 0, _("Similar labelled pictures, which are references of each other")),
-                ("unlabelled_members", _("Unlabelled in a group"), 0, 64, 0, _("Pictures without masks in each group")),
-                ("lr", _("Learning rate"), 1e-7, 1.0, 6, _("Smaller steps are steadier and slower"))):
+            (
+                "labelled",
+                _("Labelled share"),
+                0.001,
+                1e6,
+                3,
+                _("Up to 1: share of the pictures whose masks are used; above 1: how many. The others count as unlabelled."),
+            ),
+            ("validation", _("Held out"), 0.0, 0.9, 3, _("Share of patients that are not trained on and that the result is measured on")),
+            ("seed", _("Seed"), 0, 10**6, 0, _("Another number gives other random draws")),
+            ("groups", _("Groups in a batch"), 2, 256, 0, _("Even. Fewer need less memory.")),
+            ("members", _("Pictures in a group"), 2, 64, 0, _("Similar labelled pictures, which are references of each other")),
+            ("unlabelled_members", _("Unlabelled in a group"), 0, 64, 0, _("Pictures without masks in each group")),
+            ("lr", _("Learning rate"), 1e-7, 1.0, 6, _("Smaller steps are steadier and slower")),
+        ):
             field = qt.QDoubleSpinBox(self.advanced)
             field.setRange(low, high)
             field.setDecimals(decimals)
@@ -250,8 +295,9 @@ class TrainingForm:
     def enter(self) -> None:
         """The page comes into view: another model may be in use by now."""
         name = self._modelConfig().get("name")
-        self.initial.setItemText(self.initial.findData(MODEL),
-                                 _("The model in use: {name}").format(name=name) if name else _("The model in use"))
+        self.initial.setItemText(
+            self.initial.findData(MODEL), _("The model in use: {name}").format(name=name) if name else _("The model in use")
+        )
 
     def problem(self) -> str:
         """Why the form cannot be used as it is, "" if it can."""
@@ -268,10 +314,19 @@ class TrainingForm:
     def settings(self) -> dict:
         """The configuration of the run, as the form says."""
         pooled = self._data(self.source) == POOL
-        record = {**self._base, "data": self.pool if pooled else os.path.abspath(self.folder.currentPath.strip()),
-                  "unlabelled": self.unlabelledFolders(), "steps": 0, "minutes": round(self.minutes.value, 2),
-                  "size": int(self._data(self.size)), "device": self._data(self.device), "threads": int(self.threads.value), "method": self._data(self.method),
-                  "evidence": self._data(self.evidence), "allow_leaks": bool(self._leaksOffered and self.leaks.checked)}
+        record = {
+            **self._base,
+            "data": self.pool if pooled else os.path.abspath(self.folder.currentPath.strip()),
+            "unlabelled": self.unlabelledFolders(),
+            "steps": 0,
+            "minutes": round(self.minutes.value, 2),
+            "size": int(self._data(self.size)),
+            "device": self._data(self.device),
+            "threads": int(self.threads.value),
+            "method": self._data(self.method),
+            "evidence": self._data(self.evidence),
+            "allow_leaks": bool(self._leaksOffered and self.leaks.checked),
+        }
         for name, field in self.numbers.items():
             record[name] = int(field.value) if field.decimals == 0 else round(field.value, field.decimals)
         if "frame" not in self._base or record["size"] != self._base.get("size"):
@@ -302,8 +357,13 @@ class TrainingForm:
         if initial == os.path.join(self.modelFolder(), "model.safetensors") and record.get("network") == self._network():
             initial = MODEL
         path = Path(initial)
-        self._select(self.initial, initial, _("What the run '{name}' began with").format(name=path.parent.name) if path.name == START
-                     else _("Weights of {file}").format(file=initial))
+        self._select(
+            self.initial,
+            initial,
+            _("What the run '{name}' began with").format(name=path.parent.name)
+            if path.name == START
+            else _("Weights of {file}").format(file=initial),
+        )
         size = int(record.get("size") or self._modelSize())
         self._select(self.size, size, _("{side} × {side} pixels").format(side=size))
         self._select(self.device, record.get("device") or "auto", str(record.get("device")))

@@ -20,8 +20,8 @@ from cers.errors import InputError, TrainingError
 from cers.training import runs
 
 RUNS_SETTING = "CERS/RunsFolder"
-PICTURES = ".pictures"          # prepared ones, shared by the runs of a folder
-START = "start.safetensors"     # weights that a run begins with
+PICTURES = ".pictures"  # prepared ones, shared by the runs of a folder
+START = "start.safetensors"  # weights that a run begins with
 _sent: list[subprocess.Popen] = []
 
 
@@ -42,7 +42,7 @@ def start(root: str, name: str, settings: dict) -> Path:
         runs.write_record(folder / runs.SETTINGS, {**settings, "initial": _kept(folder, settings.get("initial"))})
         send(folder)
     except (InputError, TrainingError):
-        shutil.rmtree(folder, ignore_errors=True)       # it holds nothing but the settings, which the form has, too
+        shutil.rmtree(folder, ignore_errors=True)  # it holds nothing but the settings, which the form has, too
         raise
     return folder
 
@@ -54,8 +54,11 @@ def _kept(folder: Path, initial):
     try:
         return str(shutil.copyfile(initial, folder / START))
     except OSError as error:
-        raise InputError(_("The weights '{file}' to start from cannot be read or copied ({reason}). Start from another model.").format(
-            file=initial, reason=error.strerror)) from error
+        raise InputError(
+            _("The weights '{file}' to start from cannot be read or copied ({reason}). Start from another model.").format(
+                file=initial, reason=error.strerror
+            )
+        ) from error
 
 
 def send(folder: Path) -> None:
@@ -74,7 +77,7 @@ def send(folder: Path) -> None:
     if not (folder / runs.CONFIG).exists():
         begin = ["--config", str(folder / runs.SETTINGS), "--out", str(folder)]
     command = [program, "-m", "cers", "train", *begin, "--cache", str(folder.parent / PICTURES)]
-    if os.name == "nt":         # a group of its own and no console, so that neither a closed window nor Ctrl-C reaches it
+    if os.name == "nt":  # a group of its own and no console, so that neither a closed window nor Ctrl-C reaches it
         own = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
     else:
         own = {"start_new_session": True}
@@ -82,11 +85,19 @@ def send(folder: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             (folder / runs.STOP).unlink()
         with open(folder / runs.OUTPUT, "wb") as output:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=str(folder.parent),
-                                       env={**os.environ, **variables}, **own)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=str(folder.parent),
+                env={**os.environ, **variables},
+                **own,
+            )
     except OSError as error:
-        raise TrainingError(_("The training could not be started in '{folder}': {reason}.").format(
-            folder=folder, reason=error.strerror or str(error))) from error
+        raise TrainingError(
+            _("The training could not be started in '{folder}': {reason}.").format(folder=folder, reason=error.strerror or str(error))
+        ) from error
     _sent.append(process)
     try:
         runs.write_record(folder / runs.LAUNCH, {"pid": process.pid, "host": socket.gethostname(), "started": round(time.time(), 3)})

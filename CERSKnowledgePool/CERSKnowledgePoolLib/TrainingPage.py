@@ -25,7 +25,7 @@ class TrainingPage:
 
     def __init__(self, page, session: PoolSession, say):
         self.page, self.session, self.say = page, session, say
-        self._checked: dict | None = None       # settings that were checked, with what came of it
+        self._checked: dict | None = None  # settings that were checked, with what came of it
         self._report: dict | None = None
         self._startAfter = False
         layout = qt.QVBoxLayout(page)
@@ -49,7 +49,7 @@ class TrainingPage:
         self.root.currentPathChanged.connect(lambda *_path: self._onRoot())
         self.new.collapsed = bool(self.list.runs)
         for name, run in self.list.runs.items():
-            if run.live:                        # attach to what goes on
+            if run.live:  # attach to what goes on
                 self.list.select(name)
         self._onForm()
         self._onSelected()
@@ -59,7 +59,7 @@ class TrainingPage:
         self.new.text = _("New training")
         layout.addWidget(self.new)
         outer, box = qt.QVBoxLayout(self.new), qt.QWidget(self.new)
-        outer.addWidget(box)                # folded as one, so that what is hidden within stays so
+        outer.addWidget(box)  # folded as one, so that what is hidden within stays so
         inner = qt.QVBoxLayout(box)
         inner.setContentsMargins(0, 0, 0, 0)
         self.form = TrainingForm(inner, box)
@@ -67,7 +67,8 @@ class TrainingPage:
         inner.addLayout(line)
         self.checkButton, self.startButton = qt.QPushButton(_("Check"), box), qt.QPushButton(_("Start"), box)
         self.checkButton.setToolTip(
-            _("Counts the pictures, looks for leaks, and tries some steps to see how long they take; trains nothing"))
+            _("Counts the pictures, looks for leaks, and tries some steps to see how long they take; trains nothing")
+        )
         self.startButton.setToolTip(_("Checks, then trains in the background; Slicer may be closed meanwhile"))
         self.checkButton.clicked.connect(lambda *_checked: self.onCheck())
         self.startButton.clicked.connect(lambda *_checked: self.onStart())
@@ -98,12 +99,19 @@ class TrainingPage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.stop, self.resume, self.duplicate, self.open, self.delete = buttons = [
-            qt.QPushButton(words, self.page) for words in (_("Stop"), _("Resume"), _("Duplicate"), _("Open folder"), _("Delete…"))]
-        for button, tip, slot in zip(buttons, (
-                _("Finishes the step, saves, and ends; Resume goes on from there"), _("Goes on from the last checkpoint"),
-                _("Fills the form above with the settings of this run"), _("Shows the run's folder in the file manager"),
-                _("Deletes the run with its checkpoints and its model")),
-                (self.onStop, self.onResume, self.onDuplicate, self.onOpen, self.onDelete)):
+            qt.QPushButton(words, self.page) for words in (_("Stop"), _("Resume"), _("Duplicate"), _("Open folder"), _("Delete…"))
+        ]
+        for button, tip, slot in zip(
+            buttons,
+            (
+                _("Finishes the step, saves, and ends; Resume goes on from there"),
+                _("Goes on from the last checkpoint"),
+                _("Fills the form above with the settings of this run"),
+                _("Shows the run's folder in the file manager"),
+                _("Deletes the run with its checkpoints and its model"),
+            ),
+            (self.onStop, self.onResume, self.onDuplicate, self.onOpen, self.onDelete),
+        ):
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, slot=slot: slot())
             line.addWidget(button)
@@ -303,8 +311,11 @@ class TrainingPage:
 
     def onDelete(self) -> None:
         run = self.list.current
-        if run is not None and self.confirm(_("Delete the run '{name}' with its checkpoints and its model? This cannot be undone.").format(
-                name=run.name)) and self._do(lambda chosen: TrainingLaunch.delete(chosen.folder)):
+        if (
+            run is not None
+            and self.confirm(_("Delete the run '{name}' with its checkpoints and its model? This cannot be undone.").format(name=run.name))
+            and self._do(lambda chosen: TrainingLaunch.delete(chosen.folder))
+        ):
             self.say(_("The run '{name}' has been deleted.").format(name=run.name))
 
     def _ask(self, question: str) -> bool:
@@ -315,5 +326,10 @@ class TrainingPage:
 def missingPackages() -> str:
     """A sentence where Python packages are missing, "" where all are there."""
     lacking = InstallLogic.missing()
-    return _("Training needs Python packages that are not installed: {names}. Install them in the module CERS Segment.").format(
-        names=InstallLogic.describe(lacking)) if lacking else ""
+    return (
+        _("Training needs Python packages that are not installed: {names}. Install them in the module CERS Segment.").format(
+            names=InstallLogic.describe(lacking)
+        )
+        if lacking
+        else ""
+    )

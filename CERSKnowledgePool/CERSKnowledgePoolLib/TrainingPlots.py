@@ -15,8 +15,13 @@ SERIES = {  # curve of the history -> chart, colour
     "retrieved": (DICE, (0.90, 0.42, 0.05)),
     "gain": (GAIN, (0.17, 0.55, 0.25)),
 }
-NAMES = {"loss": lambda: _("loss"), "plain": lambda: _("plain decoder"), "null": lambda: _("without references"),
-         "retrieved": lambda: _("with references"), "gain": lambda: _("gain by references")}
+NAMES = {
+    "loss": lambda: _("loss"),
+    "plain": lambda: _("plain decoder"),
+    "null": lambda: _("without references"),
+    "retrieved": lambda: _("with references"),
+    "gain": lambda: _("gain by references"),
+}
 TITLES = {LOSS: lambda: _("Training loss"), DICE: lambda: _("Validation Dice"), GAIN: lambda: _("Evidence gain (Dice)")}
 
 
@@ -46,7 +51,7 @@ class TrainingPlots:
         drawn = {name: (len(points), points[-1:]) for name, points in curves.items()}
         if not self._nodes:
             self._make()
-        elif drawn == self._drawn:           # nothing new: leave the view as the user has zoomed it
+        elif drawn == self._drawn:  # nothing new: leave the view as the user has zoomed it
             return
         self._drawn = drawn
         for chart in self.views:
@@ -84,12 +89,12 @@ class TrainingPlots:
     def _add(self, key: str, kind: str, name: str):
         node = getattr(slicer, kind)()
         node.SetName(name)
-        node.SetHideFromEditors(True)        # before it is added: the data tree shows what it meets otherwise
+        node.SetHideFromEditors(True)  # before it is added: the data tree shows what it meets otherwise
         node.SetSaveWithScene(False)
         node.SetUndoEnabled(False)
         if kind == "vtkMRMLPlotViewNode":
             node.SetLayoutName(f"CERSTraining-{key}")
-            node.SetAndObserveParentLayoutNodeID(self._nodes["owner"].GetID())      # not a view for Slicer's layouts
+            node.SetAndObserveParentLayoutNodeID(self._nodes["owner"].GetID())  # not a view for Slicer's layouts
         self._nodes[key] = slicer.mrmlScene.AddNode(node)
         return self._nodes[key]
 
@@ -102,14 +107,14 @@ class TrainingPlots:
             node.SetAxisLabelFontSize(10)
             node.SetAxisTitleFontSize(11)
             node.SetXAxisTitle(_("step"))
-            node.SetLegendVisibility(False)          # it would lie over the curves; the panel names them in their colours
+            node.SetLegendVisibility(False)  # it would lie over the curves; the panel names them in their colours
             self._add(f"table {chart}", "vtkMRMLTableNode", TITLES[chart]())
             view_node = self._add(f"view {chart}", "vtkMRMLPlotViewNode", TITLES[chart]())
             view_node.SetPlotChartNodeID(node.GetID())
             view.setMRMLPlotViewNode(view_node)
 
     def _fill(self, chart: str) -> None:
-        names = [n for n, (of, _colour) in SERIES.items() if of == chart and len(self._curves.get(n, ())) > 1]   # else no line
+        names = [n for n, (of, _colour) in SERIES.items() if of == chart and len(self._curves.get(n, ())) > 1]  # else no line
         steps = sorted({step for n in names for step, _value in self._curves[n]})
         steps = steps[:: max(1, -(-len(steps) // MOST_POINTS))] if len(steps) > MOST_POINTS else steps
         table = vtk.vtkTable()
@@ -127,14 +132,15 @@ class TrainingPlots:
                 series.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
                 series.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
                 series.SetLineWidth(2)
-                series.SetMarkerStyle(slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone if n == "loss"
-                                      else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle)
+                series.SetMarkerStyle(
+                    slicer.vtkMRMLPlotSeriesNode.MarkerStyleNone if n == "loss" else slicer.vtkMRMLPlotSeriesNode.MarkerStyleCircle
+                )
                 series.SetMarkerSize(6)
                 series.SetColor(*SERIES[n][1])
         wanted = [self._nodes[f"series {n}"].GetID() for n in names]
         present = [chart_node.GetNthPlotSeriesNodeID(k) for k in range(chart_node.GetNumberOfPlotSeriesNodes())]
         node.SetAndObserveTable(table)
-        if wanted != present:                # another run may have other curves
+        if wanted != present:  # another run may have other curves
             chart_node.RemoveAllPlotSeriesNodeIDs()
             for identifier in wanted:
                 chart_node.AddAndObservePlotSeriesNodeID(identifier)

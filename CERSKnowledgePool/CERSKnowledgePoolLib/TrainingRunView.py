@@ -133,8 +133,10 @@ class TrainingRunView:
         elif run.state == "launching":
             words += escape(": " + _("its process starts, which takes some seconds"))
         elif run.state == "starting":
-            words += escape(": " + (_("looking at every picture and describing the labelled ones") if run.phase == "memory"
-                                    else _("reading the pictures")))
+            words += escape(
+                ": "
+                + (_("looking at every picture and describing the labelled ones") if run.phase == "memory" else _("reading the pictures"))
+            )
         elif run.state == "stopping":
             words += escape(": " + _("it finishes what it is doing and saves"))
         elif run.step:
@@ -150,8 +152,9 @@ class TrainingRunView:
             words += escape(_("The model is in {folder}").format(folder=run.folder / runs.MODEL))
         dice = {n: history.curves[n][-1][1] for n in ("plain", "null", "retrieved") if history.curves[n]} if history is not None else {}
         if dice:
-            words += "<br>" + _("Validation Dice: {values}").format(values=", ".join(
-                f"<span style='color:{colour(n)}'>■</span> {escape(NAMES[n]())} {v:.3f}" for n, v in dice.items()))
+            words += "<br>" + _("Validation Dice: {values}").format(
+                values=", ".join(f"<span style='color:{colour(n)}'>■</span> {escape(NAMES[n]())} {v:.3f}" for n, v in dice.items())
+            )
         self.title.setText(words)
         self.progress.setVisible(run.state in ("running", "stopping"))
         self.progress.setValue(round(1000 * min(1.0, run.share)))
@@ -178,9 +181,11 @@ class TrainingRunView:
         if not 0 <= at < len(self._examples):
             return
         step, path = self._examples[at]
-        self.exampleLabel.setText(escape(_("Held-out pictures, step {step}:").format(step=f"{step:,}"))
-                                  + f" <span style='color:#2e9e5b'>■</span> {escape(_('expert'))}"
-                                  + f" <span style='color:#ff9628'>■</span> {escape(_('model'))}")
+        self.exampleLabel.setText(
+            escape(_("Held-out pictures, step {step}:").format(step=f"{step:,}"))
+            + f" <span style='color:#2e9e5b'>■</span> {escape(_('expert'))}"
+            + f" <span style='color:#ff9628'>■</span> {escape(_('model'))}"
+        )
         picture = qt.QPixmap(str(path))
         if picture.isNull():
             self.examplePicture.setText(_("The picture cannot be read."))

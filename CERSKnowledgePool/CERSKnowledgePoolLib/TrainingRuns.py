@@ -16,13 +16,28 @@ from cers.training import runs
 from .TrainingCheck import duration
 
 ROWS_SHOWN, ROW_HEIGHT = (2, 6), 24
-LOOK_S, LIST_S = 1.0, 4.0       # how often live runs and the whole list are looked at
-SLICE_S = 0.015                 # of one look at histories
-STATES = {"launching": lambda: _("starting"), "starting": lambda: _("preparing"), "running": lambda: _("training"),
-          "stopping": lambda: _("stopping"), "stopped": lambda: _("stopped"), "finished": lambda: _("finished"),
-          "failed": lambda: _("failed"), "crashed": lambda: _("crashed")}
-COLOURS = {"running": "#2a7de1", "starting": "#2a7de1", "launching": "#2a7de1", "stopping": "#b8860b", "stopped": "#b8860b",
-           "finished": "#2e9e5b", "failed": "#d64545", "crashed": "#d64545"}
+LOOK_S, LIST_S = 1.0, 4.0  # how often live runs and the whole list are looked at
+SLICE_S = 0.015  # of one look at histories
+STATES = {
+    "launching": lambda: _("starting"),
+    "starting": lambda: _("preparing"),
+    "running": lambda: _("training"),
+    "stopping": lambda: _("stopping"),
+    "stopped": lambda: _("stopped"),
+    "finished": lambda: _("finished"),
+    "failed": lambda: _("failed"),
+    "crashed": lambda: _("crashed"),
+}
+COLOURS = {
+    "running": "#2a7de1",
+    "starting": "#2a7de1",
+    "launching": "#2a7de1",
+    "stopping": "#b8860b",
+    "stopped": "#b8860b",
+    "finished": "#2e9e5b",
+    "failed": "#d64545",
+    "crashed": "#d64545",
+}
 
 
 class TrainingRuns:
@@ -39,7 +54,7 @@ class TrainingRuns:
         self.runs: dict[str, runs.Run] = {}
         self.histories: dict[str, runs.History] = {}
         self._listed, self._problem, self._names = 0.0, "", []
-        self._shown: list[tuple[tuple[str, ...], list]] = []        # words and items of each row
+        self._shown: list[tuple[tuple[str, ...], list]] = []  # words and items of each row
         titles = (_("Run"), _("State"), _("Done"), _("Time left"), _("Best Dice"), _("Last news"))
         self.table = qt.QTableWidget(0, len(titles), page)
         self.table.setHorizontalHeaderLabels(list(titles))
@@ -134,7 +149,7 @@ class TrainingRuns:
         chosen = self.current
         names = sorted(self.runs, key=lambda n: (self.runs[n].live, self.runs[n].updated), reverse=True)
         if set(names) == set(self._names):
-            names = self._names                 # no rows that jump under the mouse
+            names = self._names  # no rows that jump under the mouse
         rows = [self._words(self.runs[n]) for n in names]
         self.table.blockSignals(True)
         self.table.setRowCount(len(rows))
@@ -148,10 +163,10 @@ class TrainingRuns:
             if r >= len(self._shown):
                 self._shown.append(((), self._newRow(r, len(words))))
             before, items = self._shown[r]
-            if words != before:                 # to set what is there already would lay out the table anew
+            if words != before:  # to set what is there already would lay out the table anew
                 self._show(items, words, self.runs[name])
                 self._shown[r] = words, items
-        del self._shown[len(rows):]
+        del self._shown[len(rows) :]
         self.table.clearSelection()
         if chosen is not None and chosen.name in names:
             self.table.selectRow(names.index(chosen.name))
@@ -160,7 +175,7 @@ class TrainingRuns:
             self.selected.emit()
 
     def _newRow(self, row: int, count: int) -> list:
-        items = [qt.QTableWidgetItem() for _n in range(count)]      # the table has them, too; Python must not let go first
+        items = [qt.QTableWidgetItem() for _n in range(count)]  # the table has them, too; Python must not let go first
         for column, item in enumerate(items):
             if column >= 2:
                 item.setTextAlignment(qt.Qt.AlignRight | qt.Qt.AlignVCenter)

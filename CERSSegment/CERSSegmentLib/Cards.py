@@ -46,7 +46,7 @@ class PictureButton:
         state = (id(picture), width, height, words, ratio, self.widget.palette.color(qt.QPalette.Base).name())
         if self._shown == state:
             return
-        self._shown, self._picture = state, picture      # the picture is held, so that its id stays its own
+        self._shown, self._picture = state, picture  # the picture is held, so that its id stays its own
         if picture is None or Pictures.drawn(picture, width, height, ratio):
             self._later.forget(self)
             self._draw(width, height, words, ratio)
@@ -55,13 +55,16 @@ class PictureButton:
 
     def _draw(self, width: int, height: int, words: str, ratio: float) -> None:
         picture = self._picture
-        self.pixmap = (Pictures.pixmap(picture, width, height, ratio=ratio) if picture is not None
-                       else Pictures.placeholder(width, height, words, self.widget.palette))
+        self.pixmap = (
+            Pictures.pixmap(picture, width, height, ratio=ratio)
+            if picture is not None
+            else Pictures.placeholder(width, height, words, self.widget.palette)
+        )
         self.widget.setIconSize(qt.QSize(width, height))
         self.widget.setFixedSize(width + 6, height + 6)
         self.widget.setIcon(qt.QIcon(self.pixmap))
         self.widget.setEnabled(picture is not None)
-        if picture is None:             # a disabled icon would be drawn grey
+        if picture is None:  # a disabled icon would be drawn grey
             icon = qt.QIcon(self.pixmap)
             icon.addPixmap(self.pixmap, qt.QIcon.Disabled)
             self.widget.setIcon(icon)
@@ -78,8 +81,9 @@ class PinDrop:
         layout.setSpacing(4)
         self.pin, self.drop = qt.QToolButton(self.widget), qt.QToolButton(self.widget)
         for button, text, tip, slot in (
-                (self.pin, _("Pin"), _("Use this reference whatever its scores, when the slice is re-run"), onPin),
-                (self.drop, _("Drop"), _("Do without this reference when the slice is re-run"), onDrop)):
+            (self.pin, _("Pin"), _("Use this reference whatever its scores, when the slice is re-run"), onPin),
+            (self.drop, _("Drop"), _("Do without this reference when the slice is re-run"), onDrop),
+        ):
             button.setText(text)
             button.setToolTip(tip)
             button.setCheckable(True)
@@ -103,8 +107,9 @@ def titleHtml(reference: dict, case: dict | None, choice, palette) -> str:
     elif reference.get("pinned"):
         state = _("pinned")
     small = " · ".join(t for t in (Words.caseOrigin(case), state) if t)
-    return (f"<b>{int(reference['rank'])}&nbsp; {escape(Words.caseTitle(case))}</b>"
-            + (f'<br/><span style="color:{Words.muted(palette)}">{escape(small)}</span>' if small else ""))
+    return f"<b>{int(reference['rank'])}&nbsp; {escape(Words.caseTitle(case))}</b>" + (
+        f'<br/><span style="color:{Words.muted(palette)}">{escape(small)}</span>' if small else ""
+    )
 
 
 class Enlarged:
@@ -139,5 +144,11 @@ class Enlarged:
 
     def draw(self) -> None:
         for image, picture in zip(self.labels, self.pictures):
-            image.setPixmap(Pictures.pixmap(picture, *Pictures.fitted(picture, self.SIZE, self.SIZE), contour=bool(self.contour.checked),
-                                            ratio=float(self.dialog.devicePixelRatioF())))
+            image.setPixmap(
+                Pictures.pixmap(
+                    picture,
+                    *Pictures.fitted(picture, self.SIZE, self.SIZE),
+                    contour=bool(self.contour.checked),
+                    ratio=float(self.dialog.devicePixelRatioF()),
+                )
+            )

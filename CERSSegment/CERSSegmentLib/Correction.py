@@ -73,7 +73,7 @@ def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, 
     array = np.zeros(tuple(reversed(volume.GetImageData().GetDimensions())), np.uint8)
     for value, name in sorted(labels.items()):
         if name in own and not place_segment(segmentation, own[name], volume, array, value):
-            mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, own[name], volume)      # another grid: resampled
+            mask = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, own[name], volume)  # another grid: resampled
             if mask is not None:
                 array[mask > 0] = value
         yield
@@ -99,7 +99,7 @@ def place_segment(segmentation, identifier: str, volume, array: np.ndarray, valu
     voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions())))
     into, outOf = [], []
     for axis in range(3):
-        low, high = extent[4 - 2 * axis], extent[5 - 2 * axis] + 1          # painting may reach beyond the volume
+        low, high = extent[4 - 2 * axis], extent[5 - 2 * axis] + 1  # painting may reach beyond the volume
         first, last = max(low, 0), min(high, array.shape[axis])
         if first >= last:
             return True

@@ -17,16 +17,20 @@ from .EvidenceWidget import statusHtml
 from .Signal import Signal
 
 TAG, LAYOUT = "cersevidence", 7317
-GAP = 10                          # between columns
-COLUMN = 108                      # narrowest column; below it the board scrolls sideways
+GAP = 10  # between columns
+COLUMN = 108  # narrowest column; below it the board scrolls sideways
 
-_VIEW = ('<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">{orientation}</property>'
-         '<property name="viewlabel" action="default">{name[0]}</property>'
-         '<property name="viewcolor" action="default">{colour}</property></view></item>')
+_VIEW = (
+    '<item><view class="vtkMRMLSliceNode" singletontag="{name}"><property name="orientation" action="default">{orientation}</property>'
+    '<property name="viewlabel" action="default">{name[0]}</property>'
+    '<property name="viewcolor" action="default">{colour}</property></view></item>'
+)
 _VIEWS = (("Red", "Axial", "#F34A33"), ("Yellow", "Sagittal", "#EDD54C"), ("Green", "Coronal", "#6EB04B"))
-DESCRIPTION = ('<layout type="vertical" split="true"><item splitSize="450"><layout type="horizontal">'
-               + "".join(_VIEW.format(name=n, orientation=o, colour=c) for n, o, c in _VIEWS)
-               + f'</layout></item><item splitSize="550"><{TAG}></{TAG}></item></layout>')
+DESCRIPTION = (
+    '<layout type="vertical" split="true"><item splitSize="450"><layout type="horizontal">'
+    + "".join(_VIEW.format(name=n, orientation=o, colour=c) for n, o, c in _VIEWS)
+    + f'</layout></item><item splitSize="550"><{TAG}></{TAG}></item></layout>'
+)
 
 
 class _Area(qt.QScrollArea):
@@ -36,7 +40,7 @@ class _Area(qt.QScrollArea):
 
     def resizeEvent(self, event):
         qt.QScrollArea.resizeEvent(self, event)
-        if self.onResize is not None and abs(event.size().width() - self.lastWidth) > 20:      # more than a scroll bar that comes and goes
+        if self.onResize is not None and abs(event.size().width() - self.lastWidth) > 20:  # more than a scroll bar that comes and goes
             self.lastWidth = event.size().width()
             self.onResize()
 
@@ -63,7 +67,7 @@ class _Column:
         return [self.picture.widget, self.title, self.scores, *self.parts.values()] + ([self.choice.widget] if self.choice else [])
 
     def setVisible(self, on: bool) -> None:
-        if on == self._visible:         # each call lays out the whole board anew
+        if on == self._visible:  # each call lays out the whole board anew
             return
         self._visible = on
         for widget in self.widgets():
@@ -124,7 +128,7 @@ class EvidenceBoard:
 
     def _onLayout(self) -> None:
         self.shownChanged.emit(self.shown)
-        self.update()               # while another layout was on, nothing was drawn
+        self.update()  # while another layout was on, nothing was drawn
 
     # contents
 
@@ -146,7 +150,7 @@ class EvidenceBoard:
         self.area = _Area(self.widget)
         self.area.setWidgetResizable(True)
         self.area.setFrameShape(qt.QFrame.NoFrame)
-        self._redraw = qt.QTimer()      # not from within the resize itself: it changes sizes
+        self._redraw = qt.QTimer()  # not from within the resize itself: it changes sizes
         self._redraw.setSingleShot(True)
         self._redraw.timeout.connect(self.drawPictures)
         self.area.onResize = lambda: self._redraw.start(0)
@@ -198,22 +202,30 @@ class EvidenceBoard:
         self.query.describe(evidence.get("rationale"))
         references = evidence.get("references", [])
         while len(self.columns) < len(references):
-            self.columns.append(_Column(self.inside, self.grid, len(self.columns) + 1, controller.later, self._enlarge, controller.pin,
-                                        controller.drop))
+            self.columns.append(
+                _Column(self.inside, self.grid, len(self.columns) + 1, controller.later, self._enlarge, controller.pin, controller.drop)
+            )
         for column, reference in zip(self.columns, references):
             identifier = column.identifier = reference["id"]
             case = controller.case(identifier)
             column.title.setText(titleHtml(reference, case, choice, palette))
             column.scores.setText(Words.scores(reference))
             column.describe((case or {}).get("rationale"))
-            column.choice.show(identifier in choice.pinned or (reference.get("pinned") and identifier not in choice.dropped),
-                               identifier in choice.dropped, True)
+            column.choice.show(
+                identifier in choice.pinned or (reference.get("pinned") and identifier not in choice.dropped),
+                identifier in choice.dropped,
+                True,
+            )
             column.setVisible(True)
-        for column in self.columns[len(references):]:
+        for column in self.columns[len(references) :]:
             column.identifier = ""
             column.setVisible(False)
-        self.none.setText("<big><b>" + escape(Words.coverage(evidence)[1]) + "</b></big><br/>" + escape(
-            _("The mask of this slice rests on the network alone, without any reference.")))
+        self.none.setText(
+            "<big><b>"
+            + escape(Words.coverage(evidence)[1])
+            + "</b></big><br/>"
+            + escape(_("The mask of this slice rests on the network alone, without any reference."))
+        )
         self.none.setVisible(not references)
         rejected = Words.rejectedHtml(evidence, palette)
         self.rejected.setText("<b>" + escape(_("Rejected candidates")) + "</b>" + rejected if rejected else "")
@@ -224,16 +236,16 @@ class EvidenceBoard:
         if self.controller.evidence is None:
             return
         count = 1 + len(self.controller.evidence.get("references", []))
-        bar = slicer.app.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)      # its place is left free: it comes with the words
+        bar = slicer.app.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)  # its place is left free: it comes with the words
         room = (self.area.width - bar) // max(count, 2) - GAP - 6
         width = max(COLUMN, min(room, 220))
         for n in range(len(self.columns) + 1):
             self.grid.setColumnMinimumWidth(n, width + 6 if n < count else 0)
             self.grid.setColumnStretch(n, 1 if n < count else 0)
         if count == 1:
-            self.grid.setColumnStretch(1, 2)        # beside the query: why there is no reference
+            self.grid.setColumnStretch(1, 2)  # beside the query: why there is no reference
         self.query.picture.show(self.controller.queryPicture(), width, width, _("The volume is gone."))
-        for column in self.columns[:count - 1]:
+        for column in self.columns[: count - 1]:
             missing = _("Loading…") if self.controller.asked(column.identifier) else _("The picture cannot be read from the pool.")
             column.picture.show(self.controller.casePicture(column.identifier), width, width, missing)
 

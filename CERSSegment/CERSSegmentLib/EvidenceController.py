@@ -14,7 +14,7 @@ from .Later import Later
 from .SegmentationLogic import IDLE, SegmentationLogic
 from .Signal import Signal
 
-FOLLOW_MS = 30       # scrolling fast through a view redraws the evidence once, not for each step
+FOLLOW_MS = 30  # scrolling fast through a view redraws the evidence once, not for each step
 
 
 class EvidenceController(VTKObservationMixin):
@@ -29,12 +29,12 @@ class EvidenceController(VTKObservationMixin):
         self.model: EvidenceModel | None = None
         self.key: tuple[str, int] | None = None
         self.changed, self.busyChanged = Signal(), Signal()
-        self.later = Later()                # the pictures, and what is not in front of the user's eyes
+        self.later = Later()  # the pictures, and what is not in front of the user's eyes
         self._cases: dict[str, dict] = {}
         self._asked: set[str] = set()
         self._pictures: dict[str, Pictures.Picture] = {}
-        self._query = None                  # ((slice, grey window, colour), picture) drawn last
-        self._seen = None                   # the slice view that moved last
+        self._query = None  # ((slice, grey window, colour), picture) drawn last
+        self._seen = None  # the slice view that moved last
         self._arrived = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -63,7 +63,7 @@ class EvidenceController(VTKObservationMixin):
             self._askForCases()
             self.changed.emit()
         else:
-            showVolume(model.volume)            # before the views move: fitting them moves them too
+            showVolume(model.volume)  # before the views move: fitting them moves them too
             self.show(model.largest())
 
     def show(self, key: tuple[str, int] | None) -> None:
@@ -71,7 +71,7 @@ class EvidenceController(VTKObservationMixin):
         self.key = key
         if key is not None and self.model.alive:
             jump(self.model.centre(key))
-        self._timer.stop()                  # the views follow us here, not we them
+        self._timer.stop()  # the views follow us here, not we them
         self._askForCases()
         self.changed.emit()
 
@@ -116,8 +116,9 @@ class EvidenceController(VTKObservationMixin):
 
     def canRerun(self) -> bool:
         choice = self.choice()
-        return (self.logic.state == IDLE and choice is not None and self.evidence is not None
-                and (bool(choice) or self.key in self.model.rerun))
+        return (
+            self.logic.state == IDLE and choice is not None and self.evidence is not None and (bool(choice) or self.key in self.model.rerun)
+        )
 
     def rerun(self) -> None:
         """Segments the slice shown again with the choices made."""
@@ -154,8 +155,13 @@ class EvidenceController(VTKObservationMixin):
             return None
         window, colour = self.model.window(), self.colour()
         if self._query is None or self._query[0] != (self.key, window, colour):
-            picture = Pictures.Picture(Pictures.windowed(image, window), self.model.mask(self.key).copy(),
-                                       self.model.planes[self.key[0]].spacing, colour, _("This slice, predicted contour"))
+            picture = Pictures.Picture(
+                Pictures.windowed(image, window),
+                self.model.mask(self.key).copy(),
+                self.model.planes[self.key[0]].spacing,
+                colour,
+                _("This slice, predicted contour"),
+            )
             self._query = ((self.key, window, colour), picture.trimmed())
         return self._query[1]
 
@@ -174,7 +180,8 @@ class EvidenceController(VTKObservationMixin):
         if identifier not in self._pictures:
             spacing = tuple(case.get("spacing") or (1.0, 1.0))
             self._pictures[identifier] = Pictures.Picture(
-                case["image"], case["mask"], spacing, title=_("{name}, expert contour").format(name=Words.caseTitle(case))).trimmed()
+                case["image"], case["mask"], spacing, title=_("{name}, expert contour").format(name=Words.caseTitle(case))
+            ).trimmed()
         return self._pictures[identifier]
 
     def pictures(self, identifier: str | None) -> list[Pictures.Picture]:
@@ -187,8 +194,9 @@ class EvidenceController(VTKObservationMixin):
             identifier = reference["id"]
             if identifier not in self._asked:
                 self._asked.add(identifier)
-                self.logic.case(identifier, self.model.pool,
-                                lambda case, identifier=identifier, model=self.model: self._onCase(model, identifier, case))
+                self.logic.case(
+                    identifier, self.model.pool, lambda case, identifier=identifier, model=self.model: self._onCase(model, identifier, case)
+                )
 
     def _onCase(self, model, identifier: str, case: dict | None) -> None:
         if model is not self.model:
@@ -198,7 +206,7 @@ class EvidenceController(VTKObservationMixin):
         else:
             self._cases[identifier] = case
         if not self._arrived:
-            self._arrived = True            # several cases that arrive together are shown together
+            self._arrived = True  # several cases that arrive together are shown together
             qt.QTimer.singleShot(FOLLOW_MS, self._onArrived)
 
     def _onArrived(self) -> None:

@@ -37,8 +37,9 @@ class EvidenceModel:
         choices: what the user chose by (plane, index). rerun: slices that now show the user's choices, not the first run.
     """
 
-    def __init__(self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation, box: list[slice] | None = None,
-                 pool: str = ""):
+    def __init__(
+        self, summary: dict, labelmap: np.ndarray, geometry: Geometry, volume, segmentation, box: list[slice] | None = None, pool: str = ""
+    ):
         self.summary, self.labelmap, self.geometry = summary, labelmap, geometry
         self.volume, self.segmentation, self.pool = volume, segmentation, pool
         self.labels = {int(value): name for value, name in summary["labels"].items()}
@@ -150,7 +151,7 @@ class EvidenceModel:
     def _bend(self, point: np.ndarray, direction: str) -> np.ndarray:
         parent = self.volume.GetParentTransformNode() if self.volume is not None else None
         if parent is None or VolumeInput.linearWorld(self.volume):
-            return point                    # a linear transform is part of the geometry already
+            return point  # a linear transform is part of the geometry already
         transform = vtk.vtkGeneralTransform()
         getattr(parent, direction)(transform)
         return np.array(transform.TransformPoint(point))

@@ -21,9 +21,9 @@ from . import Correction
 from .EvidenceModel import Choices, EvidenceModel
 from .Later import Later
 
-ROLE = "CERS.Evidence"         # segmentation node -> the text node; also the attribute that tells these text nodes from others
+ROLE = "CERS.Evidence"  # segmentation node -> the text node; also the attribute that tells these text nodes from others
 FORMAT = 1
-DIGITS = 4                     # of scores; more are not shown
+DIGITS = 4  # of scores; more are not shown
 
 
 class Keeper:
@@ -78,7 +78,7 @@ def keeping(model: EvidenceModel) -> Generator[None, None, None]:
         node.SetName(_("{name} evidence").format(name=model.segmentation.GetName()))
         node.SetHideFromEditors(True)
         node.SetAttribute(ROLE, str(FORMAT))
-        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)        # inside the scene file, so that no save dialog can leave it out
+        node.SetForceCreateStorageNode(node.CreateStorageNodeNever)  # inside the scene file, so that no save dialog can leave it out
         node = slicer.mrmlScene.AddNode(node)
         model.segmentation.SetNodeReferenceID(ROLE, node.GetID())
     node.SetText(_json(record)[:-1] + ',"slices":[' + ",".join(slices) + "]}")
@@ -115,11 +115,12 @@ def restore(segmentation) -> EvidenceModel | None:
         return None
     volume = Correction.volumeOf(segmentation)
     if volume is None:
-        raise InputError(_("The volume of this result is not in the scene, so its evidence cannot be shown. "
-                           "Load the volume and segment it again."))
+        raise InputError(
+            _("The volume of this result is not in the scene, so its evidence cannot be shown. Load the volume and segment it again.")
+        )
     try:
         return _unpack(json.loads(node.GetText()), volume, segmentation)
-    except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:      # edited by hand, or of a later version
+    except (ValueError, KeyError, TypeError, IndexError, zlib.error) as error:  # edited by hand, or of a later version
         raise InputError(_("The evidence saved with this scene cannot be read. Press Segment to make it anew.")) from error
 
 
@@ -129,10 +130,16 @@ def _pack(model: EvidenceModel) -> dict:
     part = model.labelmap[tuple(box)] if box is not None else np.zeros((0, 0, 0), np.uint8)
     bits = {str(value): base64.b64encode(zlib.compress(np.packbits(part == value).tobytes(), 1)).decode() for value in model.labels}
     return {
-        "format": FORMAT, "labels": model.summary["labels"], "volume_ml": model.summary.get("volume_ml", {}),
-        "seconds": model.summary.get("seconds", {}), "provenance": model.summary.get("provenance", {}), "pool": model.pool,
-        "ijkToRAS": model.geometry.ijkToRAS.tolist(), "shape": list(model.geometry.shape),
-        "box": None if box is None else [[int(s.start), int(s.stop)] for s in box], "masks": bits,
+        "format": FORMAT,
+        "labels": model.summary["labels"],
+        "volume_ml": model.summary.get("volume_ml", {}),
+        "seconds": model.summary.get("seconds", {}),
+        "provenance": model.summary.get("provenance", {}),
+        "pool": model.pool,
+        "ijkToRAS": model.geometry.ijkToRAS.tolist(),
+        "shape": list(model.geometry.shape),
+        "box": None if box is None else [[int(s.start), int(s.stop)] for s in box],
+        "masks": bits,
         "rerun": [[*key, sorted(model.choice(key).pinned), sorted(model.choice(key).dropped)] for key in sorted(model.rerun)],
     }
 

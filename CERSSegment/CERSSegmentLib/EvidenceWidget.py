@@ -12,8 +12,8 @@ from .Cards import Enlarged, PictureButton, PinDrop, label, setShown, titleHtml
 from .EvidenceController import EvidenceController
 from .Signal import Signal
 
-QUERY, REFERENCE = 128, 104        # side of the pictures
-CARDS = 5                          # references that a slice has at most, unless the user pins more
+QUERY, REFERENCE = 128, 104  # side of the pictures
+CARDS = 5  # references that a slice has at most, unless the user pins more
 
 
 class ReferenceCard:
@@ -54,8 +54,11 @@ class ReferenceCard:
         self.title.setText(titleHtml(reference, case, choice, palette))
         self.scores.setText(Words.scores(reference))
         self._fillWords()
-        self.choice.show(self.identifier in choice.pinned or (reference.get("pinned") and self.identifier not in choice.dropped),
-                         self.identifier in choice.dropped, True)
+        self.choice.show(
+            self.identifier in choice.pinned or (reference.get("pinned") and self.identifier not in choice.dropped),
+            self.identifier in choice.dropped,
+            True,
+        )
         setShown(self.widget, True)
 
     def _fillWords(self) -> None:
@@ -91,8 +94,10 @@ class EvidenceWidget:
         body.setSpacing(6)
         row = qt.QHBoxLayout()
         self.previous, self.next = qt.QToolButton(self.body), qt.QToolButton(self.body)
-        for button, arrow, tip, step in ((self.previous, qt.Qt.LeftArrow, _("Previous slice with a lesion (Shift+N)"), -1),
-                                         (self.next, qt.Qt.RightArrow, _("Next slice with a lesion (N)"), 1)):
+        for button, arrow, tip, step in (
+            (self.previous, qt.Qt.LeftArrow, _("Previous slice with a lesion (Shift+N)"), -1),
+            (self.next, qt.Qt.RightArrow, _("Next slice with a lesion (N)"), 1),
+        ):
             button.setArrowType(arrow)
             button.setToolTip(tip)
             button.clicked.connect(lambda *_arguments, step=step: self.controller.step(step))
@@ -134,8 +139,14 @@ class EvidenceWidget:
         self.board.setToolTip(_("Show query and references side by side, below the slice views"))
         self.board.setCheckable(True)
         self.export.setToolTip(_("Write everything shown here to one HTML file"))
-        for n, (button, slot) in enumerate(((self.rerun, self.controller.rerun), (self.reset, self.controller.reset),
-                                            (self.board, self.boardRequested.emit), (self.export, self.exportRequested.emit))):
+        for n, (button, slot) in enumerate(
+            (
+                (self.rerun, self.controller.rerun),
+                (self.reset, self.controller.reset),
+                (self.board, self.boardRequested.emit),
+                (self.export, self.exportRequested.emit),
+            )
+        ):
             button.clicked.connect(lambda *_arguments, slot=slot: slot())
             grid.addWidget(button, n // 2, n % 2)
         body.addLayout(grid)
@@ -145,7 +156,7 @@ class EvidenceWidget:
         known = self.controller.model is not None and self.controller.key is not None
         setShown(self.empty, not known)
         if known:
-            self._fill()            # before it is seen: every card that is added to what is seen lays out all of it anew
+            self._fill()  # before it is seen: every card that is added to what is seen lays out all of it anew
         setShown(self.body, known)
 
     def _fill(self) -> None:
@@ -163,7 +174,7 @@ class EvidenceWidget:
             self.cardsLayout.addWidget(self.cards[-1].widget)
         for card, reference in zip(self.cards, references):
             card.show(reference)
-        for card in self.cards[len(references):]:
+        for card in self.cards[len(references) :]:
             setShown(card.widget, False)
         self._updateRejected()
         self._updateButtons()
@@ -183,8 +194,9 @@ class EvidenceWidget:
         self.previous.setEnabled(controller.canStep(-1))
         self.next.setEnabled(controller.canStep(1))
         self.rerun.setEnabled(controller.canRerun())
-        self.reset.setEnabled(controller.logic.state == "idle" and choice is not None
-                              and (bool(choice) or controller.key in controller.model.rerun))
+        self.reset.setEnabled(
+            controller.logic.state == "idle" and choice is not None and (bool(choice) or controller.key in controller.model.rerun)
+        )
         self.export.setEnabled(controller.logic.state == "idle" and controller.model is not None)
 
     def _enlarge(self, identifier: str | None) -> None:

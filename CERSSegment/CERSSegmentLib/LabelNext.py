@@ -18,9 +18,9 @@ from .SegmentationLogic import ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLog
 from .Task import Call
 
 FOLDER_SETTING = "CERS/LabelNextFolder"
-ATTRIBUTE = "CERS.LabelNext"           # on a volume node that the list loaded: the volume's id
+ATTRIBUTE = "CERS.LabelNext"  # on a volume node that the list loaded: the volume's id
 STATES = {TODO: lambda: _("to do"), WORK: lambda: _("● in work"), DONE: lambda: _("✔ finished")}
-ROWS, ROW = 5, 24                      # that the table shows at least, and the pixels of one
+ROWS, ROW = 5, 24  # that the table shows at least, and the pixels of one
 
 
 class LabelNext:
@@ -36,7 +36,7 @@ class LabelNext:
         self.rows: list[dict] = []
         self.folder = ""
         self._key: tuple = ()
-        self._chosen: dict[str, str] = {}       # by pool: a list that comes back has its choice back
+        self._chosen: dict[str, str] = {}  # by pool: a list that comes back has its choice back
         self._ranking = False
         table = ui.nextTable
         table.setColumnCount(3)
@@ -80,7 +80,7 @@ class LabelNext:
         self.state = LabelNextState(pool, annotator) if pool and os.path.isdir(pool) else None
         ranking = self.state.ranking() if self.state else {}
         if (pool,) == before[:1] and not ranking:
-            return                          # another annotator goes on with the list that is shown
+            return  # another annotator goes on with the list that is shown
         self.folder, self.rows = str(ranking.get("folder") or ""), _rows(ranking)
         if self.folder and not self.ui.nextFolder.currentPath:
             self.ui.nextFolder.currentPath = self.folder
@@ -119,16 +119,20 @@ class LabelNext:
         self.logic.progressed.emit(0.01, _("Looking for volumes"))
         yield
         yield from self.logic.prepare(modelOf(parameter), parameter.poolFolder)
-        return (yield Call("next_rank", {"folder": folder, "modality": parameter.modality or None,
-                                         "body_site": parameter.bodySite or None}))
+        return (
+            yield Call("next_rank", {"folder": folder, "modality": parameter.modality or None, "body_site": parameter.bodySite or None})
+        )
 
     def _onRanked(self, folder: str, report: dict) -> None:
         self.folder = folder
         self.state.read()
         rows = [{"path": v["path"], "id": v["id"], "score": v["score"], "reason": v["reason"]} for v in report["volumes"]]
         listed = {r["path"] for r in rows}
-        rows += [{"path": path, "id": identifier, "score": 0.0, "reason": report["labelled"].get(path, "")}
-                 for path, identifier in sorted(report["ids"].items()) if path not in listed and self.state.entry(identifier).state != TODO]
+        rows += [
+            {"path": path, "id": identifier, "score": 0.0, "reason": report["labelled"].get(path, "")}
+            for path, identifier in sorted(report["ids"].items())
+            if path not in listed and self.state.entry(identifier).state != TODO
+        ]
         # stable: within both halves the order of the ranking stays
         self.rows = sorted(rows, key=lambda r: self.state.entry(r["id"]).state == DONE)
         count = len(report["volumes"])
@@ -186,8 +190,12 @@ class LabelNext:
         if saved:
             self.logic.run(self._reopen(volume, saved), lambda made: self._onReopened(volume, made), [volume])
         elif not VolumeInput.reject(volume):
-            self.say(INFO, _("{name} is open. Press Segment, correct the result, then press Add to pool.").format(name=volume.GetName())
-                     if segmentation is None else _("{name} is open with its result, as you left it.").format(name=volume.GetName()))
+            self.say(
+                INFO,
+                _("{name} is open. Press Segment, correct the result, then press Add to pool.").format(name=volume.GetName())
+                if segmentation is None
+                else _("{name} is open with its result, as you left it.").format(name=volume.GetName()),
+            )
 
     def _reopen(self, volume, path: str) -> Generator[object, object, object]:
         self.logic.progressed.emit(0.1, _("Reading the saved mask"))
@@ -207,7 +215,7 @@ class LabelNext:
         slicer.util.setSliceViewerLayers(background=volume, fit=True)
         for node in slicer.util.getNodesByClass("vtkMRMLSegmentationNode"):
             if node.GetDisplayNode() is not None and Correction.volumeOf(node) is not None and _idOf(Correction.volumeOf(node)):
-                node.SetDisplayVisibility(node is segmentation)         # results of the other volumes of the list do not lie over this one
+                node.SetDisplayVisibility(node is segmentation)  # results of the other volumes of the list do not lie over this one
         self.ui.outputSelector.setCurrentNode(segmentation)
         self.ui.inputSelector.setCurrentNode(volume)
 
@@ -313,8 +321,11 @@ def _loaded(identifier: str):
 
 def _resultOf(volume):
     """The latest segmentation of the scene that CERS made of a volume, None if there is none."""
-    nodes = [n for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode") if Correction.volumeOf(n) is volume
-             and SegmentationResult.ownSegments(n) and not n.GetName().endswith(_("(previous)"))]
+    nodes = [
+        n
+        for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+        if Correction.volumeOf(n) is volume and SegmentationResult.ownSegments(n) and not n.GetName().endswith(_("(previous)"))
+    ]
     return nodes[-1] if nodes else None
 
 

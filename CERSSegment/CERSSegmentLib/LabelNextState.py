@@ -99,14 +99,17 @@ class LabelNextState:
                     json.dump(data, file, ensure_ascii=False, indent=1)
                     file.flush()
                     os.fsync(file.fileno())
-                os.chmod(temporary, 0o644)              # others of the pool shall see it; mkstemp makes files that only their owner reads
+                os.chmod(temporary, 0o644)  # others of the pool shall see it; mkstemp makes files that only their owner reads
                 os.replace(temporary, self.folder / name)
             finally:
                 if os.path.exists(temporary):
                     os.remove(temporary)
         except OSError as error:
-            raise InputError(_("How far the list is could not be written to {path} ({reason}), so it is not remembered.").format(
-                path=self.folder, reason=error.strerror or error)) from error
+            raise InputError(
+                _("How far the list is could not be written to {path} ({reason}), so it is not remembered.").format(
+                    path=self.folder, reason=error.strerror or error
+                )
+            ) from error
 
 
 def _fileName(annotator: str) -> str:

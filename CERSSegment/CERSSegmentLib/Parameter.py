@@ -5,10 +5,16 @@ from __future__ import annotations
 import slicer
 
 MODULE = "CERSSegment"
-POOL_SETTING = "CERS/PoolFolder"          # the pool that a new scene begins with
+POOL_SETTING = "CERS/PoolFolder"  # the pool that a new scene begins with
 ROLES = {"inputVolume": "InputVolume", "outputSegmentation": "OutputSegmentation"}
 DEFAULTS = {
-    "text": "", "poolFolder": "", "modelFolder": "", "device": "auto", "planes": "acquisition", "threads": "0", "modality": "",
+    "text": "",
+    "poolFolder": "",
+    "modelFolder": "",
+    "device": "auto",
+    "planes": "acquisition",
+    "threads": "0",
+    "modality": "",
     "bodySite": "",
 }
 
@@ -60,7 +66,7 @@ def modelInUse() -> tuple[str, str]:
 def _toInt(text: str) -> int:
     try:
         return max(0, int(text))
-    except ValueError:          # a scene edited by hand
+    except ValueError:  # a scene edited by hand
         return 0
 
 

@@ -52,5 +52,8 @@ def pythonExecutable() -> str:
     for candidate in candidates:
         if candidate and os.path.isfile(candidate):
             return candidate
-    raise RuntimeError(_("Slicer's Python interpreter was not found. Set the environment variable {name} to the one that CERS shall use.")
-                       .format(name=PYTHON_VARIABLE))
+    raise RuntimeError(
+        _("Slicer's Python interpreter was not found. Set the environment variable {name} to the one that CERS shall use.").format(
+            name=PYTHON_VARIABLE
+        )
+    )

@@ -9,9 +9,9 @@ import qt
 import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-EXPERT = (0.2, 0.85, 1.0)       # contour drawn by an expert: far from every lesion colour, also for the colour-blind
-MARGIN = 0.04                   # of the picture, kept around what is not background
-SIZES = 3                       # that a picture is kept in: panel, board, enlarged
+EXPERT = (0.2, 0.85, 1.0)  # contour drawn by an expert: far from every lesion colour, also for the colour-blind
+MARGIN = 0.04  # of the picture, kept around what is not background
+SIZES = 3  # that a picture is kept in: panel, board, enlarged
 
 
 @dataclass
@@ -144,7 +144,7 @@ def _draw(picture: Picture, width: int, height: int, contour: bool, ratio: float
             path.moveTo(float(x[0]), float(y[0]))
             for n in range(1, len(x)):
                 path.lineTo(float(x[n]), float(y[n]))
-        _stroke(painter, path, (0.0, 0.0, 0.0), thickness + 1.4 * ratio)      # a dark rim keeps it readable over bright tissue
+        _stroke(painter, path, (0.0, 0.0, 0.0), thickness + 1.4 * ratio)  # a dark rim keeps it readable over bright tissue
         _stroke(painter, path, picture.colour, thickness)
     painter.end()
     return canvas

@@ -18,13 +18,19 @@ def register() -> bool:
         import SampleData
     except ImportError:
         return False
-    sources = ((_("Brain tumour (MR)"), "CERSBrain1.png", ("image",)),
-               (_("Brain tumour (MR) with expert mask"), "CERSBrain1Mask.png", ("image", "label")))
+    sources = (
+        (_("Brain tumour (MR)"), "CERSBrain1.png", ("image",)),
+        (_("Brain tumour (MR) with expert mask"), "CERSBrain1Mask.png", ("image", "label")),
+    )
     for title, picture, parts in sources:
         SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category=CATEGORY, sampleName=title, thumbnailFileName=str(ICONS / picture),
-            uris=[address("brain1", part) for part in parts], fileNames=[f"brain1_{part}.nrrd" for part in parts],
+            category=CATEGORY,
+            sampleName=title,
+            thumbnailFileName=str(ICONS / picture),
+            uris=[address("brain1", part) for part in parts],
+            fileNames=[f"brain1_{part}.nrrd" for part in parts],
             nodeNames=["brain1" if part == "image" else "brain1 expert mask" for part in parts],
             loadFileType=["VolumeFile" if part == "image" else "SegmentationFile" for part in parts],
-            checksums=[f"SHA256:{FILES['brain1'][n]}" for n, _part in enumerate(parts)])
+            checksums=[f"SHA256:{FILES['brain1'][n]}" for n, _part in enumerate(parts)],
+        )
     return True

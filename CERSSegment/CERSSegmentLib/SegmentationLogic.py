@@ -37,13 +37,13 @@ class SegmentationLogic:
         self.state = IDLE
         self._task: Task | None = None
         self._stopReason = ""
-        self._loaded: tuple = ()           # what the running worker has loaded: (generation, model, device, threads)
-        self._pool: tuple = ()             # (generation, folder)
-        self._session: tuple = ()          # (generation, evidence model) of the volume whose features the worker holds
+        self._loaded: tuple = ()  # what the running worker has loaded: (generation, model, device, threads)
+        self._pool: tuple = ()  # (generation, folder)
+        self._session: tuple = ()  # (generation, evidence model) of the volume whose features the worker holds
         self._cases: dict[tuple, dict] = {}
         self._waiting: dict[tuple, list[Callable]] = {}
         self._counter = 0
-        self._nodes: list = []             # what the run reads; it stops when one of them goes
+        self._nodes: list = []  # what the run reads; it stops when one of them goes
 
     # segment
 
@@ -58,8 +58,12 @@ class SegmentationLogic:
             return False
         settings = {"planes": parameter.planes, "text": parameter.text.strip() or None}
         origin = VolumeInput.origin(volume)
-        settings.update(name=volume.GetName(), patient_id=origin["patient_id"], modality=parameter.modality or origin["modality"],
-                        body_site=parameter.bodySite or None)
+        settings.update(
+            name=volume.GetName(),
+            patient_id=origin["patient_id"],
+            modality=parameter.modality or origin["modality"],
+            body_site=parameter.bodySite or None,
+        )
         model = modelOf(parameter)
         self._nodes = [volume]
         self._begin(self._segment(volume, output, settings, model, parameter.poolFolder), self._onSegmented)
@@ -84,8 +88,9 @@ class SegmentationLogic:
         if volume.GetScene() is None or volume.GetImageData() is not image:
             raise InputError(_("The input volume was removed or replaced during the run; nothing was changed."))
         if labelmap.shape != geometry.shape:
-            raise CersError(_("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it "
-                              "happens again."))
+            raise CersError(
+                _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")
+            )
         segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
@@ -114,8 +119,11 @@ class SegmentationLogic:
         volumes = evidence.summary.get("volume_ml", {})
         if any(volumes.values()):
             found = ", ".join(f"{name} {amount:.1f} ml" for name, amount in volumes.items() if amount)
-            seconds = sum(evidence.summary.get("seconds", {}).values()) if "total" not in evidence.summary.get("seconds", {}) \
+            seconds = (
+                sum(evidence.summary.get("seconds", {}).values())
+                if "total" not in evidence.summary.get("seconds", {})
                 else evidence.summary["seconds"]["total"]
+            )
             words = _("Found {found} in {seconds:.1f} s.").format(found=found, seconds=seconds)
             self.said.emit(GOOD, f"{words} {Words.references(evidence)}" if evidence.pool else words)
         else:
@@ -141,8 +149,9 @@ class SegmentationLogic:
     def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[str, int]]:
         choice = evidence.choice(key)
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
-        result = yield Call("resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned),
-                                          "dropped": sorted(choice.dropped)})
+        result = yield Call(
+            "resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}
+        )
         mask = np.load(result["mask"], allow_pickle=False)
         if not evidence.alive:
             raise InputError(_("The volume or its segmentation was removed during the run; nothing was changed."))
@@ -179,8 +188,13 @@ class SegmentationLogic:
             self.said.emit(ERROR, problem)
             return False
         origin = VolumeInput.origin(volume)
-        settings = {"annotator": annotator.strip(), "patient_id": origin["patient_id"],
-                    "modality": parameter.modality or origin["modality"], "body_site": parameter.bodySite or None, "keep": keep or None}
+        settings = {
+            "annotator": annotator.strip(),
+            "patient_id": origin["patient_id"],
+            "modality": parameter.modality or origin["modality"],
+            "body_site": parameter.bodySite or None,
+            "keep": keep or None,
+        }
         model = modelOf(parameter)
         self._nodes = [volume, segmentation]
         if evidence is not None and evidence.segmentation is not segmentation:
@@ -208,8 +222,15 @@ class SegmentationLogic:
                 del paths["proposed"]
             yield from self.prepare(model, pool)
             self.progressed.emit(0.3, _("Adding the case to the pool"))
-            result = yield Call("add_case", {**settings, **paths, "ijkToRAS": geometry.ijkToRAS.tolist(),
-                                             "labels": {str(value): name for value, name in labels.items()}})
+            result = yield Call(
+                "add_case",
+                {
+                    **settings,
+                    **paths,
+                    "ijkToRAS": geometry.ijkToRAS.tolist(),
+                    "labels": {str(value): name for value, name in labels.items()},
+                },
+            )
         finally:
             for path in paths.values():
                 if os.path.exists(path):
@@ -224,15 +245,19 @@ class SegmentationLogic:
 
     def _sayAdded(self, result: dict, others: list[str]) -> None:
         if not result["added"] and not result["replaced"]:
-            self.said.emit(INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(
-                count=len(result["ids"])))
+            self.said.emit(
+                INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(count=len(result["ids"]))
+            )
             return
         words = [_("{count} slices were added to the pool; the next Segment can use them.").format(count=len(result["added"]))]
         if result.get("dice") is not None:
             words.append(_("Dice with what the model had proposed: {dice:.2f}.").format(dice=result["dice"]))
         if result["replaced"]:
-            words.append(_("They replace {count} earlier ones of this volume, which stay in the pool but are no longer used.").format(
-                count=len(result["replaced"])))
+            words.append(
+                _("They replace {count} earlier ones of this volume, which stay in the pool but are no longer used.").format(
+                    count=len(result["replaced"])
+                )
+            )
         if others:
             words.append(_("Not kept, because they do not stem from CERS: {names}.").format(names=", ".join(others)))
         self.said.emit(GOOD, " ".join(words))
@@ -252,8 +277,12 @@ class SegmentationLogic:
             receiver(None)
         else:
             self._waiting[place] = [receiver]
-            self.worker.request("case", {"id": identifier}, onResult=lambda result: self._onCase(place, result),
-                                onError=lambda _code, _sentence: self._onCase(place, None))
+            self.worker.request(
+                "case",
+                {"id": identifier},
+                onResult=lambda result: self._onCase(place, result),
+                onError=lambda _code, _sentence: self._onCase(place, None),
+            )
 
     def _reachable(self, pool: str) -> bool:
         """Whether the worker can be asked for cases of a pool; has it opened, for reading, where that is not done yet."""
@@ -267,7 +296,7 @@ class SegmentationLogic:
             self.said.emit(WARNING, sentence)
 
         self.worker.request("open_pool", {"path": pool, "read_only": True}, onError=refused)
-        self._pool, self._session = (self.worker.generation, pool, "for reading"), ()        # a run opens it anew
+        self._pool, self._session = (self.worker.generation, pool, "for reading"), ()  # a run opens it anew
         return True
 
     def _onCase(self, place: tuple, result: dict | None) -> None:
@@ -275,7 +304,7 @@ class SegmentationLogic:
             try:
                 result = {**result, **{name: np.load(result[name], allow_pickle=False) for name in ("image", "mask")}}
                 self._cases[place] = result
-            except (OSError, ValueError, KeyError):      # the worker's folder went away with it
+            except (OSError, ValueError, KeyError):  # the worker's folder went away with it
                 result = None
         for receiver in self._waiting.pop(place, []):
             receiver(result)
@@ -354,8 +383,10 @@ class SegmentationLogic:
             if isinstance(error, WorkerError) and error.code in ("worker", "packages", "missing"):
                 self.missingPackages.emit()
         elif isinstance(error, OSError):
-            self.said.emit(ERROR, _("A temporary file could not be written or read: {reason}. Free some disk space and try again.").format(
-                reason=error))
+            self.said.emit(
+                ERROR,
+                _("A temporary file could not be written or read: {reason}. Free some disk space and try again.").format(reason=error),
+            )
         else:
             self.said.emit(ERROR, _("Something unexpected went wrong; nothing was changed. The details are in the error log."))
             import logging
@@ -372,7 +403,7 @@ def modelOf(parameter: Parameter) -> tuple:
     """(folder or None, device, threads or None) as ``prepare`` takes it: of the model in use where the panel names none."""
     try:
         folder = parameter.modelFolder or modelInUse()[0]
-    except CersError:           # the worker says it, as the answer to the request that needs the model
+    except CersError:  # the worker says it, as the answer to the request that needs the model
         folder = ""
     return folder or None, parameter.device, parameter.threads or None
 
@@ -380,8 +411,10 @@ def modelOf(parameter: Parameter) -> tuple:
 def rejectFolders(parameter: Parameter) -> str:
     if parameter.poolFolder and not os.path.isdir(parameter.poolFolder):
         return _("The pool folder '{path}' does not exist. Choose a pool, or leave the field empty to segment without references.").format(
-            path=parameter.poolFolder)
+            path=parameter.poolFolder
+        )
     if parameter.modelFolder and not os.path.isdir(parameter.modelFolder):
         return _("The model folder '{path}' does not exist. Choose a model, or leave the field empty for the one in use.").format(
-            path=parameter.modelFolder)
+            path=parameter.modelFolder
+        )
     return ""

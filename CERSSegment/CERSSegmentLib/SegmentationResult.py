@@ -12,8 +12,8 @@ from vtk.util.numpy_support import numpy_to_vtk
 
 from cers.case.terminology import label_style
 
-LABEL_TAG = "CERS.Label"              # on each segment that CERS made: the label's name
-PREVIOUS_ROLE = "CERS.Previous"       # segmentation node -> the copy of what it held before the last run
+LABEL_TAG = "CERS.Label"  # on each segment that CERS made: the label's name
+PREVIOUS_ROLE = "CERS.Previous"  # segmentation node -> the copy of what it held before the last run
 
 
 def read(path: str) -> Generator[None, None, tuple[np.ndarray, list[slice] | None]]:
@@ -70,7 +70,7 @@ def create(volume):
     node.CreateDefaultDisplayNodes()
     display = node.GetDisplayNode()
     if display is not None:
-        display.SetOpacity2DFill(0.25)         # the image under the lesion stays readable
+        display.SetOpacity2DFill(0.25)  # the image under the lesion stays readable
         display.SetSliceIntersectionThickness(2)
     return node
 

@@ -20,5 +20,5 @@ class Signal:
             self._slots.remove(slot)
 
     def emit(self, *arguments) -> None:
-        for slot in list(self._slots):      # a slot may disconnect itself
+        for slot in list(self._slots):  # a slot may disconnect itself
             slot(*arguments)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import qt
 
-from cers.errors import CersError, Cancelled
+from cers.errors import Cancelled, CersError
 
-SLICE_MS = 12      # well below what a person notices, and leaves room for one piece that takes longer than planned
+SLICE_MS = 12  # well below what a person notices, and leaves room for one piece that takes longer than planned
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Task:
             wanted = self._generator.throw(error) if error is not None else self._generator.send(value)
         except StopIteration as end:
             self._finish(self._onDone, end.value)
-        except Exception as problem:      # handed on, not swallowed: onError decides what the user reads
+        except Exception as problem:  # handed on, not swallowed: onError decides what the user reads
             self._finish(self._onError, problem)
         else:
             if wanted is not None:
@@ -82,9 +82,12 @@ class Task:
 
     def _call(self, call: Call) -> None:
         self._request = self._worker.request(
-            call.method, call.params, onResult=lambda result: self._resume(result, None),
+            call.method,
+            call.params,
+            onResult=lambda result: self._resume(result, None),
             onError=lambda code, sentence: self._resume(None, Cancelled() if code == "cancelled" else WorkerError(code, sentence)),
-            onProgress=self._onProgress)
+            onProgress=self._onProgress,
+        )
 
     def _resume(self, value, error: Exception | None) -> None:
         self._request = None

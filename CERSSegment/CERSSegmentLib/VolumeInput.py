@@ -13,7 +13,7 @@ from slicer.i18n import tr as _
 from cers.case import Geometry
 from cers.errors import InputError
 
-PIECE = 2 << 20       # bytes that are checked and written between two looks at the event queue
+PIECE = 2 << 20  # bytes that are checked and written between two looks at the event queue
 
 
 def reject(volume) -> str:
@@ -28,13 +28,16 @@ def reject(volume) -> str:
     components = image.GetNumberOfScalarComponents()
     if volume.IsA("vtkMRMLDiffusionWeightedVolumeNode") or volume.IsA("vtkMRMLMultiVolumeNode"):
         return _("'{name}' is a 4-D volume with {count} frames. Take out one frame and choose that.").format(
-            name=volume.GetName(), count=components)
+            name=volume.GetName(), count=components
+        )
     if components in (3, 4) and image.GetScalarType() == vtk.VTK_UNSIGNED_CHAR:
         return _("'{name}' is a colour image. Convert it to grey values with the Vector to Scalar Volume module.").format(
-            name=volume.GetName())
+            name=volume.GetName()
+        )
     if components != 1:
         return _("'{name}' has {count} values in each voxel. Take out one of them with the Vector to Scalar Volume module.").format(
-            name=volume.GetName(), count=components)
+            name=volume.GetName(), count=components
+        )
     return ""
 
 
@@ -44,7 +47,8 @@ def note(volume) -> str:
     browser = sequences.logic().GetFirstBrowserNodeForProxyNode(volume) if sequences is not None and volume is not None else None
     if browser is not None and browser.GetNumberOfItems() > 1:
         return _("This volume is a sequence: only the frame in view ({frame} of {count}) is segmented.").format(
-            frame=browser.GetSelectedItemNumber() + 1, count=browser.GetNumberOfItems())
+            frame=browser.GetSelectedItemNumber() + 1, count=browser.GetNumberOfItems()
+        )
     return ""
 
 
@@ -82,12 +86,16 @@ def write(volume, path: str) -> Generator[None, None, np.ndarray]:
             for start in range(0, array.shape[1], rows):
                 if volume.GetScene() is None or volume.GetImageData() is not image:
                     raise InputError(_("The input volume was removed or replaced; nothing was changed."))
-                piece = array[k, start:start + rows]
+                piece = array[k, start : start + rows]
                 if piece.dtype.kind == "f" and not np.isfinite(piece).all():
-                    raise InputError(_("The volume holds voxels that are not numbers (NaN or infinite). Replace them, for instance by "
-                                       "zero, and try again."))
+                    raise InputError(
+                        _(
+                            "The volume holds voxels that are not numbers (NaN or infinite). Replace them, for instance by "
+                            "zero, and try again."
+                        )
+                    )
                 low, high = min(low, piece.min()), max(high, piece.max())
-                target[k, start:start + rows] = piece
+                target[k, start : start + rows] = piece
                 yield
     finally:
         target.flush()
@@ -115,12 +123,16 @@ def origin(volume) -> dict:
 
     The DICOM identifiers are hashed before they leave this function; names are never read.
     """
-    from cers.case.dicom import pseudonym
     from slicer import vtkMRMLSubjectHierarchyConstants as constants
+
+    from cers.case.dicom import pseudonym
 
     node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     item = node.GetItemByDataNode(volume) if node else 0
     modality = node.GetItemAttribute(item, constants.GetDICOMSeriesModalityAttributeName()) if item else ""
-    patient = node.GetAttributeFromItemAncestor(
-        item, constants.GetDICOMPatientIDAttributeName(), constants.GetDICOMLevelPatient()) if item else ""
+    patient = (
+        node.GetAttributeFromItemAncestor(item, constants.GetDICOMPatientIDAttributeName(), constants.GetDICOMLevelPatient())
+        if item
+        else ""
+    )
     return {"modality": modality or None, "patient_id": pseudonym(patient)}

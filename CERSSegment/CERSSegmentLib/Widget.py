@@ -20,13 +20,27 @@ from .LabelNext import LabelNext
 from .Parameter import POOL_SETTING, Parameter, modelInUse, parameterNode
 from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
 
-MARKS = {INFO: "", GOOD: '<span style="color:#2e9e5b">✔</span> ', WARNING: '<span style="color:#d9822b">▲</span> ',
-         ERROR: '<span style="color:#d64545">✖</span> '}
-DEVICES = (("auto", lambda: _("Automatic")), ("cpu", lambda: _("Processor (CPU)")), ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
-           ("mps", lambda: _("Apple GPU (MPS)")))
+MARKS = {
+    INFO: "",
+    GOOD: '<span style="color:#2e9e5b">✔</span> ',
+    WARNING: '<span style="color:#d9822b">▲</span> ',
+    ERROR: '<span style="color:#d64545">✖</span> ',
+}
+DEVICES = (
+    ("auto", lambda: _("Automatic")),
+    ("cpu", lambda: _("Processor (CPU)")),
+    ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
+    ("mps", lambda: _("Apple GPU (MPS)")),
+)
 PLANES = (("acquisition", lambda: _("Plane of acquisition (quick)")), ("three", lambda: _("Three planes, fused (slower, invents less)")))
-MODALITIES = (("", lambda: _("As in the image")), ("MR", lambda: "MR"), ("CT", lambda: "CT"), ("US", lambda: "US"),
-              ("MG", lambda: "MG"), ("PT", lambda: "PT"))
+MODALITIES = (
+    ("", lambda: _("As in the image")),
+    ("MR", lambda: "MR"),
+    ("CT", lambda: "CT"),
+    ("US", lambda: "US"),
+    ("MG", lambda: "MG"),
+    ("PT", lambda: "PT"),
+)
 BODY_SITES = ("", "brain", "head and neck", "breast", "lung", "liver", "pancreas", "kidney", "prostate", "bone")
 
 
@@ -48,8 +62,8 @@ class Widget(VTKObservationMixin):
         self.keeper = EvidenceRecord.Keeper()
         self.shortcuts: list = []
         self._loading = False
-        self._current, self._earlier = None, None      # evidence of the result that the previous-button brings back
-        self.reportPath = self._askReportPath     # replaced in tests
+        self._current, self._earlier = None, None  # evidence of the result that the previous-button brings back
+        self.reportPath = self._askReportPath  # replaced in tests
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
         self.labelNext = LabelNext(ui, self.logic, lambda: self.parameter, self.say)
@@ -67,8 +81,10 @@ class Widget(VTKObservationMixin):
                 combo.addItem(name(), value)
         for site in BODY_SITES:
             self.ui.bodySiteCombo.addItem(site)
-        for edit, words in ((self.ui.bodySiteCombo.lineEdit(), _("As in the image")),
-                            (self.ui.poolPath.comboBox().lineEdit(), _("None: without references"))):
+        for edit, words in (
+            (self.ui.bodySiteCombo.lineEdit(), _("As in the image")),
+            (self.ui.poolPath.comboBox().lineEdit(), _("None: without references")),
+        ):
             edit.setPlaceholderText(words)
         self._showModel()
         self.ui.annotatorEdit.setText(slicer.util.settingsValue(Correction.ANNOTATOR_SETTING, "") or "")
@@ -82,21 +98,30 @@ class Widget(VTKObservationMixin):
             words = str(error)
         edit = self.ui.modelPath.comboBox().lineEdit()
         edit.setPlaceholderText(words)
-        edit.setToolTip(words)              # the field is narrow
+        edit.setToolTip(words)  # the field is narrow
 
     def _connect(self) -> None:
         ui, store = self.ui, lambda *_arguments: self._store()
-        for signal in (ui.inputSelector.currentNodeIDChanged, ui.outputSelector.currentNodeIDChanged, ui.textEdit.textChanged,
-                       ui.poolPath.currentPathChanged, ui.modelPath.currentPathChanged, ui.deviceCombo.currentTextChanged,
-                       ui.planesCombo.currentTextChanged, ui.modalityCombo.currentTextChanged, ui.bodySiteCombo.currentTextChanged,
-                       ui.threadsSpin.valueChanged):
+        for signal in (
+            ui.inputSelector.currentNodeIDChanged,
+            ui.outputSelector.currentNodeIDChanged,
+            ui.textEdit.textChanged,
+            ui.poolPath.currentPathChanged,
+            ui.modelPath.currentPathChanged,
+            ui.deviceCombo.currentTextChanged,
+            ui.planesCombo.currentTextChanged,
+            ui.modalityCombo.currentTextChanged,
+            ui.bodySiteCombo.currentTextChanged,
+            ui.threadsSpin.valueChanged,
+        ):
             signal.connect(store)
         ui.segmentButton.clicked.connect(lambda *_arguments: self.onSegment())
         ui.previousButton.clicked.connect(lambda *_arguments: self.onPrevious())
         ui.correctButton.clicked.connect(lambda *_arguments: self.onCorrect())
         ui.addButton.clicked.connect(lambda *_arguments: self.onAdd())
         ui.annotatorEdit.editingFinished.connect(
-            lambda: slicer.app.userSettings().setValue(Correction.ANNOTATOR_SETTING, ui.annotatorEdit.text.strip()))
+            lambda: slicer.app.userSettings().setValue(Correction.ANNOTATOR_SETTING, ui.annotatorEdit.text.strip())
+        )
         ui.installButton.clicked.connect(lambda *_arguments: self.onInstall())
         ui.wheelsButton.clicked.connect(lambda *_arguments: self.onInstallOffline())
         self.logic.stateChanged.connect(self._onState)
@@ -109,9 +134,13 @@ class Widget(VTKObservationMixin):
         self.evidence.exportRequested.connect(self.onExport)
         self.board.shownChanged.connect(lambda shown: self.evidence.board.setChecked(shown))
         scene = slicer.mrmlScene
-        for event, slot in ((scene.StartCloseEvent, self._onSceneClose), (scene.EndCloseEvent, self._onSceneClosed),
-                            (scene.EndImportEvent, self._onScene), (scene.EndRestoreEvent, self._onScene),
-                            (scene.NodeRemovedEvent, self._onNodeRemoved)):
+        for event, slot in (
+            (scene.StartCloseEvent, self._onSceneClose),
+            (scene.EndCloseEvent, self._onSceneClosed),
+            (scene.EndImportEvent, self._onScene),
+            (scene.EndRestoreEvent, self._onScene),
+            (scene.NodeRemovedEvent, self._onNodeRemoved),
+        ):
             self.addObserver(scene, event, slot)
 
     def enter(self) -> None:
@@ -379,10 +408,13 @@ class Widget(VTKObservationMixin):
         self.ui.previousButton.setVisible(SegmentationResult.previous(self.parameter.outputSegmentation) is not None)
         self.ui.previousButton.setEnabled(state == IDLE)
         problem = Correction.reject(self.parameter.outputSegmentation)
-        self.ui.correctFrame.setVisible(self.parameter.outputSegmentation is not None and bool(SegmentationResult.ownSegments(
-            self.parameter.outputSegmentation)))
-        for button, words in ((self.ui.correctButton, _("Opens the Segment Editor on this result")),
-                              (self.ui.addButton, _("Keeps this result, as it is now, as reference cases in the pool"))):
+        self.ui.correctFrame.setVisible(
+            self.parameter.outputSegmentation is not None and bool(SegmentationResult.ownSegments(self.parameter.outputSegmentation))
+        )
+        for button, words in (
+            (self.ui.correctButton, _("Opens the Segment Editor on this result")),
+            (self.ui.addButton, _("Keeps this result, as it is now, as reference cases in the pool")),
+        ):
             button.setEnabled(state == IDLE and not problem)
             button.setToolTip(problem or words)
 
@@ -390,5 +422,8 @@ class Widget(VTKObservationMixin):
         missing = InstallLogic.missing()
         self.ui.installFrame.setVisible(bool(missing))
         if missing:
-            self.ui.installLabel.setText(_("CERS needs some Python packages that this Slicer does not have yet: {names}.").format(
-                names=InstallLogic.describe(missing)))
+            self.ui.installLabel.setText(
+                _("CERS needs some Python packages that this Slicer does not have yet: {names}.").format(
+                    names=InstallLogic.describe(missing)
+                )
+            )

@@ -11,14 +11,24 @@ from slicer.i18n import tr as _
 from cers.case import PARTS
 from cers.case.counts import by_plane
 
-PART_NAMES = {"texture": lambda: _("Texture"), "boundary": lambda: _("Boundary"), "context": lambda: _("Context"),
-              "summary": lambda: _("Summary")}
+PART_NAMES = {
+    "texture": lambda: _("Texture"),
+    "boundary": lambda: _("Boundary"),
+    "context": lambda: _("Context"),
+    "summary": lambda: _("Summary"),
+}
 PLANE_NAMES = {"axial": lambda: _("axial"), "coronal": lambda: _("coronal"), "sagittal": lambda: _("sagittal")}
-STAGE_NAMES = {"exclusion": lambda: _("Left out"), "compatibility": lambda: _("Does not fit"), "morphology": lambda: _("Looks different"),
-               "cot": lambda: _("Described differently"), "limit": lambda: _("Not among the best"), "dropped": lambda: _("Dropped by you")}
+STAGE_NAMES = {
+    "exclusion": lambda: _("Left out"),
+    "compatibility": lambda: _("Does not fit"),
+    "morphology": lambda: _("Looks different"),
+    "cot": lambda: _("Described differently"),
+    "limit": lambda: _("Not among the best"),
+    "dropped": lambda: _("Dropped by you"),
+}
 UNIT = re.compile(r"(?<=\d) (?=%|mm|cm|bit)")
-AGREE, DISAGREE = 0.1, 0.3       # disagreement of the two decoders, 1 - Dice
-SURE = 0.5                       # mean probability inside the mask; below, background is more likely than lesion
+AGREE, DISAGREE = 0.1, 0.3  # disagreement of the two decoders, 1 - Dice
+SURE = 0.5  # mean probability inside the mask; below, background is more likely than lesion
 
 
 def muted(palette) -> str:
@@ -41,8 +51,11 @@ def place(model, key) -> str:
 
 def references(model) -> str:
     """How many lesion slices have references, plane by plane: slices of different planes show the same lesion."""
-    counts = [_("{some} of {all} {plane}").format(some=c.with_references, all=c.lesion, plane=PLANE_NAMES[plane]())
-              for plane, c in by_plane(model.slices.values()).items() if c.lesion]
+    counts = [
+        _("{some} of {all} {plane}").format(some=c.with_references, all=c.lesion, plane=PLANE_NAMES[plane]())
+        for plane, c in by_plane(model.slices.values()).items()
+        if c.lesion
+    ]
     return _("References for {counts} lesion slices.").format(counts=", ".join(counts))
 
 
@@ -84,9 +97,11 @@ def scores(reference: dict) -> str:
 
 def scoresHelp() -> str:
     """What the scores mean."""
-    return _("visual: how alike the two pictures are to the network (1 = the same)\n"
-             "CoT: how well the two rationales agree (1 = fully)\n"
-             "influence: how much the mask changes without this reference (0 = not at all)")
+    return _(
+        "visual: how alike the two pictures are to the network (1 = the same)\n"
+        "CoT: how well the two rationales agree (1 = fully)\n"
+        "influence: how much the mask changes without this reference (0 = not at all)"
+    )
 
 
 def caseTitle(case: dict | None) -> str:
@@ -115,8 +130,12 @@ def part(rationale: dict | None, name: str) -> str:
 
 def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
     """Parts of a rationale as rich text, each with its name."""
-    rows = [f'<p style="margin:0 0 3px 0"><span style="color:{muted(palette)}">{escape(PART_NAMES[p]())}.</span> '
-            f'{escape(part(rationale, p))}</p>' for p in parts if part(rationale, p)]
+    rows = [
+        f'<p style="margin:0 0 3px 0"><span style="color:{muted(palette)}">{escape(PART_NAMES[p]())}.</span> '
+        f"{escape(part(rationale, p))}</p>"
+        for p in parts
+        if part(rationale, p)
+    ]
     return "".join(rows)
 
 
@@ -144,8 +163,9 @@ def rejectedHtml(evidence: dict, palette) -> str:
         stages.setdefault(entry["stage"], {}).setdefault(str(entry["reason"]), []).append(shortId(entry["id"]))
     rows = []
     for stage, reasons in stages.items():
-        lines = [f'{escape(reason)} <span style="color:{muted(palette)}">({escape(", ".join(ids))})</span>'
-                 for reason, ids in reasons.items()]
+        lines = [
+            f'{escape(reason)} <span style="color:{muted(palette)}">({escape(", ".join(ids))})</span>' for reason, ids in reasons.items()
+        ]
         name = STAGE_NAMES[stage]() if stage in STAGE_NAMES else stage
         rows.append(f'<p style="margin:0 0 4px 0"><b>{escape(name)}</b><br/>{"<br/>".join(lines)}</p>')
     return "".join(rows)

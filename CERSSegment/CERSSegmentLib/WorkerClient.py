@@ -24,7 +24,7 @@ from .Signal import Signal
 
 PROTOCOL = 1
 STOPPED, STARTING, READY = "stopped", "starting", "ready"
-CLOSE_MS = 2000       # that a killed process has to be gone; it takes some hundredths of a second
+CLOSE_MS = 2000  # that a killed process has to be gone; it takes some hundredths of a second
 _clients: weakref.WeakSet = weakref.WeakSet()
 
 
@@ -93,7 +93,7 @@ class WorkerClient:
         """Ends the worker and waits until it is gone. For when the application or the module ends: no event tells of it any more then."""
         self.stop()
         for process in self._ending:
-            process.blockSignals(True)          # it would call back into what is being taken down
+            process.blockSignals(True)  # it would call back into what is being taken down
             process.waitForFinished(CLOSE_MS)
         self._ending.clear()
 
@@ -109,7 +109,7 @@ class WorkerClient:
         try:
             program, arguments, variables = self.command()
         except RuntimeError as error:
-            sentence = str(error)       # answered later, as every other error
+            sentence = str(error)  # answered later, as every other error
             qt.QTimer.singleShot(0, lambda: self._end(sentence, "worker"))
             return
         if self not in _clients:
@@ -126,7 +126,8 @@ class WorkerClient:
         process.readyReadStandardError.connect(lambda: self._readLog(process))
         process.finished.connect(lambda *_arguments: self._onFinished(process))
         process.errorOccurred.connect(
-            lambda error: self._onFinished(process, started=False) if error == qt.QProcess.FailedToStart else None)
+            lambda error: self._onFinished(process, started=False) if error == qt.QProcess.FailedToStart else None
+        )
         self._setState(STARTING)
         self._startTimer.start(self.startWithin)
         process.start(program, arguments)
@@ -137,7 +138,7 @@ class WorkerClient:
         self._buffer += process.readAllStandardOutput().data()
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            if process is not self._process:        # an answer's receiver may have stopped the worker
+            if process is not self._process:  # an answer's receiver may have stopped the worker
                 return
             try:
                 event = json.loads(line)
@@ -154,8 +155,9 @@ class WorkerClient:
         kind = event.get("type")
         if kind == "ready":
             if event.get("protocol") != PROTOCOL:
-                self._end(_("The installed CERS package is of another version than this module. Install the CERS extension again."),
-                          "worker")
+                self._end(
+                    _("The installed CERS package is of another version than this module. Install the CERS extension again."), "worker"
+                )
                 return
             self._startTimer.stop()
             self._setState(READY)
@@ -181,7 +183,7 @@ class WorkerClient:
         self._end(_("The worker did not start in time. Try again; if that does not help, restart Slicer."), "worker")
 
     def _onFinished(self, process, started: bool = True) -> None:
-        if process in self._ending:                 # ended by us; Python lets go of it when the event is over
+        if process in self._ending:  # ended by us; Python lets go of it when the event is over
             qt.QTimer.singleShot(0, lambda: process in self._ending and self._ending.remove(process))
         if process is not self._process:
             return
@@ -200,7 +202,7 @@ class WorkerClient:
         for identifier in list(self._killTimers):
             self._dropTimer(identifier)
         if process is not None and process.state() != qt.QProcess.NotRunning:
-            self._ending.append(process)            # kept until it is gone: to delete it before would wait for it
+            self._ending.append(process)  # kept until it is gone: to delete it before would wait for it
             process.closeWriteChannel()
             process.kill()
         if self.folder:
@@ -231,8 +233,11 @@ def workerCommand() -> tuple[str, list[str], dict[str, str]]:
 
     folder = str(Paths.packageFolder())
     path = os.pathsep.join(p for p in (folder, os.environ.get("PYTHONPATH", "")) if p)
-    return Paths.pythonExecutable(), ["-m", "cers", "serve"], {
-        "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONIOENCODING": "utf-8"}
+    return (
+        Paths.pythonExecutable(),
+        ["-m", "cers", "serve"],
+        {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONIOENCODING": "utf-8"},
+    )
 
 
 def crashSentence(log: list[str]) -> str:
@@ -240,7 +245,8 @@ def crashSentence(log: list[str]) -> str:
     for line in reversed(log[-40:]):
         if line.startswith(("ModuleNotFoundError", "ImportError")):
             return _("A Python package is missing: {reason}. Install the packages that CERS needs with the button above.").format(
-                reason=line.partition(":")[2].strip().rstrip("."))
+                reason=line.partition(":")[2].strip().rstrip(".")
+            )
         if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
             return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
     return _("The worker process ended unexpectedly; nothing was changed. Press Segment to try again.")
@@ -252,7 +258,7 @@ def closeAll() -> None:
         client.close()
 
 
-atexit.register(closeAll)       # where the application does not tell that it quits
+atexit.register(closeAll)  # where the application does not tell that it quits
 
 
 def _timer(slot):

@@ -19,7 +19,7 @@ def test_other_formats(tmp_path):
     sitk.WriteImage(image, str(tmp_path / "a.nii"))
     assert identifying(tmp_path / "a.nii") == {}
     header = bytearray((tmp_path / "a.nii").read_bytes())
-    header[148:162] = b"scan of J. Doe"                    # where NIfTI has its free text
+    header[148:162] = b"scan of J. Doe"  # where NIfTI has its free text
     (tmp_path / "a.nii").write_bytes(header)
     assert identifying(tmp_path / "a.nii") == {"descrip": "scan of J. Doe"}
     plain = sitk.GetImageFromArray(np.zeros((4, 5), np.uint8))

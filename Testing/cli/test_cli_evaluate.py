@@ -49,10 +49,35 @@ def folders(tmp_path_factory) -> Path:
 def done(folders, model, tmp_path_factory):
     """One run as a process of its own that several tests look at: (completed process, result, folder of its files)."""
     out = tmp_path_factory.mktemp("out")
-    run = subprocess.run([sys.executable, "-m", "cers", "evaluate", folders / "images", folders / "masks", "--pool", folders / "pool",
-                          "--model", model, "--csv", folders / "table.csv", "--json", out / "r.json", "--html", out / "r.html",
-                          "--threads", "1", "--device", "cpu", "--name", "four <pictures>"],
-                         capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "cers",
+            "evaluate",
+            folders / "images",
+            folders / "masks",
+            "--pool",
+            folders / "pool",
+            "--model",
+            model,
+            "--csv",
+            folders / "table.csv",
+            "--json",
+            out / "r.json",
+            "--html",
+            out / "r.html",
+            "--threads",
+            "1",
+            "--device",
+            "cpu",
+            "--name",
+            "four <pictures>",
+        ],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert run.returncode == 0, run.stderr
     return run, json.loads((out / "r.json").read_text(encoding="utf-8")), out
 
@@ -87,8 +112,19 @@ def test_the_result_holds_everything(done, folders, cers, model):
 
 
 def test_figures_are_those_of_the_masks_that_segment_writes(done, folders, cers, model, tmp_path):
-    code, _, err = cers("segment", folders / "images" / "case2.png", "-o", tmp_path / "m.nrrd", "--pool", folders / "pool",
-                        "--model", model, "--threads", "1", "--no-influence")
+    code, _, err = cers(
+        "segment",
+        folders / "images" / "case2.png",
+        "-o",
+        tmp_path / "m.nrrd",
+        "--pool",
+        folders / "pool",
+        "--model",
+        model,
+        "--threads",
+        "1",
+        "--no-influence",
+    )
     assert code == 0, err
     measure = sitk.LabelOverlapMeasuresImageFilter()
     mask = sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nrrd")))[0] > 0
@@ -104,8 +140,20 @@ def test_the_page_is_safe_and_has_the_diagram(done):
 
 
 def test_leaking_images_can_be_left_out(folders, model, cers):
-    code, out, err = cers("evaluate", folders / "images", folders / "masks", "--pool", folders / "pool", "--model", model,
-                          "--without-leaks", "--threads", "1", "--json", "-")
+    code, out, err = cers(
+        "evaluate",
+        folders / "images",
+        folders / "masks",
+        "--pool",
+        folders / "pool",
+        "--model",
+        model,
+        "--without-leaks",
+        "--threads",
+        "1",
+        "--json",
+        "-",
+    )
     result = json.loads(out)
     assert code == 0 and "it leaks" in result["left"]["case1"] and "case1" not in [c["image"] for c in result["cases"]]
     assert err.startswith("Leak report") and result["leak"]["checked"] == 3
@@ -118,8 +166,21 @@ def test_volumes_without_a_pool_along_three_planes(model, cers, tmp_path):
         (tmp_path / name).mkdir()
     write_image(tmp_path / "images" / "v.nii.gz", image, geometry)
     write_segmentation(tmp_path / "masks" / "v_mask.nii.gz", mask, geometry, {1: "tumor"})
-    code, out, err = cers("evaluate", tmp_path / "images", tmp_path / "masks", "--model", model, "--planes", "three", "--threads", "1",
-                          "--modality", "MR", "--json", tmp_path / "r.json")
+    code, out, err = cers(
+        "evaluate",
+        tmp_path / "images",
+        tmp_path / "masks",
+        "--model",
+        model,
+        "--planes",
+        "three",
+        "--threads",
+        "1",
+        "--modality",
+        "MR",
+        "--json",
+        tmp_path / "r.json",
+    )
     result = json.loads((tmp_path / "r.json").read_text())
     assert code == 0 and out.startswith("Leak report: no pool was given") and "HD95, mm" in out
     assert result["leak"] is None and result["pool"] is None and "coverage" not in result["failure"] and result["planes"] == "three"
@@ -129,8 +190,9 @@ def test_volumes_without_a_pool_along_three_planes(model, cers, tmp_path):
 def test_a_file_that_cannot_be_used_gives_exit_code_1_after_the_rest(folders, cers, tmp_path):
     shutil.copytree(folders / "masks", tmp_path / "made")
     save(tmp_path / "made" / "case0.png", np.zeros((9, 9)))
-    code, out, err = cers("evaluate", folders / "images", folders / "masks", "--predictions", tmp_path / "made",
-                          "--json", tmp_path / "r.json")
+    code, out, err = cers(
+        "evaluate", folders / "images", folders / "masks", "--predictions", tmp_path / "made", "--json", tmp_path / "r.json"
+    )
     result = json.loads((tmp_path / "r.json").read_text())
     assert code == 1 and "Not evaluated: case0" in err and "1 of 3 images could not be evaluated" in err
     assert result["images"] == 2 and result["mean"]["dice"]["value"] == 1.0 and "2 images" in out
@@ -141,8 +203,20 @@ def test_comparing_two_results(done, folders, cers, tmp_path):
         shutil.copytree(folders / "masks", tmp_path / place)
     save(tmp_path / "q" / "case0.png", np.zeros((64, 56)))
     for place in ("p", "q"):
-        assert cers("evaluate", folders / "images", folders / "masks", "--predictions", tmp_path / place, "--csv", folders / "table.csv",
-                    "--json", tmp_path / f"{place}.json")[0] == 0
+        assert (
+            cers(
+                "evaluate",
+                folders / "images",
+                folders / "masks",
+                "--predictions",
+                tmp_path / place,
+                "--csv",
+                folders / "table.csv",
+                "--json",
+                tmp_path / f"{place}.json",
+            )[0]
+            == 0
+        )
     code, out, _ = cers("compare", tmp_path / "p.json", tmp_path / "q.json", "--json", tmp_path / "d.json")
     found = json.loads((tmp_path / "d.json").read_text())
     assert code == 0 and "q.json minus p.json, 3 cases" in out and found["difference"]["dice"]["value"] == pytest.approx(-1 / 3, abs=1e-4)
@@ -169,10 +243,18 @@ def test_the_card_is_written_from_results(done, cers, model, tmp_path):
     assert cers("model", "show", tmp_path / "nothing")[0] == 1
 
 
-@pytest.mark.parametrize("options, code", [(["--predictions", "x", "--model", "y"], 2), (["--labels", "1=a"], 2), (["--without-leaks"], 2),
-                                           (["--predictions", "x", "--labels", "one"], 2), (["--predictions", "nowhere"], 1),
-                                           (["--json", "r.txt"], 1),
-                                           (["--pool", "nowhere"], 1)])
+@pytest.mark.parametrize(
+    "options, code",
+    [
+        (["--predictions", "x", "--model", "y"], 2),
+        (["--labels", "1=a"], 2),
+        (["--without-leaks"], 2),
+        (["--predictions", "x", "--labels", "one"], 2),
+        (["--predictions", "nowhere"], 1),
+        (["--json", "r.txt"], 1),
+        (["--pool", "nowhere"], 1),
+    ],
+)
 def test_wrong_options(folders, cers, tmp_path, monkeypatch, options, code):
     monkeypatch.chdir(tmp_path)
     got, out, err = cers("evaluate", folders / "images", folders / "masks", *options)

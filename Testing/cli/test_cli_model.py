@@ -90,9 +90,15 @@ def test_install_use_back_compare_export_delete(cers, runs, home, tmp_path):
 
 
 def test_mistakes_are_one_sentence(cers, home, tmp_path):
-    for arguments, words in ((("install", tmp_path), "There is no model"), (("use", "nothing"), "No model 'nothing' is installed"),
-                             (("use",), "Name either"), (("use", "--previous"), "No other model"), (("delete", "shipped"), "cannot be deleted"),
-                             (("export", "nothing", "-o", tmp_path / "x.zip"), "No model"), (("compare", "shipped", "nothing"), "No model")):
+    for arguments, words in (
+        (("install", tmp_path), "There is no model"),
+        (("use", "nothing"), "No model 'nothing' is installed"),
+        (("use",), "Name either"),
+        (("use", "--previous"), "No other model"),
+        (("delete", "shipped"), "cannot be deleted"),
+        (("export", "nothing", "-o", tmp_path / "x.zip"), "No model"),
+        (("compare", "shipped", "nothing"), "No model"),
+    ):
         code, out, err = cers("model", *arguments)
         assert code == 1 and words in err and err.count("\n") == 1 and "Traceback" not in err, arguments
 

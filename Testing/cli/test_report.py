@@ -119,8 +119,18 @@ def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
     page, words = read(tmp_path / "r.html")
     assert "Not for clinical use." in words and "<script>alert(1)</script> & co" in words and "<meningioma> & co" in words
     assert "Its rationale contradicts: <b>dark</b> against bright." in words and "pinned" in words
-    for part in ("Texture", "Boundary", "Context", "Summary", "Visual", "CoT", "Weight", "Influence", "Provenance",
-                 "Measured on the first mask"):
+    for part in (
+        "Texture",
+        "Boundary",
+        "Context",
+        "Summary",
+        "Visual",
+        "CoT",
+        "Weight",
+        "Influence",
+        "Provenance",
+        "Measured on the first mask",
+    ):
         assert part in words
     for identifier in ids:
         assert identifier in words

@@ -34,7 +34,7 @@ def test_shifted_square_in_a_picture():
     assert found["dice"] == pytest.approx(0.6) and found["iou"] == pytest.approx(60 / 140)
     assert found["hd95"] == 4.0 and found["volume_difference"] == 0 and found["relative_volume_difference"] == 0
     near = compare_masks(np.roll(expert, 1, 2), expert)
-    assert near["hd95"] == 1.0 and near["surface_dice"] == 1.0          # every pixel of either outline lies within 1 px of the other
+    assert near["hd95"] == 1.0 and near["surface_dice"] == 1.0  # every pixel of either outline lies within 1 px of the other
     assert 0 < found["surface_dice"] < 1
 
 
@@ -143,7 +143,7 @@ def test_lesions_found_and_invented():
 
 @pytest.mark.parametrize("columns, found", [(10, 1.0), (9, 0.0)])
 def test_a_lesion_is_found_from_a_tenth_of_it(columns, found):
-    expert = block((1, 30, 30), (0, 1), (10, 20), (10, 20))                    # 100 pixels
+    expert = block((1, 30, 30), (0, 1), (10, 20), (10, 20))  # 100 pixels
     assert compare_masks(block((1, 30, 30), (0, 1), (10, 11), (10, 10 + columns)), expert)["lesion_sensitivity"] == found
 
 

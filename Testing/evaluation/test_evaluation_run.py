@@ -32,6 +32,7 @@ def table(path, *lines):
 
 # ---- pairing
 
+
 def test_files_without_a_partner_are_named(pictures, tmp_path):
     images, masks = pictures
     save_picture(images / "lonely.png", picture(9)[0])
@@ -61,8 +62,14 @@ def test_pictures_and_volumes_are_not_mixed(volumes):
 
 
 def test_the_table_tells_groups_patients_and_what_is_missing_in_it(pictures, tmp_path):
-    csv = table(tmp_path / "t.csv", "image,group,patient,diagnosis,split", "case0,g1,Anna,glioma,test", "case1.png,g1,,glioma,test",
-                "case2,,Bert,,test", "elsewhere,g9,,,train")
+    csv = table(
+        tmp_path / "t.csv",
+        "image,group,patient,diagnosis,split",
+        "case0,g1,Anna,glioma,test",
+        "case1.png,g1,,glioma,test",
+        "case2,,Bert,,test",
+        "elsewhere,g9,,,train",
+    )
     found = find_items(*pictures, csv=csv)
     assert found.untold == 1 and [i.group for i in found.items] == ["g1", "g1", None, None]
     assert found.items[0].patient == pseudonym("Anna") and "Anna" not in repr(found)
@@ -75,6 +82,7 @@ def test_the_table_tells_groups_patients_and_what_is_missing_in_it(pictures, tmp
 
 
 # ---- results
+
 
 def test_pictures_moved_by_two_pixels(pictures, tmp_path):
     result = evaluate(*pictures, tmp_path / "moved", name="moved")
@@ -136,6 +144,7 @@ def test_labels_are_compared_one_by_one_by_name_or_value(volumes, tmp_path):
 
 # ---- leaks
 
+
 @pytest.fixture
 def pool(tmp_path):
     """Pictures 10, of patient Anna, and 11, of group g7."""
@@ -189,6 +198,7 @@ def test_a_volume_leaks_through_one_of_its_slices(volumes, tmp_path):
 
 # ---- comparison
 
+
 @pytest.fixture
 def results(pictures, tmp_path):
     for seed in range(4):
@@ -222,8 +232,9 @@ def test_results_of_other_cases_are_refused_by_name(results):
         compare_results(results[0], {**results[1], "units": {}})
 
 
-@pytest.mark.parametrize("text, message", [("{", "is not JSON"), ("[]", "holds no result"), ('{"kind": "other"}', "not a result of"),
-                                           (None, "cannot be read")])
+@pytest.mark.parametrize(
+    "text, message", [("{", "is not JSON"), ("[]", "holds no result"), ('{"kind": "other"}', "not a result of"), (None, "cannot be read")]
+)
 def test_what_is_no_result_file(tmp_path, text, message):
     if text is not None:
         (tmp_path / "r.json").write_text(text)

@@ -49,10 +49,24 @@ def test_an_empty_card_gets_the_section(result, tmp_path):
 def test_the_accuracy_benchmark_is_taken_too(result, tmp_path):
     cases = [{"coverage": c, "retrieved": d} for c, d in ((0.1, 0.2), (0.3, 0.1), (0.8, 0.9), (0.9, 0.7))]
     none = {"value": None, "low": None, "high": None, "n": 0}
-    accuracy = {"model": "abc", "cases": cases, "pictures": {"retrieved": ROW, "retrieved, glioma": none},
-                "calibration": {"before": ROW, "after": {**ROW, "value": 0.1}},
-                "volumes": [{"volume": "brain1", "planes": "three", "retrieved": 0.5, "surface_dice": 0.7, "hd95": None, "null": 0.4, "ml": 12.34,
-                             "expert_ml": 10.0}]}
+    accuracy = {
+        "model": "abc",
+        "cases": cases,
+        "pictures": {"retrieved": ROW, "retrieved, glioma": none},
+        "calibration": {"before": ROW, "after": {**ROW, "value": 0.1}},
+        "volumes": [
+            {
+                "volume": "brain1",
+                "planes": "three",
+                "retrieved": 0.5,
+                "surface_dice": 0.7,
+                "hd95": None,
+                "null": 0.4,
+                "ml": 12.34,
+                "expert_ml": 10.0,
+            }
+        ],
+    }
     card = update_card(PROSE, "abc", [save(tmp_path / "a.json", accuracy), save(tmp_path / "r.json", result)])
     assert "| retrieved | 0.812 [0.790, 0.835] | 12 |" in card and "| brain1 | three | 0.500 | 0.700 | - | 0.400 | 12.3 | 10.0 |" in card
     assert "| coverage as detector of Dice < 0.5, AUROC (2 failures) | 1.000 [1.000, 1.000] | 4 |" in card

@@ -9,11 +9,13 @@ import numpy as np
 from cers.case import Geometry, Volume
 from cers.pool import Pool, import_volume
 
-LESION = (18.0, -12.0, 6.0)         # RAS in mm
+LESION = (18.0, -12.0, 6.0)  # RAS in mm
 RADII = (11.0, 9.0, 10.0)
 
 
-def grid(shape=(14, 56, 48), spacing=(2.6, 2.9, 9.0), flips=(1, 1, 1), order=(0, 1, 2), turn: float = 0.0, centre=(0.0, 0.0, 0.0)) -> Geometry:
+def grid(
+    shape=(14, 56, 48), spacing=(2.6, 2.9, 9.0), flips=(1, 1, 1), order=(0, 1, 2), turn: float = 0.0, centre=(0.0, 0.0, 0.0)
+) -> Geometry:
     """A grid whose middle voxel lies at ``centre``.
 
     Args:
@@ -21,8 +23,9 @@ def grid(shape=(14, 56, 48), spacing=(2.6, 2.9, 9.0), flips=(1, 1, 1), order=(0,
     """
     matrix = np.eye(4)
     a, b = np.deg2rad(turn), np.deg2rad(turn / 2)
-    rotation = (np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
-                @ np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]))
+    rotation = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]]) @ np.array(
+        [[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]]
+    )
     for column in range(3):
         axis = np.zeros(3)
         axis[order[column]] = flips[column]
@@ -41,8 +44,16 @@ def _ras(geometry: Geometry) -> np.ndarray:
     return geometry.ras(np.stack([i, j, k], -1))
 
 
-def phantom(geometry: Geometry | None = None, patient: int = 0, lesion=LESION, modality: str | None = "MR", body_site: str | None = "brain",
-            pattern: float = 170.0, radii=RADII, **fields) -> tuple[Volume, np.ndarray]:
+def phantom(
+    geometry: Geometry | None = None,
+    patient: int = 0,
+    lesion=LESION,
+    modality: str | None = "MR",
+    body_site: str | None = "brain",
+    pattern: float = 170.0,
+    radii=RADII,
+    **fields,
+) -> tuple[Volume, np.ndarray]:
     """Volume and its lesion mask (k, j, i). ``patient`` gives the head its own smooth pattern, of strength ``pattern``."""
     geometry = geometry or grid()
     rng = np.random.default_rng(patient)
@@ -74,8 +85,18 @@ def same_content(volume: Volume):
                 array = np.flip(array, axis)
                 matrix[:3, 3] += matrix[:3, 2 - axis] * (array.shape[axis] - 1)
                 matrix[:3, 2 - axis] *= -1
-        yield Volume(np.ascontiguousarray(array), Geometry(matrix, array.shape), modality=volume.modality, body_site=volume.body_site,
-                     patient_id=volume.patient_id, volume_id=volume.volume_id), order, flips
+        yield (
+            Volume(
+                np.ascontiguousarray(array),
+                Geometry(matrix, array.shape),
+                modality=volume.modality,
+                body_site=volume.body_site,
+                patient_id=volume.patient_id,
+                volume_id=volume.volume_id,
+            ),
+            order,
+            flips,
+        )
 
 
 def to_original(array: np.ndarray, order, flips) -> np.ndarray:

@@ -32,14 +32,23 @@ def test_the_one_that_does_harm_is_named():
         del trials[f"q{n}"].gains["rare"]
     report = HarmReport(trials, 9)
     (finding,) = report.findings()
-    assert finding.kind == "harm" and finding.ids == ["bad", "q3", "q2", "q1", "q0"] and "0.055" in finding.message and "4 cases" in finding.message
+    assert (
+        finding.kind == "harm"
+        and finding.ids == ["bad", "q3", "q2", "q1", "q0"]
+        and "0.055" in finding.message
+        and "4 cases" in finding.message
+    )
     assert report.evidence_gain == pytest.approx(0.1)
     assert json.dumps(report.to_dict()) and HarmReport({}, 0).evidence_gain is None
 
 
 def test_a_mask_that_the_rest_of_the_pool_does_not_bear_out_is_named():
     """Only where the others are drawn well: a model that draws nothing says nothing about masks."""
-    trials = {f"q{n}": Trial(0.6 + 0.01 * n, 0.5) for n in range(12)} | {"wrong": Trial(0.02, 0.5), "worse": Trial(0.0, 0.0), "poor": Trial(0.2, 0.1)}
+    trials = {f"q{n}": Trial(0.6 + 0.01 * n, 0.5) for n in range(12)} | {
+        "wrong": Trial(0.02, 0.5),
+        "worse": Trial(0.0, 0.0),
+        "poor": Trial(0.2, 0.1),
+    }
     found = HarmReport(trials, 20).findings()
     assert [(f.kind, f.ids) for f in found] == [("doubt", ["worse"]), ("doubt", ["wrong"])] and "0.02" in found[1].message
     assert not HarmReport({i: t for i, t in trials.items() if i in ("wrong", "q1", "q2")}, 20).findings()
@@ -57,7 +66,7 @@ def test_case_as_a_volume_is_read_as_it_is_kept(plane):
 
 def test_no_case_meets_itself_its_patient_or_its_group(model, pool):
     segmenter = Segmenter(model, pool)
-    check_harm(segmenter, budget=1)                        # vectors
+    check_harm(segmenter, budget=1)  # vectors
     for case_id in pool.ids()[:4]:
         case = pool.get(case_id)
         trial = try_case(segmenter, case, [])
@@ -85,7 +94,7 @@ def test_trials_are_kept_and_done_once(model, pool):
         check_harm(segmenter, budget=total, cancel=cancel)
     rest = check_harm(Segmenter(model, pool), budget=total)
     assert len(rest.trials) == total and {i: rest.trials[i] for i in first.trials} == first.trials
-    pool.review(pool.ids()[0], "excluded")                 # the pool is another one now
+    pool.review(pool.ids()[0], "excluded")  # the pool is another one now
     again = check_harm(segmenter, budget=1)
     assert len(again.trials) == 1 and again.total == total - 1 and pool.ids()[0] not in again.trials
     for file in (pool.folder / "derived").glob("harm-*.json"):

@@ -10,7 +10,6 @@ from cers.errors import InputError, PoolError
 from cers.inference import Segmenter, load_model
 from cers.pool import import_volume
 
-
 # ---- one slice again
 
 
@@ -25,7 +24,7 @@ def test_the_same_references_reproduce_the_slice(run):
         result = segmenter.resegment(e.index, e.plane)
         view = segmenter.session.planes["axial"].view
         p = view.slices(prediction.probabilities[0].astype(np.float32))[e.index]
-        assert np.abs(result.probability[0] - p).max() < 2e-3          # float16
+        assert np.abs(result.probability[0] - p).max() < 2e-3  # float16
         settled = np.abs(p - 0.5) > 2e-3
         assert np.array_equal(result.mask[settled], view.slices(prediction.labelmap)[e.index][settled])
         assert [r.id for r in result.evidence.references] == [r.id for r in e.references]

@@ -18,7 +18,7 @@ def mark_bright(segmenter: Segmenter) -> Segmenter:
 
     def keep_image(x, *text):
         encoded = encode(x, *text)
-        encoded.deepest = x                    # travels with the slice, in whatever batch
+        encoded.deepest = x  # travels with the slice, in whatever batch
         return encoded
 
     def evidence(encoded, plain, rationale, references=None, valid=None):
@@ -48,11 +48,18 @@ def check(prediction, volume, mask):
 
 
 GRIDS = {
-    "plain": grid(), "oblique": grid(turn=17), "strongly oblique": grid(turn=38), "left-handed": grid(flips=(-1, 1, 1)), "LPS": grid(flips=(-1, -1, 1)),
-    "upside down": grid(flips=(1, -1, -1)), "axes permuted": grid(shape=(44, 14, 50), spacing=(2.6, 9, 2.9), order=(0, 2, 1)),
-    "coronal": grid(shape=(13, 48, 50), spacing=(2.7, 2.5, 9.5), order=(0, 2, 1)), "sagittal, oblique, left-handed":
-    grid(shape=(13, 48, 50), spacing=(2.9, 2.6, 8), order=(1, 2, 0), flips=(-1, -1, -1), turn=12), "anisotropic in-plane": grid(spacing=(4.2, 2.2, 9.0)),
-    "cropped": grid(shape=(9, 30, 32), spacing=(2.6, 2.9, 9), centre=(10, -5, 4)), "isotropic": grid(shape=(36, 40, 38), spacing=(3.6, 3.6, 3.6)),
+    "plain": grid(),
+    "oblique": grid(turn=17),
+    "strongly oblique": grid(turn=38),
+    "left-handed": grid(flips=(-1, 1, 1)),
+    "LPS": grid(flips=(-1, -1, 1)),
+    "upside down": grid(flips=(1, -1, -1)),
+    "axes permuted": grid(shape=(44, 14, 50), spacing=(2.6, 9, 2.9), order=(0, 2, 1)),
+    "coronal": grid(shape=(13, 48, 50), spacing=(2.7, 2.5, 9.5), order=(0, 2, 1)),
+    "sagittal, oblique, left-handed": grid(shape=(13, 48, 50), spacing=(2.9, 2.6, 8), order=(1, 2, 0), flips=(-1, -1, -1), turn=12),
+    "anisotropic in-plane": grid(spacing=(4.2, 2.2, 9.0)),
+    "cropped": grid(shape=(9, 30, 32), spacing=(2.6, 2.9, 9), centre=(10, -5, 4)),
+    "isotropic": grid(shape=(36, 40, 38), spacing=(3.6, 3.6, 3.6)),
     "far from the origin": grid(turn=9),
 }
 
@@ -81,7 +88,7 @@ def test_the_mask_is_where_the_lesion_is_in_three_planes(marker, name):
 def test_a_small_finding_comes_back_within_half_a_voxel(marker):
     geometry = grid(shape=(10, 70, 64), spacing=(2.2, 1.9, 9), flips=(1, -1, -1), turn=11)
     volume, _ = phantom(geometry, lesion=(500, 0, 0), pattern=10.0)
-    at = np.array([40, 22, 5])                                   # i, j, k
+    at = np.array([40, 22, 5])  # i, j, k
     volume.array[3:8, 19:26, 37:44] = 900
     found = marker.segment(volume, influence=False).labelmap > 0
     assert found.any()

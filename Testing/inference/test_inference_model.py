@@ -10,8 +10,8 @@ import torch
 
 from cers.errors import CersError, InputError, ModelError
 from cers.inference.model import ModelConfig, load_model, resolve_device, save_model
-from cers.network.model import CersNet, NetworkConfig
 from cers.inference.tiny import tiny_model
+from cers.network.model import CersNet, NetworkConfig
 
 
 @pytest.fixture(scope="module")
@@ -121,17 +121,49 @@ def refused(target) -> str:
     return message
 
 
-@pytest.mark.parametrize("settings", [
-    {"format": 2}, {"format": None}, {"network": None}, {"labels": None}, {"colour": "red"}, {"network": []}, {"labels": []}, {"labels": {"1": "core"}},
-    {"labels": {"a": "core", "2": "edema"}}, {"labels": {"0": "core", "2": "edema"}}, {"labels": {"1": "core", "300": "edema"}}, {"size": "large"}, {"size": 8},
-    {"temperature": 0}, {"threshold": 1.5}, {"minimum_ml": -1}, {"selection": {"no_such": 1}}, {"selection": {"k": 0}}, {"selection": 3}],
-    ids=lambda s: f"{next(iter(s))}={next(iter(s.values()))}"[:40])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"format": 2},
+        {"format": None},
+        {"network": None},
+        {"labels": None},
+        {"colour": "red"},
+        {"network": []},
+        {"labels": []},
+        {"labels": {"1": "core"}},
+        {"labels": {"a": "core", "2": "edema"}},
+        {"labels": {"0": "core", "2": "edema"}},
+        {"labels": {"1": "core", "300": "edema"}},
+        {"size": "large"},
+        {"size": 8},
+        {"temperature": 0},
+        {"threshold": 1.5},
+        {"minimum_ml": -1},
+        {"selection": {"no_such": 1}},
+        {"selection": {"k": 0}},
+        {"selection": 3},
+    ],
+    ids=lambda s: f"{next(iter(s))}={next(iter(s.values()))}"[:40],
+)
 def test_a_configuration_that_makes_no_sense_is_refused(folder, tmp_path, settings):
     refused(corrupt(folder, tmp_path, **settings))
 
 
-@pytest.mark.parametrize("change", [{"widths": [8, 12]}, {"key_channels": 20}, {"encoder": {"kind": "vgg"}}, {"encoder": {"kind": "transformers", "config": {}}},
-                                    {"unknown": 1}, {"labels": ["core", 3]}, {"deepest": "deep"}, {"encoder": None}], ids=lambda c: next(iter(c)))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"widths": [8, 12]},
+        {"key_channels": 20},
+        {"encoder": {"kind": "vgg"}},
+        {"encoder": {"kind": "transformers", "config": {}}},
+        {"unknown": 1},
+        {"labels": ["core", 3]},
+        {"deepest": "deep"},
+        {"encoder": None},
+    ],
+    ids=lambda c: next(iter(c)),
+)
 def test_an_architecture_that_the_weights_do_not_fit_is_refused(folder, tmp_path, change):
     network = json.loads((folder / "config.json").read_text())["network"]
     refused(corrupt(folder, tmp_path, network={**network, **change}))

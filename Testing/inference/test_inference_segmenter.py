@@ -19,7 +19,6 @@ from cers.inference.tiny import tiny_model
 from cers.pool import NO_CLOSE_CASE, Pool, import_volume
 from cers.rationale import describe
 
-
 # ---- what comes out
 
 
@@ -68,7 +67,20 @@ def test_progress_rises_from_0_to_1(run):
 
 def test_seconds_are_given_for_every_step(run):
     seconds = run[0].seconds
-    assert set(seconds) == {"pool", "prepare", "encode", "plain", "rationale", "text", "select", "references", "evidence", "influence", "finish", "total"}
+    assert set(seconds) == {
+        "pool",
+        "prepare",
+        "encode",
+        "plain",
+        "rationale",
+        "text",
+        "select",
+        "references",
+        "evidence",
+        "influence",
+        "finish",
+        "total",
+    }
     assert all(s >= 0 for s in seconds.values()) and sum(seconds.values()) <= 2 * seconds["total"] + 0.01
 
 
@@ -217,7 +229,9 @@ def null(model_folder, embedder, volume):
 def test_no_pool(run, model_folder, embedder, volume):
     prediction = null(model_folder, embedder, volume)
     assert prediction.provenance["pool"] is None and prediction.labelmap.any()
-    assert all(not e.references and not e.rejected and not e.coverage.covered and "No pool" in e.coverage.message for e in prediction.evidence)
+    assert all(
+        not e.references and not e.rejected and not e.coverage.covered and "No pool" in e.coverage.message for e in prediction.evidence
+    )
     assert not np.array_equal(prediction.probabilities, run[0].probabilities)
 
 
@@ -399,7 +413,7 @@ def test_cancelling_at_any_moment_leaves_the_earlier_result(model, own_pool, emb
         return False
 
     other, _ = phantom(grid(shape=(4, 40, 40), spacing=(3.6, 3.6, 12.0)), patient=9)
-    segmenter.segment(small)                                # so that the pool is up to date in all that follow
+    segmenter.segment(small)  # so that the pool is up to date in all that follow
     segmenter.segment(other, cancel=count)
     first, session = segmenter.segment(small), segmenter.session
     e = [*with_references(first), *first.evidence][0]
@@ -421,7 +435,9 @@ def test_cancelling_at_any_moment_leaves_the_earlier_result(model, own_pool, emb
 def test_cancelling_while_the_pool_is_embedded_keeps_what_is_done(model, own_pool, embedder, volume):
     ids = fill(own_pool, (1, 2, 3, 4, 5))
     with pytest.raises(Cancelled):
-        Segmenter(model, own_pool, text_embedder=embedder).segment(volume, cancel=lambda: len(own_pool.stale("image", model.hash)) < len(ids))
+        Segmenter(model, own_pool, text_embedder=embedder).segment(
+            volume, cancel=lambda: len(own_pool.stale("image", model.hash)) < len(ids)
+        )
     assert 0 < len(own_pool.stale("image", model.hash)) < len(ids)
 
 
@@ -475,7 +491,12 @@ def test_a_volume_cropped_inside_the_head_is_decoded_throughout(segmenter):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32, np.float64, np.uint16, np.int32, bool])
 def test_any_voxel_type_gives_the_same_mask(run, segmenter, volume, dtype):
     if dtype in (np.uint8, bool):
-        scaled = Volume((volume.array // 4).astype(np.uint8) if dtype is np.uint8 else volume.array > 400, volume.geometry, modality="MR", body_site="brain")
+        scaled = Volume(
+            (volume.array // 4).astype(np.uint8) if dtype is np.uint8 else volume.array > 400,
+            volume.geometry,
+            modality="MR",
+            body_site="brain",
+        )
         assert segmenter.segment(scaled, influence=False).labelmap.any()
         return
     other = Volume(volume.array.astype(dtype), volume.geometry, modality="MR", body_site="brain")

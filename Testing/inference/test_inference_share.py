@@ -24,8 +24,10 @@ def mixed(segmenter, key) -> tuple[float, torch.Tensor, torch.Tensor, torch.Tens
     return share, whole, alone, session.planes[key[0]].fused[key[1]]
 
 
-@pytest.mark.parametrize(("label", "threshold", "most"), [("tumor", 0.999, 0.5), ("lesion", 0.999, 0.5), ("hippocampus", 0.999, 1.0),
-                                                         ("tumor", 0.001, 1.0), ("hippocampus", 0.001, 1.0)])
+@pytest.mark.parametrize(
+    ("label", "threshold", "most"),
+    [("tumor", 0.999, 0.5), ("lesion", 0.999, 0.5), ("hippocampus", 0.999, 1.0), ("tumor", 0.001, 1.0), ("hippocampus", 0.001, 1.0)],
+)
 def test_references_count_as_far_as_the_pool_covers_the_slice(model, own_pool, embedder, volume, monkeypatch, label, threshold, most):
     """Half as much where they show what the model was trained for, by name or by meaning, and it finds nothing there without them."""
     fill(own_pool, (1, 2), labels={1: label})

@@ -19,8 +19,8 @@ def test_thick_slices_and_unknown_distances_stay_as_they_are():
 def test_a_missed_slice_within_a_lesion_is_found_and_a_lone_false_one_is_not():
     maps = torch.zeros(21, 1, 2, 2)
     maps[5:16, :, 0, 0] = 0.9
-    maps[10, :, 0, 0] = 0.1              # one slice of a lesion missed
-    maps[10, :, 1, 1] = 0.9              # one slice with a finding of its own
+    maps[10, :, 0, 0] = 0.1  # one slice of a lesion missed
+    maps[10, :, 1, 1] = 0.9  # one slice with a finding of its own
     out = smooth_across(maps, 1.0)
     assert out[10, 0, 0, 0] > 0.5 and out[10, 0, 1, 1] < 0.5
 
@@ -65,8 +65,8 @@ def test_one_plane_is_taken_at_its_threshold():
 
 
 def test_what_only_the_sharp_plane_sees_is_no_lesion_but_it_says_where_a_lesion_ends():
-    sharp = plane((slice(0, 4), 0.95), (slice(8, 11), 0.95))       # a lesion, and a false finding apart from it
-    blurred = plane((slice(0, 2), 0.95))                           # the lesion, cut short
+    sharp = plane((slice(0, 4), 0.95), (slice(8, 11), 0.95))  # a lesion, and a false finding apart from it
+    blurred = plane((slice(0, 2), 0.95))  # the lesion, cut short
     mean, labelmap = fuse_planes([sharp, blurred, blurred], [1.0, 0.12, 0.12], LABELS, 0.5)
     assert labelmap[0, 0].tolist() == [1] * 4 + [0] * 8
     assert np.allclose(mean, (sharp + 2 * blurred) / 3)
@@ -82,7 +82,7 @@ def test_parts_that_touch_at_a_corner_are_one_and_labels_stay():
     labelmap = np.zeros((3, 4, 4), np.uint8)
     labelmap[0, 0, 0], labelmap[1, 1, 1], labelmap[2, 3, 3] = 2, 1, 1
     seeds = np.zeros((3, 4, 4), bool)
-    seeds[0, 0, 0] = seeds[0, 3, 0] = True                         # the second lies on nothing
+    seeds[0, 0, 0] = seeds[0, 3, 0] = True  # the second lies on nothing
     kept = keep_seeded(labelmap, seeds)
     assert kept[0, 0, 0] == 2 and kept[1, 1, 1] == 1 and kept.sum() == 3
     assert not keep_seeded(labelmap, seeds & False).any()

@@ -64,7 +64,10 @@ def test_install_use_and_back(home, run, other, model_folder):
     assert second.name == "Größeres Modell" and second.id.startswith("Größeres-Modell-")
     store.use("Größeres Modell")
     assert [(e.id, e.in_use, e.previous) for e in store.models()] == [
-        ("shipped", False, False), (second.id, True, False), (entry.id, False, True)]
+        ("shipped", False, False),
+        (second.id, True, False),
+        (entry.id, False, True),
+    ]
     assert store.back().id == entry.id and load_model().hash == entry.hash
     assert store.back().id == second.id, "one click back, one click forth"
     assert store.use("shipped").shipped and store.used() == ["shipped", second.id, entry.id]
@@ -79,8 +82,14 @@ def test_installing_twice_changes_nothing_but_adds_a_later_result(home, run):
 
 
 def test_out_and_in_again_is_the_same_model_without_names_of_cases(home, run, tmp_path, monkeypatch):
-    (run / "model" / "result.json").write_text(json.dumps({"mean": {"dice": {"value": 0.5}}, "cases": [
-        {"image": "Müller_Anna", "group": "Müller", "file": "/data/Müller_Anna.nii", "dice": 0.5}]}))
+    (run / "model" / "result.json").write_text(
+        json.dumps(
+            {
+                "mean": {"dice": {"value": 0.5}},
+                "cases": [{"image": "Müller_Anna", "group": "Müller", "file": "/data/Müller_Anna.nii", "dice": 0.5}],
+            }
+        )
+    )
     (run / "model" / "cases.png").write_bytes(b"picture")
     entry = packing.install(run)
     file = packing.export(entry.id, tmp_path / "Ausfuhr hier.zip")
@@ -137,7 +146,12 @@ def test_a_broken_model_is_listed_with_its_reason_and_can_be_deleted(home, run, 
 def test_a_broken_model_is_mended_by_installing_it_again(home, run):
     entry = packing.install(run)
     (Path(entry.folder) / "model.safetensors").write_bytes(b"x")
-    assert not packing.install(run).problem and len(store.models()) == 2 and not leftovers(home) or all(n.startswith(".deleted") for n in leftovers(home))
+    assert (
+        not packing.install(run).problem
+        and len(store.models()) == 2
+        and not leftovers(home)
+        or all(n.startswith(".deleted") for n in leftovers(home))
+    )
 
 
 def test_the_model_in_use_gone_or_its_note_damaged_is_said(home, run):
@@ -154,13 +168,16 @@ def test_the_model_in_use_gone_or_its_note_damaged_is_said(home, run):
     assert store.use("shipped").in_use
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda f: (f / "model.safetensors").write_bytes(b"\x08" + bytes(7) + b"not json"), "damaged"),
-    (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
-    (lambda f: (f / "config.json").write_text('{"format": 2}'), "format 1"),
-    (lambda f: (f / "config.json").write_text(json.dumps({**json.loads((f / "config.json").read_text()), "size": 5})), "size"),
-    (lambda f: (f / "config.json").write_bytes(b" " * (2 << 20)), "too large"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"\x08" + bytes(7) + b"not json"), "damaged"),
+        (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
+        (lambda f: (f / "config.json").write_text('{"format": 2}'), "format 1"),
+        (lambda f: (f / "config.json").write_text(json.dumps({**json.loads((f / "config.json").read_text()), "size": 5})), "size"),
+        (lambda f: (f / "config.json").write_bytes(b" " * (2 << 20)), "too large"),
+    ],
+)
 def test_a_bad_folder_is_refused_in_one_sentence(home, run, change, words):
     change(run / "model")
     with pytest.raises((InputError, ModelError), match=words) as caught:
@@ -191,8 +208,13 @@ def zipped(path: Path, folder: Path, extra=()) -> Path:
 def test_bad_zip_files_are_refused(home, model_folder, tmp_path):
     link = zipfile.ZipInfo("MODEL_CARD.md")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    for extra, words in (([("../evil", b"x")], "points outside"), ([("/etc/evil", b"x")], "points outside"), ([("C:\\evil", b"x")], "points outside"),
-                         ([(link, b"/etc/passwd")], "link"), ([("b/config.json", b"{}")], "several models")):
+    for extra, words in (
+        ([("../evil", b"x")], "points outside"),
+        ([("/etc/evil", b"x")], "points outside"),
+        ([("C:\\evil", b"x")], "points outside"),
+        ([(link, b"/etc/passwd")], "link"),
+        ([("b/config.json", b"{}")], "several models"),
+    ):
         with pytest.raises(InputError, match=words):
             packing.install(zipped(tmp_path / "bad.zip", model_folder, extra))
     bomb = tmp_path / "bomb.zip"
@@ -240,10 +262,12 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_state(home, run, other):
     """Two models are installed and used in turn by a process that is killed at a random moment."""
     old = packing.install(other)
     store.use(old.id)
-    code = ("import sys\nfrom cers.inference import packing, store\nprint('go', flush=True)\n"
-            "while True:\n"
-            f"    store.use(packing.install({str(run)!r}).id)\n    store.use({old.id!r})\n"
-            "    packing.delete(next(e.id for e in store.models() if not e.shipped and not e.in_use))\n")
+    code = (
+        "import sys\nfrom cers.inference import packing, store\nprint('go', flush=True)\n"
+        "while True:\n"
+        f"    store.use(packing.install({str(run)!r}).id)\n    store.use({old.id!r})\n"
+        "    packing.delete(next(e.id for e in store.models() if not e.shipped and not e.in_use))\n"
+    )
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     chance, hashes = random.Random(3), {load_model(run / "model").hash, load_model(other).hash}
     for _ in range(3):

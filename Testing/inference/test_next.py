@@ -55,27 +55,52 @@ def scans(tmp_path):
 
 def measurement(direction, *, disagreement=0.5, entropy=0.5) -> Measurement:
     vector = np.zeros((1, 4), np.float32)
-    vector[0, :len(direction)] = direction
-    return Measurement(vector / np.linalg.norm(vector), np.zeros((1, 1024), np.float32), ["x"], "v", None, "MR", "brain", "axial", True, 1.0,
-                       disagreement, entropy)
+    vector[0, : len(direction)] = direction
+    return Measurement(
+        vector / np.linalg.norm(vector),
+        np.zeros((1, 1024), np.float32),
+        ["x"],
+        "v",
+        None,
+        "MR",
+        "brain",
+        "axial",
+        True,
+        1.0,
+        disagreement,
+        entropy,
+    )
 
 
 def test_need_comes_first_and_more_of_the_same_last():
-    known = {"a": measurement((1, 0)), "a2": measurement((1, 0.001)), "a3": measurement((1, 0.002)), "b": measurement((0, 1)), "c": measurement((0, 0, 1))}
+    known = {
+        "a": measurement((1, 0)),
+        "a2": measurement((1, 0.001)),
+        "a3": measurement((1, 0.002)),
+        "b": measurement((0, 1)),
+        "c": measurement((0, 0, 1)),
+    }
     coverage = {"a": 0.1, "a2": 0.1, "a3": 0.1, "b": 0.5, "c": 0.9}
     found = order(known, coverage)
     assert [v.path for v in found[:3]] == ["a", "b", "c"] and {v.path for v in found[3:]} == {"a2", "a3"}
     assert "Much like a above (similarity 1.00)" in found[3].reason and "hardly (10 %)" in found[0].reason and found[0].like is None
     scores = [v.score for v in found]
     assert scores == sorted(scores, reverse=True) and all(0 <= v.need <= 1 for v in found)
-    sure = order({"x": measurement((1,), disagreement=0, entropy=0), "y": measurement((0, 1), disagreement=1, entropy=1)}, {"x": 0.5, "y": 0.5})
+    sure = order(
+        {"x": measurement((1,), disagreement=0, entropy=0), "y": measurement((0, 1), disagreement=1, entropy=1)}, {"x": 0.5, "y": 0.5}
+    )
     assert [v.path for v in sure] == ["y", "x"] and order({}, {}) == []
 
 
 def test_a_second_run_measures_nothing_and_a_copy_comes_last(scans, pool, model):
     said = []
     first = rank_next(scans, pool, model, modality="MR", progress=lambda f, m: said.append((f, m)))
-    assert first.measured == 3 and {v.path for v in first.volumes} == {"sub/v0.nrrd", "v1.nrrd", "v2.nrrd", "v1 again.nrrd"}    # the copy is the same file
+    assert first.measured == 3 and {v.path for v in first.volumes} == {
+        "sub/v0.nrrd",
+        "v1.nrrd",
+        "v2.nrrd",
+        "v1 again.nrrd",
+    }  # the copy is the same file
     assert first.volumes[-1].path.startswith("v1") and first.volumes[-1].like.startswith("v1")
     assert said[-1] == (1.0, "Done") and all(0 <= f <= 1 for f, _ in said) and [f for f, _ in said] == sorted(f for f, _ in said)
     again = rank_next(scans, pool, model, modality="MR")
@@ -124,7 +149,7 @@ def test_coverage_follows_the_pool(tmp_path, model):
         report = rank_next(tmp_path / "scans", pool, model)
         assert empty.coverage == 0 and report.volumes[0].coverage > 0.3 and report.measured == 0
     with Pool.open(tmp_path / "pool", read_only=True) as pool:
-        assert rank_next(tmp_path / "scans", pool, model).measured == 1          # it can be ranked, but nothing is kept
+        assert rank_next(tmp_path / "scans", pool, model).measured == 1  # it can be ranked, but nothing is kept
         assert rank_next(tmp_path / "scans", pool, model, cache=tmp_path / "kept").measured == 1
         assert rank_next(tmp_path / "scans", pool, model, cache=tmp_path / "kept").measured == 0
 
@@ -139,8 +164,21 @@ def test_only_some_slices_of_a_long_volume_are_looked_at(tmp_path, pool, model):
 
 
 def test_images_are_told_from_masks(tmp_path):
-    for name in ("a.nii.gz", "b_0000.nrrd", "b.seg.nrrd", "c.nrrd", "c_seg.nii.gz", "notes.txt", ".hidden.nrrd", "deep/t1c.nii.gz", "deep/label.nii.gz",
-                 "pool/x.nrrd", "alone/label.nrrd", "d_0000.nrrd", "d_0000.seg.nrrd"):
+    for name in (
+        "a.nii.gz",
+        "b_0000.nrrd",
+        "b.seg.nrrd",
+        "c.nrrd",
+        "c_seg.nii.gz",
+        "notes.txt",
+        ".hidden.nrrd",
+        "deep/t1c.nii.gz",
+        "deep/label.nii.gz",
+        "pool/x.nrrd",
+        "alone/label.nrrd",
+        "d_0000.nrrd",
+        "d_0000.seg.nrrd",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "series").mkdir()
@@ -167,7 +205,9 @@ def test_command_and_worker(scans, pool, model_folder, tmp_path):
     assert len(report["volumes"]) == 4 and list(report["faults"]) == ["bad.nrrd"] and report["measured"] == 3
     words = CliRunner().invoke(app, [*common, "-n", "2"])
     assert words.exit_code == 0 and "  1. " in words.output and "  3. " not in words.output and "4 volumes to label" in words.output
-    assert CliRunner().invoke(app, ["next", str(tmp_path / "none"), "--pool", str(pool.folder), "--model", str(model_folder)]).exit_code == 1
+    assert (
+        CliRunner().invoke(app, ["next", str(tmp_path / "none"), "--pool", str(pool.folder), "--model", str(model_folder)]).exit_code == 1
+    )
     with Worker() as worker:
         with pytest.raises(WorkerError, match="No pool is open"):
             worker.call("next_rank", folder=str(scans))
@@ -179,8 +219,15 @@ def test_command_and_worker(scans, pool, model_folder, tmp_path):
         for name, array in (("image", image), ("mask", mask)):
             np.save(tmp_path / f"{name}.npy", array)
         keep = tmp_path / "kept" / "a.seg.nrrd"
-        worker.call("add_case", image=str(tmp_path / "image.npy"), mask=str(tmp_path / "mask.npy"), ijkToRAS=phantom.matrix().tolist(),
-                    labels={"1": "tumor"}, annotator="Ada", keep=str(keep))
+        worker.call(
+            "add_case",
+            image=str(tmp_path / "image.npy"),
+            mask=str(tmp_path / "mask.npy"),
+            ijkToRAS=phantom.matrix().tolist(),
+            labels={"1": "tumor"},
+            annotator="Ada",
+            keep=str(keep),
+        )
         assert np.array_equal(read_mask(keep, Geometry(phantom.matrix(), phantom.SHAPE))[0], mask)
         back = worker.call("next_mask", path=str(keep), ijkToRAS=phantom.matrix().tolist(), shape=list(phantom.SHAPE))
         assert back["labels"] == {"1": "tumor"} and np.array_equal(np.load(back["labelmap"]), mask)

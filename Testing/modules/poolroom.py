@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from cers.case import Case
 from cers.pool import Pool
 from cers.rationale import describe
@@ -21,8 +22,14 @@ def make_case(seed: int, **metadata) -> Case:
     body = ((rows - 48) / 44) ** 2 + ((columns - 40) / 36) ** 2 < 1
     image = (100 * body + 80 * mask + random.normal(0, 6, mask.shape) * body).astype(np.float32)
     rationale = describe(image, mask > 0, (1.0, 1.0), modality="MR")
-    return Case(image, mask, {1: "tumor"}, spacing=(1.0, 1.0), rationale=rationale,
-                **{"modality": "MR", "body_site": "brain", "plane": "axial", "annotator": "Reader A", "source": f"file{seed}.nrrd"} | metadata)
+    return Case(
+        image,
+        mask,
+        {1: "tumor"},
+        spacing=(1.0, 1.0),
+        rationale=rationale,
+        **{"modality": "MR", "body_site": "brain", "plane": "axial", "annotator": "Reader A", "source": f"file{seed}.nrrd"} | metadata,
+    )
 
 
 @pytest.fixture
@@ -45,7 +52,9 @@ class User:
     def settle(self) -> None:
         worker = self.control.session.worker
         self.host.process(0.05)
-        self.host.wait_for(lambda: not self.control.busy and not worker._pending and not self.cases.table._timer.isActive(), 60, "the answers")
+        self.host.wait_for(
+            lambda: not self.control.busy and not worker._pending and not self.cases.table._timer.isActive(), 60, "the answers"
+        )
 
     def choose(self, folder) -> None:
         self.ui.poolPath.currentPath = str(folder)

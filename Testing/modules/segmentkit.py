@@ -25,9 +25,22 @@ def make_pool(folder: Path, count: int = 9) -> Path:
             body = ((rows - 40) / 36) ** 2 + ((columns - 36) / 32) ** 2 < 1
             mask = ((rows - centre[0]) / size[0]) ** 2 + ((columns - centre[1]) / size[1]) ** 2 < 1
             image = (300.0 * body + (120 + 40 * (n % 3)) * mask + random.normal(0, 8 + 3 * (n % 4), body.shape)).astype(np.float32)
-            pool.add(Case(image, mask.astype(np.uint8), {1: "tumor"}, spacing=(1.0, 1.0), plane="axial", patient_id=f"p{n}", volume_id=f"v{n}",
-                          modality="MR", body_site="brain", diagnosis=("glioma", "meningioma", "pituitary")[n % 3], source=f"synthetic {n}",
-                          rationale=describe(image, mask, (1.0, 1.0), modality="MR", plane="axial")))
+            pool.add(
+                Case(
+                    image,
+                    mask.astype(np.uint8),
+                    {1: "tumor"},
+                    spacing=(1.0, 1.0),
+                    plane="axial",
+                    patient_id=f"p{n}",
+                    volume_id=f"v{n}",
+                    modality="MR",
+                    body_site="brain",
+                    diagnosis=("glioma", "meningioma", "pituitary")[n % 3],
+                    source=f"synthetic {n}",
+                    rationale=describe(image, mask, (1.0, 1.0), modality="MR", plane="axial"),
+                )
+            )
     return folder
 
 
@@ -42,7 +55,7 @@ def unload(host, module) -> None:
     panel = module.widgetRepresentation().self()
     form = panel.control.form
     panel.cleanup()
-    form.setMRMLScene(None)         # its selectors let go of the scene
+    form.setMRMLScene(None)  # its selectors let go of the scene
     module._widget = None
     host.process(0.3)
 
@@ -83,8 +96,13 @@ class User:
 
     def until_running(self, method: str = "segment", seconds: float = 240) -> None:
         """Waits until the worker has the request that does the work."""
-        self.host.wait_for(lambda: any(f'"{method}"'.encode() in p.line for p in self.logic.worker._pending.values())
-                           and self.logic.worker.state == "ready", seconds, f"the request {method}")
+        self.host.wait_for(
+            lambda: (
+                any(f'"{method}"'.encode() in p.line for p in self.logic.worker._pending.values()) and self.logic.worker.state == "ready"
+            ),
+            seconds,
+            f"the request {method}",
+        )
 
     def segment(self, volume, pool="", model="") -> None:
         self.choose(volume, pool, model)

@@ -209,9 +209,12 @@ def test_own_layout_with_a_modules_widget(host, window, screenshots):
     manager.layoutChanged.connect(changes.append)
     before = manager.layout
     node = manager.layoutLogic().GetLayoutNode()
-    node.AddLayoutDescription(5999, '<layout type="vertical" split="true"><item splitSize="500"><view class="vtkMRMLSliceNode" singletontag="Red">'
-                              '<property name="orientation" action="default">Axial</property></view></item>'
-                              '<item splitSize="500"><trialboard/></item></layout>')
+    node.AddLayoutDescription(
+        5999,
+        '<layout type="vertical" split="true"><item splitSize="500"><view class="vtkMRMLSliceNode" singletontag="Red">'
+        '<property name="orientation" action="default">Axial</property></view></item>'
+        '<item splitSize="500"><trialboard/></item></layout>',
+    )
     manager.setLayout(5999)
     host.process(0.02)
     assert board.isVisible() and manager.sliceWidget("Red").isVisible() and not manager.sliceWidget("Green").isVisible()

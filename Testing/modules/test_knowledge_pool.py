@@ -10,12 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from cers.case import Case
-from cers.pool import Pool
 from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 
+from cers.case import Case
+from cers.pool import Pool
+
 FORBIDDEN = {"torch", "faiss", "transformers", "highdicom"}
-GUI_MS = 50          # the panel may not hold up the application longer
+GUI_MS = 50  # the panel may not hold up the application longer
 
 
 def _sentence(text: str) -> str:
@@ -193,7 +194,12 @@ def test_history_trash_and_table(user, pool_folder, tmp_path):
     user.settle()
     user.page(HISTORY)
     history = user.control.history
-    assert any("moved to the trash" in row[3] for row in history.rows) and history.model.index(0, 3).data() == "moved to the trash" and history.trash.count == 1 and not history.restore.isEnabled()
+    assert (
+        any("moved to the trash" in row[3] for row in history.rows)
+        and history.model.index(0, 3).data() == "moved to the trash"
+        and history.trash.count == 1
+        and not history.restore.isEnabled()
+    )
     history.askPath = lambda: str(tmp_path / "audit.csv")
     history.export.click()
     user.settle()
@@ -237,13 +243,20 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):
     session = user.control.session
     request = session.worker.request
-    monkeypatch.setattr(session.worker, "request", lambda method, params=None, *a, **k: request(
-        method, {**(params or {}), "read_only": True} if method == "open_pool" else params, *a, **k))
+    monkeypatch.setattr(
+        session.worker,
+        "request",
+        lambda method, params=None, *a, **k: request(
+            method, {**(params or {}), "read_only": True} if method == "open_pool" else params, *a, **k
+        ),
+    )
     user.choose(pool_folder)
     assert "read-only" in user.ui.statusLabel.text and len(user.ids()) == 5
     user.cases.view.selectRow(0)
     user.open(0)
-    assert not any(b.isEnabled() for b in (*user.cases.buttons.values(), *user.case.verdicts, user.case.saveFields, user.control.importing.start))
+    assert not any(
+        b.isEnabled() for b in (*user.cases.buttons.values(), *user.case.verdicts, user.case.saveFields, user.control.importing.start)
+    )
     session.change("pool_review", {"ids": user.ids()[:1], "review": "approved"})
     user.settle()
     assert "reading only" in user.ui.messageLabel.text
@@ -282,13 +295,17 @@ def test_ten_thousand_cases(user, pool_folder, screenshots):
     import json
     import sqlite3
 
-    with sqlite3.connect(pool_folder / "pool.sqlite") as db:             # copies of the five: what the table shows of them is real
+    with sqlite3.connect(pool_folder / "pool.sqlite") as db:  # copies of the five: what the table shows of them is real
         columns = [r[1] for r in db.execute("PRAGMA table_info(cases)") if r[1] not in ("number", "id", "content_hash")]
         names = ", ".join(columns)
-        db.execute(f"INSERT INTO cases (id, content_hash, {names}) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1999) "
-                   f"SELECT id || x, content_hash || x, {names} FROM cases, n")
-        db.execute("INSERT INTO rationales SELECT c.id, 1, r.writer, r.record, r.created FROM cases c JOIN rationales r "
-                   "ON r.case_id = substr(c.id, 1, 16) AND c.id <> r.case_id")
+        db.execute(
+            f"INSERT INTO cases (id, content_hash, {names}) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1999) "
+            f"SELECT id || x, content_hash || x, {names} FROM cases, n"
+        )
+        db.execute(
+            "INSERT INTO rationales SELECT c.id, 1, r.writer, r.record, r.created FROM cases c JOIN rationales r "
+            "ON r.case_id = substr(c.id, 1, 16) AND c.id <> r.case_id"
+        )
     db.close()
     user.choose(pool_folder)
     table, host = user.cases.table, user.host

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cers.pool import Pool
 from poolroom import IMPORT, make_case, pool_folder, user  # noqa: F401 - fixtures
+
+from cers.pool import Pool
 
 
 @pytest.fixture
@@ -50,7 +51,9 @@ def test_import_from_the_scene_and_back_into_the_views(user, pool_folder, scan):
         new = [pool.get(m["id"]) for m in pool.list(diagnosis="glioma")]
         assert len(new) == 3 and "DOE" not in str(pool.list()) + str(pool.audit())
         middle = next(c for c in new if c.slice_index == max(c.slice_index for c in new) - 1)
-        assert {middle.labels[v] for v in np.unique(middle.mask) if v} == {"edema", "core"} and (middle.mask == 2).sum() == masks["core"][3].sum()
+        assert {middle.labels[v] for v in np.unique(middle.mask) if v} == {"edema", "core"} and (middle.mask == 2).sum() == masks["core"][
+            3
+        ].sum()
     page.start.click()
     user.host.wait_for(lambda: "0 cases were added" in page.result.plainText, 30)
     user.control.openCase(middle.id)

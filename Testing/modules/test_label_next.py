@@ -83,7 +83,8 @@ def paint(user, mask) -> None:
 
     volume = Correction.volumeOf(user.segmentation)
     slicer.util.updateSegmentBinaryLabelmapFromArray(
-        mask.astype(np.uint8), user.segmentation, SegmentationResult.ownSegments(user.segmentation)["tumor"], volume)
+        mask.astype(np.uint8), user.segmentation, SegmentationResult.ownSegments(user.segmentation)["tumor"], volume
+    )
 
 
 def add(user) -> None:
@@ -106,7 +107,11 @@ def test_rank_open_correct_finish_and_reopen(user, scans, pool, model, host, scr
 
     user.pool, user.model = pool, model
     rank(user, scans)
-    assert user.status().endswith("press Open.") and sorted(c.split(". ")[1] for c in cells(user, 0)) == ["drei.nrrd", "eins.nrrd", "sub/zwei.nii.gz"]
+    assert user.status().endswith("press Open.") and sorted(c.split(". ")[1] for c in cells(user, 0)) == [
+        "drei.nrrd",
+        "eins.nrrd",
+        "sub/zwei.nii.gz",
+    ]
     assert cells(user, 1) == ["to do"] * 3 and "broken.nrrd" in user.ui.nextSummary.text and user.list.selected() == 0
     assert "covers it" in user.ui.nextReason.text and not user.ui.backButton.enabled and user.ui.forwardButton.enabled
     user.ui.openButton.click()
@@ -138,12 +143,16 @@ def test_rank_open_correct_finish_and_reopen(user, scans, pool, model, host, scr
     volume = user.control.parameter.inputVolume
     back = list(Correction.read(user.segmentation, volume, {1: "tumor"}))
     assert "with the mask that was saved" in user.status() and back is not None
-    array = host.slicer.util.arrayFromSegmentBinaryLabelmap(user.segmentation, user.segmentation.GetSegmentation().GetNthSegmentID(0), volume)
+    array = host.slicer.util.arrayFromSegmentBinaryLabelmap(
+        user.segmentation, user.segmentation.GetSegmentation().GetNthSegmentID(0), volume
+    )
     assert np.array_equal(array, corrected)
     paint(user, np.where(np.arange(phantom.SHAPE[1])[:, None] > 28, corrected, 0))
     add(user)
     masks = sorted((pool / "labelling").glob("*.seg.nrrd"))
-    assert len(masks) == 2 and np.array_equal(read_mask(masks[0], Geometry(phantom.matrix(), phantom.SHAPE))[0], corrected), "the earlier one stays"
+    assert len(masks) == 2 and np.array_equal(read_mask(masks[0], Geometry(phantom.matrix(), phantom.SHAPE))[0], corrected), (
+        "the earlier one stays"
+    )
     with Pool.open(pool) as kept:
         assert not kept.verify() and "excluded" in {m["review"] for m in kept.list()}
     rank(user, scans)
@@ -220,7 +229,7 @@ def test_rank_can_be_stopped_and_the_screen_stays_alive(user, scans, pool, host)
     host.slicer.mrmlScene.Clear(0)
     host.process(0.1)
     assert user.list.selected() is not None and user.ui.nextTable.rowCount == 9
-    user.logic.worker.stop()                    # the worker died: the next click starts another
+    user.logic.worker.stop()  # the worker died: the next click starts another
     user.ui.openButton.click()
     user.wait()
     assert user.control.parameter.inputVolume is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from poolroom import CASE, CASES, HEALTH, MAP, make_case, pool_folder, user  # noqa: F401 - fixtures
+
 from cers.inference import store
 from cers.inference.tiny import tiny_model
 from cers.pool import Pool
-from poolroom import CASE, CASES, HEALTH, MAP, make_case, pool_folder, user  # noqa: F401 - fixtures
 
 
 def test_a_click_on_a_point_opens_its_case(user, pool_folder, screenshots):
@@ -96,9 +97,18 @@ def test_references_are_tried(tiny, pool_folder, screenshots):
     assert "Tried: 4 of 5" in health.tried.text and "Not tried: 1 (" in health.tried.text, "the model is made for MR, and one case is CT"
     assert health.trial.enabled and health.cancel.isHidden()
     ids = user.ids()
-    health.showTrial({"tried": 5, "total": 5, "evidence_gain": -0.01, "faults": {},
-                      "findings": [{"kind": "harm", "ids": ids[:2], "message": "Case x lowers the Dice of the cases that it serves."},
-                                   {"kind": "doubt", "ids": ids[2:3], "message": "Look whether its mask is right."}]})
+    health.showTrial(
+        {
+            "tried": 5,
+            "total": 5,
+            "evidence_gain": -0.01,
+            "faults": {},
+            "findings": [
+                {"kind": "harm", "ids": ids[:2], "message": "Case x lowers the Dice of the cases that it serves."},
+                {"kind": "doubt", "ids": ids[2:3], "message": "Look whether its mask is right."},
+            ],
+        }
+    )
     assert "Cases that lower it: 1. Masks in doubt: 1." in health.tried.text
     health.button.click()
     user.settle()

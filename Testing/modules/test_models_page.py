@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cers.inference import packing, store
-from cers.inference.tiny import tiny_model
-from cers.pool import Pool
 from PIL import Image
 from poolroom import ROOT, pool_folder, user  # noqa: F401 - fixtures
 from segmentkit import Gaps
+
+from cers.inference import packing, store
+from cers.inference.tiny import tiny_model
+from cers.pool import Pool
 
 sys.path.append(str(ROOT / "Testing" / "evaluation"))
 
@@ -32,20 +33,35 @@ def resultOf(model: Path, shift: float = 0.0, count: int = 12, **run) -> None:
     for n in range(count):
         distance = 9 + n % 4 - np.hypot(rows - 24, columns - 22 - n % 5)
         noise = random.normal(0, 1.2, distance.shape) + shift
-        logits = {arm: (distance * scale + noise)[None] for arm, scale in (("plain", 0.3), ("null", 0.35), ("random", 0.3), ("retrieved", 0.6))}
-        cases.add({"image": f"test_{n:03d}", "group": f"g{n}", "diagnosis": ("glioma", "meningioma")[n % 2], "file": f"/data/test_{n:03d}.jpg"},
-                  logits, distance[None] > 0)
+        logits = {
+            arm: (distance * scale + noise)[None] for arm, scale in (("plain", 0.3), ("null", 0.35), ("random", 0.3), ("retrieved", 0.6))
+        }
+        cases.add(
+            {"image": f"test_{n:03d}", "group": f"g{n}", "diagnosis": ("glioma", "meningioma")[n % 2], "file": f"/data/test_{n:03d}.jpg"},
+            logits,
+            distance[None] > 0,
+        )
         cases.rows[-1]["tile"] = n
         picture = np.zeros((120, 120, 3), np.uint8)
         picture[20:100, 20:100] = 60 + 10 * n
         tiles.append(picture)
     for place, n in enumerate(sorted(range(count), key=lambda n: cases.rows[n]["dice"])):
         cases.rows[n]["tile"] = place
-    about = {"on": "test", "of": count, "decoder": "retrieved", "split": "group", "counts": {"labelled": 393, "unlabelled": 3540}, "method": "cers",
-             "evidence": "retrieved", "steps": 12000, **run}
+    about = {
+        "on": "test",
+        "of": count,
+        "decoder": "retrieved",
+        "split": "group",
+        "counts": {"labelled": 393, "unlabelled": 3540},
+        "method": "cers",
+        "evidence": "retrieved",
+        "steps": 12000,
+        **run,
+    }
     (model / "result.json").write_text(json.dumps(cases.result(config.name, "0" * 16, about)), encoding="utf-8")
     Image.fromarray(np.concatenate([np.concatenate(tiles[:10], 1), np.concatenate([*tiles[10:], *[tiles[0] * 0] * (20 - count)], 1)])).save(
-        model / "cases.png")
+        model / "cases.png"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +141,11 @@ def finish(folder: Path, run: Path) -> Path:
 def test_without_installed_models_there_is_the_shipped_one(keeper):
     assert keeper.rows()[0][1] == "in use" and len(keeper.rows()) == 1
     page = keeper.page
-    assert not any(b.enabled for b in (page.use, page.back, page.delete, page.compare, page.renew)) and page.export.enabled and page.importFile.enabled
+    assert (
+        not any(b.enabled for b in (page.use, page.back, page.delete, page.compare, page.renew))
+        and page.export.enabled
+        and page.importFile.enabled
+    )
     assert "not measured" in page.view.figures.text and page.view.cardSection.isVisibleTo(page.page) and not page.view.plots.nodes()
     assert page.view.facts.text.count("<tr>") >= 3
 

@@ -32,8 +32,10 @@ AT_FILE_SCOPE = set(sys.stdlib_module_names) | {"slicer", "qt", "ctk", "vtk", "n
 @pytest.mark.parametrize(("cmake_file", "name"), sorted(package_lists.expected()))
 def test_lists_name_every_file_and_no_other(cmake_file, name):
     files, tree = package_lists.listed(cmake_file, name), package_lists.expected()[cmake_file, name]
-    assert {"absent": sorted(set(files) - set(tree)), "not packaged": sorted(set(tree) - set(files))} == {"absent": [], "not packaged": []}, (
-        "run: python Testing/package_lists.py")
+    assert {"absent": sorted(set(files) - set(tree)), "not packaged": sorted(set(tree) - set(files))} == {
+        "absent": [],
+        "not packaged": [],
+    }, "run: python Testing/package_lists.py"
     assert len(files) == len(set(files))
 
 
@@ -47,14 +49,21 @@ def test_an_unlisted_and_an_absent_file_are_noticed(tmp_path, monkeypatch):
     assert package_lists.update() == []
     (tmp_path / "cers" / "case" / "extra.py").touch()
     (tmp_path / "cers" / "errors.py").unlink()
-    files, tree = (set(package_lists.listed("cers/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS")),
-                   set(package_lists.expected()["cers/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS"]))
+    files, tree = (
+        set(package_lists.listed("cers/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS")),
+        set(package_lists.expected()["cers/CMakeLists.txt", "MODULE_PYTHON_SCRIPTS"]),
+    )
     assert files - tree == {"errors.py"} and tree - files == {"case/extra.py"}
     assert package_lists.update() == ["cers/CMakeLists.txt"]
 
 
 def test_nothing_collides_when_the_modules_are_flattened_into_one_folder():
-    placed = [f for m in MODULES for n in ("MODULE_PYTHON_SCRIPTS", "MODULE_PYTHON_RESOURCES") for f in package_lists.listed(f"{m}/CMakeLists.txt", n)]
+    placed = [
+        f
+        for m in MODULES
+        for n in ("MODULE_PYTHON_SCRIPTS", "MODULE_PYTHON_RESOURCES")
+        for f in package_lists.listed(f"{m}/CMakeLists.txt", n)
+    ]
     placed += package_lists.listed("CMakeLists.txt", "CERS_RESOURCES")
     assert [f for f, n in Counter(placed).items() if n > 1] == []
     assert [f for f in placed if f.startswith(("..", "/", "cers/"))] == []
@@ -73,9 +82,21 @@ def test_configures_and_installs_and_the_installed_package_works(tmp_path):
         pytest.skip("cmake is not installed: the CMake files are compared with the tree only")
     build, target = tmp_path / "build", tmp_path / "installed"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    steps = (["cmake", *generator, "-S", str(ROOT), "-B", str(build), f"-DSlicer_DIR={ROOT / 'Testing' / 'Host' / 'cmake'}", "-DBUILD_TESTING=ON",
-              "-DCMAKE_C_COMPILER_FORCED=TRUE", "-DCMAKE_CXX_COMPILER_FORCED=TRUE"],
-             ["cmake", "--install", str(build), "--prefix", str(target), "--component", "RuntimeLibraries"])
+    steps = (
+        [
+            "cmake",
+            *generator,
+            "-S",
+            str(ROOT),
+            "-B",
+            str(build),
+            f"-DSlicer_DIR={ROOT / 'Testing' / 'Host' / 'cmake'}",
+            "-DBUILD_TESTING=ON",
+            "-DCMAKE_C_COMPILER_FORCED=TRUE",
+            "-DCMAKE_CXX_COMPILER_FORCED=TRUE",
+        ],
+        ["cmake", "--install", str(build), "--prefix", str(target), "--component", "RuntimeLibraries"],
+    )
     for step in steps:
         done = subprocess.run(step, capture_output=True, text=True, check=False, timeout=120)
         if "compiler" in done.stderr and "could not find" in done.stderr.lower():
@@ -86,8 +107,15 @@ def test_configures_and_installs_and_the_installed_package_works(tmp_path):
         assert (folder / f"{module}.py").is_file() and (folder / "Resources" / "UI" / f"{module}.ui").is_file()
         assert (folder / "Resources" / "Icons" / f"{module}.png").is_file()
     code = "import cers, cers.pool, cers.worker\nfrom cers.resources import resource\nprint(cers.__file__, resource('terminology.json'), sep='\\n')"
-    done = subprocess.run([sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
-                          env={"PYTHONPATH": str(folder), "PATH": ""}, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(folder), "PATH": ""},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     assert [Path(line).is_relative_to(folder) for line in done.stdout.split()] == [True, True]
 
@@ -112,13 +140,25 @@ def _s4ext() -> dict[str, str]:
 def test_catalogue_entries_agree_with_the_project():
     entry, old = json.loads((ROOT / "CERS.json").read_text(encoding="utf-8")), _s4ext()
     assert re.search(r"^project\((\w+)\)", CMAKE, re.MULTILINE)[1] == "CERS"
-    allowed = {"$schema", "category", "scm_url", "scm_revision", "scm_type", "build_dependencies", "dicom_support_rule", "build_subdirectory", "enabled", "tier"}
+    allowed = {
+        "$schema",
+        "category",
+        "scm_url",
+        "scm_revision",
+        "scm_type",
+        "build_dependencies",
+        "dicom_support_rule",
+        "build_subdirectory",
+        "enabled",
+        "tier",
+    }
     assert set(entry) <= allowed and {"$schema", "category", "scm_url", "scm_revision"} <= set(entry)
     value = dict(re.findall(r'^set\(EXTENSION_(\w+) "([^"]*)"\)', CMAKE, re.MULTILINE))
     assert entry["build_dependencies"] == [value["DEPENDS"]] == [old["depends"]]
     assert (entry["scm_url"], entry["scm_revision"], entry["category"]) == (old["scmurl"], old["scmrevision"], old["category"])
     assert [old[k] for k in ("homepage", "description", "iconurl", "screenshoturls", "contributors")] == [
-        value[k] for k in ("HOMEPAGE", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "CONTRIBUTORS")]
+        value[k] for k in ("HOMEPAGE", "DESCRIPTION", "ICONURL", "SCREENSHOTURLS", "CONTRIBUTORS")
+    ]
     assert entry["scm_url"].removesuffix(".git") == value["HOMEPAGE"] and value["HOMEPAGE"].endswith("/SlicerCERS")
 
 
@@ -208,7 +248,9 @@ def test_form_uses_only_what_the_classes_have(host, module):
 
 def test_form_with_an_invented_property_is_noticed(host, tmp_path):
     text = (ROOT / "CERSKnowledgePool" / "Resources" / "UI" / "CERSKnowledgePool.ui").read_text(encoding="utf-8")
-    (tmp_path / "form.ui").write_text(text.replace('name="settingKey"', 'name="settingsKey"').replace('name="wordWrap"', 'name="wrapWords"'), encoding="utf-8")
+    (tmp_path / "form.ui").write_text(
+        text.replace('name="settingKey"', 'name="settingsKey"').replace('name="wordWrap"', 'name="wrapWords"'), encoding="utf-8"
+    )
     problems = " ".join(_form_problems(tmp_path / "form.ui"))
     assert "ctkPathLineEdit has no property settingsKey" in problems and "QLabel has no property wrapWords" in problems
 
@@ -281,7 +323,7 @@ def test_widget_can_be_made_without_a_parent(no_window, scene, name):
 @pytest.mark.parametrize("name", MODULES)
 def test_reload_gives_a_working_panel(no_window, scene, name):
     module = _loaded(no_window, name)
-    module._widget = None           # a panel of its own, whatever panels earlier tests left and closed
+    module._widget = None  # a panel of its own, whatever panels earlier tests left and closed
     module.widgetRepresentation().enter()
     before = module.widgetRepresentation().self()
     before.onReload()

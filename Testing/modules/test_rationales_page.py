@@ -6,8 +6,9 @@ import os
 import sys
 
 import pytest
-from cers.pool import Pool
 from poolroom import RATIONALES, ROOT, pool_folder, user  # noqa: F401 - fixtures
+
+from cers.pool import Pool
 
 sys.path.append(str(ROOT / "Testing" / "rationale"))
 from writerkit import always, echo, serving  # noqa: E402
@@ -55,7 +56,7 @@ class Writer:
 def writer(user, pool_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("CERS_CONFIG", str(tmp_path / "config"))
     monkeypatch.setenv("CERS_API_KEY", KEY)
-    user.control.rationales.worker.stop()              # so that the next one inherits these
+    user.control.rationales.worker.stop()  # so that the next one inherits these
     user.choose(pool_folder)
     writer = Writer(user)
     for combo in (writer.page.writer, writer.page.scope, writer.page.key):

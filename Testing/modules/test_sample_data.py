@@ -20,8 +20,19 @@ class SampleDataLogic:
     registered: list[dict] = []
 
     @staticmethod
-    def registerCustomSampleDataSource(category="Custom", sampleName=None, uris=None, fileNames=None, nodeNames=None, customDownloader=None,
-                                       thumbnailFileName=None, loadFileType="VolumeFile", loadFiles=None, loadFileProperties={}, checksums=None):
+    def registerCustomSampleDataSource(
+        category="Custom",
+        sampleName=None,
+        uris=None,
+        fileNames=None,
+        nodeNames=None,
+        customDownloader=None,
+        thumbnailFileName=None,
+        loadFileType="VolumeFile",
+        loadFiles=None,
+        loadFileProperties={},
+        checksums=None,
+    ):
         SampleDataLogic.registered.append(dict(locals()))
 
 
@@ -43,7 +54,9 @@ def test_registered_when_the_application_has_started(host, sample_data):
     assert [s["sampleName"] for s in sample_data] == ["Brain tumour (MR)", "Brain tumour (MR) with expert mask"]
     for source in sample_data:
         count = len(source["uris"])
-        assert all(len(source[k]) == count for k in ("fileNames", "nodeNames", "loadFileType", "checksums")) and source["category"] == "CERS"
+        assert (
+            all(len(source[k]) == count for k in ("fileNames", "nodeNames", "loadFileType", "checksums")) and source["category"] == "CERS"
+        )
         assert all(u.startswith("https://") and u.endswith(f) for u, f in zip(source["uris"], source["fileNames"]))
         assert source["checksums"] == [f"SHA256:{d}" for d in FILES["brain1"][:count]]
         icon = QImage(source["thumbnailFileName"])

@@ -12,7 +12,7 @@ from cers.pool import Pool
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-EDITOR = '''
+EDITOR = """
 from slicer.ScriptedLoadableModule import ScriptedLoadableModule, ScriptedLoadableModuleWidget
 
 
@@ -24,7 +24,7 @@ class SegmentEditor(ScriptedLoadableModule):
 
 class SegmentEditorWidget(ScriptedLoadableModuleWidget):
     pass
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def paint(segmentation, volume, mask) -> None:
     import slicer
     from CERSSegmentLib import SegmentationResult
 
-    slicer.util.updateSegmentBinaryLabelmapFromArray(mask.astype(np.uint8), segmentation, SegmentationResult.ownSegments(segmentation)["tumor"], volume)
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        mask.astype(np.uint8), segmentation, SegmentationResult.ownSegments(segmentation)["tumor"], volume
+    )
 
 
 def add(user) -> str:
@@ -105,11 +107,15 @@ def test_correct_add_and_the_next_volume_is_segmented_with_it(user, model, pool,
     corrected = phantom.head(7)[1]
     paint(user.segmentation, volume, corrected)
     mine = user.segmentation.GetSegmentation().AddEmptySegment("mine", "Mine")
-    user.segmentation.GetDisplayNode().SetSegmentVisibility(user.segmentation.GetSegmentation().GetNthSegmentID(0), False)     # must not matter
+    user.segmentation.GetDisplayNode().SetSegmentVisibility(
+        user.segmentation.GetSegmentation().GetNthSegmentID(0), False
+    )  # must not matter
     sentence = add(user)
     host.screenshot(user.window, screenshots / "segment_added.png")
     assert user.said[0][0] == "good" and "added to the pool" in sentence and "Mine" in sentence, sentence
-    assert user.control.controller.key == key and user.segmentation.GetSegmentation().GetSegment(mine) is not None       # saving does not advance
+    assert (
+        user.control.controller.key == key and user.segmentation.GetSegmentation().GetSegment(mine) is not None
+    )  # saving does not advance
     from cers.case import PlaneView
     from cers.pool.corrections import proposal
 
@@ -156,8 +162,11 @@ def test_what_cannot_be_added_is_told_in_one_sentence(user, model, pool, monkeyp
     assert "empty" in add(user)
     paint(user.segmentation, volume, phantom.head(7)[1])
     ask = user.logic.worker.request
-    monkeypatch.setattr(user.logic.worker, "request", lambda method, params=None, *a, **k: ask(
-        method, {**params, "read_only": True} if method == "open_pool" else params, *a, **k))
+    monkeypatch.setattr(
+        user.logic.worker,
+        "request",
+        lambda method, params=None, *a, **k: ask(method, {**params, "read_only": True} if method == "open_pool" else params, *a, **k),
+    )
     sentence = add(user)
     assert user.said[0][0] == "error" and "can only be read" in sentence
     with Pool.open(pool) as kept:
@@ -218,7 +227,7 @@ def test_mask_is_read_in_the_volumes_grid(host, scene, loaded, moved):
     expected = np.where(array == 1, 1, 0)
     expected[:1, :, :3] = 2
     assert np.array_equal(read(), expected)
-    if not moved:                   # the segmentation alone is moved, by one voxel along i
+    if not moved:  # the segmentation alone is moved, by one voxel along i
         parent = SelfTest.makeTransform(segmentation)
         shift = np.eye(4)
         shift[:3, 3] = SelfTest.MATRIX[:3, 0]

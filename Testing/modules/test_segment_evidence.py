@@ -91,17 +91,49 @@ def test_a_new_slice_never_holds_up_the_application(user, host, monkeypatch, boa
     rationale = describe(slicer.util.arrayFromVolume(volume)[0], labelmap[0] > 0, (1.0, 1.0), modality="MR", plane="axial").to_dict()
     rows, columns = np.indices((size, size))
     names = [f"case{n:02d}" for n in range(2 * count + REFERENCES)]
-    cases = {name: {"id": name, "labels": {"1": "tumor"}, "diagnosis": "glioma", "spacing": [0.5, 0.5], "rationale": rationale,
-                    "image": np.random.default_rng(n).integers(60, 200, (size, size)).astype(np.uint8),
-                    "mask": (((rows - 220) / 60) ** 2 + ((columns - 200 - n) / 70) ** 2 < 1).astype(np.uint8)} for n, name in enumerate(names)}
-    slices = [{"plane": "axial", "index": n, "array_index": n, "rationale": rationale, "pixels": 5400, "disagreement": 0.1, "confidence": 0.9,
-               "coverage": {"value": 0.9, "covered": True, "message": "Close cases in this pool."},
-               "references": [{"id": names[2 * n + r], "rank": r + 1, "visual": 0.9, "cot": 0.8, "weight": 0.2, "influence": 0.1, "pinned": False}
-                              for r in range(REFERENCES)],
-               "rejected": [{"id": names[r], "stage": "cot", "reason": "Its texture is homogeneous, that of this slice is not.", "visual": 0.5,
-                             "cot": 0.2} for r in range(8)]} for n in range(count)]
+    cases = {
+        name: {
+            "id": name,
+            "labels": {"1": "tumor"},
+            "diagnosis": "glioma",
+            "spacing": [0.5, 0.5],
+            "rationale": rationale,
+            "image": np.random.default_rng(n).integers(60, 200, (size, size)).astype(np.uint8),
+            "mask": (((rows - 220) / 60) ** 2 + ((columns - 200 - n) / 70) ** 2 < 1).astype(np.uint8),
+        }
+        for n, name in enumerate(names)
+    }
+    slices = [
+        {
+            "plane": "axial",
+            "index": n,
+            "array_index": n,
+            "rationale": rationale,
+            "pixels": 5400,
+            "disagreement": 0.1,
+            "confidence": 0.9,
+            "coverage": {"value": 0.9, "covered": True, "message": "Close cases in this pool."},
+            "references": [
+                {"id": names[2 * n + r], "rank": r + 1, "visual": 0.9, "cot": 0.8, "weight": 0.2, "influence": 0.1, "pinned": False}
+                for r in range(REFERENCES)
+            ],
+            "rejected": [
+                {
+                    "id": names[r],
+                    "stage": "cot",
+                    "reason": "Its texture is homogeneous, that of this slice is not.",
+                    "visual": 0.5,
+                    "cot": 0.2,
+                }
+                for r in range(8)
+            ],
+        }
+        for n in range(count)
+    ]
     summary = {"labels": {"1": "tumor"}, "volume_ml": {"tumor": 1.0}, "seconds": {"total": 1.0}, "slices": slices, "provenance": {}}
-    monkeypatch.setattr(user.logic, "case", lambda identifier, _pool, receiver: qt.QTimer.singleShot(5, lambda: receiver(cases[identifier])))
+    monkeypatch.setattr(
+        user.logic, "case", lambda identifier, _pool, receiver: qt.QTimer.singleShot(5, lambda: receiver(cases[identifier]))
+    )
     user.logic.finished.emit(EvidenceModel.EvidenceModel(summary, labelmap, VolumeInput.worldGeometry(volume), volume, segmentation, box))
     host.process(0.3)
     if board:
@@ -109,12 +141,14 @@ def test_a_new_slice_never_holds_up_the_application(user, host, monkeypatch, boa
         host.process(0.5)
     worst = scroll(host, [n + 0.01 for n in range(count)])
     print(f"longest pass of the event loop after a new slice: median {np.median(worst):.0f} ms, max {max(worst):.0f} ms")
-    assert np.median(worst) < 50            # the longest one also tells how busy the machine is
+    assert np.median(worst) < 50  # the longest one also tells how busy the machine is
     shown = user.control.board.columns if board else user.control.evidence.cards
 
     def up_to_date() -> bool:
-        return all(card.identifier == r["id"] and card.picture._picture is user.control.controller.casePicture(r["id"]) is not None
-                   for card, r in zip(shown, user.evidence["references"], strict=True))
+        return all(
+            card.identifier == r["id"] and card.picture._picture is user.control.controller.casePicture(r["id"]) is not None
+            for card, r in zip(shown, user.evidence["references"], strict=True)
+        )
 
     host.wait_for(up_to_date, 20, "the five cards of the last slice")
     host.process(0.2)
@@ -144,13 +178,20 @@ def test_evidence_is_saved_and_loaded_with_the_scene(user, model, pool, host, tm
     user.wait()
     host.process(0.2)
     key, before = controller.key, controller.model
-    words = [label.text for label in (user.control.evidence.place, user.control.evidence.coverage, user.control.evidence.trust,
-                                      user.control.evidence.queryWords)]
+    words = [
+        label.text
+        for label in (
+            user.control.evidence.place,
+            user.control.evidence.coverage,
+            user.control.evidence.trust,
+            user.control.evidence.queryWords,
+        )
+    ]
     if kind.endswith("mrml"):
         (tmp_path / "files").mkdir()
         for node, name in ((volume, "head.nrrd"), (user.segmentation, "lesions.seg.nrrd")):
             assert slicer.util.saveNode(node, str(tmp_path / "files" / name))
-    user.logic.worker.stop()                    # a new day: no worker holds anything
+    user.logic.worker.stop()  # a new day: no worker holds anything
     save_and_load(host, tmp_path / ("files" if kind.endswith("mrml") else ".") / kind)
     after = controller.model
     assert after is not None and after is not before and after.alive and after.segmentation is user.segmentation
@@ -160,8 +201,15 @@ def test_evidence_is_saved_and_loaded_with_the_scene(user, model, pool, host, tm
         assert [r["reason"] for r in after.slices[where]["rejected"]] == [r["reason"] for r in entry["rejected"]]
     assert after.choice(key).dropped == {dropped} and after.pool == str(pool)
     controller.show(key)
-    assert words == [label.text for label in (user.control.evidence.place, user.control.evidence.coverage, user.control.evidence.trust,
-                                              user.control.evidence.queryWords)]
+    assert words == [
+        label.text
+        for label in (
+            user.control.evidence.place,
+            user.control.evidence.coverage,
+            user.control.evidence.trust,
+            user.control.evidence.queryWords,
+        )
+    ]
     references = user.evidence["references"]
     assert references
     host.wait_for(lambda: all(controller.casePicture(r["id"]) for r in references), 60, "the pictures from the pool")
@@ -189,7 +237,7 @@ def test_evidence_is_written_into_the_scene_in_portions(user, model, pool, host)
         next(steps)
         assert not node.GetText()
     user.control.keeper.keep(shown)
-    user.control.keeper.keep(shown)             # once more before the first is done: the last one counts
+    user.control.keeper.keep(shown)  # once more before the first is done: the last one counts
     host.wait_for(lambda: node.GetText() == text, 10, "the evidence in the scene")
     user.control.keeper.keep(shown)
     user.control.keeper.forget(shown.segmentation)
@@ -213,6 +261,6 @@ def test_what_is_missing_after_loading_is_told(user, model, pool, host, tmp_path
     node.SetText(node.GetText()[:1000])
     save_and_load(host, tmp_path / "cut.mrb")
     assert user.control.controller.model is None and "cannot be read" in user.status()
-    slicer.mrmlScene.RemoveNode(user.segmentation)          # its evidence goes with it
+    slicer.mrmlScene.RemoveNode(user.segmentation)  # its evidence goes with it
     host.process(0.1)
     assert not [n for n in slicer.util.getNodesByClass("vtkMRMLTextNode") if n.GetAttribute(EvidenceRecord.ROLE)]

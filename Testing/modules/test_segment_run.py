@@ -112,8 +112,11 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     for card, reference in zip(cards, user.evidence["references"]):
         assert f"visual\u00a0{reference['visual']:.2f}" in card.scores.text and "influence" in card.scores.text
         image = card.picture.pixmap.toImage()
-        cyan = sum(qt.QColor(image.pixel(x, y)).blue() > qt.QColor(image.pixel(x, y)).red() + 60
-                   for x in range(image.width()) for y in range(image.height()))
+        cyan = sum(
+            qt.QColor(image.pixel(x, y)).blue() > qt.QColor(image.pixel(x, y)).red() + 60
+            for x in range(image.width())
+            for y in range(image.height())
+        )
         assert cyan > 40, "the expert's contour is not in the picture"
     for part in ("Texture", "Boundary", "Context", "Summary"):
         assert part in user.control.evidence.queryWords.text
@@ -142,7 +145,7 @@ def test_evidence_follows_the_view_and_steps_over_lesion_slices(user, kit, model
     if len(lesions) > 1:
         user.control.evidence.next.click()
         assert controller.key == ("axial", lesions[1])
-    host.app.layoutManager().sliceWidget("Yellow").sliceLogic().SetSliceOffset(3)     # a plane that was not decoded: nothing changes
+    host.app.layoutManager().sliceWidget("Yellow").sliceLogic().SetSliceOffset(3)  # a plane that was not decoded: nothing changes
     key = controller.key
     host.process(0.2)
     assert controller.key == key
@@ -317,7 +320,9 @@ def test_scene_closed_in_mid_run(user, kit, model):
     assert user.control.parameter.inputVolume is None and user.control.parameter.node.GetScene() is not None
 
 
-@pytest.mark.parametrize("what, word", [("model", "model"), ("pool", "pool"), ("no model folder", "does not exist"), ("no pool folder", "does not exist")])
+@pytest.mark.parametrize(
+    "what, word", [("model", "model"), ("pool", "pool"), ("no model folder", "does not exist"), ("no pool folder", "does not exist")]
+)
 def test_wrong_model_and_unreadable_pool(user, kit, model, tmp_path, what, word):
     (tmp_path / "wrong").mkdir()
     (tmp_path / "wrong" / "config.json").write_text("{}")
@@ -354,8 +359,11 @@ def test_missing_package_is_told(user, kit, model, tmp_path, monkeypatch):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(\"No module named 'torch'\")\n")
     program, arguments, variables = WorkerClient.workerCommand()
     user.logic.worker.stop()
-    monkeypatch.setattr(user.logic.worker, "command", lambda: (
-        program, arguments, {**variables, "PYTHONPATH": f"{tmp_path}{os.pathsep}{variables['PYTHONPATH']}"}))
+    monkeypatch.setattr(
+        user.logic.worker,
+        "command",
+        lambda: (program, arguments, {**variables, "PYTHONPATH": f"{tmp_path}{os.pathsep}{variables['PYTHONPATH']}"}),
+    )
     monkeypatch.setattr(InstallLogic, "missing", lambda: ["torch>=2.2"])
     user.choose(volume_of(kit), "", model)
     user.press()

@@ -32,7 +32,7 @@ def part(lib):
 
 def test_self_test_of_the_module(host, scene, part, monkeypatch):
     """What "Reload and Test" runs inside the application."""
-    monkeypatch.setattr(part("InstallLogic"), "missing", lambda: ["a package"])       # the run itself is tested elsewhere
+    monkeypatch.setattr(part("InstallLogic"), "missing", lambda: ["a package"])  # the run itself is tested elsewhere
     module = load(host, ROOT)
     sys.modules["CERSSegment"].CERSSegmentTest().runTest()
     unload(host, module)
@@ -40,11 +40,17 @@ def test_self_test_of_the_module(host, scene, part, monkeypatch):
 
 def test_nothing_heavy_is_imported():
     """In a process of its own, since other tests import what they need."""
-    script = ("import sys; sys.path[:0] = sys.argv[1:]; import slicerhost; host = slicerhost.start(); "
-              "host.enter_module(host.load_module(sys.argv[2] + '/CERSSegment.py')); "
-              "print(sorted({'torch', 'faiss', 'transformers', 'SimpleITK', 'pydicom'} & set(sys.modules)))")
-    done = subprocess.run([sys.executable, "-c", script, str(ROOT / "Testing" / "Host"), str(ROOT / "CERSSegment")], capture_output=True, text=True,
-                          timeout=300)
+    script = (
+        "import sys; sys.path[:0] = sys.argv[1:]; import slicerhost; host = slicerhost.start(); "
+        "host.enter_module(host.load_module(sys.argv[2] + '/CERSSegment.py')); "
+        "print(sorted({'torch', 'faiss', 'transformers', 'SimpleITK', 'pydicom'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(ROOT / "Testing" / "Host"), str(ROOT / "CERSSegment")],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.stdout.strip().splitlines()[-1:] == ["[]"], done.stderr
 
 
@@ -58,18 +64,27 @@ def test_parameter_survives_nonsense_in_a_scene(host, scene, part):
     assert module.parameterNode() is node
 
 
-@pytest.mark.parametrize("kind, words", [("vector", "2 values"), ("colour", "colour image"), ("labels", "label map"), ("4-D", "4-D volume"), ("empty", "empty")])
+@pytest.mark.parametrize(
+    "kind, words", [("vector", "2 values"), ("colour", "colour image"), ("labels", "label map"), ("4-D", "4-D volume"), ("empty", "empty")]
+)
 def test_volumes_that_are_refused(host, scene, part, kind, words):
     import slicer
     import vtk
 
-    classes = {"labels": "vtkMRMLLabelMapVolumeNode", "4-D": "vtkMRMLDiffusionWeightedVolumeNode", "vector": "vtkMRMLVectorVolumeNode",
-               "colour": "vtkMRMLVectorVolumeNode", "empty": "vtkMRMLScalarVolumeNode"}
+    classes = {
+        "labels": "vtkMRMLLabelMapVolumeNode",
+        "4-D": "vtkMRMLDiffusionWeightedVolumeNode",
+        "vector": "vtkMRMLVectorVolumeNode",
+        "colour": "vtkMRMLVectorVolumeNode",
+        "empty": "vtkMRMLScalarVolumeNode",
+    }
     node = slicer.mrmlScene.AddNewNodeByClass(classes[kind], kind)
     if kind != "empty":
         image = vtk.vtkImageData()
         image.SetDimensions(5, 4, 3)
-        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR if kind == "colour" else vtk.VTK_SHORT, {"vector": 2, "colour": 3, "4-D": 6}.get(kind, 1))
+        image.AllocateScalars(
+            vtk.VTK_UNSIGNED_CHAR if kind == "colour" else vtk.VTK_SHORT, {"vector": 2, "colour": 3, "4-D": 6}.get(kind, 1)
+        )
         node.SetAndObserveImageData(image)
     sentence = part("VolumeInput").reject(node)
     assert words in sentence and sentence.endswith(".") and kind in sentence
@@ -127,8 +142,11 @@ def test_patient_identifier_leaves_only_as_pseudonym(host, scene, part):
     node = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     patient = node.CreateSubjectItem(node.GetSceneItemID(), "Jane Doe")
     node.SetItemAttribute(patient, constants.GetDICOMPatientIDAttributeName(), "4711")
-    node.SetItemAttribute(patient, constants.GetDICOMLevelAttributeName() if hasattr(constants, "GetDICOMLevelAttributeName") else "Level",
-                          constants.GetDICOMLevelPatient())
+    node.SetItemAttribute(
+        patient,
+        constants.GetDICOMLevelAttributeName() if hasattr(constants, "GetDICOMLevelAttributeName") else "Level",
+        constants.GetDICOMLevelPatient(),
+    )
     node.SetItemParent(node.GetItemByDataNode(volume), patient)
     node.SetItemAttribute(node.GetItemByDataNode(volume), constants.GetDICOMSeriesModalityAttributeName(), "MR")
     from cers.case.dicom import pseudonym
@@ -144,11 +162,16 @@ def test_picture_has_true_proportions_and_the_contour_where_it_belongs(host, par
     mask = np.zeros((20, 40), np.uint8)
     mask[5:15, 10:30] = 1
     picture = pictures.Picture(np.full((20, 40), 100, np.uint8), mask, spacing=(2.0, 1.0), colour=(1.0, 0.0, 0.0))
-    image = pictures.pixmap(picture, 200, 200).toImage()          # 40 mm x 40 mm fills the square
-    red = [(x, y) for x in range(200) for y in range(200) if qt.QColor(image.pixel(x, y)).red() > 180 and qt.QColor(image.pixel(x, y)).green() < 90]
+    image = pictures.pixmap(picture, 200, 200).toImage()  # 40 mm x 40 mm fills the square
+    red = [
+        (x, y)
+        for x in range(200)
+        for y in range(200)
+        if qt.QColor(image.pixel(x, y)).red() > 180 and qt.QColor(image.pixel(x, y)).green() < 90
+    ]
     assert abs(min(x for x, _ in red) - 50) <= 2 and abs(max(x for x, _ in red) - 150) <= 2
     assert abs(min(y for _, y in red) - 50) <= 2 and abs(max(y for _, y in red) - 150) <= 2
-    fine = pictures.pixmap(picture, 200, 200, ratio=2.0)         # a screen of high resolution: as large, of twice as many pixels
+    fine = pictures.pixmap(picture, 200, 200, ratio=2.0)  # a screen of high resolution: as large, of twice as many pixels
     assert (fine.width(), fine.height(), fine.devicePixelRatio()) == (400, 400, 2.0)
     assert pictures.drawn(picture, 200, 200, 2.0) and not pictures.drawn(picture, 200, 200, 1.5)
     without = pictures.pixmap(picture, 200, 200, contour=False).toImage()
@@ -167,10 +190,17 @@ def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
     words, palette = part("Words"), qt.QPalette()
     rationale = {"statements": [{"part": "summary", "text": "<script>bad</script> & more"}]}
     assert "<script>" not in words.rationaleHtml(rationale, palette)
-    evidence = {"rejected": [{"id": "abcdef0123", "stage": "compatibility", "reason": "a <b>CT</b> case"},
-                             {"id": "123456789a", "stage": "limit", "reason": "Not needed."},
-                             {"id": "bcdef01234", "stage": "compatibility", "reason": "a <b>CT</b> case"}],
-                "coverage": {"covered": False, "message": "No close case in this pool."}, "pixels": 10, "disagreement": 0.5, "confidence": 0.8}
+    evidence = {
+        "rejected": [
+            {"id": "abcdef0123", "stage": "compatibility", "reason": "a <b>CT</b> case"},
+            {"id": "123456789a", "stage": "limit", "reason": "Not needed."},
+            {"id": "bcdef01234", "stage": "compatibility", "reason": "a <b>CT</b> case"},
+        ],
+        "coverage": {"covered": False, "message": "No close case in this pool."},
+        "pixels": 10,
+        "disagreement": 0.5,
+        "confidence": 0.8,
+    }
     rejected = words.rejectedHtml(evidence, palette)
     assert rejected.count("a &lt;b&gt;CT&lt;/b&gt; case") == 1 and "(abcdef01, bcdef012)" in rejected and rejected.count("<p") == 2
     assert words.coverage(evidence) == (False, "No close case in this pool.")
@@ -210,8 +240,15 @@ def test_install_goes_through_the_pytorch_extension_and_pip_ensure(host, part, m
     extension.PyTorchUtilsLogic = PyTorchUtilsLogic
     monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
     monkeypatch.setattr(slicer.util, "pip_install", lambda _list: pytest.fail("pip was used"))
-    monkeypatch.setattr(install, "_packagingModule", lambda: types.SimpleNamespace(
-        pip_ensure=lambda requirements, skip_packages, prompt_install, requester: calls.append(([str(r) for r in requirements], skip_packages))))
+    monkeypatch.setattr(
+        install,
+        "_packagingModule",
+        lambda: types.SimpleNamespace(
+            pip_ensure=lambda requirements, skip_packages, prompt_install, requester: calls.append(
+                ([str(r) for r in requirements], skip_packages)
+            )
+        ),
+    )
     assert install.install(["torch>=2.2", "rich>=13"], confirm=lambda _sentence: True)
     assert calls == [(False, ">=2.2"), (["rich>=13"], ["numpy", "SimpleITK", "pydicom", "vtk"])]
 
@@ -281,8 +318,12 @@ elif sys.argv[4] == "stopped just now":
 @pytest.mark.parametrize("how", ["module unloaded", "stopped just now", "without a word"])
 def test_nothing_is_complained_about_when_the_application_ends(how):
     """A process whose QProcess is taken down while it runs calls back into what is gone."""
-    done = subprocess.run([sys.executable, "-c", EXIT, str(ROOT), str(ROOT / "Testing" / "Host"), str(ROOT / "CERSSegment"), how],
-                          capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", EXIT, str(ROOT), str(ROOT / "Testing" / "Host"), str(ROOT / "CERSSegment"), how],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert (done.returncode, done.stderr) == (0, "")
     pid, folder = done.stdout.split()
     assert not os.path.exists(folder)
@@ -309,7 +350,10 @@ def test_interpreter_of_the_worker(host, part, monkeypatch, tmp_path):
     assert (paths.packageFolder() / "cers").is_dir()
 
 
-@pytest.mark.parametrize("line, words", [("ModuleNotFoundError: No module named 'torch'", "No module named 'torch'"), ("MemoryError", "memory"), ("", "unexpectedly")])
+@pytest.mark.parametrize(
+    "line, words",
+    [("ModuleNotFoundError: No module named 'torch'", "No module named 'torch'"), ("MemoryError", "memory"), ("", "unexpectedly")],
+)
 def test_crash_sentences(host, part, line, words):
     assert words in part("WorkerClient").crashSentence(["Traceback", line])
 
@@ -321,9 +365,11 @@ def client_of(part, tmp_path, script: str, **options):
 
 
 def test_client_starts_late_and_again(host, part, tmp_path):
-    script = ("import json, sys\nprint('a library that prints')\nprint(json.dumps({'type': 'ready', 'protocol': 1}), flush=True)\n"
-              "for line in sys.stdin:\n    r = json.loads(line)\n    if r['method'] == 'die': sys.exit(3)\n"
-              "    print(json.dumps({'id': r['id'], 'type': 'result', 'result': {'echo': r['params']}}), flush=True)\n")
+    script = (
+        "import json, sys\nprint('a library that prints')\nprint(json.dumps({'type': 'ready', 'protocol': 1}), flush=True)\n"
+        "for line in sys.stdin:\n    r = json.loads(line)\n    if r['method'] == 'die': sys.exit(3)\n"
+        "    print(json.dumps({'id': r['id'], 'type': 'result', 'result': {'echo': r['params']}}), flush=True)\n"
+    )
     client, results, errors = client_of(part, tmp_path, script), [], []
     assert client.state == "stopped"
     for n in range(3):
@@ -344,7 +390,7 @@ def test_client_starts_late_and_again(host, part, tmp_path):
 
 def test_client_tells_of_another_version_and_of_no_start(host, part, tmp_path):
     errors = []
-    client = client_of(part, tmp_path, "print('{\"type\": \"ready\", \"protocol\": 99}', flush=True)\ninput()\n")
+    client = client_of(part, tmp_path, 'print(\'{"type": "ready", "protocol": 99}\', flush=True)\ninput()\n')
     client.request("hello", onError=lambda *e: errors.append(e))
     host.wait_for(lambda: errors, 20)
     assert "another version" in errors[0][1]
@@ -363,7 +409,9 @@ def test_client_kills_a_worker_that_does_not_answer_a_cancel(host, part, tmp_pat
     import time
 
     errors = []
-    client = client_of(part, tmp_path, "import time\nprint('{\"type\": \"ready\", \"protocol\": 1}', flush=True)\ntime.sleep(60)\n", killAfter=300)
+    client = client_of(
+        part, tmp_path, 'import time\nprint(\'{"type": "ready", "protocol": 1}\', flush=True)\ntime.sleep(60)\n', killAfter=300
+    )
     identifier = client.request("segment", onError=lambda *e: errors.append(e))
     host.wait_for(lambda: client.state == "ready", 20)
     start = time.monotonic()
@@ -382,4 +430,8 @@ def test_what_the_query_was_measured_on_is_said(host, part):
     assert "final mask is empty" in words.queryHtml({"rationale": rationale, "pixels": 0}, (0.5, 0.8), palette)
     found_late = words.queryHtml({"rationale": None, "pixels": 250}, (0.5, 0.8), palette)
     assert "first mask is empty" in found_late and "1.00 cm²" in found_late
-    assert "Nothing was found" in words.queryHtml({"rationale": None, "pixels": 0}, (0.5, 0.8), palette) == words.queryHtml(None, (1, 1), palette)
+    assert (
+        "Nothing was found"
+        in words.queryHtml({"rationale": None, "pixels": 0}, (0.5, 0.8), palette)
+        == words.queryHtml(None, (1, 1), palette)
+    )

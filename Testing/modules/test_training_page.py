@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from poolroom import ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
+
 from cers.pool import Pool
 from cers.training import runs
 from cers.training.config import TrainConfig
-from poolroom import ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 
 sys.path.append(str(ROOT / "Testing" / "training"))
 from pictures import write  # noqa: E402
@@ -35,7 +36,7 @@ def root(tmp_path, host):
     host.qt.QSettings().setValue("CERS/RunsFolder", str(folder))
     yield folder
     host.qt.QSettings().remove("CERS/RunsFolder")
-    for run in runs.list_runs(folder):              # nothing may train on after a test
+    for run in runs.list_runs(folder):  # nothing may train on after a test
         for record in (runs.LAUNCH, runs.STATUS):
             facts = runs._record(run.folder / record) or {}
             if run.live and facts.get("pid"):
@@ -52,8 +53,17 @@ class Trainee:
         self.said: list[str] = []
 
     def settings(self, data, **changes) -> dict:
-        return {**SMALL, "data": str(data), "method": "supervised", "evidence": "none", "minutes": 0.05, "device": "cpu", "threads": 1,
-                "validate": 2, **changes}
+        return {
+            **SMALL,
+            "data": str(data),
+            "method": "supervised",
+            "evidence": "none",
+            "minutes": 0.05,
+            "device": "cpu",
+            "threads": 1,
+            "validate": 2,
+            **changes,
+        }
 
     def wait(self, condition, what: str, seconds: float = 240) -> None:
         def looked():
@@ -97,7 +107,7 @@ def trainee(root, user):
 def plots_in(scene) -> list:
     kinds = ("vtkMRMLPlotChartNode", "vtkMRMLPlotSeriesNode", "vtkMRMLPlotViewNode", "vtkMRMLTableNode", "vtkMRMLScriptedModuleNode")
     nodes = [scene.GetNthNodeByClass(n, kind) for kind in kinds for n in range(scene.GetNumberOfNodesByClass(kind))]
-    return [n for n in nodes if not n.GetSingletonTag()]        # another module keeps its parameters in one
+    return [n for n in nodes if not n.GetSingletonTag()]  # another module keeps its parameters in one
 
 
 def test_the_form_begins_with_what_training_begins_with(trainee):
@@ -115,7 +125,15 @@ def test_the_form_begins_with_what_training_begins_with(trainee):
 
 
 def test_a_form_filled_from_a_run_gives_the_same_settings(trainee, data):
-    changes = {"unlabelled": [str(data)], "size": 96, "labelled": 0.3, "seed": 7, "lr": 0.0005, "device": "cuda", "initial": "/some/weights"}
+    changes = {
+        "unlabelled": [str(data)],
+        "size": 96,
+        "labelled": 0.3,
+        "seed": 7,
+        "lr": 0.0005,
+        "device": "cuda",
+        "initial": "/some/weights",
+    }
     wanted = trainee.settings(data, **changes)
     trainee.page.form.fill(wanted, "again")
     given = trainee.page.form.settings()
@@ -141,7 +159,7 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     page.startButton.click()
     assert page.check.running and page.checkButton.text == "Stop the check" and not page.startButton.enabled
     words = trainee.checked()
-    assert words == "", words                      # nothing spoke against it: it was started at once
+    assert words == "", words  # nothing spoke against it: it was started at once
     run = trainee.reach("running", "finished")
     assert run.name == "Erster Lauf" and run.folder.parent == root and not list(root.glob(".check*"))
     assert "not" not in trainee.ui.messageLabel.text and "goes on when Slicer is closed" in trainee.ui.messageLabel.text
@@ -154,8 +172,9 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     curves = {name for name, points in history.curves.items() if len(points) > 1}
     assert {n.GetYColumnName() for n in series} == curves >= {"plain", "null", "retrieved", "gain"}
     table = next(n for n in series if n.GetYColumnName() == "gain").GetTableNode().GetTable()
-    assert [(int(table.GetValue(r, 0).ToInt()), round(table.GetValue(r, 1).ToFloat(), 5)) for r in range(table.GetNumberOfRows())] == \
-        [(s, round(v, 5)) for s, v in history.curves["gain"]]
+    assert [(int(table.GetValue(r, 0).ToInt()), round(table.GetValue(r, 1).ToFloat(), 5)) for r in range(table.GetNumberOfRows())] == [
+        (s, round(v, 5)) for s, v in history.curves["gain"]
+    ]
     assert view.exampleSlider.maximum == len(runs.examples(run.folder)) - 1 >= 2 and not view.examplePicture.pixmap.isNull()
     assert "Held-out" in view.exampleLabel.text and "finished" in view.log.toPlainText()
     trainee.host.screenshot(trainee.host.window, screenshots / "training_run.png")
@@ -167,7 +186,7 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     scene.Commit()
     assert "CERSTraining" not in scene.GetSceneXMLString() and "Evidence gain" not in scene.GetSceneXMLString()
     scene.SetSaveToXMLString(0)
-    scene.Clear(0)                                   # closing the scene takes the curves away; they come back
+    scene.Clear(0)  # closing the scene takes the curves away; they come back
     trainee.host.process(0.05)
     assert page.view.plots.nodes() and all(scene.IsNodePresent(n) for n in page.view.plots.nodes())
     page.list.table.clearSelection()
@@ -219,7 +238,7 @@ def test_stopped_resumed_killed_and_attached_again(trainee, user, data, root, sc
     other.reach("running")
     page.list.again()
     trainee.reach("running")
-    page.resume.click()                              # disabled: nothing happens
+    page.resume.click()  # disabled: nothing happens
     page.onResume()
     assert "at work already" in trainee.ui.messageLabel.text
     asked = page.confirm
@@ -252,7 +271,7 @@ def test_failures_are_told_in_plain_words(trainee, data, root, monkeypatch):
     page.form.fill(trainee.settings(root / "gone"))
     page.checkButton.click()
     assert "There is no data folder" in trainee.checked()
-    shutil.rmtree(run.folder)                        # while it is shown
+    shutil.rmtree(run.folder)  # while it is shown
     page.list.again()
     assert page.list.current is None and page.view.frame.isHidden()
     monkeypatch.setenv("CERS_PYTHON", "/no/such/python")
@@ -274,8 +293,18 @@ def test_out_of_memory_offers_a_batch_that_fits(trainee, data, root):
     folder = runs.new_folder(root, "zu groß")
     runs.write_record(folder / runs.SETTINGS, trainee.settings(data, groups=4))
     batch = {"groups": 2, "members": 3, "unlabelled_members": 1, "size": 64}
-    runs.write_record(folder / runs.STATUS, {"state": "failed", "error": "There was not enough memory for 4 groups.", "proposal": batch,
-                                             "host": socket.gethostname(), "updated": time.time(), "pid": 1, "step": 5})
+    runs.write_record(
+        folder / runs.STATUS,
+        {
+            "state": "failed",
+            "error": "There was not enough memory for 4 groups.",
+            "proposal": batch,
+            "host": socket.gethostname(),
+            "updated": time.time(),
+            "pid": 1,
+            "step": 5,
+        },
+    )
     page.list.again()
     page.list.select("zu groß")
     assert not page.view.smaller.isHidden() and "2 groups of 3 + 1 pictures" in page.view.smaller.text
@@ -285,9 +314,15 @@ def test_out_of_memory_offers_a_batch_that_fits(trainee, data, root):
     page.stop.click()
     trainee.reach("stopped", "finished")
     # the same, found by the check
-    report = {"counts": {"labelled": 3, "unlabelled": 0, "validation": 1, "test": 0}, "labels": ["tumor"], "groups": 3, "split_by": "group",
-              "leaks": {"found": False, "words": ""}, "may_start": True,
-              "estimate": {"steps": None, "fits": False, "proposal": batch, "memory": None, "memory_free": 1e9, "device": "cuda"}}
+    report = {
+        "counts": {"labelled": 3, "unlabelled": 0, "validation": 1, "test": 0},
+        "labels": ["tumor"],
+        "groups": 3,
+        "split_by": "group",
+        "leaks": {"found": False, "words": ""},
+        "may_start": True,
+        "estimate": {"steps": None, "fits": False, "proposal": batch, "memory": None, "memory_free": 1e9, "device": "cuda"},
+    }
     page.form.fill(trainee.settings(data, groups=4))
     page._startAfter = True
     page._onReport(page.form.settings(), report)
@@ -300,11 +335,13 @@ def test_a_hundred_runs_do_not_hold_up_the_application(trainee, root, data):
     for n in range(100):
         folder = runs.new_folder(root, f"run {n:03d}")
         runs.write_record(folder / runs.SETTINGS, {"data": "x"})
-        runs.write_record(folder / runs.STATUS, {"state": "finished", "step": n, "share": 1.0, "updated": 1.7e9 + n, "host": socket.gethostname()})
+        runs.write_record(
+            folder / runs.STATUS, {"state": "finished", "step": n, "share": 1.0, "updated": 1.7e9 + n, "host": socket.gethostname()}
+        )
         lines = (f'{{"step": {s}, "loss": {1 / (s + 1)}}}\n{{"step": {s}, "validation_plain": 0.{s % 90 + 10}}}\n' for s in range(400))
         (folder / runs.METRICS).write_text("".join(lines))
     slowest, page = 0.0, trainee.page
-    for _ in range(400):                             # a look takes its time in slices
+    for _ in range(400):  # a look takes its time in slices
         page.list._listed = 0.0
         begun = time.process_time()
         page.list.look()
@@ -317,7 +354,7 @@ def test_a_hundred_runs_do_not_hold_up_the_application(trainee, root, data):
     page.list.select("run 050")
     shown = time.process_time() - begun
     print(f"look {1000 * slowest:.0f} ms, show {1000 * shown:.0f} ms")
-    assert max(slowest, shown) < 2 * GUI_MS / 1000   # of this process; the machine may be busy with other things
+    assert max(slowest, shown) < 2 * GUI_MS / 1000  # of this process; the machine may be busy with other things
 
 
 def test_shots(trainee, data, user, pool_folder, screenshots):

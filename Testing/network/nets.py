@@ -7,15 +7,41 @@ import torch
 from cers.network.evidence import References
 from cers.network.model import CersNet, NetworkConfig
 
-RESNET = {"kind": "transformers", "config": {
-    "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic",
-    "num_channels": 1, "out_features": ["stage1", "stage2", "stage3", "stage4"]}}
-CONVNEXT = {"kind": "transformers", "config": {
-    "model_type": "convnext", "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "num_channels": 3,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"]}}
-SWIN = {"kind": "transformers", "config": {
-    "model_type": "swin", "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 2, 2, 4], "window_size": 4, "image_size": 64, "num_channels": 3,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"]}}
+RESNET = {
+    "kind": "transformers",
+    "config": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "num_channels": 1,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+}
+CONVNEXT = {
+    "kind": "transformers",
+    "config": {
+        "model_type": "convnext",
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 1, 1],
+        "num_channels": 3,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+}
+SWIN = {
+    "kind": "transformers",
+    "config": {
+        "model_type": "swin",
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 2, 2, 4],
+        "window_size": 4,
+        "image_size": 64,
+        "num_channels": 3,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+}
 RATIONALE = 20
 
 
@@ -23,8 +49,18 @@ def make(encoder: dict = RESNET, labels: tuple[str, ...] = ("lesion",), seed: in
     """An untrained network in eval mode whose batch normalisation has seen data, so that no two stages are trivially alike."""
     torch.manual_seed(seed)
     scales = 5 if encoder["kind"] == "efficientnet-lite0" else 4
-    net = CersNet(NetworkConfig(labels=list(labels), encoder=encoder, widths=[8, 12, 16, 20][: scales - 1], deepest=24, key_channels=16,
-                                rationale=RATIONALE, align=12, **settings))
+    net = CersNet(
+        NetworkConfig(
+            labels=list(labels),
+            encoder=encoder,
+            widths=[8, 12, 16, 20][: scales - 1],
+            deepest=24,
+            key_channels=16,
+            rationale=RATIONALE,
+            align=12,
+            **settings,
+        )
+    )
     net.train()
     with torch.no_grad():
         for _ in range(2):

@@ -22,8 +22,11 @@ def net() -> CersNet:
     return make()
 
 
-@pytest.mark.parametrize(("encoder", "labels"), [(LITE0, ("lesion",)), (RESNET, ("core", "edema")), (CONVNEXT, ("a", "b", "c")), (SWIN, ("lesion",))],
-                         ids=["lite0", "resnet", "convnext", "swin"])
+@pytest.mark.parametrize(
+    ("encoder", "labels"),
+    [(LITE0, ("lesion",)), (RESNET, ("core", "edema")), (CONVNEXT, ("a", "b", "c")), (SWIN, ("lesion",))],
+    ids=["lite0", "resnet", "convnext", "swin"],
+)
 @pytest.mark.parametrize("size", [(64, 64), (97, 130), (33, 47)])
 def test_any_backbone_any_size_any_labels(encoder, labels, size):
     scene = Scene(make(encoder, labels), h=size[0], w=size[1])
@@ -221,21 +224,43 @@ def test_an_image_of_the_wrong_shape_is_refused(net, shape):
         net.encode(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("encoder", [
-    {}, {"kind": "vgg"}, {"kind": "efficientnet-lite0", "weights": "x"}, {"kind": "transformers"}, {"kind": "transformers", "config": {}},
-    {"kind": "transformers", "config": {"model_type": "no-such-model"}}, {"kind": "transformers", "config": {"hidden_sizes": [8]}},
-    {"kind": "transformers", "path": "/no/such/folder"}, {"kind": "transformers", "colour": "red"},
-    {"kind": "transformers", "config": {"model_type": "bert"}},
-    {"kind": "transformers", "config": {**RESNET["config"], "out_features": ["stage3", "stage4"]}},
-    {"kind": "transformers", "config": {**RESNET["config"], "out_features": ["stage9"]}}])
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        {},
+        {"kind": "vgg"},
+        {"kind": "efficientnet-lite0", "weights": "x"},
+        {"kind": "transformers"},
+        {"kind": "transformers", "config": {}},
+        {"kind": "transformers", "config": {"model_type": "no-such-model"}},
+        {"kind": "transformers", "config": {"hidden_sizes": [8]}},
+        {"kind": "transformers", "path": "/no/such/folder"},
+        {"kind": "transformers", "colour": "red"},
+        {"kind": "transformers", "config": {"model_type": "bert"}},
+        {"kind": "transformers", "config": {**RESNET["config"], "out_features": ["stage3", "stage4"]}},
+        {"kind": "transformers", "config": {**RESNET["config"], "out_features": ["stage9"]}},
+    ],
+)
 def test_an_encoder_that_cannot_be_built_is_refused_in_one_sentence(encoder):
     with pytest.raises(ModelError) as caught:
         build_encoder(encoder)
     assert str(caught.value).strip().endswith(".") and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"widths": [8, 8]}, {"labels": []}, {"widths": [8, 0, 8]}, {"widths": "abc"}, {"deepest": 30}, {"key_channels": -1},
-                                      {"align": "many"}, {"labels": "lesion"}, {"rationale": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"widths": [8, 8]},
+        {"labels": []},
+        {"widths": [8, 0, 8]},
+        {"widths": "abc"},
+        {"deepest": 30},
+        {"key_channels": -1},
+        {"align": "many"},
+        {"labels": "lesion"},
+        {"rationale": 0},
+    ],
+)
 def test_a_wrong_architecture_is_refused(settings):
     with pytest.raises(ModelError):
         CersNet(NetworkConfig(**{"encoder": RESNET, "widths": [8, 12, 16], **settings}))
@@ -315,7 +340,7 @@ def test_a_mask_of_its_own_picture_separates_it_and_another_does_not():
     masks = blobs(4, 1, 32, 32)
     keys = [torch.randn(4, 6, 32, 32) * 0.3 for _ in range(3)]
     for key in keys:
-        key[:, 0] += 3 * masks[:, 0]                 # what lies in the mask looks different
+        key[:, 0] += 3 * masks[:, 0]  # what lies in the mask looks different
     evidence = Evidence([8, 8, 8, 8], 1, 6, RATIONALE)
     own, other, none = (evidence.separation(*moments(keys, m)) for m in (masks, masks.roll(1, 0), masks * 0))
     assert (own > other + 0.15).all() and (own > none + 0.15).all()

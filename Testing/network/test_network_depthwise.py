@@ -14,8 +14,19 @@ def ordinary(layer: DepthwiseConv2d, x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(F.pad(x, (total // 2, total - total // 2) * 2), layer.weight, None, layer.stride, 0, 1, layer.groups)
 
 
-@pytest.mark.parametrize(("kernel", "stride", "size"), [(3, 1, (9, 11)), (5, 1, (6, 6)), (7, 1, (24, 20)), (3, 2, (32, 32)), (3, 2, (20, 26)),
-                                                        (5, 2, (16, 18)), (5, 2, (64, 40)), (7, 1, (3, 5))])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "size"),
+    [
+        (3, 1, (9, 11)),
+        (5, 1, (6, 6)),
+        (7, 1, (24, 20)),
+        (3, 2, (32, 32)),
+        (3, 2, (20, 26)),
+        (5, 2, (16, 18)),
+        (5, 2, (64, 40)),
+        (7, 1, (3, 5)),
+    ],
+)
 def test_values_and_both_gradients_are_those_of_conv2d(kernel, stride, size):
     torch.manual_seed(0)
     layer = DepthwiseConv2d(6, kernel, stride).double()

@@ -29,14 +29,29 @@ def head(shape=(120, 100), seed=0) -> np.ndarray:
     return stack
 
 
-@pytest.mark.parametrize(("shape", "spacing"), [
-    ((240, 240), (1.0, 1.0)), ((97, 130), (1.0, 1.0)), ((512, 512), (0.45, 0.45)), ((64, 64), (3.0, 3.0)), ((40, 200), (5.0, 1.0)), ((200, 40), (1.0, 5.0)),
-    ((301, 99), (0.7, 1.9)), ((224, 224), (1.0, 1.0)), ((33, 47), (4.0, 4.0))])
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [
+        ((240, 240), (1.0, 1.0)),
+        ((97, 130), (1.0, 1.0)),
+        ((512, 512), (0.45, 0.45)),
+        ((64, 64), (3.0, 3.0)),
+        ((40, 200), (5.0, 1.0)),
+        ((200, 40), (1.0, 5.0)),
+        ((301, 99), (0.7, 1.9)),
+        ((224, 224), (1.0, 1.0)),
+        ((33, 47), (4.0, 4.0)),
+    ],
+)
 @pytest.mark.parametrize("box", ["whole", "middle", "corner", "opposite corner"])
 def test_a_mask_survives_the_way_there_and_back(shape, spacing, box):
     rows, columns = shape
-    box = {"whole": (0, rows, 0, columns), "middle": (rows // 5, rows - rows // 5, columns // 6, columns - columns // 4),
-           "corner": (0, rows * 2 // 3, 0, columns * 2 // 3), "opposite corner": (rows // 3, rows, columns // 3, columns)}[box]
+    box = {
+        "whole": (0, rows, 0, columns),
+        "middle": (rows // 5, rows - rows // 5, columns // 6, columns - columns // 4),
+        "corner": (0, rows * 2 // 3, 0, columns * 2 // 3),
+        "opposite corner": (rows // 3, rows, columns // 3, columns),
+    }[box]
     centre, radii = ((box[0] + box[1] - 1) / 2, (box[2] + box[3] - 1) / 2), ((box[1] - box[0]) * 0.42, (box[3] - box[2]) * 0.42)
     mask = disk(shape, centre, radii)
     frame = Frame.around(box, shape, spacing, SIZE)
@@ -51,7 +66,7 @@ def test_a_mask_survives_the_way_there_and_back(shape, spacing, box):
 
 def test_the_frame_is_square_in_millimetres():
     shape, spacing = (40, 200), (5.0, 1.0)
-    mask = disk(shape, (19.5, 99.5), (12, 60))                      # a circle of 60 mm
+    mask = disk(shape, (19.5, 99.5), (12, 60))  # a circle of 60 mm
     frame = Frame.around((0, 40, 0, 200), shape, spacing, SIZE)
     small = frame.crop(mask[None].astype(np.float32))[0, 0].numpy() > 0.5
     assert abs(small.any(1).sum() - small.any(0).sum()) <= 4

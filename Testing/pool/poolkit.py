@@ -19,7 +19,7 @@ def case(n: int = 0, *, size: int = 48, **fields) -> Case:
     rng = np.random.default_rng(n)
     image = rng.integers(0, 1000, (size, size)).astype(np.int16)
     mask = np.zeros((size, size), np.uint8)
-    mask[10:20, 12 + n % 8:30] = 1
+    mask[10:20, 12 + n % 8 : 30] = 1
     return Case(image, mask, {1: "tumor"}, **fields)
 
 

@@ -13,7 +13,7 @@ from poolkit import case, python, rationale
 from cers.case import Case, Rationale, Statement
 from cers.errors import InputError, PoolError
 from cers.pool import Pool, Query, select
-from cers.pool.database import FILE, _SCHEMA
+from cers.pool.database import _SCHEMA, FILE
 
 
 @pytest.fixture
@@ -30,9 +30,16 @@ def old_pool(folder):
         pool.review(case_id, "flagged", reviewer="R", note="blurred")
         pool.set_vectors("image", "m", [case_id], np.ones((1, 4)))
     with sqlite3.connect(folder / FILE) as db:
-        for statement in ("DELETE FROM provenance WHERE action IN ('reviewed', 'rationale')", "DROP INDEX cases_edited",
-                          "ALTER TABLE cases DROP COLUMN edited_hash", "ALTER TABLE provenance DROP COLUMN who", "DROP TABLE trash_vectors",
-                          "DROP TABLE trash", "DROP TABLE uses", "PRAGMA user_version = 1"):
+        for statement in (
+            "DELETE FROM provenance WHERE action IN ('reviewed', 'rationale')",
+            "DROP INDEX cases_edited",
+            "ALTER TABLE cases DROP COLUMN edited_hash",
+            "ALTER TABLE provenance DROP COLUMN who",
+            "DROP TABLE trash_vectors",
+            "DROP TABLE trash",
+            "DROP TABLE uses",
+            "PRAGMA user_version = 1",
+        ):
             db.execute(statement)
         fresh = sqlite3.connect(":memory:")
         fresh.executescript(_SCHEMA)
@@ -44,7 +51,7 @@ def old_pool(folder):
 
 def test_pool_of_the_first_format_opens_and_loses_nothing(tmp_path):
     case_id = old_pool(tmp_path / "p")
-    with Pool.open(tmp_path / "p", read_only=True) as pool:            # as it is
+    with Pool.open(tmp_path / "p", read_only=True) as pool:  # as it is
         before = pool.hash()
         assert pool.get(case_id).rationale.text == "Texture: Second." and pool.trashed() == [] and pool.verify() == []
         assert pool.info()["cases"] == 1 and pool.audit()[0]["who"] is None and pool.find(case(1).content_hash) == [case_id]
@@ -57,7 +64,7 @@ def test_pool_of_the_first_format_opens_and_loses_nothing(tmp_path):
         assert (review["who"], review["after"], review["note"]) == ("R", "flagged", "blurred")
         pool.trash([case_id])
         assert len(pool) == 0
-    with Pool.open(tmp_path / "p") as pool:                            # a second opening upgrades nothing twice
+    with Pool.open(tmp_path / "p") as pool:  # a second opening upgrades nothing twice
         assert len(pool.audit()) == len(entries) + 1
 
 
@@ -135,15 +142,24 @@ def test_excluded_case_is_never_a_reference(pool):
 
 
 def test_rationale_edit_is_a_version_that_keeps_its_measurements(pool):
-    measured = Rationale([Statement("texture", "Hyperintense (+30 %).", "contrast", 30.0, "%", "Hyperintense 30%."),
-                          Statement("texture", "Fine."), Statement("summary", "A lesion.")], {"contrast": 30.0})
+    measured = Rationale(
+        [
+            Statement("texture", "Hyperintense (+30 %).", "contrast", 30.0, "%", "Hyperintense 30%."),
+            Statement("texture", "Fine."),
+            Statement("summary", "A lesion."),
+        ],
+        {"contrast": 30.0},
+    )
     case_id = pool.add(case(1, rationale=measured))
     assert pool.edit_rationale(case_id, {"texture": "Hyperintense (+30 %). Fine."}) == 1, "the same words are no new version"
     assert pool.edit_rationale(case_id, {"texture": "Hyperintense (+30 %).  With a dark rim. Odd."}, who="Ana") == 2
     now = pool.get(case_id).rationale
     assert now.writer == "person" and now.descriptors == {"contrast": 30.0} and now.part("summary") == "A lesion."
     assert [(s.text, s.descriptor) for s in now.statements if s.part == "texture"] == [
-        ("Hyperintense (+30 %).", "contrast"), ("With a dark rim.", None), ("Odd.", None)]
+        ("Hyperintense (+30 %).", "contrast"),
+        ("With a dark rim.", None),
+        ("Odd.", None),
+    ]
     assert [v["version"] for v in pool.version_list(case_id)] == [2, 1] and pool.rationale_versions(case_id)[0] == measured
     entry = next(e for e in pool.audit([case_id]) if e["field"] == "text")
     assert entry["who"] == "Ana" and "Fine." in entry["before"] and "dark rim" in entry["after"]
@@ -200,15 +216,17 @@ def test_trash_is_all_or_nothing(pool):
 def test_killed_while_trashing_and_restoring(tmp_path):
     with Pool.create(tmp_path / "p") as pool:
         ids = {pool.add(case(n)) for n in range(4)}
-    code = ("from cers.pool import Pool\np = Pool.open(sys.argv[1])\nprint('go', flush=True)\n"
-            "while True:\n n = p.trash(p.ids()[:2]); p.restore(n)")
+    code = (
+        "from cers.pool import Pool\np = Pool.open(sys.argv[1])\nprint('go', flush=True)\n"
+        "while True:\n n = p.trash(p.ids()[:2]); p.restore(n)"
+    )
     for _ in range(4):
         running = python(code, tmp_path / "p", wait=False)
         running.stdout.readline()
         running.stdout.close()
         try:
             running.wait(0.15)
-        except Exception:                   # noqa: BLE001 - it runs for ever
+        except Exception:  # noqa: BLE001 - it runs for ever
             running.kill()
         running.wait()
         running.stderr.close()
@@ -218,14 +236,14 @@ def test_killed_while_trashing_and_restoring(tmp_path):
 
 def test_audit_as_csv(pool, tmp_path):
     case_id = pool.add(case(1, source="=cmd|' /C calc'!A0", annotator="Ana"))
-    pool.edit([case_id], {"diagnosis": "Gliom, \"grün\""}, who="Jörg")
+    pool.edit([case_id], {"diagnosis": 'Gliom, "grün"'}, who="Jörg")
     pool.review(case_id, "approved", reviewer="Ana", note="ok")
     target = tmp_path / "audit.csv"
     target.write_text("old")
     assert pool.export_audit(target) == 3
     rows = list(csv.DictReader(target.open(encoding="utf-8-sig", newline="")))
     assert [r["action"] for r in rows] == ["added", "changed", "reviewed"]
-    assert rows[1]["after"] == "Gliom, \"grün\"" and rows[1]["who"] == "Jörg"
+    assert rows[1]["after"] == 'Gliom, "grün"' and rows[1]["who"] == "Jörg"
     assert rows[0]["note"].startswith("'="), "a spreadsheet must not run what a file was called"
     with pytest.raises(InputError, match="another folder"):
         pool.export_audit(tmp_path / "no" / "a.csv")
@@ -237,9 +255,14 @@ def test_read_only_pool_refuses_every_change(tmp_path):
     with Pool.create(tmp_path / "p") as pool:
         case_id = pool.add(case(1, rationale=rationale()))
     with Pool.open(tmp_path / "p", read_only=True) as pool:
-        for change in (lambda: pool.edit([case_id], {"modality": "MR"}), lambda: pool.trash([case_id]), lambda: pool.purge(),
-                       lambda: pool.edit_rationale(case_id, {"texture": "x."}), lambda: pool.review_cases([case_id], "approved"),
-                       lambda: pool.restore([1])):
+        for change in (
+            lambda: pool.edit([case_id], {"modality": "MR"}),
+            lambda: pool.trash([case_id]),
+            lambda: pool.purge(),
+            lambda: pool.edit_rationale(case_id, {"texture": "x."}),
+            lambda: pool.review_cases([case_id], "approved"),
+            lambda: pool.restore([1]),
+        ):
             with pytest.raises(PoolError, match="reading only"):
                 change()
         assert pool.matching(words="homogeneous") == [case_id] and pool.counts()["label"] == {"tumor": 1}
@@ -249,8 +272,18 @@ def test_read_only_pool_refuses_every_change(tmp_path):
 
 
 def test_facets_words_and_ranges(pool):
-    ids = [pool.add(case(n, modality=("MR", "CT")[n % 2], body_site="brain" if n < 3 else None, annotator="Ärztin",
-                         rationale=rationale("Homogeneous." if n else "Heterogeneous.", contrast=10.0 * n))) for n in range(5)]
+    ids = [
+        pool.add(
+            case(
+                n,
+                modality=("MR", "CT")[n % 2],
+                body_site="brain" if n < 3 else None,
+                annotator="Ärztin",
+                rationale=rationale("Homogeneous." if n else "Heterogeneous.", contrast=10.0 * n),
+            )
+        )
+        for n in range(5)
+    ]
     assert pool.matching() == ids and pool.matching({"modality": "CT"}) == [ids[1], ids[3]]
     assert pool.matching({"modality": ["MR"], "body_site": [None]}) == [ids[4]]
     assert pool.matching(words="ÄRZTIN heterogeneous") == [ids[0]] and pool.matching(words="100 %_") == []

@@ -70,11 +70,11 @@ def test_the_same_again_is_not_added_twice(pool, masks):
 
 def test_a_later_correction_replaces_the_earlier_one_which_stays(pool, masks):
     first = add(pool, masks[0])
-    second = add(pool, masks[1])                        # slices that were not touched are the same cases in both
+    second = add(pool, masks[1])  # slices that were not touched are the same cases in both
     old, new = set(first.ids) - set(second.ids), set(second.ids) - set(first.ids)
     assert old and set(second.replaced) == old and set(second.added) == new
     assert {m["id"] for m in pool.list() if m["review"] == "excluded"} == old
-    back = add(pool, masks[0])                          # the person changed their mind
+    back = add(pool, masks[0])  # the person changed their mind
     assert set(back.added) == old and set(back.replaced) == new
     assert {m["id"] for m in pool.list() if m["review"] == "excluded"} == new and len(pool) == len(set(first.ids) | set(second.ids))
 

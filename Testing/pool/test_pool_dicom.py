@@ -33,15 +33,29 @@ def make_seg(liver, volume, path, masks, kind="BINARY"):
 
     sources = [pydicom.dcmread(f) for f in sorted(liver[0].glob("*.dcm"))]
     for source in sources:
-        source.SpecificCharacterSet, source.PatientName = "ISO_IR 192", "Test^Patient"       # the writer is strict about what it copies
+        source.SpecificCharacterSet, source.PatientName = "ISO_IR 192", "Test^Patient"  # the writer is strict about what it copies
     view = np.linalg.inv(volume.geometry.ijkToRAS)
     positions = [np.array([*s.ImagePositionPatient, 1.0], float) * (-1, -1, 1, 1) for s in sources]
     order = [int(round((view @ p)[2])) for p in positions]
     code = CodedConcept("49755003", "SCT", "Morphologically Abnormal Structure")
     by_hand = hd.seg.SegmentAlgorithmTypeValues.MANUAL
     described = [hd.seg.SegmentDescription(n + 1, f"Läsion {n + 1}", code, code, by_hand) for n in range(masks.shape[3])]
-    seg = hd.seg.Segmentation(sources, masks[order], kind, described, hd.UID(), 1, hd.UID(), 1, "m", "m", "1", "1", omit_empty_frames=True,
-                              **({"max_fractional_value": 200} if kind == "FRACTIONAL" else {}))
+    seg = hd.seg.Segmentation(
+        sources,
+        masks[order],
+        kind,
+        described,
+        hd.UID(),
+        1,
+        hd.UID(),
+        1,
+        "m",
+        "m",
+        "1",
+        "1",
+        omit_empty_frames=True,
+        **({"max_fractional_value": 200} if kind == "FRACTIONAL" else {}),
+    )
     seg.save_as(path)
     return path
 
@@ -80,7 +94,7 @@ def test_folder_import_takes_dicom_series_and_seg(liver, tmp_path):
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP", "FRACTIONAL"])
 def test_encodings_segments_and_missing_frames(liver, volume, tmp_path, kind):
     masks = np.zeros((*volume.geometry.shape, 2), np.uint8)
-    masks[1, 100:120, 200:240, 0] = 1                       # a lesion in the middle slice only
+    masks[1, 100:120, 200:240, 0] = 1  # a lesion in the middle slice only
     masks[1, 150:160, 90:95, 1] = 1
     given = masks if kind != "FRACTIONAL" else masks * np.float32(0.75)
     path = make_seg(liver, volume, tmp_path / "s.dcm", given, kind)
@@ -124,7 +138,7 @@ def test_files_that_are_no_segmentation(liver, volume, tmp_path):
         read_dicom_seg(tmp_path / "none.dcm", volume.geometry)
     (tmp_path / "text.dcm").write_text("no DICOM")
     data = liver[1].read_bytes()
-    (tmp_path / "cut.dcm").write_bytes(data[:len(data) // 2])
+    (tmp_path / "cut.dcm").write_bytes(data[: len(data) // 2])
     (tmp_path / "head.dcm").write_bytes(data[:2000])
     for path in (tmp_path / "text.dcm", next(liver[0].glob("*.dcm")), tmp_path / "cut.dcm", tmp_path / "head.dcm", tmp_path):
         with pytest.raises(InputError):

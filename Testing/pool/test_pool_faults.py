@@ -134,8 +134,12 @@ with Pool.open(sys.argv[1]) as pool:
         assert len(selector.select(Query(np.eye(16)[0])).selected) == 1
         assert pool.get(sys.argv[2]).id == sys.argv[2] and pool.hash() and len(pool.list()) >= 10
 """
-    running = [python(add, tmp_path, "keep", wait=False), python(add, tmp_path, "delete", wait=False),
-               python(read, tmp_path, ids[0], wait=False), python(read, tmp_path, ids[1], wait=False)]
+    running = [
+        python(add, tmp_path, "keep", wait=False),
+        python(add, tmp_path, "delete", wait=False),
+        python(read, tmp_path, ids[0], wait=False),
+        python(read, tmp_path, ids[1], wait=False),
+    ]
     outputs = [p.communicate(timeout=120) for p in running]
     assert all(p.returncode == 0 for p in running), outputs
     with Pool.open(tmp_path) as pool:
@@ -153,7 +157,7 @@ def test_kill_loses_nothing_that_was_promised(tmp_path):
         process.send_signal(signal.SIGKILL)
         out, _ = process.communicate(timeout=60)
         lines = (first + out).split("\n")
-        promised |= {line for line in lines[:-1] if line}          # the last line may be cut short
+        promised |= {line for line in lines[:-1] if line}  # the last line may be cut short
         with Pool.open(tmp_path) as pool:
             assert promised <= set(pool.ids())
     with Pool.open(tmp_path) as pool:
@@ -211,9 +215,13 @@ def test_a_damaged_file_is_named_and_never_shown(tmp_path, damage):
             files = {i: tmp_path / "arrays" / f[:2] / f"{f}.npz" for i, f in db.execute("SELECT id, file FROM cases")}
         data = bytearray(files[bad].read_bytes())
         data[len(data) // 2] ^= 1
-        {"flip": lambda: files[bad].write_bytes(data), "cut": lambda: files[bad].write_bytes(data[:100]),
-         "empty": lambda: files[bad].write_bytes(b""), "gone": files[bad].unlink,
-         "swap": lambda: files[bad].write_bytes(files[good].read_bytes())}[damage]()
+        {
+            "flip": lambda: files[bad].write_bytes(data),
+            "cut": lambda: files[bad].write_bytes(data[:100]),
+            "empty": lambda: files[bad].write_bytes(b""),
+            "gone": files[bad].unlink,
+            "swap": lambda: files[bad].write_bytes(files[good].read_bytes()),
+        }[damage]()
         faults = pool.verify()
         assert [(f.id, f.kind) for f in faults] == [(bad, "array")] and bad in faults[0].message
         with pytest.raises(PoolError, match=f"ase {bad}"):
@@ -231,9 +239,11 @@ def test_verify_names_faults_in_the_database(tmp_path):
         with sqlite3.connect(tmp_path / "pool.sqlite") as db:
             db.execute("UPDATE rationales SET record = '{' WHERE case_id = ?", (ids[0],))
             db.execute("UPDATE cases SET content_hash = 'x' WHERE id = ?", (ids[1],))
-            db.execute("UPDATE vectors SET data = x'00' WHERE case_number = 3 AND "
-                       "set_number = (SELECT number FROM vector_sets WHERE kind = 'image')")
-            db.execute("DELETE FROM cases WHERE id = ?", (ids[3],))          # without foreign keys: leaves rows behind
+            db.execute(
+                "UPDATE vectors SET data = x'00' WHERE case_number = 3 AND "
+                "set_number = (SELECT number FROM vector_sets WHERE kind = 'image')"
+            )
+            db.execute("DELETE FROM cases WHERE id = ?", (ids[3],))  # without foreign keys: leaves rows behind
         db.close()
         faults = pool.verify()
         assert {(f.id, f.kind) for f in faults} == {(ids[0], "rationale"), (ids[1], "case"), (ids[2], "vector"), (None, "database")}
@@ -250,7 +260,7 @@ def test_a_damaged_database_is_said_plainly(tmp_path):
             pool.add(case(n, rationale=rationale("x" * 3000)))
     data = bytearray((tmp_path / "pool.sqlite").read_bytes())
     for page in range(2, len(data) // 4096):
-        data[page * 4096:page * 4096 + 64] = b"\xff" * 64
+        data[page * 4096 : page * 4096 + 64] = b"\xff" * 64
     (tmp_path / "pool.sqlite").write_bytes(data)
     with Pool.open(tmp_path, read_only=True) as pool:
         assert any(f.kind == "database" for f in pool.verify())
@@ -267,8 +277,12 @@ def test_reading_only_changes_nothing(tmp_path):
         case_id = pool.add(case(1))
     with Pool.open(tmp_path, read_only=True) as pool:
         assert pool.get(case_id).id == case_id and pool.index("thumbnail", "thumbnail-1").ids == [case_id]
-        for change in (lambda: pool.add(case(2)), lambda: pool.delete(case_id), lambda: pool.review(case_id, "flagged"),
-                       lambda: pool.set_vectors("image", "m", [case_id], np.ones((1, 2)))):
+        for change in (
+            lambda: pool.add(case(2)),
+            lambda: pool.delete(case_id),
+            lambda: pool.review(case_id, "flagged"),
+            lambda: pool.set_vectors("image", "m", [case_id], np.ones((1, 2))),
+        ):
             with pytest.raises(PoolError, match="reading only"):
                 change()
         assert pool.add(case(1)) == case_id, "nothing to write"
@@ -362,7 +376,8 @@ def test_a_locked_pool_is_waited_for(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_gets_its_own_connection(tmp_path):
-    out = python("""
+    out = python(
+        """
 import os
 from poolkit import case
 from cers.pool import Pool
@@ -374,7 +389,9 @@ if not child:
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 print(len(pool), len(pool.verify()))
-""", tmp_path)
+""",
+        tmp_path,
+    )
     assert out.split() == ["3", "0"]
 
 

@@ -69,7 +69,7 @@ def test_words_against_numbers(pool):
     measured = describe(image, disk, (1.0, 1.0), modality="MR")
     written = Rationale([Statement("texture", "A hypointense lesion.")], {}, "imported", "1")
     good = pool.add(Case(image, disk, {1: "t"}, rationale=measured, spacing=(1, 1), patient_id="a"))
-    bad = pool.add(Case(image, disk, {1: "u"}, rationale=written, spacing=(1, 1), patient_id="a"))      # measured anew
+    bad = pool.add(Case(image, disk, {1: "u"}, rationale=written, spacing=(1, 1), patient_id="a"))  # measured anew
     pool.add_rationale(good, measured)
     findings = [f for f in found(pool, "rationale")]
     assert [f.ids for f in findings] == [[bad]] and "hypointense" in findings[0].message
@@ -107,7 +107,7 @@ def test_measured_rationales_never_disagree_with_themselves(pool):
     for _ in range(30):
         image, mask = rng.normal(100, rng.uniform(1, 60), (60, 60)), np.zeros((60, 60))
         r, c = rng.integers(5, 40, 2)
-        mask[r:r + rng.integers(3, 20), c:c + rng.integers(3, 20)] = 1
+        mask[r : r + rng.integers(3, 20), c : c + rng.integers(3, 20)] = 1
         image = image + mask * rng.uniform(-90, 90)
         measured = describe(image, mask > 0, None)
         assert disagreements(measured, measured.descriptors) == []

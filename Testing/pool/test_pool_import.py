@@ -61,6 +61,7 @@ BOX = (slice(10, 30), slice(15, 35))
 
 # ---- volumes in memory
 
+
 def test_a_volume_gives_its_lesion_slices(pool):
     volume, mask = volume_and_mask()
     ids = import_volume(pool, volume, mask, {1: "tumor", 2: "unused"}, diagnosis="glioma", patient_id="p1")
@@ -126,7 +127,7 @@ def test_however_the_file_is_stored_the_case_looks_the_same(tmp_path, pool, dire
     """One head, stored with other axis orders, flips and handedness: the same display slices, hence the same cases."""
     volume, mask = volume_and_mask()
     first = import_volume(pool, volume, mask, {1: "lesion"})
-    source = np.argmax(np.abs(direction), axis=0)                 # stored axis c runs along the original axis source[c]
+    source = np.argmax(np.abs(direction), axis=0)  # stored axis c runs along the original axis source[c]
     flip = [direction[source[c], c] < 0 for c in range(3)]
     axes = [2 - source[2 - a] for a in range(3)]
 
@@ -163,13 +164,16 @@ def test_an_oblique_volume_shows_its_own_slices(tmp_path, pool):
 
 # ---- folders
 
+
 def test_pictures_with_a_table(tmp_path, pool):
     for n in range(3):
         picture(tmp_path / "i" / f"p{n}.jpg" if n else tmp_path / "i" / "p0.png", n)
         picture(tmp_path / "m" / f"p{n}.png", lesion=BOX)
-    (tmp_path / "t.csv").write_text("\ufeffimage,patient,group,modality,body_site,diagnosis,plane,annotator,label\n"
-                                    'p0.png,Müller,g1,MR,brain,"glioma, grade 4",axial,AB,tumor\np1,P2,,MR,brain,,Sagittal,,\n',
-                                    encoding="utf-8")
+    (tmp_path / "t.csv").write_text(
+        "\ufeffimage,patient,group,modality,body_site,diagnosis,plane,annotator,label\n"
+        'p0.png,Müller,g1,MR,brain,"glioma, grade 4",axial,AB,tumor\np1,P2,,MR,brain,,Sagittal,,\n',
+        encoding="utf-8",
+    )
     report = import_folder(pool, tmp_path / "i", tmp_path / "m", tmp_path / "t.csv", defaults={"annotator": "XY"})
     assert not report.faults and (report.added, report.images, report.unlisted) == (2, 2, ["p2"])
     a, b = (pool.get(i) for i in report.ids)
@@ -196,20 +200,51 @@ def test_each_wrong_row_is_named_and_the_others_imported(tmp_path, pool):
     (tmp_path / "m" / "nomask.png").unlink()
     picture(tmp_path / "m" / "empty.png", lesion=(slice(0), slice(0)))
     (tmp_path / "i" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing more")
-    lines = ["image,plane,label", "small,,", "nomask,,", "good,,", "empty,,", "broken,,", "twice,,", "twice,,", "absent,,",
-             "good2,oblique,", ",,x", "a,b", "labels,,1=core;x"]
+    lines = [
+        "image,plane,label",
+        "small,,",
+        "nomask,,",
+        "good,,",
+        "empty,,",
+        "broken,,",
+        "twice,,",
+        "twice,,",
+        "absent,,",
+        "good2,oblique,",
+        ",,x",
+        "a,b",
+        "labels,,1=core;x",
+    ]
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     report = import_folder(pool, tmp_path / "i", tmp_path / "m", tmp_path / "t.csv")
     faults = {f.line: str(f) for f in report.faults}
     assert report.images == 2 and len(pool) == 2 and set(faults) == {2, 3, 5, 6, 8, 9, 10, 11, 12, 13}
-    for line, words in {2: "grid", 3: "no mask", 5: "empty", 6: "broken", 8: "line 7", 9: "no image of this name", 10: "oblique",
-                        11: "names no image", 12: "2 cells", 13: "not understood"}.items():
+    for line, words in {
+        2: "grid",
+        3: "no mask",
+        5: "empty",
+        6: "broken",
+        8: "line 7",
+        9: "no image of this name",
+        10: "oblique",
+        11: "names no image",
+        12: "2 cells",
+        13: "not understood",
+    }.items():
         assert words in faults[line], faults[line]
 
 
-@pytest.mark.parametrize("text,words", [
-    ("image,colour\na,red\n", "'colour'"), ("name\na\n", "'name'"), ("patient\na\n", "no column 'image'"), ("", "is empty"),
-    ("image,image\na,b\n", "twice"), ('image\n"a\n', "quotation")])
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("image,colour\na,red\n", "'colour'"),
+        ("name\na\n", "'name'"),
+        ("patient\na\n", "no column 'image'"),
+        ("", "is empty"),
+        ("image,image\na,b\n", "twice"),
+        ('image\n"a\n', "quotation"),
+    ],
+)
 def test_a_table_that_makes_no_sense_is_refused_as_a_whole(tmp_path, pool, text, words):
     (tmp_path / "t.csv").write_text(text)
     with pytest.raises(InputError, match=words):
@@ -261,7 +296,7 @@ def test_label_names(tmp_path, pool):
         report = import_folder(pool, tmp_path / "i", tmp_path / "m", tmp_path / "t.csv", max_slices=1)
         assert not report.faults and pool.get(report.ids[0]).labels == names
     (tmp_path / "t.csv").write_text("image,label\nv.nii,tumor\n")
-    fault, = import_folder(pool, tmp_path / "i", tmp_path / "m", tmp_path / "t.csv").faults
+    (fault,) = import_folder(pool, tmp_path / "i", tmp_path / "m", tmp_path / "t.csv").faults
     assert "2 labels" in fault.message
 
 
@@ -271,7 +306,7 @@ def test_a_mask_on_another_grid_is_named(tmp_path, pool):
     moved = volume.geometry.ijkToRAS.copy()
     moved[0, 3] += 2
     write(tmp_path / "m" / "v.nii", mask, Geometry(moved, mask.shape))
-    fault, = import_folder(pool, tmp_path / "i", tmp_path / "m").faults
+    (fault,) = import_folder(pool, tmp_path / "i", tmp_path / "m").faults
     assert "grid" in fault.message and len(pool) == 0
 
 
@@ -298,13 +333,15 @@ def test_trouble_with_the_pool_ends_the_import(tmp_path, pool):
 
 # ---- real images
 
+
 def test_real_pictures_and_their_table(cers_data, tmp_path, pool):
     root = cers_data / "brisc2025"
     wanted = (root / "cases.csv").read_text().splitlines()
     rows = [line for line in wanted[1:] if ",train," in line][::800]
     (tmp_path / "t.csv").write_text("\n".join([wanted[0], *rows]) + "\n")
-    report = import_folder(pool, root / "images" / "train", root / "masks" / "train", tmp_path / "t.csv",
-                           defaults={"modality": "MR", "body_site": "brain"})
+    report = import_folder(
+        pool, root / "images" / "train", root / "masks" / "train", tmp_path / "t.csv", defaults={"modality": "MR", "body_site": "brain"}
+    )
     assert not report.faults and report.images == len(rows) == report.added
     c = pool.get(report.ids[0])
     reference = np.asarray(Image.open(root / "masks" / "train" / f"{rows[0].split(',')[0]}.png").convert("L")) > 127

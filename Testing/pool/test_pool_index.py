@@ -37,7 +37,7 @@ def test_same_answers_as_exhaustive_search(n):
             rows, scores = index.search(query, 20, allowed)
             truth = vectors @ query
             truth = np.where(True if allowed is None else allowed, truth, -9)
-            best = np.argsort(-truth)[:min(20, int(n if allowed is None else allowed.sum()))]
+            best = np.argsort(-truth)[: min(20, int(n if allowed is None else allowed.sum()))]
             assert len(rows) == len(best) and (np.diff(scores) <= 0).all() and np.allclose(scores, truth[rows], atol=1e-3)
             recall.append(len(set(rows) & set(best)) / len(best))
     assert np.mean(recall) >= 0.99
@@ -48,7 +48,7 @@ def test_equal_vectors_come_in_the_order_of_ids(tmp_path):
     with Pool.create(tmp_path) as pool:
         ids = [pool.add(case(n)) for n in range(6)]
         pool.set_vectors("image", "m", ids, np.ones((6, 8)))
-        assert [i for i, _ in pool.index("image", "m").nearest(np.ones(8) / 8**.5, 6)] == sorted(ids)
+        assert [i for i, _ in pool.index("image", "m").nearest(np.ones(8) / 8**0.5, 6)] == sorted(ids)
 
 
 def test_an_empty_index_finds_nothing(tmp_path):
@@ -69,42 +69,46 @@ def test_rebuilt_when_and_only_when_vectors_change(filled):
     new = filled.add(case(99))
     filled.set_vectors("image", "m", [new], np.ones((1, 20)))
     second = filled.index("image", "m")
-    assert new in second.ids and second.nearest(np.ones(20) / 20**.5, 1)[0][0] == new
+    assert new in second.ids and second.nearest(np.ones(20) / 20**0.5, 1)[0][0] == new
     filled.delete(new)
     assert new not in filled.index("image", "m").ids
 
 
 def test_a_change_by_another_process_is_seen(filled):
     filled.index("image", "m")
-    python("""
+    python(
+        """
 import numpy as np
 from poolkit import case
 from cers.pool import Pool
 with Pool.open(sys.argv[1]) as pool:
     pool.set_vectors("image", "m", [pool.add(case(77))], np.ones((1, 20)))
-""", filled.folder)
+""",
+        filled.folder,
+    )
     assert len(filled.index("image", "m")) == 13
 
 
 def test_kept_on_disk_and_used_by_the_next_process(filled, monkeypatch):
-    expected = filled.index("image", "m").nearest(np.ones(20) / 20**.5, 5)
+    expected = filled.index("image", "m").nearest(np.ones(20) / 20**0.5, 5)
     with Pool.open(filled.folder) as again:
-        monkeypatch.setattr(again, "vectors", None)             # would fail if the vectors were read
-        assert again.index("image", "m").nearest(np.ones(20) / 20**.5, 5) == expected
+        monkeypatch.setattr(again, "vectors", None)  # would fail if the vectors were read
+        assert again.index("image", "m").nearest(np.ones(20) / 20**0.5, 5) == expected
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "header", "empty", "garbage", "list"])
 def test_a_damaged_index_is_rebuilt(filled, damage):
-    expected = filled.index("image", "m").nearest(np.ones(20) / 20**.5, 5)
+    expected = filled.index("image", "m").nearest(np.ones(20) / 20**0.5, 5)
     path, data = file_of(filled), bytearray(file_of(filled).read_bytes())
     data[-20] ^= 0xFF
-    path.write_bytes({"flip": data, "cut": data[:-100], "header": data[5:], "empty": b"", "garbage": b"\xff" * 999,
-                      "list": b"[]\n[]\n"}[damage])
+    path.write_bytes(
+        {"flip": data, "cut": data[:-100], "header": data[5:], "empty": b"", "garbage": b"\xff" * 999, "list": b"[]\n[]\n"}[damage]
+    )
     with Pool.open(filled.folder) as again:
-        assert again.index("image", "m").nearest(np.ones(20) / 20**.5, 5) == expected
+        assert again.index("image", "m").nearest(np.ones(20) / 20**0.5, 5) == expected
     with Pool.open(filled.folder) as again:
         again.vectors = None
-        again.index("image", "m")                               # and the rebuilt one was kept
+        again.index("image", "m")  # and the rebuilt one was kept
 
 
 def test_an_index_of_another_pool_or_time_is_not_believed(filled, tmp_path_factory):
@@ -127,12 +131,15 @@ def test_a_full_disk_does_not_stop_the_search(filled, monkeypatch):
 
 
 def test_faiss_is_imported_only_when_needed(filled):
-    out = python("""
+    out = python(
+        """
 from cers.pool import Pool, Selector
 with Pool.open(sys.argv[1]) as pool:
     pool.list(); pool.get(pool.ids()[0]); pool.vectors("image", "m")
     print("faiss" in sys.modules, "torch" in sys.modules)
     pool.index("image", "m")
     print("faiss" in sys.modules, "torch" in sys.modules)
-""", filled.folder)
+""",
+        filled.folder,
+    )
     assert out.split() == ["False", "False", "True", "False"]

@@ -26,7 +26,7 @@ def test_axes_are_those_of_the_largest_spread_with_a_fixed_sign():
         _, singular, axes = np.linalg.svd(vectors - vectors.mean(0), full_matrices=False)
         wanted = (vectors - vectors.mean(0)) @ axes[:2].T
         np.testing.assert_allclose(np.abs(points), np.abs(wanted), atol=1e-3)
-        assert explained == pytest.approx((singular[:2] ** 2).sum() / (singular ** 2).sum(), rel=1e-4)
+        assert explained == pytest.approx((singular[:2] ** 2).sum() / (singular**2).sum(), rel=1e-4)
         np.testing.assert_array_equal(points, principal(vectors.copy())[0])
     for vectors in (np.zeros((0, 0)), np.zeros((1, 8)), np.ones((7, 3)), np.arange(4.0)[:, None]):
         points, explained = principal(vectors.astype(np.float32))

@@ -21,16 +21,32 @@ MACOS = """/dev/disk3s1 on / (apfs, sealed, local)
 """
 
 
-@pytest.mark.parametrize("folder, far", [("/data/a/pool", False), ("/mnt/group share/pool", True), ("/mnt/group share", True), ("/media/far/x", True),
-                                         ("/mnt/group share/scratch/pool", False), ("/media/near/x", False), ("/mnt/group", False)])
+@pytest.mark.parametrize(
+    "folder, far",
+    [
+        ("/data/a/pool", False),
+        ("/mnt/group share/pool", True),
+        ("/mnt/group share", True),
+        ("/media/far/x", True),
+        ("/mnt/group share/scratch/pool", False),
+        ("/media/near/x", False),
+        ("/mnt/group", False),
+    ],
+)
 def test_linux(folder, far):
     assert place.is_network(place.kind_of(Path(folder), place.linux_mounts(LINUX))) is far
 
 
 def test_macos_and_nonsense():
     mounts = place.macos_mounts(MACOS)
-    assert place.is_network(place.kind_of(Path("/Volumes/the share/pool"), mounts)) and not place.is_network(place.kind_of(Path("/opt/a"), mounts))
-    assert place.linux_mounts("garbage\n\n1 2 3 - \n") == {} and place.macos_mounts("what is this?") == {} and place.kind_of(Path("/a"), {}) == ""
+    assert place.is_network(place.kind_of(Path("/Volumes/the share/pool"), mounts)) and not place.is_network(
+        place.kind_of(Path("/opt/a"), mounts)
+    )
+    assert (
+        place.linux_mounts("garbage\n\n1 2 3 - \n") == {}
+        and place.macos_mounts("what is this?") == {}
+        and place.kind_of(Path("/a"), {}) == ""
+    )
 
 
 def journal(folder: Path) -> str:

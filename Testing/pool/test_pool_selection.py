@@ -61,6 +61,7 @@ def only(selection, case_id):
 
 # ---- the plain way
 
+
 def test_the_most_similar_come_first(bench):
     ids = [bench.add(v) for v in (0.6, 0.9, 0.7, 0.95, 0.55, 0.8, 0.4)]
     s = bench.select()
@@ -71,15 +72,18 @@ def test_the_most_similar_come_first(bench):
     json.dumps([r.to_dict() for r in s.selected] + [r.to_dict() for r in s.rejected] + [s.coverage.to_dict()])
 
 
-@pytest.mark.parametrize("fields,query,reason", [
-    ({"volume_id": "qv"}, {}, "Not used: same volume as the image being segmented."),
-    ({"patient_id": "qp"}, {}, "Not used: same patient as the image being segmented."),
-    ({"group": "qg"}, {}, "Not used: same group of related images as the image being segmented."),
-    ({"review": "excluded"}, {}, "Not used: a reviewer excluded it from use as evidence."),
-    ({}, {"content_hash": case(1).content_hash}, "Not used: it is the very picture being segmented."),
-    ({}, {"content_hash": image_hash(case(1).image)}, "Not used: it is the very picture being segmented."),
-    ({}, {"thumbnail": thumbnail(case(1).image * 2.0 + 5)}, "near-duplicate"),
-])
+@pytest.mark.parametrize(
+    "fields,query,reason",
+    [
+        ({"volume_id": "qv"}, {}, "Not used: same volume as the image being segmented."),
+        ({"patient_id": "qp"}, {}, "Not used: same patient as the image being segmented."),
+        ({"group": "qg"}, {}, "Not used: same group of related images as the image being segmented."),
+        ({"review": "excluded"}, {}, "Not used: a reviewer excluded it from use as evidence."),
+        ({}, {"content_hash": case(1).content_hash}, "Not used: it is the very picture being segmented."),
+        ({}, {"content_hash": image_hash(case(1).image)}, "Not used: it is the very picture being segmented."),
+        ({}, {"thumbnail": thumbnail(case(1).image * 2.0 + 5)}, "near-duplicate"),
+    ],
+)
 def test_exclusions(bench, fields, query, reason):
     mine = bench.add(0.99, **fields)
     other = bench.add(0.8)
@@ -94,15 +98,18 @@ def test_unknown_ids_never_match_each_other(bench):
     assert bench.select(replace(QUERY, volume_id=None, patient_id=None, group=None, content_hash=None)).ids == [mine]
 
 
-@pytest.mark.parametrize("fields,query,reason", [
-    ({"body_site": "lung"}, {}, "Different body site (lung; the query is brain)."),
-    ({"modality": "CT"}, {}, "Different modality (CT; the query is MR)."),
-    ({"modality": "CT", "body_site": "lung"}, {}, "Different modality (CT; the query is MR)."),
-    ({"modality": "mri", "body_site": " Brain "}, {}, None),
-    ({"modality": None, "body_site": None}, {}, None),
-    ({"modality": "CT", "body_site": "lung"}, {"modality": None, "body_site": None}, None),
-    ({"plane": "coronal"}, {}, None),
-])
+@pytest.mark.parametrize(
+    "fields,query,reason",
+    [
+        ({"body_site": "lung"}, {}, "Different body site (lung; the query is brain)."),
+        ({"modality": "CT"}, {}, "Different modality (CT; the query is MR)."),
+        ({"modality": "CT", "body_site": "lung"}, {}, "Different modality (CT; the query is MR)."),
+        ({"modality": "mri", "body_site": " Brain "}, {}, None),
+        ({"modality": None, "body_site": None}, {}, None),
+        ({"modality": "CT", "body_site": "lung"}, {"modality": None, "body_site": None}, None),
+        ({"plane": "coronal"}, {}, None),
+    ],
+)
 def test_compatibility(bench, fields, query, reason):
     mine = bench.add(0.9, **fields)
     s = bench.select(replace(QUERY, **query))
@@ -161,6 +168,7 @@ def test_many_near_duplicates_do_not_crowd_out_the_fit_one(bench):
 
 # ---- rationales
 
+
 def opposites():
     """Two descriptor sets that contradict in several ways, found from the published thresholds."""
     low, high = {}, {}
@@ -193,8 +201,11 @@ def test_contradictions_are_named_and_cost(bench):
     assert len(names) >= 2, "the writer's thresholds have opposite ends"
     one = {n: (high[n] if n == names[0] else low[n]) for n in names}
     mine = rationale(**low)
-    agrees, once, always = bench.add(0.8, cot=0.9, words=rationale(**low)), bench.add(0.8, cot=0.9, words=rationale(**one)), \
-        bench.add(0.95, cot=0.9, words=rationale(**high))
+    agrees, once, always = (
+        bench.add(0.8, cot=0.9, words=rationale(**low)),
+        bench.add(0.8, cot=0.9, words=rationale(**one)),
+        bench.add(0.95, cot=0.9, words=rationale(**high)),
+    )
     s = bench.select(replace(QUERY, rationale=mine, rationale_vector=at(1.0)))
     assert s.ids == [agrees, once] and [r.cot for r in s.selected] == pytest.approx([0.9, 0.8], abs=1e-4)
     r = only(s, always)
@@ -232,6 +243,7 @@ def test_new_words_take_effect(bench):
 
 # ---- limits, pins and drops
 
+
 def test_not_all_from_one_volume(bench):
     same = [bench.add(0.9 - n / 100, volume_id="one") for n in range(5)]
     other, unknown = bench.add(0.6), [bench.add(0.55, volume_id=None) for _ in range(2)]
@@ -265,8 +277,15 @@ def test_a_pin_in_spite_of_its_rationale(bench):
     assert s.ids == [mine] and s.selected[0].cot == pytest.approx(0.1, abs=1e-4)
 
 
-@pytest.mark.parametrize("fields,words", [({"volume_id": "qv"}, "same volume"), ({"patient_id": "qp"}, "same patient"),
-                                          ({"group": "qg"}, "same group"), ({"review": "excluded"}, "reviewer")])
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        ({"volume_id": "qv"}, "same volume"),
+        ({"patient_id": "qp"}, "same patient"),
+        ({"group": "qg"}, "same group"),
+        ({"review": "excluded"}, "reviewer"),
+    ],
+)
 def test_a_pin_that_would_leak_is_an_error(bench, fields, words):
     mine = bench.add(0.9, **fields)
     with pytest.raises(PoolError, match=words):
@@ -284,6 +303,7 @@ def test_other_pins_that_make_no_sense(bench):
 
 
 # ---- order, report, changes
+
 
 def test_ties_are_broken_by_id_and_order_is_stable(tmp_path):
     results = []

@@ -26,9 +26,24 @@ def test_a_case_comes_back_as_it_was(pool):
     image = np.linspace(-1, 1, 30 * 41, dtype=np.float32).reshape(30, 41)
     mask = np.zeros((30, 41), np.uint8)
     mask[3:9, 4:8], mask[20:25, 30:33] = 3, 7
-    before = Case(image, mask, {3: "Ödem", 7: "core"}, spacing=(0.7, 0.5), ijkToRAS=matrix, plane="axial", slice_index=11, patient_id="p",
-                  volume_id="v", group="g", modality="MR", body_site="brain", diagnosis="glioma", source="a b.nii", annotator="AB",
-                  rationale=rationale(contrast=1.5))
+    before = Case(
+        image,
+        mask,
+        {3: "Ödem", 7: "core"},
+        spacing=(0.7, 0.5),
+        ijkToRAS=matrix,
+        plane="axial",
+        slice_index=11,
+        patient_id="p",
+        volume_id="v",
+        group="g",
+        modality="MR",
+        body_site="brain",
+        diagnosis="glioma",
+        source="a b.nii",
+        annotator="AB",
+        rationale=rationale(contrast=1.5),
+    )
     case_id = pool.add(before)
     after = pool.get(case_id)
     assert after.image.dtype == np.float32 and np.array_equal(after.image, image) and np.array_equal(after.mask, mask)
@@ -71,8 +86,10 @@ def test_other_mask_or_label_names_make_another_case(pool):
 
 
 def test_list_by_facets(pool):
-    ids = [pool.add(case(n, modality=("MR", "CT", None)[n % 3], body_site="brain" if n < 4 else "lung", group="g1" if n else None))
-           for n in range(6)]
+    ids = [
+        pool.add(case(n, modality=("MR", "CT", None)[n % 3], body_site="brain" if n < 4 else "lung", group="g1" if n else None))
+        for n in range(6)
+    ]
     assert [r["id"] for r in pool.list()] == ids == pool.ids()
     assert [r["id"] for r in pool.list(modality="MR")] == [ids[0], ids[3]]
     assert [r["id"] for r in pool.list(modality=None)] == [ids[2], ids[5]]
@@ -153,7 +170,7 @@ def test_vectors_are_unit_and_stale_ones_are_noticed(pool):
     pool.set_vectors("image", "m", ids[:2], [[3, 4, 0], [0, 0, 2]])
     assert pool.stale("image", "m") == ids[2:] and pool.stale("image", "other model") == ids
     found, vectors = pool.vectors("image", "m")
-    assert found == ids[:2] and vectors.dtype == np.float32 and np.allclose(vectors, [[.6, .8, 0], [0, 0, 1]])
+    assert found == ids[:2] and vectors.dtype == np.float32 and np.allclose(vectors, [[0.6, 0.8, 0], [0, 0, 1]])
     pool.set_vectors("rationale", "t", ids[1:], np.eye(2))
     assert pool.stale("rationale", "t") == []
     pool.add_rationale(ids[1], rationale("Changed."))
@@ -164,7 +181,7 @@ def test_vectors_are_unit_and_stale_ones_are_noticed(pool):
 def test_a_vector_of_old_words_stays_stale(pool):
     case_id = pool.add(case(1, rationale=rationale("Old.")))
     version, _ = pool.rationales([case_id])[case_id]
-    pool.add_rationale(case_id, rationale("New."))          # while the old words were being embedded
+    pool.add_rationale(case_id, rationale("New."))  # while the old words were being embedded
     pool.set_vectors("rationale", "t", [case_id], np.ones((1, 4)), versions={case_id: version})
     assert pool.stale("rationale", "t") == [case_id]
 
@@ -192,7 +209,7 @@ def test_threads_share_one_pool(pool):
             for n in range(start, start + 8):
                 case_id = pool.add(case(n))
                 assert pool.get(case_id).id == case_id
-        except Exception as error:                  # noqa: BLE001 - any error of a thread fails the test
+        except Exception as error:  # noqa: BLE001 - any error of a thread fails the test
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in (0, 4, 8, 12)]

@@ -30,7 +30,10 @@ def pool(tmp_path):
 def test_uses_are_means_over_slices_and_count_once_a_day(pool):
     a, b, _ = pool.ids()
     state = pool.state
-    run = [evidence(0, Reference(a, 1, 0.9, 0.8, 0.6, 0.1), Reference(b, 2, 0.8, 0.8, 0.2, None)), evidence(1, Reference(a, 1, 0.9, 0.8, 0.4, 0.3))]
+    run = [
+        evidence(0, Reference(a, 1, 0.9, 0.8, 0.6, 0.1), Reference(b, 2, 0.8, 0.8, 0.2, None)),
+        evidence(1, Reference(a, 1, 0.9, 0.8, 0.4, 0.3)),
+    ]
     for _ in range(2):
         assert pool.record_uses("f" * 64, "model", run, "2026-01-02") == 2
     assert pool.uses(a) == [{"day": "2026-01-02", "query": "f" * 16, "model": "model", "slices": 2, "weight": 0.5, "influence": 0.2}]

@@ -18,12 +18,12 @@ def draw(spacing=(1.0, 1.0), *, centre=(100.0, 62.0), radius=(16.0, 16.0), signa
     head = ((y - 110) / 95) ** 2 + ((x - 90) / 75) ** 2
     mask = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2 <= 1
     image = np.where(head <= 1, 1.0, 0.0)
-    image[(head > 0.88) & (head <= 1)] = 1.8                                   # scalp
-    image[(np.abs(y - 110) < 25) & (np.abs(x - 90) < 6)] = 0.45                # ventricles
+    image[(head > 0.88) & (head <= 1)] = 1.8  # scalp
+    image[(np.abs(y - 110) < 25) & (np.abs(x - 90) < 6)] = 0.45  # ventricles
     image = np.where(mask, signal, image)
     if texture:
         image = np.where(mask, image + texture * np.sign(np.sin(y / 1.5) * np.sin(x / 1.5)), image)
-    smooth = sitk.GetArrayFromImage(sitk.DiscreteGaussian(_itk(image, spacing), blur ** 2 if blur else 1e-6))
+    smooth = sitk.GetArrayFromImage(sitk.DiscreteGaussian(_itk(image, spacing), blur**2 if blur else 1e-6))
     return smooth + noise * np.random.default_rng(seed).standard_normal(image.shape) * (head <= 1), mask
 
 
@@ -47,8 +47,10 @@ def brisc(cers_data):
         rows = [r for r in csv.DictReader(stream) if r["split"] == "train"]
     out = []
     for n in np.random.default_rng(0).permutation(len(rows))[:300]:
-        image, mask = (sitk.GetArrayFromImage(sitk.ReadImage(str(folder / kind / "train" / f"{rows[n]['image']}.{ext}")))
-                       for kind, ext in (("images", "jpg"), ("masks", "png")))
+        image, mask = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(folder / kind / "train" / f"{rows[n]['image']}.{ext}")))
+            for kind, ext in (("images", "jpg"), ("masks", "png"))
+        )
         image, mask = (a if a.ndim == 2 else a[..., 0] for a in (image, mask))
         if image.shape == mask.shape and (mask > 127).any():
             out.append((rows[n], image, mask > 127))

@@ -21,10 +21,10 @@ def finite(descriptors):
 def test_known_numbers(head):
     image, mask = head((1.0, 1.0), radius=(16, 16), centre=(100, 62))
     d = finite(measure(image, mask, (1.0, 1.0), modality="MR", plane="axial"))
-    assert d["area_mm2"] == pytest.approx(math.pi * 16 ** 2, rel=0.02)
+    assert d["area_mm2"] == pytest.approx(math.pi * 16**2, rel=0.02)
     assert d["diameter_mm"] == pytest.approx(32, rel=0.02)
     assert d["components"] == 1
-    assert d["area_body"] == pytest.approx(100 * 16 ** 2 / (95 * 75), rel=0.05)
+    assert d["area_body"] == pytest.approx(100 * 16**2 / (95 * 75), rel=0.05)
     assert d["compactness"] > 90 and d["solidity"] > 96 and d["elongation"] == pytest.approx(1, abs=0.05)
     assert d["side"] == pytest.approx(100 * (62 - 90) / 75, abs=3)
     assert d["height"] == pytest.approx(100 * (100 - 15) / 190, abs=2)
@@ -53,8 +53,9 @@ def test_lengths_are_pixels_where_the_spacing_is_not_known(head):
     for name in ("area", "diameter", "edge_width", "depth"):
         in_mm = f"{name}_mm2" if name == "area" else f"{name}_mm"
         assert unknown[f"{name}_px"] == known[in_mm] and unknown[in_mm] is None and known[f"{name}_px"] is None
-    assert {n: v for n, v in known.items() if DESCRIPTORS[n][0] not in ("mm", "mm2", "px")} == \
-           {n: v for n, v in unknown.items() if DESCRIPTORS[n][0] not in ("mm", "mm2", "px")}
+    assert {n: v for n, v in known.items() if DESCRIPTORS[n][0] not in ("mm", "mm2", "px")} == {
+        n: v for n, v in unknown.items() if DESCRIPTORS[n][0] not in ("mm", "mm2", "px")
+    }
 
 
 @pytest.mark.parametrize("gain,offset", [(7.0, 0.0), (1.0, -3000.0), (0.001, 12.0), (250.0, 1e6)])
@@ -85,7 +86,7 @@ def test_a_flip_changes_position_only(brisc, axis):
 
 def test_side_is_the_patients(head):
     image, mask = head(centre=(100, 50))
-    assert "On the right" in describe(image, mask, plane="axial").part("context")                          # image left is the patient's right
+    assert "On the right" in describe(image, mask, plane="axial").part("context")  # image left is the patient's right
     assert "On the left" in describe(image[:, ::-1], mask[:, ::-1], plane="axial").part("context")
     assert measure(image, mask, plane="sagittal")["side"] is None
 
@@ -98,6 +99,7 @@ def test_deterministic(brisc):
 def test_words_follow_what_is_seen(head):
     def word(name, **kw):
         return measure(*head(**kw), (1.0, 1.0), modality="MR")[name]
+
     assert word("contrast", signal=1.5) > 20 > -20 > word("contrast", signal=0.4)
     assert word("variation", texture=0.35) > 2 * word("variation")
     assert word("glcm_entropy", texture=0.35) > word("glcm_entropy")
@@ -120,8 +122,8 @@ def test_edge_width_is_that_of_the_blur(head):
 
 def test_ring_enhancement(head):
     image, mask = head(radius=(20, 20), centre=(80, 70), signal=1.8, blur=0.5)
-    y, x = np.mgrid[:mask.shape[0], :mask.shape[1]]
-    core = (y - 80) ** 2 + (x - 70) ** 2 < 12 ** 2
+    y, x = np.mgrid[: mask.shape[0], : mask.shape[1]]
+    core = (y - 80) ** 2 + (x - 70) ** 2 < 12**2
     assert measure(np.where(core, 0.6, image), mask, (1, 1))["rim_core"] > 20
     assert abs(measure(image, mask, (1, 1))["rim_core"]) < 8
 
@@ -135,24 +137,28 @@ def test_parts_are_counted_without_specks(head):
 
 # what may go wrong
 
+
 def test_empty_mask_is_an_input_error(head):
     image, mask = head()
     with pytest.raises(InputError, match="mask is empty"):
         measure(image, np.zeros_like(mask))
 
 
-@pytest.mark.parametrize("image,mask,spacing,words", [
-    (np.ones((4, 4)), np.ones((4, 5)), None, "one size"),
-    (np.ones((4, 4, 3)), np.ones((4, 4, 3)), None, "2-D"),
-    (np.full((4, 4), np.nan), np.ones((4, 4)), None, "finite"),
-    (np.full((4, 4), np.inf), np.ones((4, 4)), None, "finite"),
-    (np.ones((4, 4), complex), np.ones((4, 4)), None, "finite"),
-    (np.array([[-1.7e308, 1.7e308]] * 2), np.ones((2, 2)), None, "too large"),
-    (np.ones((4, 4)), np.ones((4, 4)), (0.0, 1.0), "pixel size"),
-    (np.ones((4, 4)), np.ones((4, 4)), (1.0, float("nan")), "pixel size"),
-    (np.ones((4, 4)), np.ones((4, 4)), (1.0,), "pixel size"),
-    (np.ones((0, 4)), np.ones((0, 4)), None, "empty"),
-])
+@pytest.mark.parametrize(
+    "image,mask,spacing,words",
+    [
+        (np.ones((4, 4)), np.ones((4, 5)), None, "one size"),
+        (np.ones((4, 4, 3)), np.ones((4, 4, 3)), None, "2-D"),
+        (np.full((4, 4), np.nan), np.ones((4, 4)), None, "finite"),
+        (np.full((4, 4), np.inf), np.ones((4, 4)), None, "finite"),
+        (np.ones((4, 4), complex), np.ones((4, 4)), None, "finite"),
+        (np.array([[-1.7e308, 1.7e308]] * 2), np.ones((2, 2)), None, "too large"),
+        (np.ones((4, 4)), np.ones((4, 4)), (0.0, 1.0), "pixel size"),
+        (np.ones((4, 4)), np.ones((4, 4)), (1.0, float("nan")), "pixel size"),
+        (np.ones((4, 4)), np.ones((4, 4)), (1.0,), "pixel size"),
+        (np.ones((0, 4)), np.ones((0, 4)), None, "empty"),
+    ],
+)
 def test_unusable_input_is_one_clear_sentence(image, mask, spacing, words):
     with pytest.raises(InputError, match=words):
         measure(image, mask, spacing)
@@ -212,7 +218,7 @@ def test_random_masks_never_give_anything_but_numbers():
     rng = np.random.default_rng(1)
     for n in range(150):
         shape = tuple(rng.integers(2, 60, 2))
-        image = rng.choice([rng.random(shape), rng.integers(-5, 3, shape), np.round(rng.random(shape))][n % 3:n % 3 + 1])
+        image = rng.choice([rng.random(shape), rng.integers(-5, 3, shape), np.round(rng.random(shape))][n % 3 : n % 3 + 1])
         mask = rng.random(shape) < rng.choice([0.01, 0.3, 0.9])
         if mask.any():
             finite(measure(image, mask, (0.3, 2.0) if n % 2 else None))
@@ -237,8 +243,8 @@ def test_background_that_is_not_the_darkest_value(head):
 def test_padding_around_a_ct_is_no_air(head):
     image, mask = head()
     ct = np.where(image < 0.3, -1000, 40 * image)
-    y, x = np.mgrid[:ct.shape[0], :ct.shape[1]]
-    padded = np.where((y - 110) ** 2 + (x - 90) ** 2 > 108 ** 2, -3024, ct)
+    y, x = np.mgrid[: ct.shape[0], : ct.shape[1]]
+    padded = np.where((y - 110) ** 2 + (x - 90) ** 2 > 108**2, -3024, ct)
     assert (padded < -3000).mean() > 0.02
     assert measure(padded, mask, (1, 1), modality="CT") == measure(ct, mask, (1, 1), modality="CT")
 
@@ -253,6 +259,11 @@ def test_dark_fluid_is_said_of_mr_only(head):
 def test_every_descriptor_is_documented_and_reached(brisc):
     assert all(meaning and unit in ("", "%", "mm", "mm2", "px", "bit") for unit, meaning in DESCRIPTORS.values())
     row, image, mask = brisc[0]
-    reached = {n for spacing in (None, (0.5, 0.5)) for plane in ("axial", "sagittal")
-               for n, v in measure(image, mask, spacing, plane=plane, modality="MR").items() if v is not None}
+    reached = {
+        n
+        for spacing in (None, (0.5, 0.5))
+        for plane in ("axial", "sagittal")
+        for n, v in measure(image, mask, spacing, plane=plane, modality="MR").items()
+        if v is not None
+    }
     assert reached == set(DESCRIPTORS)

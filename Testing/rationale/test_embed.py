@@ -17,8 +17,15 @@ from cers.rationale import TextEmbedder
 from cers.rationale.embed import find_model
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXTS = ["Texture: Hyperintense 37%.", "", "Deep.", "Boundary: Ill-defined, 52% faint. Blurred edge 9%. Regular shape 80%.", "word " * 900,
-         "Ödem – µ 😀", "Deep."]
+TEXTS = [
+    "Texture: Hyperintense 37%.",
+    "",
+    "Deep.",
+    "Boundary: Ill-defined, 52% faint. Blurred edge 9%. Regular shape 80%.",
+    "word " * 900,
+    "Ödem – µ 😀",
+    "Deep.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +59,7 @@ def _fresh(embedder):
 def test_same_as_the_library_with_padding(embedder):
     """Mean over the attention mask of a padded batch, as sentence encoders of this kind are defined."""
     import torch
+
     tokenizer, model = embedder._load()
     batch = tokenizer(TEXTS, padding=True, truncation=True, max_length=512, return_tensors="pt")
     with torch.inference_mode():
@@ -126,11 +134,15 @@ def test_a_cache_that_is_no_database_is_one_clear_sentence(embedder, tmp_path):
 
 
 def test_two_processes_share_the_cache(embedder, tmp_path):
-    code = ("import sys, numpy as np; from cers.rationale import TextEmbedder; e = TextEmbedder(cache=sys.argv[1], threads=1)\n"
-            "for n in range(12): e.encode([f'text {m}' for m in range(n, n + 6)])\n"
-            "np.save(sys.argv[2], e.encode([f'text {m}' for m in range(17)]))")
-    runs = [subprocess.Popen([sys.executable, "-c", code, tmp_path / "c.sqlite", tmp_path / f"{n}.npy"], cwd=ROOT, stderr=subprocess.PIPE)
-            for n in range(2)]
+    code = (
+        "import sys, numpy as np; from cers.rationale import TextEmbedder; e = TextEmbedder(cache=sys.argv[1], threads=1)\n"
+        "for n in range(12): e.encode([f'text {m}' for m in range(n, n + 6)])\n"
+        "np.save(sys.argv[2], e.encode([f'text {m}' for m in range(17)]))"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code, tmp_path / "c.sqlite", tmp_path / f"{n}.npy"], cwd=ROOT, stderr=subprocess.PIPE)
+        for n in range(2)
+    ]
     for run in runs:
         assert run.communicate(timeout=300)[1].find(b"Error") < 0 and run.returncode == 0
     a, b = (np.load(tmp_path / f"{n}.npy") for n in range(2))
@@ -188,6 +200,7 @@ def test_weights_as_pickle_are_not_read(embedder, tmp_path):
 
 def test_incomplete_weights_are_noticed(embedder, tmp_path):
     from safetensors.numpy import load_file, save_file
+
     copy = tmp_path / "copy"
     shutil.copytree(find_model(None), copy)
     file = next(copy.glob("*.safetensors"))

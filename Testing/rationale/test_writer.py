@@ -44,7 +44,7 @@ def test_each_sentence_carries_the_number_of_its_descriptor(brisc):
                         continue
                     number = NUMBER.search(text)[0]
                     digits = len(number.partition(".")[2])
-                    assert abs(abs(s.value) - float(number)) <= 0.5 * 10 ** -digits + 1e-9, s
+                    assert abs(abs(s.value) - float(number)) <= 0.5 * 10**-digits + 1e-9, s
                 if s.unit in ("mm", "px", "mm2"):
                     assert spacing and s.unit == "mm" and " mm" in s.text
                 elif s.unit:
@@ -84,7 +84,7 @@ def test_table_is_sound():
         assert [not w for w in TERMS.get(name, scale.words)] == [not w for w in scale.words]
         assert isinstance(SENTENCES[name], str) or len(SENTENCES[name]) == len(scale.words)
         for n, bound in enumerate(scale.bounds):
-            assert scale.index(bound) == n + 1 and scale.index(bound - 10.0 ** -scale.digits) == n
+            assert scale.index(bound) == n + 1 and scale.index(bound - 10.0**-scale.digits) == n
             assert round(bound, scale.digits) == bound
 
 
@@ -92,7 +92,7 @@ def test_word_and_printed_number_never_disagree():
     """Just below a bound the number prints as the bound; the word must then be the upper one."""
     for name, scale in THRESHOLDS.items():
         for n, bound in enumerate(scale.bounds):
-            assert scale.index(bound - 0.4 * 10 ** -scale.digits) == n + 1
+            assert scale.index(bound - 0.4 * 10**-scale.digits) == n + 1
 
 
 def test_words_are_informative_on_real_cases(rationales):
@@ -143,16 +143,19 @@ def _with(**values):
     return write_measured({**dict.fromkeys(DESCRIPTORS), **values}, spacing_known=False)
 
 
-@pytest.mark.parametrize("name,low,near,high,words", [
-    ("contrast", -30, 0, 40, ("hypointense", "hyperintense")),
-    ("variation", 10, 16, 30, ("homogeneous", "heterogeneous")),
-    ("faint_contour", 0, 20, 60, ("well-defined", "ill-defined")),
-    ("edge_width", 4, 7, 15, ("sharp", "blurred")),
-    ("compactness", 40, 60, 90, ("irregular", "regular")),
-    ("rim_core", -20, 0, 25, ("core brighter", "ring-like bright rim")),
-    ("area_body", 0.5, 4, 9, ("small", "very large")),
-    ("depth", 3, 20, 35, ("superficial", "deep")),
-])
+@pytest.mark.parametrize(
+    "name,low,near,high,words",
+    [
+        ("contrast", -30, 0, 40, ("hypointense", "hyperintense")),
+        ("variation", 10, 16, 30, ("homogeneous", "heterogeneous")),
+        ("faint_contour", 0, 20, 60, ("well-defined", "ill-defined")),
+        ("edge_width", 4, 7, 15, ("sharp", "blurred")),
+        ("compactness", 40, 60, 90, ("irregular", "regular")),
+        ("rim_core", -20, 0, 25, ("core brighter", "ring-like bright rim")),
+        ("area_body", 0.5, 4, 9, ("small", "very large")),
+        ("depth", 3, 20, 35, ("superficial", "deep")),
+    ],
+)
 def test_opposites_contradict_and_neighbours_do_not(name, low, near, high, words):
     a, m, b = (_with(**{name: float(v)}) for v in (low, near, high))
     for x, y in ((a, b), (b, a)):
@@ -180,41 +183,96 @@ def test_imported_text_contradicts_nothing():
 
 
 ONE = {
-    "contrast": -2.3, "variation": 17.8, "glcm_entropy": 2.31, "rim_core": -1.6, "faint_contour": 28.7, "edge_width": 9.2,
-    "edge_width_mm": 5.24, "compactness": 34.6, "area_body": 6.7, "area_mm2": 2530.0, "diameter_mm": 56.8, "components": 2.0, "side": 15.7,
-    "height": 50.2, "across": 57.0, "depth": 0.0, "depth_mm": 0.3, "dark_ring": 12.4, "bright_ring": 8.0, "air_ring": 3.0,
+    "contrast": -2.3,
+    "variation": 17.8,
+    "glcm_entropy": 2.31,
+    "rim_core": -1.6,
+    "faint_contour": 28.7,
+    "edge_width": 9.2,
+    "edge_width_mm": 5.24,
+    "compactness": 34.6,
+    "area_body": 6.7,
+    "area_mm2": 2530.0,
+    "diameter_mm": 56.8,
+    "components": 2.0,
+    "side": 15.7,
+    "height": 50.2,
+    "across": 57.0,
+    "depth": 0.0,
+    "depth_mm": 0.3,
+    "dark_ring": 12.4,
+    "bright_ring": 8.0,
+    "air_ring": 3.0,
 }
-TWO = {**ONE, "contrast": 50.0, "variation": 13.6, "glcm_entropy": 4.44, "rim_core": 22.0, "faint_contour": 0.4, "edge_width": 5.1,
-       "compactness": 80.2, "area_body": 0.94, "components": 1.0, "side": -31.0, "height": 30.0, "depth": 27.3, "dark_ring": 30.0,
-       "bright_ring": 1.0, "air_ring": 20.0}
+TWO = {
+    **ONE,
+    "contrast": 50.0,
+    "variation": 13.6,
+    "glcm_entropy": 4.44,
+    "rim_core": 22.0,
+    "faint_contour": 0.4,
+    "edge_width": 5.1,
+    "compactness": 80.2,
+    "area_body": 0.94,
+    "components": 1.0,
+    "side": -31.0,
+    "height": 30.0,
+    "depth": 27.3,
+    "dark_ring": 30.0,
+    "bright_ring": 1.0,
+    "air_ring": 20.0,
+}
 
 
 @pytest.mark.parametrize("modality", [None, "MR", "CT"])
-@pytest.mark.parametrize("numbers,how,compact", [
-    (ONE, {"spacing_known": True, "plane": "axial"}, (
-        "Texture: Isointense -2%. Heterogeneous 18%. Fine grain 2.3. Even rim -2%.\n"
-        "Boundary: Partly ill-defined, 29% faint. Blurred edge 9%. Edge 5.2 mm wide. Irregular shape 35%.\n"
-        "Context: Very large, 6.7% of body. 57 mm across. 2 parts. Left 16%. Central 50%. Superficial 0%. 0 mm from the body "
-        "edge. Some dark around 12%. Much bright around 8%.\n"
-        "Summary: Very large isointense heterogeneous lesion, superficial.")),
-    (ONE, {"spacing_known": False, "plane": "sagittal"}, (
-        "Texture: Isointense -2%. Heterogeneous 18%. Fine grain 2.3. Even rim -2%.\n"
-        "Boundary: Partly ill-defined, 29% faint. Blurred edge 9%. Irregular shape 35%.\n"
-        "Context: Very large, 6.7% of body. 2 parts. Centre 57%. Middle 50%. Superficial 0%. Some dark around 12%. Much bright "
-        "around 8%.\n"
-        "Summary: Very large isointense heterogeneous lesion, superficial.")),
-    (TWO, {"spacing_known": True, "plane": "coronal"}, (
-        "Texture: Markedly hyperintense 50%. Mildly heterogeneous 14%. Coarse grain 4.4. Ring-like rim 22%.\n"
-        "Boundary: Well-defined, 0% faint. Sharp edge 5%. Edge 5.2 mm wide. Regular shape 80%.\n"
-        "Context: Small, 0.9% of body. 57 mm across. Right 31%. Upper 30%. Deep 27%. 0 mm from the body edge. Much dark around "
-        "30%. Much air around 20%.\n"
-        "Summary: Small markedly hyperintense mildly heterogeneous lesion, deep.")),
-    (TWO, {"spacing_known": False}, (
-        "Texture: Markedly hyperintense 50%. Mildly heterogeneous 14%. Coarse grain 4.4. Ring-like rim 22%.\n"
-        "Boundary: Well-defined, 0% faint. Sharp edge 5%. Regular shape 80%.\n"
-        "Context: Small, 0.9% of body. Right 31%. Upper 30%. Deep 27%. Much dark around 30%. Much air around 20%.\n"
-        "Summary: Small markedly hyperintense mildly heterogeneous lesion, deep.")),
-])
+@pytest.mark.parametrize(
+    "numbers,how,compact",
+    [
+        (
+            ONE,
+            {"spacing_known": True, "plane": "axial"},
+            (
+                "Texture: Isointense -2%. Heterogeneous 18%. Fine grain 2.3. Even rim -2%.\n"
+                "Boundary: Partly ill-defined, 29% faint. Blurred edge 9%. Edge 5.2 mm wide. Irregular shape 35%.\n"
+                "Context: Very large, 6.7% of body. 57 mm across. 2 parts. Left 16%. Central 50%. Superficial 0%. 0 mm from the body "
+                "edge. Some dark around 12%. Much bright around 8%.\n"
+                "Summary: Very large isointense heterogeneous lesion, superficial."
+            ),
+        ),
+        (
+            ONE,
+            {"spacing_known": False, "plane": "sagittal"},
+            (
+                "Texture: Isointense -2%. Heterogeneous 18%. Fine grain 2.3. Even rim -2%.\n"
+                "Boundary: Partly ill-defined, 29% faint. Blurred edge 9%. Irregular shape 35%.\n"
+                "Context: Very large, 6.7% of body. 2 parts. Centre 57%. Middle 50%. Superficial 0%. Some dark around 12%. Much bright "
+                "around 8%.\n"
+                "Summary: Very large isointense heterogeneous lesion, superficial."
+            ),
+        ),
+        (
+            TWO,
+            {"spacing_known": True, "plane": "coronal"},
+            (
+                "Texture: Markedly hyperintense 50%. Mildly heterogeneous 14%. Coarse grain 4.4. Ring-like rim 22%.\n"
+                "Boundary: Well-defined, 0% faint. Sharp edge 5%. Edge 5.2 mm wide. Regular shape 80%.\n"
+                "Context: Small, 0.9% of body. 57 mm across. Right 31%. Upper 30%. Deep 27%. 0 mm from the body edge. Much dark around "
+                "30%. Much air around 20%.\n"
+                "Summary: Small markedly hyperintense mildly heterogeneous lesion, deep."
+            ),
+        ),
+        (
+            TWO,
+            {"spacing_known": False},
+            (
+                "Texture: Markedly hyperintense 50%. Mildly heterogeneous 14%. Coarse grain 4.4. Ring-like rim 22%.\n"
+                "Boundary: Well-defined, 0% faint. Sharp edge 5%. Regular shape 80%.\n"
+                "Context: Small, 0.9% of body. Right 31%. Upper 30%. Deep 27%. Much dark around 30%. Much air around 20%.\n"
+                "Summary: Small markedly hyperintense mildly heterogeneous lesion, deep."
+            ),
+        ),
+    ],
+)
 def test_embedded_text_is_fixed(numbers, how, compact, modality):
     """Models are trained on embeddings of exactly these words: a change makes every shipped model and every pool's vectors stale."""
     assert write_measured(numbers, **how, modality=modality).compact == compact
@@ -231,7 +289,8 @@ def test_readable_sentences():
         "On the left (16 % off the midline). In the central part (50 % of the way from front to back). "
         "Superficial (depth 0 % of the body's diameter). Reaches the body surface (0 mm). "
         "Next to dark structures (12 % of the surroundings). Next to prominent bright structures (8 % of the surroundings).\n"
-        "Summary: A very large, isointense, heterogeneous lesion with a partly ill-defined margin, lying superficially on the left.")
+        "Summary: A very large, isointense, heterogeneous lesion with a partly ill-defined margin, lying superficially on the left."
+    )
     assert [p for p in PARTS if not r.part(p)] == []
 
 

@@ -51,13 +51,16 @@ def test_answers_are_kept_by_content_model_and_prompt(tmp_path, head, ledger):
     with serving(echo) as server, small_pool(tmp_path / "pool", head, 2) as pool, small_pool(tmp_path / "other", head, 2) as other:
         model = endpoint(server, ledger)
         write(pool, model, pool.ids(), ledger=ledger)
-        assert plan(other, model, ledger=ledger).cached == 2                # the same cases in another pool
+        assert plan(other, model, ledger=ledger).cached == 2  # the same cases in another pool
         assert write(other, model, other.ids(), ledger=ledger).cached == 2 and len(server.bodies) == 2
-        for different in (endpoint(server, ledger, "model-y"), endpoint(server, ledger, prompt=Prompt.load(text)),
-                          endpoint(server, ledger, picture=True)):
+        for different in (
+            endpoint(server, ledger, "model-y"),
+            endpoint(server, ledger, prompt=Prompt.load(text)),
+            endpoint(server, ledger, picture=True),
+        ):
             assert plan(other, different, ledger=ledger, again=True).cached == 0
             assert plan(other, different, ledger=ledger, again=True).estimate.requests == 2
-        other.update(other.ids()[0], body_site="head")                      # it stands in the prompt
+        other.update(other.ids()[0], body_site="head")  # it stands in the prompt
         write(other, model, other.ids(), ledger=ledger)
         assert len(server.bodies) == 3
         write(other, model, other.ids(), ledger=ledger, again=True)
@@ -69,10 +72,12 @@ def test_a_persons_text_stays(tmp_path, head, ledger):
         model, first = endpoint(server, ledger), pool.ids()[0]
         pool.add_rationale(first, PERSON)
         assert plan(pool, model, ledger=ledger).persons == 1 and plan(pool, None).persons == 1
-        report = write(pool, model, pool.ids(), ledger=ledger)              # as if it was written while the batch ran
+        report = write(pool, model, pool.ids(), ledger=ledger)  # as if it was written while the batch ran
         assert len(report.written) == 1 and "a person" in report.faults[0].message
         assert pool.get(first).rationale == PERSON
-        assert len(write(pool, model, plan(pool, model, ledger=ledger, over_persons=True).ids, ledger=ledger, over_persons=True).written) == 1
+        assert (
+            len(write(pool, model, plan(pool, model, ledger=ledger, over_persons=True).ids, ledger=ledger, over_persons=True).written) == 1
+        )
 
 
 def test_measured_writer_adds_a_version_only_where_something_changed(tmp_path, head, ledger):
@@ -137,10 +142,14 @@ def test_an_unusable_config_folder_means_nothing_is_sent(tmp_path, head):
 
 # ---- tables
 
+
 def test_tables_become_versions(tmp_path, head):
     table = tmp_path / "gpt5.csv"
-    table.write_text('image,cot\ncase0,"Texture: Hypointense.\nBoundary: b\nContext: c\nSummary: s"\n'
-                     'case1.png,"Texture: t\nBoundary: b\nContext: c\nSummary: s"\ncase2,"Texture: t"\nelsewhere,"Texture: t"\n', "utf-8")
+    table.write_text(
+        'image,cot\ncase0,"Texture: Hypointense.\nBoundary: b\nContext: c\nSummary: s"\n'
+        'case1.png,"Texture: t\nBoundary: b\nContext: c\nSummary: s"\ncase2,"Texture: t"\nelsewhere,"Texture: t"\n',
+        "utf-8",
+    )
     with small_pool(tmp_path / "pool", head, 4) as pool:
         ids = pool.ids()
         pool.add_rationale(ids[1], PERSON)
@@ -169,20 +178,25 @@ def test_real_table(tmp_path, cers_data, head):
 
 # ---- templates
 
+
 def test_templates(tmp_path):
     prompt = Prompt.load()
     assert names() == ["rationale-1"] and prompt.version.startswith("rationale-1+") and prompt == Prompt.load("rationale-1")
     for name in ("none", "../model/config", "a b"):
         with pytest.raises(InputError, match="rationale-1"):
             Prompt.load(name)
-    for text in ("hello", "[system]\nx\n[user]\n$draft $patient\n[picture]\np\n[text only]\nt\n",
-                 "[system]\nx\n[user]\n$about\n[picture]\np\n[text only]\nt\n"):
+    for text in (
+        "hello",
+        "[system]\nx\n[user]\n$draft $patient\n[picture]\np\n[text only]\nt\n",
+        "[system]\nx\n[user]\n$about\n[picture]\np\n[text only]\nt\n",
+    ):
         (tmp_path / "own.txt").write_text(text)
         with pytest.raises(InputError):
             Prompt.load(tmp_path / "own.txt")
 
 
 # ---- the command
+
 
 @pytest.fixture
 def cers(tmp_path, monkeypatch, capsys):
@@ -213,7 +227,7 @@ def test_the_command_from_consent_to_log(tmp_path, head, cers):
         assert cers("consent", "grant", server.url).returncode == 2 and server.connections == 0
         assert cers("consent", "grant", server.url, "--yes").returncode == 0
         assert server.url in cers("consent", "list").stdout
-        assert cers(*words).returncode == 2 and server.connections == 0           # nobody is there to say yes
+        assert cers(*words).returncode == 2 and server.connections == 0  # nobody is there to say yes
         done = cers(*words, "--yes", "--json")
         assert done.returncode == 0 and sorted(json.loads(done.stdout)["written"]) == sorted(ids) and len(server.bodies) == 2
         logged = json.loads(cers("log", "--json").stdout)
@@ -223,9 +237,13 @@ def test_the_command_from_consent_to_log(tmp_path, head, cers):
 
 def test_the_command_says_what_is_wrong(tmp_path, head, cers):
     small_pool(tmp_path / "pool", head, 1).close()
-    for words, said in ((["--writer", "endpoint"], "--url"), (["--writer", "local"], "--model"), (["--case", "zz"], "zz"),
-                        (["--writer", "endpoint", "--url", "http://k:s@x", "--model", "m"], "must not hold"),
-                        (["--writer", "local", "--model", str(tmp_path / "none.gguf")], "no file")):
+    for words, said in (
+        (["--writer", "endpoint"], "--url"),
+        (["--writer", "local"], "--model"),
+        (["--case", "zz"], "zz"),
+        (["--writer", "endpoint", "--url", "http://k:s@x", "--model", "m"], "must not hold"),
+        (["--writer", "local", "--model", str(tmp_path / "none.gguf")], "no file"),
+    ):
         done = cers("write", tmp_path / "pool", *words)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert "1 have this text" in cers("write", tmp_path / "pool").stdout

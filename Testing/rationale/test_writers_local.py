@@ -67,7 +67,7 @@ def test_gguf_in_process(tmp_path, head, gguf):
     ledger = Ledger(tmp_path / "config")
     with small_pool(tmp_path / "pool", head, 1) as pool:
         check(pool, write(pool, model, plan(pool, model, ledger=ledger).ids, ledger=ledger))
-        assert not ledger.log() and not ledger.consents()                   # nothing was sent anywhere
+        assert not ledger.log() and not ledger.consents()  # nothing was sent anywhere
 
 
 def test_a_damaged_gguf_file_is_said(tmp_path, gguf):
@@ -91,8 +91,18 @@ def folder(tmp_path_factory):
     fast.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     fast.save_pretrained(path)
     torch.manual_seed(0)
-    LlamaForCausalLM(LlamaConfig(vocab_size=16, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
-                                 max_position_embeddings=4096, bos_token_id=1, eos_token_id=2)).save_pretrained(path)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=16,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=4096,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    ).save_pretrained(path)
     return path
 
 
@@ -102,7 +112,7 @@ def test_transformers_folder(tmp_path, head, folder):
     with small_pool(tmp_path / "pool", head, 1) as pool:
         report = write(pool, model, pool.ids(), ledger=Ledger(tmp_path / "config"))
         check(pool, report)
-        assert report.faults                                                # random weights write no rationale
+        assert report.faults  # random weights write no rationale
         case = pool.get(pool.ids()[0])
         stop = Stop()
         stop.set()

@@ -13,13 +13,17 @@ from cers.case import Case
 from cers.pool import Pool
 from cers.rationale import describe
 
-GOOD = ("Texture: The lesion is bright.\nBoundary: The outline can be followed.\nContext: Its surroundings look alike.\n"
-        "Summary: A lesion as measured.")
+GOOD = (
+    "Texture: The lesion is bright.\nBoundary: The outline can be followed.\nContext: Its surroundings look alike.\n"
+    "Summary: A lesion as measured."
+)
 
 
 def completion(text: str, **more) -> dict:
-    return {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, **more}],
-            "usage": {"prompt_tokens": 700, "completion_tokens": 90}}
+    return {
+        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}, **more}],
+        "usage": {"prompt_tokens": 700, "completion_tokens": 90},
+    }
 
 
 def draft(body: bytes) -> str:
@@ -99,10 +103,22 @@ def echo(number, handler):
 def small_case(n: int, draw, **more) -> Case:
     image, mask = draw((2.0, 2.0), centre=(90.0 + 5 * n, 62.0), signal=1.3 + 0.1 * n, seed=n)
     image = (1000 * image).astype(np.float32)
-    fields = {"modality": "MR", "body_site": "brain", "plane": "axial", "patient_id": f"patient-{n}", "source": f"case{n}.png",
-              "spacing": (2.0, 2.0), **more}
-    return Case(image, mask.astype(np.uint8), {1: "tumor"}, rationale=describe(image, mask, fields["spacing"], modality=fields["modality"],
-                                                                              plane=fields["plane"]), **fields)
+    fields = {
+        "modality": "MR",
+        "body_site": "brain",
+        "plane": "axial",
+        "patient_id": f"patient-{n}",
+        "source": f"case{n}.png",
+        "spacing": (2.0, 2.0),
+        **more,
+    }
+    return Case(
+        image,
+        mask.astype(np.uint8),
+        {1: "tumor"},
+        rationale=describe(image, mask, fields["spacing"], modality=fields["modality"], plane=fields["plane"]),
+        **fields,
+    )
 
 
 def small_pool(folder, draw, count=3, **more) -> Pool:

@@ -23,8 +23,16 @@ def write(folder: Path, count: int = 28, twins: int = 4, size: int = 80, seed: i
             path = folder / kind / split / f"{name}.{ending}"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array.clip(0, 255).astype(np.uint8)).save(path, **({"quality": 95} if ending == "jpg" else {}))
-        rows.append({"image": name, "split": split, "group": f"g{n if twin is None else twin}", "diagnosis": ("glioma", "meningioma")[n % 2],
-                     "plane": ("axial", "coronal", "sagittal")[n % 3], "twin_in_train": ""})
+        rows.append(
+            {
+                "image": name,
+                "split": split,
+                "group": f"g{n if twin is None else twin}",
+                "diagnosis": ("glioma", "meningioma")[n % 2],
+                "plane": ("axial", "coronal", "sagittal")[n % 3],
+                "twin_in_train": "",
+            }
+        )
     with open(folder / "cases.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.DictWriter(f, list(rows[0]))
         writer.writeheader()

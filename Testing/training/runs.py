@@ -12,11 +12,42 @@ from pathlib import Path
 from cers.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-NETWORK = {"encoder": {"kind": "transformers", "config": {
-    "model_type": "resnet", "embedding_size": 8, "hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1], "layer_type": "basic", "num_channels": 1,
-    "out_features": ["stage1", "stage2", "stage3", "stage4"]}}, "widths": [8, 12, 16], "deepest": 24, "key_channels": 16, "align": 16}
-SMALL = {"frame": 64, "size": 64, "groups": 2, "members": 3, "unlabelled_members": 1, "lr": 3e-3, "lr_warmup": 2, "average": 0.9,
-         "initial": "random", "network": NETWORK, "refresh": 3, "checkpoint_steps": 2, "validate": 0, "validation": 0.15, "labelled": 0.5, "validation_limit": 4}
+NETWORK = {
+    "encoder": {
+        "kind": "transformers",
+        "config": {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 16, 24, 32],
+            "depths": [1, 1, 1, 1],
+            "layer_type": "basic",
+            "num_channels": 1,
+            "out_features": ["stage1", "stage2", "stage3", "stage4"],
+        },
+    },
+    "widths": [8, 12, 16],
+    "deepest": 24,
+    "key_channels": 16,
+    "align": 16,
+}
+SMALL = {
+    "frame": 64,
+    "size": 64,
+    "groups": 2,
+    "members": 3,
+    "unlabelled_members": 1,
+    "lr": 3e-3,
+    "lr_warmup": 2,
+    "average": 0.9,
+    "initial": "random",
+    "network": NETWORK,
+    "refresh": 3,
+    "checkpoint_steps": 2,
+    "validate": 0,
+    "validation": 0.15,
+    "labelled": 0.5,
+    "validation_limit": 4,
+}
 
 
 def settings(folder: Path, **changes) -> TrainConfig:

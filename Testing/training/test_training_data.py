@@ -50,7 +50,9 @@ def broken(folder, tmp_path, **change):
     return copy
 
 
-@pytest.mark.parametrize("damage", ["missing mask", "missing picture", "other size", "no picture", "no table", "no column", "no such split", "binary table"])
+@pytest.mark.parametrize(
+    "damage", ["missing mask", "missing picture", "other size", "no picture", "no table", "no column", "no such split", "binary table"]
+)
 def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
     copy = broken(folder, tmp_path)
     mask, picture, table = copy / "masks/train/train_003.png", copy / "images/train/train_003.jpg", copy / "cases.csv"
@@ -76,8 +78,16 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
         brisc(copy, "validation" if damage == "no such split" else "train", tmp_path / "cache", size=64)
     message = str(caught.value)
     assert message.endswith(".") and "\n" not in message
-    assert {"missing mask": "train_003.png", "missing picture": "train_003.jpg", "other size": "train_003", "no picture": "train_003.jpg",
-            "no table": "cases.csv", "no column": "group", "no such split": "validation", "binary table": "cases.csv"}[damage] in message
+    assert {
+        "missing mask": "train_003.png",
+        "missing picture": "train_003.jpg",
+        "other size": "train_003",
+        "no picture": "train_003.jpg",
+        "no table": "cases.csv",
+        "no column": "group",
+        "no such split": "validation",
+        "binary table": "cases.csv",
+    }[damage] in message
     assert not list((tmp_path / "cache").glob("*.npy")) if (tmp_path / "cache").exists() else True
 
 

@@ -40,7 +40,7 @@ def test_every_method_trains_to_a_model_that_loads(folder, cache, tmp_path, meth
     assert ("consistency" in steps) == (method != "supervised") and ("fused" in steps) == (method in ("mutual_consistency", "cers"))
     model = load_model(tmp_path / "run" / "model")
     assert list(model.labels.values()) == ["tumor"] and model.config.size == 64
-    assert float(model.net.text.strength) == 0          # it was never trained
+    assert float(model.net.text.strength) == 0  # it was never trained
 
 
 def test_the_loss_goes_down(folder, cache):
@@ -82,7 +82,11 @@ def test_groups_do_not_depend_on_who_draws_them(folder, cache):
     run = trainer(folder, cache, groups=4)
     together = run.batches.draw(7, [0, 1, 2, 3], True, 0.5)
     alone = run.batches.draw(7, [2, 3], True, 0.5)
-    assert np.array_equal(together.rows[6:], alone.rows) and torch.equal(together.x[6:], alone.x) and torch.equal(together.strong[2:], alone.strong)
+    assert (
+        np.array_equal(together.rows[6:], alone.rows)
+        and torch.equal(together.x[6:], alone.x)
+        and torch.equal(together.strong[2:], alone.strong)
+    )
     assert torch.equal(together.valid[6:12], alone.valid[:6]) and torch.equal(together.index[6:12] - 6, alone.index[:6])
 
 
@@ -115,7 +119,7 @@ def test_two_stage_selection_takes_the_best_rationale_among_the_nearest():
     texts = np.eye(4, dtype=np.float32)[[1, 0, 0, 0]]
     query, text = np.eye(4, dtype=np.float32)[:1], np.eye(4, dtype=np.float32)[:1]
     found = two_stage(query, keys, text, texts, np.array([9]), np.array([0, 1, 2, 3]), 2, 2, 0.5)
-    assert found.tolist() == [[1, 0]]                   # the third has the right text, but was not near enough to be considered
+    assert found.tolist() == [[1, 0]]  # the third has the right text, but was not near enough to be considered
     assert two_stage(query, keys, text, texts, np.array([1]), np.array([0, 1, 2, 3]), 2, 2, 0.5)[0].tolist() == [0, 2]
     assert nearest(query, keys, np.array([0]), np.array([0, 0, 0, 0]), 2).tolist() == [[0, 0]]
 
@@ -149,6 +153,7 @@ def test_unlabelled_pictures_get_a_rationale_from_their_first_mask(folder, cache
 
 def test_masks_of_unlabelled_pictures_are_never_read(folder, cache):
     """Whatever is drawn on them, the run is the same."""
+
     def weights(spoil: bool):
         config = settings(folder)
         data = open_dataset(config.data, [], config.frame, config.plane, cache)

@@ -56,7 +56,7 @@ def test_the_command_checks_in_a_process(folder, tmp_path):
     leaky = tmp_path / "leaky"
     shutil.copytree(folder, leaky)
     rows = (leaky / "cases.csv").read_text().splitlines()
-    rows[-1] = rows[-1].replace("g31", "g3")                 # a test picture of a training patient
+    rows[-1] = rows[-1].replace("g31", "g3")  # a test picture of a training patient
     (leaky / "cases.csv").write_text("\n".join(rows) + "\n")
     from dataclasses import asdict
 
@@ -143,8 +143,10 @@ def test_outlines_of_a_tile():
 
 
 def test_reading_runs_needs_no_library(done):
-    code = (f"import sys; from cers.training import runs; run = runs.read_run({str(done)!r}); runs.History(run.folder).update()\n"
-            "print(run.state, {m.split('.')[0] for m in sys.modules} & {'torch', 'numpy', 'yaml', 'PIL', 'safetensors', 'typer'})")
+    code = (
+        f"import sys; from cers.training import runs; run = runs.read_run({str(done)!r}); runs.History(run.folder).update()\n"
+        "print(run.state, {m.split('.')[0] for m in sys.modules} & {'torch', 'numpy', 'yaml', 'PIL', 'safetensors', 'typer'})"
+    )
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert out.stdout.split() == ["finished", "set()"]
 
@@ -165,7 +167,7 @@ def test_live_stopped_killed(folder, cache, tmp_path):
     assert run.state == "stopped" and run.resumable and run.step >= 3
     process = start(out, None, cache)
     wait_for_step(out, run.step + 2, process)
-    os.kill(process.pid, signal.SIGKILL)            # not waited for yet: its pid is still there
+    os.kill(process.pid, signal.SIGKILL)  # not waited for yet: its pid is still there
     deadline = time.monotonic() + 20
     while runs.read_run(out).live and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -193,10 +195,15 @@ def test_a_stop_during_the_launch_counts_and_an_old_one_does_not(folder, cache, 
     assert train(config, new, cache, resume=True) == "finished"
 
 
-@pytest.mark.parametrize("left, words", [
-    ("Traceback (most recent call last):\nModuleNotFoundError: No module named 'torch'\n", "needs is missing: No module named 'torch'"),
-    ("noise\nError: The weights 'x' cannot be read.\n", "The weights 'x' cannot be read."),
-    ("torch.OutOfMemoryError: CUDA\n", "not enough memory"), ("", "without a word")])
+@pytest.mark.parametrize(
+    "left, words",
+    [
+        ("Traceback (most recent call last):\nModuleNotFoundError: No module named 'torch'\n", "needs is missing: No module named 'torch'"),
+        ("noise\nError: The weights 'x' cannot be read.\n", "The weights 'x' cannot be read."),
+        ("torch.OutOfMemoryError: CUDA\n", "not enough memory"),
+        ("", "without a word"),
+    ],
+)
 def test_a_process_that_died_before_it_reported(tmp_path, left, words):
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
@@ -214,8 +221,9 @@ def test_a_run_on_another_machine_is_believed_for_a_while(tmp_path):
     assert runs.read_run(tmp_path).state == "crashed"
 
 
-@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"\xff\xfe\x00", b'{"step": NaN}',
-                                     b'{"state": 3, "step": "x", "share": null, "metrics": 7, "proposal": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[1, 2]", b"\xff\xfe\x00", b'{"step": NaN}', b'{"state": 3, "step": "x", "share": null, "metrics": 7, "proposal": 1}']
+)
 def test_a_status_that_makes_no_sense_is_borne(tmp_path, content):
     (tmp_path / "status.json").write_bytes(content)
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1, "loss": 0.5}\nnonsense\n[]\n{"step": 2, "loss": "x"}\n{"step": 3, "los')

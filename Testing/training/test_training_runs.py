@@ -101,7 +101,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(folder, cache, tmp_path, monkeypa
 
     def full(tensors, path):
         count.append(path)
-        if len(count) > 9:                 # in the third checkpoint of four files
+        if len(count) > 9:  # in the third checkpoint of four files
             open(path, "wb").write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
         real(tensors, path)
@@ -137,7 +137,9 @@ def test_two_processes_train_as_one(folder, cache, tmp_path):
     train(config, tmp_path / "one", cache)
     one, two = (next(r for r in metrics(tmp_path / name) if "loss" in r) for name in ("one", "two"))
     assert one["loss"] == pytest.approx(two["loss"], rel=2e-3)
-    assert one["align"] == pytest.approx(two["align"], rel=1e-2) and one["consistency"] == pytest.approx(two["consistency"], rel=0.1, abs=1e-4)
+    assert one["align"] == pytest.approx(two["align"], rel=1e-2) and one["consistency"] == pytest.approx(
+        two["consistency"], rel=0.1, abs=1e-4
+    )
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for k in a:
         if a[k].is_floating_point():

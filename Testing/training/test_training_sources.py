@@ -55,7 +55,7 @@ def test_sides_share_no_kin_and_the_labelled_are_a_share(folder, tmp_path):
     assert 12 <= len(split.labelled) <= 14 and not set(split.kin[split.labelled]) & set(split.kin[split.unlabelled])
     assert not split.report["leaks"]["found"]
     _, again = opened(settings(folder, seed=5), tmp_path)
-    assert np.array_equal(again.labelled, split.labelled)               # seeds of training do not change the split
+    assert np.array_equal(again.labelled, split.labelled)  # seeds of training do not change the split
     _, other = opened(settings(folder, split_seed=5), tmp_path)
     assert not np.array_equal(other.labelled, split.labelled)
     _, few = opened(settings(folder, labelled=5), tmp_path)
@@ -68,7 +68,7 @@ def test_a_planted_leak_stops_the_run(folder, tmp_path, leak):
     shutil.copytree(folder, copy)
     if leak == "file":
         shutil.copy(copy / "images/train/train_003.jpg", copy / "images/test/test_030.jpg")
-    elif leak == "picture":                # the same picture, saved anew and a little brighter
+    elif leak == "picture":  # the same picture, saved anew and a little brighter
         from PIL import Image
 
         array = np.asarray(Image.open(copy / "images/train/train_003.jpg"), float)
@@ -128,20 +128,37 @@ def test_a_pool_with_unlabelled_pictures(folder, tmp_path):
     with Pool.create(tmp_path / "pool") as pool:
         for n in range(8):
             image, mask = _picture(rng, 80)
-            pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: "tumor"}, patient_id=f"p{n // 2}", modality="MR", body_site="brain",
-                          plane="axial"))
+            pool.add(
+                Case(
+                    image.astype(np.float32),
+                    mask.astype(np.uint8),
+                    {1: "tumor"},
+                    patient_id=f"p{n // 2}",
+                    modality="MR",
+                    body_site="brain",
+                    plane="axial",
+                )
+            )
     config = settings(tmp_path / "pool", unlabelled=[str(folder / "images/train")], labelled=1.0, steps=4)
     assert train(config, tmp_path / "run", tmp_path / "cache") == "finished"
     data, split = opened(config, tmp_path)
     assert data.kind == "pool" and data.labels == ["tumor"] and len(split.unlabelled) == 28
-    assert len(split.labelled) + len(split.validation) == 8 and len(split.validation) == 2          # one patient
+    assert len(split.labelled) + len(split.validation) == 8 and len(split.validation) == 2  # one patient
     model = load_model(tmp_path / "run" / "model")
     assert model.config.modality == "MR" and model.config.body_site == "brain"
 
 
-@pytest.mark.parametrize(("damage", "said"), [("nothing there", "no data folder"), ("empty", "neither images/"), ("no outline", "has no label map"),
-                                              ("no outlines", "neither labels/ nor masks/"), ("lost in table", "is listed in cases.csv"),
-                                              ("other grid", "case_1")])
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("nothing there", "no data folder"),
+        ("empty", "neither images/"),
+        ("no outline", "has no label map"),
+        ("no outlines", "neither labels/ nor masks/"),
+        ("lost in table", "is listed in cases.csv"),
+        ("other grid", "case_1"),
+    ],
+)
 def test_what_is_wrong_with_volumes_is_named(tmp_path, damage, said):
     data = tmp_path / "data"
     if damage == "empty":
@@ -162,10 +179,20 @@ def test_what_is_wrong_with_volumes_is_named(tmp_path, damage, said):
     assert not list((tmp_path / "cache").glob("*")) if (tmp_path / "cache").exists() else True
 
 
-@pytest.mark.parametrize(("change", "said"), [({"steps": 0}, "budget"), ({"groups": 3}, "even number"), ({"method": "magic"}, "choose one of"),
-                                              ({"labelled": 0}, "labelled share is 0"), ({"null": 1.5}, "share from 0 to 1"), ({"lr": "fast"}, "must be a number"),
-                                              ({"wheels": 4}, "wheels is no setting"), ({"threshold": 0.3}, "confidence threshold"),
-                                              ({"steps": 2.5}, "whole number")])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"steps": 0}, "budget"),
+        ({"groups": 3}, "even number"),
+        ({"method": "magic"}, "choose one of"),
+        ({"labelled": 0}, "labelled share is 0"),
+        ({"null": 1.5}, "share from 0 to 1"),
+        ({"lr": "fast"}, "must be a number"),
+        ({"wheels": 4}, "wheels is no setting"),
+        ({"threshold": 0.3}, "confidence threshold"),
+        ({"steps": 2.5}, "whole number"),
+    ],
+)
 def test_settings_that_cannot_be_used_are_named(folder, change, said):
     with pytest.raises(InputError, match=said):
         settings(folder, **change)
@@ -173,20 +200,38 @@ def test_settings_that_cannot_be_used_are_named(folder, change, said):
 
 def test_the_command_says_what_is_missing(folder, tmp_path):
     run = CliRunner()
-    for arguments, said in ((["--data", str(folder)], "needs a folder"), (["--out", str(tmp_path / "r")], "budget"),
-                            (["--out", str(tmp_path / "r"), "--steps", "1"], "nothing to train on"),
-                            (["--resume", str(tmp_path / "none")], "cannot be read as a training configuration"),
-                            (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--set", "wheels=4"], "no setting"),
-                            (["--data", str(tmp_path / "no"), "--out", str(tmp_path / "r"), "--steps", "1"], "no data folder"),
-                            (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--exclude", "glioma"], "NAME=VALUE")):
+    for arguments, said in (
+        (["--data", str(folder)], "needs a folder"),
+        (["--out", str(tmp_path / "r")], "budget"),
+        (["--out", str(tmp_path / "r"), "--steps", "1"], "nothing to train on"),
+        (["--resume", str(tmp_path / "none")], "cannot be read as a training configuration"),
+        (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--set", "wheels=4"], "no setting"),
+        (["--data", str(tmp_path / "no"), "--out", str(tmp_path / "r"), "--steps", "1"], "no data folder"),
+        (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--exclude", "glioma"], "NAME=VALUE"),
+    ):
         done = run.invoke(app, ["train", *arguments])
         assert done.exit_code == 1 and said in done.output and done.output.count("\n") == 1, done.output
 
 
 def test_a_configuration_file_and_options_go_together(folder, tmp_path):
     settings(folder, method="unimatch", steps=2).write(tmp_path / "base.yaml")
-    done = CliRunner().invoke(app, ["train", "--config", str(tmp_path / "base.yaml"), "--out", str(tmp_path / "run"), "--method", "supervised", "--set",
-                                    "lr=1e-3", "--cache", str(tmp_path / "cache"), "--json"])
+    done = CliRunner().invoke(
+        app,
+        [
+            "train",
+            "--config",
+            str(tmp_path / "base.yaml"),
+            "--out",
+            str(tmp_path / "run"),
+            "--method",
+            "supervised",
+            "--set",
+            "lr=1e-3",
+            "--cache",
+            str(tmp_path / "cache"),
+            "--json",
+        ],
+    )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["state"] == "finished"
     used = TrainConfig.read(tmp_path / "run" / "config.yaml")

@@ -15,8 +15,16 @@ def arrays(tmp_path):
     image, mask = phantom.head(7)
     np.save(tmp_path / "image.npy", image)
     np.save(tmp_path / "mask.npy", mask)
-    return {"image": str(tmp_path / "image.npy"), "mask": str(tmp_path / "mask.npy"), "ijkToRAS": phantom.matrix().tolist(),
-            "labels": {"1": "tumor"}, "annotator": "Ada", "modality": "MR", "body_site": "brain", "patient_id": "p7"}
+    return {
+        "image": str(tmp_path / "image.npy"),
+        "mask": str(tmp_path / "mask.npy"),
+        "ijkToRAS": phantom.matrix().tolist(),
+        "labels": {"1": "tumor"},
+        "annotator": "Ada",
+        "modality": "MR",
+        "body_site": "brain",
+        "patient_id": "p7",
+    }
 
 
 def test_an_added_case_is_a_reference_of_the_next_run(model, tmp_path, arrays):
@@ -24,14 +32,16 @@ def test_an_added_case_is_a_reference_of_the_next_run(model, tmp_path, arrays):
         pass
     image = phantom.head(7)[0]
     rng = np.random.default_rng(1)
-    neighbour = np.roll(image, 2, axis=2) + rng.normal(0, 20, image.shape)       # another patient who looks much like this one
+    neighbour = np.roll(image, 2, axis=2) + rng.normal(0, 20, image.shape)  # another patient who looks much like this one
     with Worker() as worker:
         worker.call("load_model", path=str(model), threads=1)
         worker.call("open_pool", path=str(tmp_path / "pool"))
         before = worker.segment(neighbour, phantom.matrix(), modality="MR", body_site="brain", patient_id="p8")
         assert not any(s["references"] for s in before["slices"])
         added = worker.call("add_case", **arrays, proposed=arrays["mask"])
-        assert added["added"] and added["dice"] == 1.0 and added["cases"] == len(added["ids"]) and added["embedded"] == 2 * len(added["ids"])
+        assert (
+            added["added"] and added["dice"] == 1.0 and added["cases"] == len(added["ids"]) and added["embedded"] == 2 * len(added["ids"])
+        )
         after = worker.segment(neighbour, phantom.matrix(), modality="MR", body_site="brain", patient_id="p8")
         assert {r["id"] for s in after["slices"] for r in s["references"]} & set(added["ids"])
         itself = worker.segment(image, phantom.matrix(), modality="MR", body_site="brain", patient_id="p7")
@@ -44,7 +54,11 @@ def test_what_cannot_be_added_is_refused_in_one_sentence(model, tmp_path, arrays
     with Pool.create(tmp_path / "pool"):
         pass
     with Worker() as worker:
-        for change, words in (({}, "No pool is open"), ({"annotator": None}, "needs the parameter 'annotator'"), ({"labels": {"one": "x"}}, "No pool")):
+        for change, words in (
+            ({}, "No pool is open"),
+            ({"annotator": None}, "needs the parameter 'annotator'"),
+            ({"labels": {"one": "x"}}, "No pool"),
+        ):
             with pytest.raises(WorkerError, match=words):
                 worker.call("add_case", **{**arrays, **change})
         worker.call("open_pool", path=str(tmp_path / "pool"), read_only=True)

@@ -71,8 +71,15 @@ def test_import_of_a_volume_and_of_a_folder(worker, tmp_path):
     volume, (image, mask) = phantom.volume(), phantom.head(5)
     np.save(tmp_path / "i.npy", image)
     np.save(tmp_path / "m.npy", mask)
-    given = {"image": str(tmp_path / "i.npy"), "mask": str(tmp_path / "m.npy"), "ijkToRAS": volume.geometry.ijkToRAS.tolist(),
-             "labels": {"1": "tumor"}, "modality": "MR", "annotator": "Ana", "max_slices": 2}
+    given = {
+        "image": str(tmp_path / "i.npy"),
+        "mask": str(tmp_path / "m.npy"),
+        "ijkToRAS": volume.geometry.ijkToRAS.tolist(),
+        "labels": {"1": "tumor"},
+        "modality": "MR",
+        "annotator": "Ana",
+        "max_slices": 2,
+    }
     before = worker.call("pool_info")["cases"]
     assert worker.call("pool_import_volume", **given, dry_run=True)["added"] == 2 and worker.call("pool_info")["cases"] == before
     done = worker.call("pool_import_volume", **given)

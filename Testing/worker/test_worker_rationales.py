@@ -63,10 +63,12 @@ def test_preview_consent_write_compare_withdraw(worker, config, tmp_path):
         ids, preview, endpoint = plan["ids"], plan["preview"], plan["endpoint"]
         assert len(ids) == 4 and preview["id"] == ids[0] and "Measured findings" in preview["user"] and len(preview["sha256"]) == 64
         assert np.load(preview["picture"]).shape[2] == 3 and plan["estimate"]["requests"] == 4 and plan["estimate"]["cost"] > 0
-        assert endpoint["host"] == "127.0.0.1" and endpoint["local"] and not endpoint["consent"] and endpoint["key"] and KEY not in str(plan)
+        assert (
+            endpoint["host"] == "127.0.0.1" and endpoint["local"] and not endpoint["consent"] and endpoint["key"] and KEY not in str(plan)
+        )
         assert refused(worker, "rationale_write", **at(server)).code == "writer" and server.connections == 0
         worker.call("rationale_grant", url=server.url)
-        refused(worker, "rationale_write", **at(server, picture=True))          # findings are not pictures
+        refused(worker, "rationale_write", **at(server, picture=True))  # findings are not pictures
         assert server.connections == 0 and worker.call("rationale_report") == {"report": None}
         done = worker.call("rationale_write", **at(server), ids=ids[:3])
         assert [w["id"] for w in done["written"]] == ids[:3] and all(w["replaced"] for w in done["written"]) and not done["faults"]
@@ -124,7 +126,10 @@ def test_trouble_cancel_and_resume(worker):
 def test_a_table_is_tried_before_it_is_taken(worker, tmp_path):
     ids = worker.call("pool_query")["ids"]
     table = tmp_path / "Texte für später.csv"
-    table.write_text("case;texture;boundary;context;summary\n" + f"{ids[0]};Bright.;Sharp edge.;Alone.;A lesion.\nnobody;a;b;c;d\n{ids[1]};a;;c;d\n", "utf-8")
+    table.write_text(
+        "case;texture;boundary;context;summary\n" + f"{ids[0]};Bright.;Sharp edge.;Alone.;A lesion.\nnobody;a;b;c;d\n{ids[1]};a;;c;d\n",
+        "utf-8",
+    )
     dry = worker.call("rationale_import", csv=str(table), dry_run=True)
     assert dry["ids"] == ids[:1] and dry["unmatched"] == 1 and dry["faults"][0]["line"] == 4
     assert worker.call("rationale_overview")["writers"] == {"measured": 4}
@@ -139,8 +144,13 @@ def test_what_cannot_be_is_said(worker, tmp_path):
     assert "no writer" in str(refused(worker, "rationale_plan", writer="poet"))
     assert "web address" in str(refused(worker, "rationale_plan", writer="endpoint", model="m"))
     assert "model" in str(refused(worker, "rationale_plan", **{**endpoint, "model": " "}))
-    assert "never the key itself" in worker.call("rationale_plan", **endpoint, key_source="environment", key_variable=KEY)["endpoint"]["key_problem"]
-    assert "not set" in worker.call("rationale_plan", **endpoint, key_source="environment", key_variable="NOT_SET")["endpoint"]["key_problem"]
+    assert (
+        "never the key itself"
+        in worker.call("rationale_plan", **endpoint, key_source="environment", key_variable=KEY)["endpoint"]["key_problem"]
+    )
+    assert (
+        "not set" in worker.call("rationale_plan", **endpoint, key_source="environment", key_variable="NOT_SET")["endpoint"]["key_problem"]
+    )
     assert "keyring" in worker.call("rationale_plan", **endpoint, key_source="keyring")["endpoint"]["key_problem"]
     assert "no choice" in str(refused(worker, "rationale_plan", writer="measured", scope="some"))
     assert "must not hold" in str(refused(worker, "rationale_grant", url=f"https://x/v1?key={KEY}"))

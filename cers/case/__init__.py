@@ -15,6 +15,17 @@ from .records import (
 )
 
 __all__ = [
-    "PARTS", "Case", "Coverage", "Evidence", "Geometry", "PlaneView", "Prediction", "Rationale", "Reference", "Rejection",
-    "Statement", "Volume", "acquisition_plane",
+    "PARTS",
+    "Case",
+    "Coverage",
+    "Evidence",
+    "Geometry",
+    "PlaneView",
+    "Prediction",
+    "Rationale",
+    "Reference",
+    "Rejection",
+    "Statement",
+    "Volume",
+    "acquisition_plane",
 ]

@@ -33,4 +33,8 @@ def slices_words(counts: Mapping[str, PlaneCount]) -> str:
 
 def references_words(counts: Mapping[str, PlaneCount]) -> str:
     """For instance "references for 1 of 7 axial, 0 of 60 coronal lesion slices"; planes without a lesion are left out."""
-    return "references for " + ", ".join(f"{c.with_references} of {c.lesion} {plane}" for plane, c in counts.items() if c.lesion) + " lesion slices"
+    return (
+        "references for "
+        + ", ".join(f"{c.with_references} of {c.lesion} {plane}" for plane, c in counts.items() if c.lesion)
+        + " lesion slices"
+    )

@@ -42,8 +42,12 @@ def headers(path: Path) -> dict[str, str | None]:
     site = str(data.get("BodyPartExamined", "") or "").strip().lower()
     modality = str(data.get("Modality", "") or "").strip().upper() or None
     description = str(data.get("SeriesDescription", "") or "").strip()
-    return {"modality": modality, "body_site": site if site and site not in _REGIONS else None,
-            "patient_id": pseudonym(data.get("PatientID", "")), "name": description or f"{modality or 'DICOM'} series"}
+    return {
+        "modality": modality,
+        "body_site": site if site and site not in _REGIONS else None,
+        "patient_id": pseudonym(data.get("PatientID", "")),
+        "name": description or f"{modality or 'DICOM'} series",
+    }
 
 
 def series_files(folder: Path) -> list[str]:
@@ -86,8 +90,9 @@ def _check_stack(files: list[str]) -> None:
     """A gap, a second time point or a tilted gantry would put the mask in the wrong place: refuse them by name."""
     data = [_header(Path(f)) for f in files]
     if any(d.get("ImagePositionPatient") is None or d.get("ImageOrientationPatient") is None for d in data):
-        raise InputError("The DICOM files do not say where their slices lie (no ImagePositionPatient). "
-                         "Load a cross-sectional image series.")
+        raise InputError(
+            "The DICOM files do not say where their slices lie (no ImagePositionPatient). Load a cross-sectional image series."
+        )
     position = np.array([d.ImagePositionPatient for d in data], float)
     orientation = np.array([d.ImageOrientationPatient for d in data], float)
     if np.abs(orientation - orientation[0]).max() > 1e-3:
@@ -99,8 +104,12 @@ def _check_stack(files: list[str]) -> None:
     if np.abs(along).min() < 1e-3:
         raise InputError("The DICOM series has several images at one position (time points or b-values). Take out one of them first.")
     if np.abs(np.abs(along) - median).max() > 0.1 * median:
-        raise InputError(f"The DICOM slices are not evenly spaced ({np.abs(along).min():.2f} to {np.abs(along).max():.2f} mm apart): "
-                         "one may be missing. Complete the series, or resample it in Slicer first.")
+        raise InputError(
+            f"The DICOM slices are not evenly spaced ({np.abs(along).min():.2f} to {np.abs(along).max():.2f} mm apart): "
+            "one may be missing. Complete the series, or resample it in Slicer first."
+        )
     if np.abs(step - along[:, None] * normal).max() > 0.05 * median:
-        raise InputError("The DICOM slices are sheared against each other (tilted gantry). Load the series in Slicer, which corrects this, "
-                         "and save it as NRRD first.")
+        raise InputError(
+            "The DICOM slices are sheared against each other (tilted gantry). Load the series in Slicer, which corrects this, "
+            "and save it as NRRD first."
+        )

@@ -16,9 +16,9 @@ PLANES = ("axial", "coronal", "sagittal")
 
 # display axes of each plane as RAS unit directions: (through-plane, rows downwards, columns to the right). Radiological convention.
 _DISPLAY = {
-    "axial": ((0, 0, 1), (0, -1, 0), (-1, 0, 0)),       # upwards; rows to posterior; columns to the patient's left
-    "coronal": ((0, -1, 0), (0, 0, -1), (-1, 0, 0)),    # to posterior; rows to inferior; columns to the patient's left
-    "sagittal": ((-1, 0, 0), (0, 0, -1), (0, -1, 0)),   # to the left; rows to inferior; columns to posterior
+    "axial": ((0, 0, 1), (0, -1, 0), (-1, 0, 0)),  # upwards; rows to posterior; columns to the patient's left
+    "coronal": ((0, -1, 0), (0, 0, -1), (-1, 0, 0)),  # to posterior; rows to inferior; columns to the patient's left
+    "sagittal": ((-1, 0, 0), (0, 0, -1), (0, -1, 0)),  # to the left; rows to inferior; columns to posterior
 }
 
 
@@ -92,7 +92,7 @@ def acquisition_plane(geometry: Geometry) -> str:
     if geometry.shape[::-1][axis] > 1 and spacing[axis] < 1.2 * np.median(spacing):
         return "axial"
     if min(geometry.shape) == 1:
-        axis = 2 - int(np.argmin(geometry.shape))      # a single slice, whatever its header says of thickness
+        axis = 2 - int(np.argmin(geometry.shape))  # a single slice, whatever its header says of thickness
     direction = np.abs(geometry.ijkToRAS[:3, axis] / spacing[axis])
     return ("sagittal", "coronal", "axial")[int(np.argmax(direction))]
 
@@ -113,12 +113,12 @@ class PlaneView:
         if plane not in PLANES:
             raise InputError(f"Plane '{plane}' is not known. Use one of {', '.join(PLANES)}.")
         self.geometry, self.plane = geometry, plane
-        unit = geometry.ijkToRAS[:3, :3] / np.array(geometry.spacing)        # columns: RAS direction of i, j, k
+        unit = geometry.ijkToRAS[:3, :3] / np.array(geometry.spacing)  # columns: RAS direction of i, j, k
         want = np.array(_DISPLAY[plane], float)
-        score = want @ unit                                                  # (3 display axes, i/j/k)
+        score = want @ unit  # (3 display axes, i/j/k)
         # the assignment of voxel axes to display axes with the largest total alignment, so that no axis is used twice
         best = max(_PERMUTATIONS, key=lambda p: sum(abs(score[r, c]) for r, c in enumerate(p)))
-        self.axes = tuple(2 - c for c in best)                               # i, j, k are array axes 2, 1, 0
+        self.axes = tuple(2 - c for c in best)  # i, j, k are array axes 2, 1, 0
         self.flips = tuple(bool(score[r, c] < 0) for r, c in enumerate(best))
         size = [geometry.spacing[c] for c in best]
         self.slice_spacing, self.spacing = size[0], (size[1], size[2])
@@ -149,7 +149,7 @@ class PlaneView:
         """(4, 4) affine of display slice ``n`` as an image of its own: i = column, j = row, k = through-plane."""
         g = self.geometry
         matrix = np.eye(4)
-        start = np.zeros(3)                                                  # in (i, j, k)
+        start = np.zeros(3)  # in (i, j, k)
         for display, (axis, flip) in enumerate(zip(self.axes, self.flips)):
             column = 2 - axis
             step = g.ijkToRAS[:3, column] * (-1 if flip else 1)

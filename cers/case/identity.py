@@ -11,14 +11,43 @@ from .dicom import quiet
 
 # keywords of DICOM that name the person, the people around, or the event
 DICOM_FIELDS = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "OtherPatientIDs", "OtherPatientNames", "PatientBirthName", "PatientMotherBirthName",
-    "PatientBirthDate", "PatientBirthTime", "PatientAge", "PatientSex", "PatientAddress", "PatientTelephoneNumbers", "PatientComments",
-    "EthnicGroup", "Occupation", "MedicalRecordLocator", "AccessionNumber", "StudyID", "StudyDate", "SeriesDate", "AcquisitionDate",
-    "InstitutionName", "InstitutionAddress", "StationName", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName",
-    "RequestingPhysician", "StudyDescription", "ImageComments")
-_TELLING = re.compile(r"patient|name|birth|date|address|physician|operator|institution|accession|comment|descrip|aux_file|subject|person", re.I)
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "OtherPatientIDs",
+    "OtherPatientNames",
+    "PatientBirthName",
+    "PatientMotherBirthName",
+    "PatientBirthDate",
+    "PatientBirthTime",
+    "PatientAge",
+    "PatientSex",
+    "PatientAddress",
+    "PatientTelephoneNumbers",
+    "PatientComments",
+    "EthnicGroup",
+    "Occupation",
+    "MedicalRecordLocator",
+    "AccessionNumber",
+    "StudyID",
+    "StudyDate",
+    "SeriesDate",
+    "AcquisitionDate",
+    "InstitutionName",
+    "InstitutionAddress",
+    "StationName",
+    "ReferringPhysicianName",
+    "PerformingPhysicianName",
+    "OperatorsName",
+    "RequestingPhysician",
+    "StudyDescription",
+    "ImageComments",
+)
+_TELLING = re.compile(
+    r"patient|name|birth|date|address|physician|operator|institution|accession|comment|descrip|aux_file|subject|person", re.I
+)
 _TECHNICAL = re.compile(r"intent_name|form_code|ITK_|NRRD_|DICOM_.*(slope|spacing)", re.I)
-_LONGEST = 120          # characters of a value that are shown
+_LONGEST = 120  # characters of a value that are shown
 
 
 def identifying(path: str | PathLike) -> dict[str, str]:
@@ -30,7 +59,7 @@ def identifying(path: str | PathLike) -> dict[str, str]:
         InputError: the file cannot be read.
     """
     path = Path(path)
-    if path.is_dir():                               # of a series any file will do
+    if path.is_dir():  # of a series any file will do
         first = next((p for p in sorted(path.rglob("*")) if p.is_file() and _is_dicom(p)), None)
         return {} if first is None else _dicom(first)
     return _dicom(path) if _is_dicom(path) else _other(path)
@@ -63,8 +92,12 @@ def _other(path: Path) -> dict[str, str]:
     try:
         with quiet():
             reader.ReadImageInformation()
-            return {key: text for key in reader.GetMetaDataKeys() if _TELLING.search(key) and not _TECHNICAL.search(key)
-                    if (text := _text(reader.GetMetaData(key)))}
+            return {
+                key: text
+                for key in reader.GetMetaDataKeys()
+                if _TELLING.search(key) and not _TECHNICAL.search(key)
+                if (text := _text(reader.GetMetaData(key)))
+            }
     except RuntimeError as error:
         raise InputError(f"'{path}' could not be read as an image. Check that the file is complete.") from error
 

@@ -22,7 +22,7 @@ __all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 OUTPUTS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".mha")
-_KNOWN = ("NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM folder or file, PNG or JPG")
+_KNOWN = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM folder or file, PNG or JPG"
 
 
 def read_volume(path: str | Path, *, modality: str | None = None, body_site: str | None = None) -> Volume:
@@ -54,8 +54,15 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
             facts = headers(path)
             if facts["modality"] == "SEG":
                 raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
-    volume = Volume(array, geometry, name=facts.get("name") or _stem(path), modality=(modality or facts.get("modality") or None),
-                    body_site=(body_site or facts.get("body_site") or None), patient_id=facts.get("patient_id"), spacing_known=not picture)
+    volume = Volume(
+        array,
+        geometry,
+        name=facts.get("name") or _stem(path),
+        modality=(modality or facts.get("modality") or None),
+        body_site=(body_site or facts.get("body_site") or None),
+        patient_id=facts.get("patient_id"),
+        spacing_known=not picture,
+    )
     volume.modality = volume.modality and volume.modality.strip().upper()
     volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
     volume.body_site = volume.body_site and volume.body_site.strip().lower()
@@ -101,8 +108,15 @@ def read_mask(path: str | Path, geometry: Geometry) -> tuple[np.ndarray, dict[in
     return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
 
 
-def write_segmentation(path: str | Path, labelmap: np.ndarray, geometry: Geometry, labels: dict[int, str], *,
-                       colors: dict[int, tuple[float, float, float]] | None = None, terminology: dict[int, str] | None = None) -> Path:
+def write_segmentation(
+    path: str | Path,
+    labelmap: np.ndarray,
+    geometry: Geometry,
+    labels: dict[int, str],
+    *,
+    colors: dict[int, tuple[float, float, float]] | None = None,
+    terminology: dict[int, str] | None = None,
+) -> Path:
     """Write a label map in its own grid: whole or not at all.
 
     Args:
@@ -150,7 +164,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, fields: dict[str, 
             kept = Geometry.from_itk(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         except RuntimeError as error:
             raise InputError(f"'{path}' could not be written: {_reason(error)}") from error
-        if not kept.same_grid(geometry, 0.01):         # NIfTI silently straightens a sheared grid
+        if not kept.same_grid(geometry, 0.01):  # NIfTI silently straightens a sheared grid
             raise InputError(f"The format of '{path.name}' cannot hold this image's sheared geometry. Write .nrrd or .seg.nrrd instead.")
     return path
 
@@ -187,7 +201,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         try:
             yield temporary
-            os.chmod(temporary, 0o666 & ~umask)      # mkstemp makes files that only their owner reads
+            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
             with open(temporary, "rb") as done:
                 os.fsync(done.fileno())
             os.replace(temporary, path)
@@ -213,16 +227,20 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
                 reader.ReadImageInformation()
                 size = [n for n in reader.GetSize()[3:] if n > 1]
                 if size:
-                    raise InputError(f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. "
-                                     "Take out one time point or channel first.")
+                    raise InputError(
+                        f"'{path.name}' is a 4-D image with {int(np.prod(size))} volumes. Take out one time point or channel first."
+                    )
                 if reader.GetNumberOfComponents() > 1 and not picture and not layers:
-                    raise InputError(f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (colour or vector image). "
-                                     "Take out one channel first.")
+                    raise InputError(
+                        f"'{path.name}' has {reader.GetNumberOfComponents()} values per voxel (colour or vector image). "
+                        "Take out one channel first."
+                    )
                 image = reader.Execute()
     except RuntimeError as error:
         if "orthonormal" in str(error):
-            raise InputError(f"'{path.name}' has a sheared geometry, which its format cannot carry safely. "
-                             "Resample it in Slicer first.") from error
+            raise InputError(
+                f"'{path.name}' has a sheared geometry, which its format cannot carry safely. Resample it in Slicer first."
+            ) from error
         raise InputError(f"'{path}' could not be read as an image: {_reason(error)} Known formats: {_KNOWN}.") from error
     while image.GetDimension() > 3:
         image = image[..., 0]
@@ -268,15 +286,21 @@ def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
     """(name, label value, layer) of every segment in the header, in order."""
     numbers = sorted({int(m.group(1)) for key in fields if (m := re.match(r"Segment(\d+)_", key))})
     try:
-        return [(fields.get(f"Segment{n}_Name") or fields.get(f"Segment{n}_ID") or f"segment {n + 1}",
-                 int(fields.get(f"Segment{n}_LabelValue", 1)), int(fields.get(f"Segment{n}_Layer", 0))) for n in numbers]
+        return [
+            (
+                fields.get(f"Segment{n}_Name") or fields.get(f"Segment{n}_ID") or f"segment {n + 1}",
+                int(fields.get(f"Segment{n}_LabelValue", 1)),
+                int(fields.get(f"Segment{n}_Layer", 0)),
+            )
+            for n in numbers
+        ]
     except ValueError as error:
         raise InputError("The segmentation's header has a segment without a proper label value. Save it again in Slicer.") from error
 
 
 def _flatten(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tuple[np.ndarray, dict[int, str]]:
     values = [value for _, value, _ in segments]
-    keep = len(set(values)) == len(values)       # values repeat when segments overlap and so lie in several layers
+    keep = len(set(values)) == len(values)  # values repeat when segments overlap and so lie in several layers
     if len(segments) > 255 or any(layer >= len(layers) for _, _, layer in segments):
         raise InputError("The segmentation has more segments or layers than can be read. Export the lesion segments alone.")
     out = np.zeros(layers.shape[1:], np.uint8)
@@ -292,15 +316,21 @@ def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, 
     """The label map in the target's axis order and extent; nothing is resampled."""
     if own.same_grid(target, 0.01):
         return labelmap
-    wrong = InputError(f"The mask '{path.name}' lies on another grid than its image ({own.shape} against {target.shape} voxels, or another "
-                       "position). Resample it to the image, for instance with Slicer's 'Resample Scalar/Vector/DWI Volume'.")
-    step = np.linalg.inv(target.ijkToRAS) @ own.ijkToRAS          # mask voxel index -> image voxel index
+    wrong = InputError(
+        f"The mask '{path.name}' lies on another grid than its image ({own.shape} against {target.shape} voxels, or another "
+        "position). Resample it to the image, for instance with Slicer's 'Resample Scalar/Vector/DWI Volume'."
+    )
+    step = np.linalg.inv(target.ijkToRAS) @ own.ijkToRAS  # mask voxel index -> image voxel index
     turn, shift = np.rint(step[:3, :3]), np.rint(step[:3, 3])
     far = np.array(own.shape[::-1], float)
-    if (np.abs(step[:3, 3] - shift).max() > 0.01 or np.abs((step[:3, :3] - turn) * far).max() > 0.02
-            or not np.array_equal(np.abs(turn).sum(0), np.ones(3)) or not np.array_equal(np.abs(turn).sum(1), np.ones(3))):
+    if (
+        np.abs(step[:3, 3] - shift).max() > 0.01
+        or np.abs((step[:3, :3] - turn) * far).max() > 0.02
+        or not np.array_equal(np.abs(turn).sum(0), np.ones(3))
+        or not np.array_equal(np.abs(turn).sum(1), np.ones(3))
+    ):
         raise wrong
-    source = [int(np.argmax(np.abs(turn[row]))) for row in range(3)]     # for image axis i, j, k the mask's axis
+    source = [int(np.argmax(np.abs(turn[row]))) for row in range(3)]  # for image axis i, j, k the mask's axis
     signs = [int(turn[row, source[row]]) for row in range(3)]
     moved = np.transpose(labelmap, [2 - source[2 - axis] for axis in range(3)])
     moved = moved[tuple(slice(None, None, signs[2 - axis]) for axis in range(3))]
@@ -321,14 +351,25 @@ def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, 
 def _segment_fields(labelmap: np.ndarray, labels: dict, colors: dict, terminology: dict) -> dict[str, str]:
     """The header fields by which Slicer knows its segments."""
     k, j, i = labelmap.shape
-    out = {"Segmentation_ContainedRepresentationNames": "Binary labelmap|", "Segmentation_MasterRepresentation": "Binary labelmap",
-           "Segmentation_ReferenceImageExtentOffset": "0 0 0"}
+    out = {
+        "Segmentation_ContainedRepresentationNames": "Binary labelmap|",
+        "Segmentation_MasterRepresentation": "Binary labelmap",
+        "Segmentation_ReferenceImageExtentOffset": "0 0 0",
+    }
     for n, (value, name) in enumerate(sorted(labels.items())):
         color, entry = label_style(name, n)
         color, entry = colors.get(value, color), terminology.get(value, entry)
-        own = {"ID": f"Segment_{value}", "Name": " ".join(str(name).split()) or f"label {value}", "NameAutoGenerated": "0",
-               "Color": " ".join(f"{c:.6g}" for c in color), "ColorAutoGenerated": "0", "LabelValue": str(value), "Layer": "0",
-               "Extent": f"0 {i - 1} 0 {j - 1} 0 {k - 1}", "Tags": f"Segmentation.Status:completed|TerminologyEntry:{entry}|"}
+        own = {
+            "ID": f"Segment_{value}",
+            "Name": " ".join(str(name).split()) or f"label {value}",
+            "NameAutoGenerated": "0",
+            "Color": " ".join(f"{c:.6g}" for c in color),
+            "ColorAutoGenerated": "0",
+            "LabelValue": str(value),
+            "Layer": "0",
+            "Extent": f"0 {i - 1} 0 {j - 1} 0 {k - 1}",
+            "Tags": f"Segmentation.Status:completed|TerminologyEntry:{entry}|",
+        }
         out.update({f"Segment{n}_{key}": text for key, text in own.items()})
     return out
 
@@ -340,7 +381,7 @@ def _suffix(path: Path) -> str:
 
 
 def _stem(path: Path) -> str:
-    return path.name[:len(path.name) - len(_suffix(path))] or path.name
+    return path.name[: len(path.name) - len(_suffix(path))] or path.name
 
 
 def _is_dicom(path: Path) -> bool:

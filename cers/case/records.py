@@ -41,12 +41,16 @@ class Volume:
     def __post_init__(self):
         array = self.array = np.asarray(self.array)
         if array.ndim != 3 or array.shape != self.geometry.shape:
-            raise InputError(f"One scalar 3-D volume is needed; this image has the shape {array.shape}. "
-                             "For a 4-D or colour image, take out one time point or channel first.")
+            raise InputError(
+                f"One scalar 3-D volume is needed; this image has the shape {array.shape}. "
+                "For a 4-D or colour image, take out one time point or channel first."
+            )
         if array.dtype.kind not in "biuf":
             raise InputError(f"The image's voxels are of type {array.dtype}; real numbers are needed.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise InputError("The image contains voxels that are not numbers (NaN or infinite). Replace them, for instance by zero, and try again.")
+            raise InputError(
+                "The image contains voxels that are not numbers (NaN or infinite). Replace them, for instance by zero, and try again."
+            )
         if array.size and array.min() == array.max():
             raise InputError("The image is empty: every voxel has the same value.")
 
@@ -113,7 +117,7 @@ class Rationale:
     def to_dict(self) -> dict:
         out = {**asdict(self), "text": self.text}
         for statement in out["statements"]:
-            if statement["note"] is None:       # most have none, and records without it keep the hashes they had
+            if statement["note"] is None:  # most have none, and records without it keep the hashes they had
                 del statement["note"]
         return out
 
@@ -289,5 +293,10 @@ class Prediction:
 
     def summary(self) -> dict:
         """Everything but the arrays, as JSON."""
-        return {"labels": {str(k): v for k, v in self.labels.items()}, "volume_ml": self.volume_ml, "seconds": self.seconds,
-                "slices": [e.to_dict() for e in self.evidence], "provenance": self.provenance}
+        return {
+            "labels": {str(k): v for k, v in self.labels.items()},
+            "volume_ml": self.volume_ml,
+            "seconds": self.seconds,
+            "slices": [e.to_dict() for e in self.evidence],
+            "provenance": self.provenance,
+        }

@@ -8,10 +8,10 @@ import sys
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 an error the user can mend, 2 wrong usage, 130 cancelled."""
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")                     # models come from local folders and packages only
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")       # they would be drawn over ours
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models come from local folders and packages only
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would be drawn over ours
     try:
-        from .app import app                # may take seconds on a busy machine: Ctrl-C counts from the start
+        from .app import app  # may take seconds on a busy machine: Ctrl-C counts from the start
 
         app(argv, prog_name="cers")
     except KeyboardInterrupt:

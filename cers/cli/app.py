@@ -11,20 +11,25 @@ from typing import Annotated, Optional
 import typer
 
 from .. import __version__
+from . import pool_care  # noqa: F401 - adds its commands to pool_app
 from .evaluate import compare, evaluate
 from .model import model_app
 from .next import next_
 from .options import Device, Planes
 from .output import command, progress, say_json
-from . import pool_care  # noqa: F401 - adds its commands to pool_app
 from .pool import pool_app
 from .rationale import rationale_app
 from .train import train
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="rich",
-                  help="Segment lesions with evidence: beside each mask, the expert-annotated reference cases it was decoded with.\n\n"
-                       "[bold]Begin with[/bold]   cers segment image.nrrd -o lesion.seg.nrrd --pool my-pool --report evidence.html\n\n"
-                       "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Not for clinical use.")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Segment lesions with evidence: beside each mask, the expert-annotated reference cases it was decoded with.\n\n"
+    "[bold]Begin with[/bold]   cers segment image.nrrd -o lesion.seg.nrrd --pool my-pool --report evidence.html\n\n"
+    "Exit codes: 0 done, 1 an error that you can mend, 2 wrong usage, 130 cancelled. Not for clinical use.",
+)
 app.add_typer(pool_app, name="pool")
 app.command()(train)
 app.add_typer(rationale_app, name="rationale")
@@ -46,21 +51,29 @@ def _root(version: Annotated[bool, typer.Option("--version", callback=_version, 
 @command
 def segment(
     image: Annotated[Path, typer.Argument(help="NIfTI, NRRD, MetaImage, a DICOM folder or file, PNG or JPG.")],
-    output: Annotated[Path, typer.Option(
-        "--output", "-o", help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with names and "
-                               "terminology), .nrrd or .nii.gz. A file of that name is replaced.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Segmentation to write, in the image's own geometry: .seg.nrrd (Slicer segmentation with names and "
+            "terminology), .nrrd or .nii.gz. A file of that name is replaced.",
+        ),
+    ],
     pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without it there is no evidence.")] = None,
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use (see 'cers model list').")] = None,
     planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
     report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - for stdout.")] = None,
-    probabilities: Annotated[Optional[Path], typer.Option(
-        help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels).")] = None,
+    probabilities: Annotated[
+        Optional[Path], typer.Option(help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels).")
+    ] = None,
     text: Annotated[Optional[str], typer.Option(help="A short clinical text, for instance 'headache, known meningioma'.")] = None,
     modality: Annotated[Optional[str], typer.Option(help="MR, CT, ... where the file does not say or is wrong.")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="brain, lung, ... where the file does not say or is wrong.")] = None,
-    influence: Annotated[bool, typer.Option("--influence/--no-influence",
-                                            help="Measure how much each reference changes the mask (takes longer).")] = True,
+    influence: Annotated[
+        bool, typer.Option("--influence/--no-influence", help="Measure how much each reference changes the mask (takes longer).")
+    ] = True,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes the fastest there is.")] = Device.auto,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads. More than the idle cores makes it slower.")] = None,
 ) -> None:
@@ -77,7 +90,7 @@ def segment(
     from ..case.io import atomic_path, check_output, read_volume, write_image, write_segmentation
     from ..errors import InputError
 
-    if not image.exists():                # before any folder is made for the outputs
+    if not image.exists():  # before any folder is made for the outputs
         raise InputError(f"'{image}' does not exist. Check the path of the image.")
     to_stdout = json_file is not None and str(json_file) == "-"
     files = [check_output(output)]
@@ -108,8 +121,9 @@ def segment(
         opened = Pool.open(pool, read_only=not os.access(pool, os.W_OK)) if pool is not None else None
         try:
             segmenter = Segmenter(load_model(model, device=choose_device(device.value), threads=threads), opened)
-            prediction = segmenter.segment(volume, planes=planes.value, text=text, influence=influence,
-                                           progress=lambda f, m: say(0.1 + 0.85 * f, m))
+            prediction = segmenter.segment(
+                volume, planes=planes.value, text=text, influence=influence, progress=lambda f, m: say(0.1 + 0.85 * f, m)
+            )
             say(0.96, "Writing")
             result = prediction.summary()
             if report is not None:
@@ -134,11 +148,16 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
     from ..case.counts import by_plane, references_words, slices_words
 
     found = [e for e in prediction.evidence if e.pixels]
-    amounts = [f"{name} {ml:.2f} ml" if volume.spacing_known else f"{name} {int((prediction.labelmap == value).sum())} pixels"
-               for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())]
+    amounts = [
+        f"{name} {ml:.2f} ml" if volume.spacing_known else f"{name} {int((prediction.labelmap == value).sum())} pixels"
+        for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())
+    ]
     counts = by_plane(e.to_dict() for e in prediction.evidence)
-    lines = [f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."
-             if found else f"No lesion was found in {_slices(len(prediction.evidence))} ({prediction.seconds['total']:.1f} s)."]
+    lines = [
+        f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."
+        if found
+        else f"No lesion was found in {_slices(len(prediction.evidence))} ({prediction.seconds['total']:.1f} s)."
+    ]
     if pool is None:
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:
@@ -158,8 +177,10 @@ app.command()(compare)
 
 @app.command()
 @command
-def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use (see 'cers model list').")] = None,
-         as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False) -> None:
+def info(
+    model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use (see 'cers model list').")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+) -> None:
     """Print versions, the model, devices and threads."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -180,8 +201,14 @@ def info(model: Annotated[Optional[Path], typer.Option(help="Model folder. Defau
     try:
         folder = default_folder() if model is None else model
         config = ModelConfig.read(folder / CONFIG)
-        found = {"folder": str(folder), "name": config.name, "hash": model_hash((folder / WEIGHTS).read_bytes(), config),
-                 "labels": list(config.labels.values()), "modality": config.modality, "body_site": config.body_site}
+        found = {
+            "folder": str(folder),
+            "name": config.name,
+            "hash": model_hash((folder / WEIGHTS).read_bytes(), config),
+            "labels": list(config.labels.values()),
+            "modality": config.modality,
+            "body_site": config.body_site,
+        }
     except (CersError, OSError) as error:
         if model is not None:
             reason = error if isinstance(error, CersError) else f"The model in '{model}' cannot be read: {error.strerror}."

@@ -22,10 +22,17 @@ def evaluate(
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use.")] = None,
     planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
     predictions: Annotated[Optional[Path], typer.Option(help="Folder of masks to evaluate instead of running the model.")] = None,
-    labels: Annotated[Optional[str], typer.Option(help="With --predictions: labels to compare one by one, '1=core, 2=edema'. Default: "
-                                                  "all that is not zero.")] = None,
-    csv: Annotated[Optional[Path], typer.Option(help="Table with a column image and any of: group, patient, diagnosis, modality, "
-                                                "body_site. Intervals are then over groups or patients.")] = None,
+    labels: Annotated[
+        Optional[str],
+        typer.Option(help="With --predictions: labels to compare one by one, '1=core, 2=edema'. Default: all that is not zero."),
+    ] = None,
+    csv: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Table with a column image and any of: group, patient, diagnosis, modality, "
+            "body_site. Intervals are then over groups or patients."
+        ),
+    ] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="All figures and cases as JSON; - for stdout.")] = None,
     html: Annotated[Optional[Path], typer.Option(help="Figures and reliability diagram as one HTML file.")] = None,
     name: Annotated[Optional[str], typer.Option(help="What this evaluation is called in its files and in a model card.")] = None,
@@ -95,8 +102,10 @@ def evaluate(
     for file, why in result["faults"].items():
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
     groups = result["rules"]["groups"]
-    say(f"\n{result['images']} images, 95 % bootstrap intervals over {f'{groups} groups' if groups else 'cases'}\n"
-        + text_table(mean_rows(result) + trust_rows(result)))
+    say(
+        f"\n{result['images']} images, 95 % bootstrap intervals over {f'{groups} groups' if groups else 'cases'}\n"
+        + text_table(mean_rows(result) + trust_rows(result))
+    )
     if to_stdout:
         say_json(result)
     for file in files:
@@ -137,7 +146,7 @@ def _write_json(path: Path, value: dict, atomic_path) -> None:
 
 
 def _labels(text: str) -> dict[int, str]:
-    """"1=core, 2=edema" -> {1: "core", 2: "edema"}."""
+    """ "1=core, 2=edema" -> {1: "core", 2: "edema"}."""
     out: dict[int, str] = {}
     for part in text.split(","):
         value, _, name = (p.strip() for p in part.partition("="))

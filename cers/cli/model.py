@@ -9,11 +9,15 @@ import typer
 
 from .output import command, progress, say_json
 
-model_app = typer.Typer(no_args_is_help=True, help="Show models, install them, choose which one is in use, and write measured figures into "
-                        "their cards.\n\ncers model install runs/my-run --use")
+model_app = typer.Typer(
+    no_args_is_help=True,
+    help="Show models, install them, choose which one is in use, and write measured figures into "
+    "their cards.\n\ncers model install runs/my-run --use",
+)
 _Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-_Model = Annotated[str, typer.Argument(metavar="MODEL", help="Name, id or hash as 'cers model list' shows it; 'shipped' for the one that "
-                                                             "comes with CERS.")]
+_Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Name, id or hash as 'cers model list' shows it; 'shipped' for the one that comes with CERS.")
+]
 
 
 def _read(folder: Path | None):
@@ -32,9 +36,10 @@ def _read(folder: Path | None):
 
 @model_app.command()
 @command
-def show(folder: Annotated[Optional[Path],
-                           typer.Argument(metavar="[DIR]", help="Model folder. Default: the model in use.")] = None,
-         as_json: Annotated[bool, typer.Option("--json", help="For machines: configuration and hash, without the card.")] = False) -> None:
+def show(
+    folder: Annotated[Optional[Path], typer.Argument(metavar="[DIR]", help="Model folder. Default: the model in use.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: configuration and hash, without the card.")] = False,
+) -> None:
     """Print what a model was made for, its settings and its card."""
     from dataclasses import asdict
 
@@ -44,10 +49,18 @@ def show(folder: Annotated[Optional[Path],
     if as_json:
         say_json({"folder": str(folder), "hash": digest, **asdict(config)})
         return
-    facts = {"name": config.name, "hash": digest, "folder": folder, "labels": ", ".join(f"{v} {n}" for v, n in config.labels.items()),
-             "made for": f"{config.modality or 'any modality'}, {config.body_site or 'any body site'}",
-             "input": f"{config.size} x {config.size}", "temperature": config.temperature, "threshold": config.threshold,
-             "minimum ml": config.minimum_ml, "selection": ", ".join(f"{k} {v}" for k, v in config.selection.items()) or "defaults"}
+    facts = {
+        "name": config.name,
+        "hash": digest,
+        "folder": folder,
+        "labels": ", ".join(f"{v} {n}" for v, n in config.labels.items()),
+        "made for": f"{config.modality or 'any modality'}, {config.body_site or 'any body site'}",
+        "input": f"{config.size} x {config.size}",
+        "temperature": config.temperature,
+        "threshold": config.threshold,
+        "minimum ml": config.minimum_ml,
+        "selection": ", ".join(f"{k} {v}" for k, v in config.selection.items()) or "defaults",
+    }
     for name, value in facts.items():
         print(f"{name:<14}{value}")
     card = folder / CARD
@@ -56,9 +69,13 @@ def show(folder: Annotated[Optional[Path],
 
 @model_app.command()
 @command
-def card(folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder.")],
-         results: Annotated[list[Path], typer.Option("--results", help="Result of 'cers evaluate --json' or of the accuracy "
-                                                     "benchmark; may be given several times.")]) -> None:
+def card(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Model folder.")],
+    results: Annotated[
+        list[Path],
+        typer.Option("--results", help="Result of 'cers evaluate --json' or of the accuracy benchmark; may be given several times."),
+    ],
+) -> None:
     """Write the measured section of MODEL_CARD.md from result files; everything else in the card stays as it is.
 
     The section lies between <!-- measured --> and <!-- /measured -->, and is added at the end where there are no such lines.
@@ -92,10 +109,17 @@ def list_(as_json: _Json = False) -> None:
 
 @model_app.command()
 @command(cancelled="Cancelled. Nothing was installed.")
-def install(source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a finished training run, a model folder, or a zip file "
-                                                                          "that 'cers model export' wrote.")],
-            name: Annotated[Optional[str], typer.Option(help="Name of the model here. Default: its own.")] = None,
-            use_it: Annotated[bool, typer.Option("--use", help="Use it from now on.")] = False, as_json: _Json = False) -> None:
+def install(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Folder of a finished training run, a model folder, or a zip file that 'cers model export' wrote."
+        ),
+    ],
+    name: Annotated[Optional[str], typer.Option(help="Name of the model here. Default: its own.")] = None,
+    use_it: Annotated[bool, typer.Option("--use", help="Use it from now on.")] = False,
+    as_json: _Json = False,
+) -> None:
     """Verify a model and copy it to the models of this user."""
     from ..inference.packing import install as put
     from ..inference.store import use as choose
@@ -110,9 +134,16 @@ def install(source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folde
 
 @model_app.command()
 @command
-def use(model: Annotated[Optional[str], typer.Argument(metavar="[MODEL]", help="Name, id or hash as 'cers model list' shows it; 'shipped' for "
-                                                                               "the one that comes with CERS.")] = None,
-        previous: Annotated[bool, typer.Option("--previous", help="The one that was in use before.")] = False, as_json: _Json = False) -> None:
+def use(
+    model: Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="[MODEL]", help="Name, id or hash as 'cers model list' shows it; 'shipped' for the one that comes with CERS."
+        ),
+    ] = None,
+    previous: Annotated[bool, typer.Option("--previous", help="The one that was in use before.")] = False,
+    as_json: _Json = False,
+) -> None:
     """Choose the model that is taken where none is named, here and in 3D Slicer. A pool's vectors are renewed when it is next used."""
     from ..errors import InputError
     from ..inference.store import back
@@ -126,9 +157,13 @@ def use(model: Annotated[Optional[str], typer.Argument(metavar="[MODEL]", help="
 
 @model_app.command()
 @command
-def export(model: _Model, output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .zip. A file of that name is replaced.")],
-           cases: Annotated[bool, typer.Option("--with-cases", help="Add names and pictures of its test cases. Without it, hashes take the place "
-                                                                    "of names.")] = False) -> None:
+def export(
+    model: _Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, .zip. A file of that name is replaced.")],
+    cases: Annotated[
+        bool, typer.Option("--with-cases", help="Add names and pictures of its test cases. Without it, hashes take the place of names.")
+    ] = False,
+) -> None:
     """Write a model as one zip file, for another computer."""
     from ..inference.packing import export as pack
 
@@ -157,7 +192,11 @@ def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
         say_json(found)
         return
     for side in (found["first"], found["second"]):
-        words = f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} pictures" if side["mean"] else "not measured"
+        words = (
+            f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} pictures"
+            if side["mean"]
+            else "not measured"
+        )
         print(f"{side['name']}: {words}")
     if found["difference"] is None:
         print(found["reason"])
@@ -165,7 +204,9 @@ def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
     print(f"\nSecond minus first, paired over {found['cases']} cases:")
     for metric, row in found["difference"].items():
         if row["value"] is not None:
-            print(f"{metric_name(metric, found['units']):<28}{span(row):<28}better in {row['better']}, worse in {row['worse']} of {row['n']}")
+            print(
+                f"{metric_name(metric, found['units']):<28}{span(row):<28}better in {row['better']}, worse in {row['worse']} of {row['n']}"
+            )
 
 
 def _say(entry, as_json: bool, words: str) -> None:

@@ -14,7 +14,9 @@ from .output import command, errors, progress, say_json
 
 @command(cancelled="Cancelled. What was measured so far is kept; the same command goes on from there.")
 def next_(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of volumes: NIfTI, NRRD, MetaImage, DICOM folders.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Folder of volumes: NIfTI, NRRD, MetaImage, DICOM folders.", show_default=False)
+    ],
     pool: Annotated[Path, typer.Option(help="The knowledge pool that shall learn.")],
     count: Annotated[Optional[int], typer.Option("-n", "--count", min=1, help="Volumes to print; default all.")] = None,
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use.")] = None,

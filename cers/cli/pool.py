@@ -11,9 +11,12 @@ import typer
 
 from .output import command, fail, progress, say_json
 
-pool_app = typer.Typer(no_args_is_help=True, help="Make, fill, read, search and check a knowledge pool: a folder of expert-annotated "
-                       "reference cases.\n\ncers pool create my-pool\n\n"
-                       "cers pool import my-pool --images images --masks masks --modality MR --body-site brain")
+pool_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, fill, read, search and check a knowledge pool: a folder of expert-annotated "
+    "reference cases.\n\ncers pool create my-pool\n\n"
+    "cers pool import my-pool --images images --masks masks --modality MR --body-site brain",
+)
 _DIR = Annotated[Path, typer.Argument(metavar="DIR", help="The pool's folder.", show_default=False)]
 _WHO = Annotated[Optional[str], typer.Option(help="Who does it, for the audit.")]
 _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout, nothing else.")]
@@ -41,12 +44,19 @@ def import_(
     folder: _DIR,
     images: Annotated[Path, typer.Option(help="Folder of images: NIfTI, NRRD, MetaImage, PNG, JPG, or DICOM folders.")],
     masks: Annotated[Path, typer.Option(help="Folder of masks with matching names (case7.nii.gz, case7_mask.nrrd, ...); DICOM SEG too.")],
-    csv: Annotated[Optional[Path], typer.Option(help="Table with a column image and any of: patient, group, modality, body_site, "
-                                                "diagnosis, plane, annotator, label. Only its images are imported.")] = None,
+    csv: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="Table with a column image and any of: patient, group, modality, body_site, "
+            "diagnosis, plane, annotator, label. Only its images are imported."
+        ),
+    ] = None,
     modality: Annotated[Optional[str], typer.Option(help="For all cases that do not say: MR, CT, ...")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="For all cases that do not say: brain, lung, ...")] = None,
     max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most.")] = 12,
-    keep_identity: Annotated[bool, typer.Option("--keep-identity", help="Keep what the headers say of the patient, in the field source.")] = False,
+    keep_identity: Annotated[
+        bool, typer.Option("--keep-identity", help="Keep what the headers say of the patient, in the field source.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added; change nothing.")] = False,
     as_json: _JSON = False,
 ) -> None:
@@ -60,16 +70,19 @@ def import_(
     with _open(folder, write=not dry_run) as pool:
         dry = DryRun(pool) if dry_run else None
         with progress() as show:
-            report = import_folder(dry or pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices,
-                                   keep_identity=keep_identity)
+            report = import_folder(
+                dry or pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices, keep_identity=keep_identity
+            )
         count, report.added = len(pool), dry.added if dry else report.added
     if as_json:
         say_json({**report.to_dict(), "cases": count})
     else:
         print(f"{'Would add' if dry_run else 'Added'} {report.added} cases from {report.images} images; the pool has {count}.")
         if report.identity:
-            print(f"Header fields that may tell who the patient is were {'kept' if keep_identity else 'dropped'}: "
-                  + ", ".join(f"{name} ({images})" for name, (images, _) in sorted(report.identity.items())))
+            print(
+                f"Header fields that may tell who the patient is were {'kept' if keep_identity else 'dropped'}: "
+                + ", ".join(f"{name} ({images})" for name, (images, _) in sorted(report.identity.items()))
+            )
         if report.unlisted:
             print(f"{len(report.unlisted)} images that the table does not name were left out.")
     for fault in report.faults:
@@ -103,8 +116,9 @@ def list_(
 
 @pool_app.command()
 @command
-def show(folder: _DIR, case: Annotated[str, typer.Argument(metavar="ID", help="The case's id, or its beginning.")],
-         as_json: _JSON = False) -> None:
+def show(
+    folder: _DIR, case: Annotated[str, typer.Argument(metavar="ID", help="The case's id, or its beginning.")], as_json: _JSON = False
+) -> None:
     """Show one case: its metadata and its rationale."""
     with _open(folder) as pool:
         meta = pool.meta(_resolve(pool, case))
@@ -173,18 +187,30 @@ def _search_image(pool, path: Path, index: int | None, count: int, model: Path |
         raise InputError(f"'{path.name}' has {len(view)} slices, 0 to {len(view) - 1}; there is no slice {index}.")
     loaded = load_model(model, device=choose_device(device), threads=threads)
     spacing = view.spacing if volume.spacing_known else None
-    return search_image(pool, loaded, TextEmbedder(loaded.config.text_encoder), view.slices(volume.array)[index], spacing,
-                        volume.modality or loaded.config.modality, count, show_progress)
+    return search_image(
+        pool,
+        loaded,
+        TextEmbedder(loaded.config.text_encoder),
+        view.slices(volume.array)[index],
+        spacing,
+        volume.modality or loaded.config.modality,
+        count,
+        show_progress,
+    )
 
 
 @pool_app.command()
 @command
-def delete(folder: _DIR, cases: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, or their beginnings.")],
-           yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-           for_good: Annotated[bool, typer.Option("--for-good", help="Not to the trash.")] = False, who: _WHO = None) -> None:
+def delete(
+    folder: _DIR,
+    cases: Annotated[list[str], typer.Argument(metavar="ID...", help="Ids, or their beginnings.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    for_good: Annotated[bool, typer.Option("--for-good", help="Not to the trash.")] = False,
+    who: _WHO = None,
+) -> None:
     """Move cases to the pool's trash, from which 'cers pool restore' brings them back. On a terminal it asks first."""
     with _open(folder, write=True) as pool:
-        ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))         # all are known before the first is deleted
+        ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))  # all are known before the first is deleted
         several = f"{len(ids)} of {len(pool)} cases"
         question = f"Delete {several} for good?" if for_good else f"Move {several} to the trash?"
         if not yes and sys.stdin.isatty() and not typer.confirm(question):

@@ -51,7 +51,7 @@ def restore(
             found = [entry["number"] for entry in trashed if entry["id"].startswith(text)]
             if not found or not text:
                 fail(f"Error: No case in the trash has an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
-            numbers.append(found[0])                       # the newest
+            numbers.append(found[0])  # the newest
         ids = pool.restore(numbers, who=who)
     print(f"Restored {len(ids)} cases.")
 

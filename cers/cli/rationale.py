@@ -12,9 +12,12 @@ import typer
 
 from .output import command, fail, progress, say_json
 
-rationale_app = typer.Typer(no_args_is_help=True, help="Have the rationales of a pool's cases written, and import those of others.\n\n"
-                            "cers rationale write my-pool --writer measured\n\n"
-                            "cers rationale write my-pool --writer endpoint --url http://localhost:11434/v1 --model qwen3 --dry-run")
+rationale_app = typer.Typer(
+    no_args_is_help=True,
+    help="Have the rationales of a pool's cases written, and import those of others.\n\n"
+    "cers rationale write my-pool --writer measured\n\n"
+    "cers rationale write my-pool --writer endpoint --url http://localhost:11434/v1 --model qwen3 --dry-run",
+)
 consent_app = typer.Typer(no_args_is_help=True, help="What may be sent where. Without consent nothing is sent.")
 key_app = typer.Typer(no_args_is_help=True, help="Keys of endpoints in the system's keyring (needs the package keyring).")
 rationale_app.add_typer(consent_app, name="consent")
@@ -23,7 +26,9 @@ rationale_app.add_typer(key_app, name="key")
 _POOL = Annotated[Path, typer.Argument(metavar="POOL", help="The pool's folder.", show_default=False)]
 _URL = Annotated[str, typer.Argument(metavar="URL", help="The endpoint's base URL, such as http://localhost:11434/v1.", show_default=False)]
 _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout, nothing else.")]
-_PERSONS = Annotated[bool, typer.Option("--over-persons", help="Also where a person wrote the text; that version stays, but is no longer current.")]
+_PERSONS = Annotated[
+    bool, typer.Option("--over-persons", help="Also where a person wrote the text; that version stays, but is no longer current.")
+]
 
 
 class Writer(str, Enum):
@@ -36,14 +41,22 @@ class Writer(str, Enum):
 @command(cancelled="Cancelled. What was written so far stays in the pool; the same command goes on from there.")
 def write(
     folder: _POOL,
-    writer: Annotated[Writer, typer.Option(help="measured: from the numbers, offline. endpoint: an OpenAI-compatible server. local: a "
-                                           "model on this machine.")] = Writer.measured,
+    writer: Annotated[
+        Writer,
+        typer.Option(help="measured: from the numbers, offline. endpoint: an OpenAI-compatible server. local: a model on this machine."),
+    ] = Writer.measured,
     url: Annotated[Optional[str], typer.Option(help="Endpoint's base URL.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="Endpoint: the model's name there. Local: a .gguf file, a folder of transformers, "
-                                                 "or an installed package that ships a .gguf file.")] = None,
+    model: Annotated[
+        Optional[str],
+        typer.Option(
+            help="Endpoint: the model's name there. Local: a .gguf file, a folder of transformers, "
+            "or an installed package that ships a .gguf file."
+        ),
+    ] = None,
     picture: Annotated[bool, typer.Option("--with-picture/--text-only", help="Endpoint: send the redacted picture, too.")] = False,
-    key_env: Annotated[Optional[str], typer.Option(help="Environment variable with the endpoint's key. Default: the keyring, then "
-                                                   "CERS_API_KEY.")] = None,
+    key_env: Annotated[
+        Optional[str], typer.Option(help="Environment variable with the endpoint's key. Default: the keyring, then CERS_API_KEY.")
+    ] = None,
     prompt: Annotated[Optional[str], typer.Option(help="Prompt template: a name, or a .txt file.")] = None,
     case: Annotated[Optional[list[str]], typer.Option(help="Only this case (id or its beginning); may be repeated.")] = None,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Cases to write at most.")] = None,
@@ -51,13 +64,15 @@ def write(
     timeout: Annotated[float, typer.Option(min=1, help="Seconds for one request, from first to last byte.")] = 120.0,
     attempts: Annotated[int, typer.Option(min=1, max=20, help="Tries for one case.")] = 4,
     threads: Annotated[Optional[int], typer.Option(min=1, help="Local: CPU threads.")] = None,
-    price: Annotated[Optional[tuple[float, float]], typer.Option(metavar="IN OUT", help="Price of a million tokens in and out, for the "
-                                                                 "estimate.")] = None,
+    price: Annotated[
+        Optional[tuple[float, float]], typer.Option(metavar="IN OUT", help="Price of a million tokens in and out, for the estimate.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also cases that have this writer's text, and without kept answers.")] = False,
     over_persons: _PERSONS = False,
     save_picture: Annotated[Optional[Path], typer.Option(help="With --dry-run: write the first case's picture here (.png).")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the estimate and exactly what would be sent for the first case; send "
-                                          "nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the estimate and exactly what would be sent for the first case; send nothing.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking. It is no consent to send; see consent grant.")] = False,
     as_json: _JSON = False,
 ) -> None:
@@ -84,8 +99,9 @@ def write(
             if not typer.confirm("Start?"):
                 fail("Cancelled. Nothing was written.", 130)
         with progress() as show:
-            report = writers.write(pool, writer_model, plan.ids, again=again, over_persons=over_persons,
-                                   retry=writers.Retry(attempts=attempts), progress=show)
+            report = writers.write(
+                pool, writer_model, plan.ids, again=again, over_persons=over_persons, retry=writers.Retry(attempts=attempts), progress=show
+            )
     if as_json:
         say_json({**report.to_dict(), "done_before": plan.done, "persons": plan.persons})
     else:
@@ -114,8 +130,9 @@ def _model(writer: Writer, url, name, picture, key_env, prompt_name, parallel, t
             raise InputError("Local models write from the findings alone. Leave out --with-picture.")
         return writers.local_model(name, prompt, threads=threads)
     address = writers.endpoint_url(url)
-    return writers.Endpoint(address, name, prompt, picture=picture, key=writers.find_key(address, key_env), seconds=timeout,
-                            parallel=parallel)
+    return writers.Endpoint(
+        address, name, prompt, picture=picture, key=writers.find_key(address, key_env), seconds=timeout, parallel=parallel
+    )
 
 
 def _ask_consent(model, as_json: bool) -> None:
@@ -127,8 +144,10 @@ def _ask_consent(model, as_json: bool) -> None:
         return
     text = writers.consent_text(model.url, model.with_picture)
     if not sys.stdin.isatty() or as_json:
-        raise WriterError(f"{text}. You have not agreed to this yet. To agree: cers rationale consent grant {model.url}"
-                          f"{' --with-picture' if model.with_picture else ''}")
+        raise WriterError(
+            f"{text}. You have not agreed to this yet. To agree: cers rationale consent grant {model.url}"
+            f"{' --with-picture' if model.with_picture else ''}"
+        )
     print(text)
     if not typer.confirm("Do you agree?"):
         fail("Nothing was sent.", 130)
@@ -136,12 +155,16 @@ def _ask_consent(model, as_json: bool) -> None:
 
 
 def _say_plan(plan) -> None:
-    print(f"{len(plan.ids)} cases to write; {plan.done} have this text already"
-          + (f"; {plan.persons} were written by a person and stay." if plan.persons else "."))
+    print(
+        f"{len(plan.ids)} cases to write; {plan.done} have this text already"
+        + (f"; {plan.persons} were written by a person and stay." if plan.persons else ".")
+    )
     if (e := plan.estimate) is not None:
         cost = "price not known (see --price)" if e.cost is None else f"cost about {e.cost:.2f}"
         took = "" if e.seconds is None else f", about {e.seconds / 60:.0f} min" if e.seconds >= 90 else f", about {e.seconds:.0f} s"
-        print(f"{e.requests} requests, {plan.cached} answers at hand; about {e.tokens_in:,} tokens in and {e.tokens_out:,} out{took}; {cost}.")
+        print(
+            f"{e.requests} requests, {plan.cached} answers at hand; about {e.tokens_in:,} tokens in and {e.tokens_out:,} out{took}; {cost}."
+        )
 
 
 def _show_plan(plan, model, as_json: bool, save_picture: Path | None) -> None:
@@ -154,9 +177,23 @@ def _show_plan(plan, model, as_json: bool, save_picture: Path | None) -> None:
             temporary.write_bytes(first.picture)
     if as_json:
         estimate = None if plan.estimate is None else vars(plan.estimate)
-        say_json({"cases": plan.ids, "done": plan.done, "persons": plan.persons, "cached": plan.cached, "estimate": estimate,
-                  "preview": None if first is None else {"to": getattr(model, "url", None), "sha256": first.sha256,
-                                                         "bytes": len(first.body), "body": first.body.decode("utf-8")}})
+        say_json(
+            {
+                "cases": plan.ids,
+                "done": plan.done,
+                "persons": plan.persons,
+                "cached": plan.cached,
+                "estimate": estimate,
+                "preview": None
+                if first is None
+                else {
+                    "to": getattr(model, "url", None),
+                    "sha256": first.sha256,
+                    "bytes": len(first.body),
+                    "body": first.body.decode("utf-8"),
+                },
+            }
+        )
         return
     _say_plan(plan)
     if first is None:
@@ -165,15 +202,19 @@ def _show_plan(plan, model, as_json: bool, save_picture: Path | None) -> None:
     print(f"\nOf the first case this would go {where} ({len(first.body):,} bytes, SHA-256 {first.sha256[:16]}):\n")
     print(f"{first.system}\n\n{first.user}")
     if first.picture is not None:
-        print(f"\nand a picture of {len(first.picture):,} bytes" + (f", written to {save_picture}" if save_picture else
-                                                                    "; --save-picture FILE.png shows it"))
+        print(
+            f"\nand a picture of {len(first.picture):,} bytes"
+            + (f", written to {save_picture}" if save_picture else "; --save-picture FILE.png shows it")
+        )
 
 
 @rationale_app.command("import")
 @command(cancelled="Cancelled. What was imported so far stays in the pool.")
 def import_(
     folder: _POOL,
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help="Table with the columns image (or case) and cot, or image and the four parts.")],
+    csv: Annotated[
+        Path, typer.Argument(metavar="CSV", help="Table with the columns image (or case) and cot, or image and the four parts.")
+    ],
     version: Annotated[Optional[str], typer.Option(help="Kept with the texts, to tell tables apart. Default: the file's name.")] = None,
     over_persons: _PERSONS = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added; change nothing.")] = False,
@@ -187,8 +228,10 @@ def import_(
     if as_json:
         say_json(report.to_dict())
     else:
-        print(f"{'Would add' if dry_run else 'Added'} {len(report.ids)} rationales of {report.rows} rows; {report.unchanged} were there already, {report.unmatched} rows "
-              "have no case in this pool" + (f", {report.persons} cases keep a person's text." if report.persons else "."))
+        print(
+            f"{'Would add' if dry_run else 'Added'} {len(report.ids)} rationales of {report.rows} rows; {report.unchanged} were there already, {report.unmatched} rows "
+            "have no case in this pool" + (f", {report.persons} cases keep a person's text." if report.persons else ".")
+        )
         if report.contradicting:
             print(f"{report.contradicting} of {report.sentences} sentences contradict the measured descriptors of their case.")
     for line, message in report.faults:
@@ -209,8 +252,20 @@ def log(last: Annotated[int, typer.Option("-n", min=1, help="Entries to show.")]
         return
     for e in entries:
         took = "" if e.seconds is None else f"{e.seconds:.1f} s"
-        print("\t".join([e.time, e.endpoint, e.model, "picture" if e.picture else "text", f"{e.bytes} bytes", e.sha256[:16],
-                         e.outcome or "not finished", took]))
+        print(
+            "\t".join(
+                [
+                    e.time,
+                    e.endpoint,
+                    e.model,
+                    "picture" if e.picture else "text",
+                    f"{e.bytes} bytes",
+                    e.sha256[:16],
+                    e.outcome or "not finished",
+                    took,
+                ]
+            )
+        )
     print(f"{len(entries)} entries")
 
 
@@ -241,8 +296,11 @@ def consent_list(as_json: _JSON = False) -> None:
 
 @consent_app.command("grant")
 @command
-def consent_grant(url: _URL, picture: Annotated[bool, typer.Option("--with-picture", help="Pictures, too.")] = False,
-                  yes: Annotated[bool, typer.Option("--yes", "-y", help="You have read it and agree.")] = False) -> None:
+def consent_grant(
+    url: _URL,
+    picture: Annotated[bool, typer.Option("--with-picture", help="Pictures, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="You have read it and agree.")] = False,
+) -> None:
     """Agree that rationales of your cases may be asked of an endpoint. It says first what will be sent."""
     from ..rationale import writers
 

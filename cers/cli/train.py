@@ -31,29 +31,49 @@ class EvidenceKind(str, Enum):
 
 @command(cancelled="Cancelled before training began.")
 def train(
-    data: Annotated[Optional[Path], typer.Option(help="A folder with images/train, masks/train and cases.csv; a folder of volumes with images/ and "
-                                                      "labels/; or a knowledge pool.")] = None,
+    data: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="A folder with images/train, masks/train and cases.csv; a folder of volumes with images/ and labels/; or a knowledge pool."
+        ),
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Run folder, new or empty.")] = None,
-    method: Annotated[Optional[Method], typer.Option(help="How unlabelled pictures are used, and whether references are. Default: cers.")] = None,
-    evidence: Annotated[Optional[EvidenceKind], typer.Option(help="References of D_R (method cers), for comparisons. Default: retrieved.")] = None,
-    labelled: Annotated[Optional[float], typer.Option(
-        min=0, help="Share (0.1) or number (393) of training pictures or volumes whose masks count.")] = None,
-    unlabelled: Annotated[Optional[list[Path]], typer.Option(help="Folder of images or volumes without masks; may be given several times.")] = None,
-    exclude: Annotated[Optional[list[str]], typer.Option(help="COLUMN=VALUE kept out of training, for instance diagnosis=pituitary.")] = None,
+    method: Annotated[
+        Optional[Method], typer.Option(help="How unlabelled pictures are used, and whether references are. Default: cers.")
+    ] = None,
+    evidence: Annotated[
+        Optional[EvidenceKind], typer.Option(help="References of D_R (method cers), for comparisons. Default: retrieved.")
+    ] = None,
+    labelled: Annotated[
+        Optional[float], typer.Option(min=0, help="Share (0.1) or number (393) of training pictures or volumes whose masks count.")
+    ] = None,
+    unlabelled: Annotated[
+        Optional[list[Path]], typer.Option(help="Folder of images or volumes without masks; may be given several times.")
+    ] = None,
+    exclude: Annotated[
+        Optional[list[str]], typer.Option(help="COLUMN=VALUE kept out of training, for instance diagnosis=pituitary.")
+    ] = None,
     minutes: Annotated[Optional[float], typer.Option(min=0, help="Budget in minutes of training; not bit-reproducible.")] = None,
     steps: Annotated[Optional[int], typer.Option(min=0, help="Budget in steps.")] = None,
     size: Annotated[Optional[int], typer.Option(min=32, help="Side of the network's input in pixels. Default: 128.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Seed of weights, batches and augmentation.")] = None,
     resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder; all settings are its own.")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options go first.")] = None,
+    config: Annotated[
+        Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options go first.")
+    ] = None,
     setting: Annotated[Optional[list[str]], typer.Option("--set", help="Any other setting as NAME=VALUE, for instance groups=8.")] = None,
     device: Annotated[Optional[str], typer.Option(help="cpu, cuda, mps, or auto for the fastest there is. Default: cpu.")] = None,
     threads: Annotated[Optional[int], typer.Option(min=1, help="CPU threads.")] = None,
-    cache: Annotated[Optional[Path], typer.Option(
-        help="Where prepared pictures are kept, to be shared by runs. Default: in the run folder.")] = None,
+    cache: Annotated[
+        Optional[Path], typer.Option(help="Where prepared pictures are kept, to be shared by runs. Default: in the run folder.")
+    ] = None,
     allow_leaks: Annotated[bool, typer.Option("--allow-leaks", help="Train although training and held-out pictures overlap.")] = False,
-    check: Annotated[bool, typer.Option("--check", help="Do not train: print what it would train on, the leak report, and time and memory, "
-                                                        "measured on some steps.")] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Do not train: print what it would train on, the leak report, and time and memory, measured on some steps."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print how it ended, or what --check found, as JSON.")] = False,
 ) -> None:
     """Train a model: warm-up on labelled pictures, then, with unlabelled ones, semi-supervised.
@@ -87,10 +107,21 @@ def train(
         if out is None and not check:
             raise InputError("A run needs a folder: give --out for a new run, or --resume for an old one.")
         record = {} if config is None else _record(config)
-        given = {"method": method and method.value, "evidence": evidence and evidence.value, "data": data and str(data),
-                 "labelled": labelled, "unlabelled": [str(f) for f in unlabelled] if unlabelled else None,
-                 "exclude": _pairs(exclude) if exclude else None, "minutes": minutes, "steps": steps, "size": size, "seed": seed, "device": device,
-                 "threads": threads, "allow_leaks": allow_leaks or None}
+        given = {
+            "method": method and method.value,
+            "evidence": evidence and evidence.value,
+            "data": data and str(data),
+            "labelled": labelled,
+            "unlabelled": [str(f) for f in unlabelled] if unlabelled else None,
+            "exclude": _pairs(exclude) if exclude else None,
+            "minutes": minutes,
+            "steps": steps,
+            "size": size,
+            "seed": seed,
+            "device": device,
+            "threads": threads,
+            "allow_leaks": allow_leaks or None,
+        }
         record |= {k: v for k, v in given.items() if v is not None} | _settings(setting or [])
         settings = TrainConfig.of(record)
         if not settings.data:
@@ -116,7 +147,9 @@ def train(
         print(f"Stopped at step {status['step']}. Go on with: cers train --resume {folder}")
     else:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in status["metrics"].items())
-        print(f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\nThe model is in {folder / 'model'}.")
+        print(
+            f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\nThe model is in {folder / 'model'}."
+        )
 
 
 def _check(settings, cache: Path | None, as_json: bool) -> None:
@@ -126,8 +159,11 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
     from ..training.plan import check, sentences
 
     with tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True) as temporary, progress() as show:
-        report = check(settings, cache or Path(temporary),
-                       (lambda words: show(0.0, words)) if show else (lambda words: print(words, file=sys.stderr, flush=True)))
+        report = check(
+            settings,
+            cache or Path(temporary),
+            (lambda words: show(0.0, words)) if show else (lambda words: print(words, file=sys.stderr, flush=True)),
+        )
     if as_json:
         say_json(report)
     else:

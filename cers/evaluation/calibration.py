@@ -9,7 +9,7 @@ import numpy as np
 from .statistics import bootstrap
 
 BINS = 15
-_CHUNK = 1 << 22          # voxels at a time, so that a large volume is never held in double precision
+_CHUNK = 1 << 22  # voxels at a time, so that a large volume is never held in double precision
 
 
 class Reliability:
@@ -26,8 +26,8 @@ class Reliability:
         """One case: probabilities 0..1 of its voxels and whether each is lesion, of one shape."""
         total, probability, lesion = np.zeros((3, BINS)), np.ravel(probability), np.ravel(lesion)
         for start in range(0, probability.size, _CHUNK):
-            p = probability[start:start + _CHUNK].astype(np.float64)
-            y = lesion[start:start + _CHUNK] != 0
+            p = probability[start : start + _CHUNK].astype(np.float64)
+            y = lesion[start : start + _CHUNK] != 0
             place = np.minimum((p * BINS).astype(int), BINS - 1)
             total += np.stack([np.bincount(place, weights, BINS) for weights in (None, p, y)])
         self._cases.append(total)
@@ -47,8 +47,10 @@ class Reliability:
         stacked = np.stack(self._cases)
         low, high = bootstrap(lambda rows: _ece(stacked[rows]), len(stacked), groups)
         count, p, y = stacked.sum(0)
-        curve = [{"voxels": int(n), "probability": round(a / n, 4) if n else None, "lesion": round(b / n, 4) if n else None}
-                 for n, a, b in zip(count, p, y)]
+        curve = [
+            {"voxels": int(n), "probability": round(a / n, 4) if n else None, "lesion": round(b / n, 4) if n else None}
+            for n, a, b in zip(count, p, y)
+        ]
         return {"ece": {"value": round(value, 4), "low": low, "high": high, "n": len(stacked)}, "bins": curve}
 
 
@@ -91,7 +93,7 @@ def fit_temperature(logits, target) -> float:
     def loss(log_t: float) -> float:
         return float(binary_cross_entropy_with_logits(logits / np.exp(log_t), target))
 
-    low, high, ratio = np.log(0.3), np.log(5.0), (5 ** 0.5 - 1) / 2
+    low, high, ratio = np.log(0.3), np.log(5.0), (5**0.5 - 1) / 2
     while high - low > 1e-3:
         a, b = high - ratio * (high - low), low + ratio * (high - low)
         low, high = (low, b) if loss(a) < loss(b) else (a, high)

@@ -56,8 +56,10 @@ def _part(file: Path, model_hash: str) -> str:
 
 
 def _evaluation(result: dict, file: Path) -> str:
-    about = [f"{result['images']} images",
-             f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool"]
+    about = [
+        f"{result['images']} images",
+        f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool",
+    ]
     if result["planes"] == "three":
         about.append("three planes fused")
     leak = result["leak"]
@@ -77,7 +79,11 @@ def _accuracy(result: dict) -> str:
     if result.get("pictures"):
         rows = [(name, span(row), row["n"]) for name, row in result["pictures"].items() if row["n"]]
         cases = [c for c in result.get("cases", []) if "coverage" in c]
-        for score, words in (("coverage", "coverage"), ("confidence", "mean probability in the mask"), ("agreement", "agreement of the decoders")):
+        for score, words in (
+            ("coverage", "coverage"),
+            ("confidence", "mean probability in the mask"),
+            ("agreement", "agreement of the decoders"),
+        ):
             found = detection([c.get(score) for c in cases], [c["retrieved"] for c in cases])
             if found["value"] is not None:
                 rows.append((f"{words} as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
@@ -87,7 +93,9 @@ def _accuracy(result: dict) -> str:
     if result.get("volumes"):
         lines = ["| volume | planes | Dice, retrieved | surface Dice, 2 mm | HD95, mm | Dice, no pool | ml | expert ml |", "|---" * 8 + "|"]
         columns = ("retrieved", "surface_dice", "hd95", "null", "ml", "expert_ml")
-        lines += [f"| {_line(r['volume'])} | {r['planes']} | " + " | ".join(number(r.get(c)) for c in columns) + " |" for r in result["volumes"]]
+        lines += [
+            f"| {_line(r['volume'])} | {r['planes']} | " + " | ".join(number(r.get(c)) for c in columns) + " |" for r in result["volumes"]
+        ]
         parts.append("### Volumes\n\n" + "\n".join(lines))
     return "\n\n".join(parts)
 

@@ -11,7 +11,7 @@ from .run import KIND
 from .statistics import interval
 
 LOWER_IS_BETTER = {"hd95"}
-COMPARED = tuple(m for m in METRICS if not m.endswith("volume_difference"))          # the sign of a volume difference is not good or bad
+COMPARED = tuple(m for m in METRICS if not m.endswith("volume_difference"))  # the sign of a volume difference is not good or bad
 
 
 def read_json(path: str | Path) -> dict:
@@ -51,26 +51,41 @@ def compare_results(first: dict, second: dict) -> dict:
     a, b = ({c["image"]: c for c in r["cases"]} for r in (first, second))
     for only, which, other in ((sorted(set(a) - set(b)), "first", "second"), (sorted(set(b) - set(a)), "second", "first")):
         if only:
-            raise InputError(f"The two results are not of the same cases: {_some(only)} only in the {which}. Evaluate both on the same "
-                             f"folders, or take {'it' if len(only) == 1 else 'them'} out of the {which} or into the {other}.")
+            raise InputError(
+                f"The two results are not of the same cases: {_some(only)} only in the {which}. Evaluate both on the same "
+                f"folders, or take {'it' if len(only) == 1 else 'them'} out of the {which} or into the {other}."
+            )
     for key in ("labels", "units"):
         if first.get(key) != second.get(key):
-            raise InputError(f"The two results differ in their {key} ({first.get(key)} against {second.get(key)}), "
-                             "so they cannot be compared.")
+            raise InputError(
+                f"The two results differ in their {key} ({first.get(key)} against {second.get(key)}), so they cannot be compared."
+            )
     for key, what in (("expert", "expert mask"), ("group", "group")):
         if other := [n for n in a if a[n].get(key) != b[n].get(key)]:
-            raise InputError(f"The two results have another {what} for {_some(sorted(other))}, so they cannot be compared. Evaluate both "
-                             "with the same masks and table.")
+            raise InputError(
+                f"The two results have another {what} for {_some(sorted(other))}, so they cannot be compared. Evaluate both "
+                "with the same masks and table."
+            )
     names = sorted(a)
     groups = [a[n].get("group") for n in names]
     difference = {}
     for metric in COMPARED:
         values = [None if None in (a[n][metric], b[n][metric]) else b[n][metric] - a[n][metric] for n in names]
         sign = -1 if metric in LOWER_IS_BETTER else 1
-        difference[metric] = {**interval(values, groups), "better": sum(v is not None and sign * v > 0 for v in values),
-                              "worse": sum(v is not None and sign * v < 0 for v in values)}
-    return {"kind": "cers comparison", "format": 1, "cases": len(names), "units": first["units"],
-            "first": _about(first), "second": _about(second), "difference": difference}
+        difference[metric] = {
+            **interval(values, groups),
+            "better": sum(v is not None and sign * v > 0 for v in values),
+            "worse": sum(v is not None and sign * v < 0 for v in values),
+        }
+    return {
+        "kind": "cers comparison",
+        "format": 1,
+        "cases": len(names),
+        "units": first["units"],
+        "first": _about(first),
+        "second": _about(second),
+        "difference": difference,
+    }
 
 
 def _about(result: dict) -> dict:

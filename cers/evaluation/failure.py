@@ -8,11 +8,12 @@ import numpy as np
 
 from .statistics import auroc, bootstrap
 
-FAILURE = 0.5          # a mask with a Dice below this has failed
+FAILURE = 0.5  # a mask with a Dice below this has failed
 
 
-def detection(score: Sequence[float | None], dice: Sequence[float], groups: Sequence[Hashable | None] | None = None,
-              failure: float = FAILURE) -> dict:
+def detection(
+    score: Sequence[float | None], dice: Sequence[float], groups: Sequence[Hashable | None] | None = None, failure: float = FAILURE
+) -> dict:
     """AUROC of a score as a detector of failed masks, low scores meaning failure.
 
     Args:
@@ -24,10 +25,19 @@ def detection(score: Sequence[float | None], dice: Sequence[float], groups: Sequ
     kept = [n for n, s in enumerate(score) if s is not None]
     s, failed = np.array([score[n] for n in kept], float), np.array([dice[n] < failure for n in kept], bool)
     value = auroc(-s, failed)
-    low, high = (None, None) if value is None else bootstrap(lambda rows: auroc(-s[rows], failed[rows]), len(kept),
-                                                             None if groups is None else [groups[n] for n in kept])
-    return {"value": None if value is None else round(value, 4), "low": low, "high": high, "n": len(kept), "failures": int(failed.sum()),
-            "undefined": len(score) - len(kept)}
+    low, high = (
+        (None, None)
+        if value is None
+        else bootstrap(lambda rows: auroc(-s[rows], failed[rows]), len(kept), None if groups is None else [groups[n] for n in kept])
+    )
+    return {
+        "value": None if value is None else round(value, 4),
+        "low": low,
+        "high": high,
+        "n": len(kept),
+        "failures": int(failed.sum()),
+        "undefined": len(score) - len(kept),
+    }
 
 
 def choose_threshold(score: Sequence[float | None], dice: Sequence[float], failure: float = FAILURE) -> dict | None:
@@ -46,5 +56,8 @@ def choose_threshold(score: Sequence[float | None], dice: Sequence[float], failu
     caught = np.array([(s[failed] < t).mean() for t in candidates])
     spared = np.array([(s[~failed] >= t).mean() for t in candidates])
     best = int(np.argmax(np.round(caught + spared, 9)))
-    return {"threshold": round(float(candidates[best]), 6), "caught": round(float(caught[best]), 4),
-            "spared": round(float(spared[best]), 4)}
+    return {
+        "threshold": round(float(candidates[best]), 6),
+        "caught": round(float(caught[best]), 4),
+        "spared": round(float(spared[best]), 4),
+    }

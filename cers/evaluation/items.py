@@ -53,8 +53,15 @@ class Found:
     untold: int = 0
 
 
-def find_items(images: str | PathLike, masks: str | PathLike, *, predictions: str | PathLike | None = None,
-               csv: str | PathLike | None = None, modality: str | None = None, body_site: str | None = None) -> Found:
+def find_items(
+    images: str | PathLike,
+    masks: str | PathLike,
+    *,
+    predictions: str | PathLike | None = None,
+    csv: str | PathLike | None = None,
+    modality: str | None = None,
+    body_site: str | None = None,
+) -> Found:
     """Pairs of image and expert mask of two folders (which may be one), as ``cers pool import`` pairs them.
 
     Args:
@@ -90,15 +97,30 @@ def find_items(images: str | PathLike, masks: str | PathLike, *, predictions: st
         if name in left:
             continue
         known = rows.get(name, {})
-        items.append(Item(name, image, mask, made.get(name), pseudonym(known.get("patient", "")), known.get("group"),
-                          known.get("diagnosis"), known.get("modality", modality), known.get("body_site", body_site)))
+        items.append(
+            Item(
+                name,
+                image,
+                mask,
+                made.get(name),
+                pseudonym(known.get("patient", "")),
+                known.get("group"),
+                known.get("diagnosis"),
+                known.get("modality", modality),
+                known.get("body_site", body_site),
+            )
+        )
     if not items:
-        raise InputError(f"No image in {images} has an expert mask{' and a prediction' if predictions is not None else ''} of its name. "
-                         "Name them alike: case7.nii.gz and case7.nii.gz or case7_mask.nii.gz.")
+        raise InputError(
+            f"No image in {images} has an expert mask{' and a prediction' if predictions is not None else ''} of its name. "
+            "Name them alike: case7.nii.gz and case7.nii.gz or case7_mask.nii.gz."
+        )
     kinds = {item.picture: item.name for item in items}
     if len(kinds) == 2:
-        raise InputError(f"The folder holds pictures ({kinds[True]}) and volumes ({kinds[False]}), which are measured in pixels and in mm. "
-                         "Evaluate them one after the other.")
+        raise InputError(
+            f"The folder holds pictures ({kinds[True]}) and volumes ({kinds[False]}), which are measured in pixels and in mm. "
+            "Evaluate them one after the other."
+        )
     return Found(items, dict(sorted(left.items())), sum(i.name not in rows for i in items) if csv is not None else 0)
 
 
@@ -111,4 +133,4 @@ def read_labels(path: Path, volume: Volume, image: Path) -> tuple[np.ndarray, di
 
 def _name(image: str) -> str:
     ending = next((s for s in SUFFIXES if image.lower().endswith(s)), "")
-    return image[:len(image) - len(ending)]
+    return image[: len(image) - len(ending)]

@@ -12,9 +12,14 @@ from ..pool import Pool, image_hash, thumbnail
 from ..pool.thumbnail import HASH as THUMBNAIL
 
 CORRELATION = 0.99
-REASONS = {"identical": "with the very same picture", "same_volume": "of the same volume", "same_patient": "of the same patient",
-           "same_group": "of the same group", "near_duplicate": f"that are near-duplicates (thumbnail correlation above {CORRELATION})"}
-_NAMED = 10          # case ids named per reason
+REASONS = {
+    "identical": "with the very same picture",
+    "same_volume": "of the same volume",
+    "same_patient": "of the same patient",
+    "same_group": "of the same group",
+    "near_duplicate": f"that are near-duplicates (thumbnail correlation above {CORRELATION})",
+}
+_NAMED = 10  # case ids named per reason
 
 
 @dataclass
@@ -51,10 +56,13 @@ class LeakCheck:
                     case = self._ids[column]
                     twins[case] = max(twins.get(case, 0.0), float(close[:, column].max()))
         own_volume = {volume.volume_id, volume.content_hash[:16]} - {None}
-        found = {"identical": sorted(identical), "same_volume": [f[0] for f in self._facts if f[2] in own_volume],
-                 "same_patient": [f[0] for f in self._facts if patient and f[1] == patient],
-                 "same_group": [f[0] for f in self._facts if group and f[3] == group],
-                 "near_duplicate": sorted(set(twins) - identical, key=lambda c: -twins[c])}
+        found = {
+            "identical": sorted(identical),
+            "same_volume": [f[0] for f in self._facts if f[2] in own_volume],
+            "same_patient": [f[0] for f in self._facts if patient and f[1] == patient],
+            "same_group": [f[0] for f in self._facts if group and f[3] == group],
+            "near_duplicate": sorted(set(twins) - identical, key=lambda c: -twins[c]),
+        }
         self.checked += 1
         reasons = {reason: {"count": len(cases), "cases": cases[:_NAMED]} for reason, cases in found.items() if cases}
         if not reasons:
@@ -66,8 +74,13 @@ class LeakCheck:
 
     def report(self) -> dict:
         """checked, pool_cases, leaking (number of images), by_reason (number of images per reason), images."""
-        return {"checked": self.checked, "pool_cases": len(self._facts), "leaking": len(self.found),
-                "by_reason": {r: n for r in REASONS if (n := sum(r in f for f in self.found))}, "images": self.found}
+        return {
+            "checked": self.checked,
+            "pool_cases": len(self._facts),
+            "leaking": len(self.found),
+            "by_reason": {r: n for r in REASONS if (n := sum(r in f for f in self.found))},
+            "images": self.found,
+        }
 
 
 def leak_words(report: dict | None, most: int = 20) -> str:
@@ -80,8 +93,14 @@ def leak_words(report: dict | None, most: int = 20) -> str:
     by_reason = "; ".join(f"{n} with cases {REASONS[r]}" for r, n in report["by_reason"].items())
     lines = [head + f"{report['leaking']} of the images LEAK ({by_reason})."]
     for row in report["images"][:most]:
-        lines.append(f"  {row['image']}: " + "; ".join(f"{row[r]['count']} cases {REASONS[r]} ({', '.join(row[r]['cases'][:3])}"
-                                                       + (", ..." if row[r]["count"] > 3 else "") + ")" for r in REASONS if r in row))
+        lines.append(
+            f"  {row['image']}: "
+            + "; ".join(
+                f"{row[r]['count']} cases {REASONS[r]} ({', '.join(row[r]['cases'][:3])}" + (", ..." if row[r]["count"] > 3 else "") + ")"
+                for r in REASONS
+                if r in row
+            )
+        )
     if report["leaking"] > most:
         lines.append(f"  and {report['leaking'] - most} more, named in the JSON file.")
     return "\n".join(lines)

@@ -19,8 +19,17 @@ import numpy as np
 
 from ..errors import InputError
 
-METRICS = ("dice", "iou", "hd95", "surface_dice", "lesion_sensitivity", "lesion_precision", "lesion_f1", "volume_difference",
-           "relative_volume_difference")
+METRICS = (
+    "dice",
+    "iou",
+    "hd95",
+    "surface_dice",
+    "lesion_sensitivity",
+    "lesion_precision",
+    "lesion_f1",
+    "volume_difference",
+    "relative_volume_difference",
+)
 LEAST_OVERLAP = 0.1
 
 
@@ -31,8 +40,13 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * int((a & b).sum()) / total if total else 1.0
 
 
-def compare_masks(mask: np.ndarray, expert: np.ndarray, spacing: Sequence[float] = (1.0, 1.0, 1.0), tolerance: float = 1.0,
-                  unit_volume: float | None = None) -> dict[str, float | None]:
+def compare_masks(
+    mask: np.ndarray,
+    expert: np.ndarray,
+    spacing: Sequence[float] = (1.0, 1.0, 1.0),
+    tolerance: float = 1.0,
+    unit_volume: float | None = None,
+) -> dict[str, float | None]:
     """All of ``METRICS`` of a mask against the expert's.
 
     Args:
@@ -52,9 +66,14 @@ def compare_masks(mask: np.ndarray, expert: np.ndarray, spacing: Sequence[float]
     size, expert_size, both = int(mask.sum()), int(expert.sum()), int((mask & expert).sum())
     overlap = dice(mask, expert)
     difference = (size - expert_size) * unit_volume
-    return {"dice": overlap, "iou": overlap / (2 - overlap), **_surface(mask, expert, spacing, tolerance),
-            **_lesions(mask, expert, both), "volume_difference": difference,
-            "relative_volume_difference": (size - expert_size) / expert_size if expert_size else None}
+    return {
+        "dice": overlap,
+        "iou": overlap / (2 - overlap),
+        **_surface(mask, expert, spacing, tolerance),
+        **_lesions(mask, expert, both),
+        "volume_difference": difference,
+        "relative_volume_difference": (size - expert_size) / expert_size if expert_size else None,
+    }
 
 
 def surface_distances(mask: np.ndarray, expert: np.ndarray, spacing: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -67,7 +86,7 @@ def surface_distances(mask: np.ndarray, expert: np.ndarray, spacing: Sequence[fl
     flat = tuple(axis for axis in range(mask.ndim) if mask.shape[axis] == 1)
     box = tuple(0 if axis in flat else slice(int(used.min()), int(used.max()) + 1) for axis, used in enumerate(np.nonzero(either)))
     kept = [s for axis, s in enumerate(spacing) if axis not in flat]
-    if not kept:                                      # a single voxel, in both
+    if not kept:  # a single voxel, in both
         return np.zeros(1), np.zeros(1)
     first, second = (surface(np.pad(m[box], 1)) for m in (mask, expert))
     return _distance_to(second, kept)[first], _distance_to(first, kept)[second]

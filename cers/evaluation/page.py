@@ -20,15 +20,18 @@ def reliability_svg(curves: dict[str, dict]) -> str:
     Args:
         curves: name -> a part of ``calibration`` (at most two). A bin without voxels has no point; a point's area grows with them.
     """
+
     def at(x: float, y: float) -> tuple[float, float]:
         return round(_PAD + x * _SIDE, 1), round(14 + (1 - y) * _SIDE, 1)
 
     parts = []
     for n in range(6):
         (x, bottom), (left, y) = at(n / 5, 0), at(0, n / 5)
-        parts.append(f'<path d="M{x} 14V{bottom}M{left} {y}H{_PAD + _SIDE}" stroke="#e1e6eb"/>'
-                     f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{n / 5:g}</text>'
-                     f'<text x="{left - 7}" y="{y + 4}" text-anchor="end">{n / 5:g}</text>')
+        parts.append(
+            f'<path d="M{x} 14V{bottom}M{left} {y}H{_PAD + _SIDE}" stroke="#e1e6eb"/>'
+            f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{n / 5:g}</text>'
+            f'<text x="{left - 7}" y="{y + 4}" text-anchor="end">{n / 5:g}</text>'
+        )
     (x0, y0), (x1, y1) = at(0, 0), at(1, 1)
     parts.append(f'<path d="M{x0} {y0}L{x1} {y1}" stroke="#8a96a3" stroke-dasharray="4 4"/>')
     for n, ((name, curve), color) in enumerate(zip(curves.items(), ("#0b6e7f", "#b7791f"))):
@@ -36,14 +39,21 @@ def reliability_svg(curves: dict[str, dict]) -> str:
         most = max((b["voxels"] for b in bins), default=1)
         points = [(*at(b["probability"], b["lesion"]), 2 + 4 * (b["voxels"] / most) ** 0.5) for b in bins]
         line = "M" + "L".join(f"{x} {y}" for x, y, _ in points) if points else ""
-        parts.append(f'<path d="{line}" fill="none" stroke="{color}" stroke-width="2"/>'
-                     + "".join(f'<circle cx="{x}" cy="{y}" r="{r:.1f}" fill="{color}"/>' for x, y, r in points)
-                     + f'<text x="{_PAD + 10}" y="{32 + 17 * n}" fill="{color}" font-weight="600">{escape(name)}</text>')
-    parts.append(f'<text x="{_PAD + _SIDE / 2}" y="{_SIDE + 50}" text-anchor="middle">probability</text>'
-                 f'<text transform="translate(12 {14 + _SIDE / 2}) rotate(-90)" text-anchor="middle">share of lesion</text>')
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIDE + _PAD + 16} {_SIDE + 60}" width="{_SIDE + _PAD + 16}" '
-            f'font-family="system-ui,sans-serif" font-size="12" fill="#5b6875" role="img" aria-label="Reliability diagram">'
-            + "".join(parts) + "</svg>\n")
+        parts.append(
+            f'<path d="{line}" fill="none" stroke="{color}" stroke-width="2"/>'
+            + "".join(f'<circle cx="{x}" cy="{y}" r="{r:.1f}" fill="{color}"/>' for x, y, r in points)
+            + f'<text x="{_PAD + 10}" y="{32 + 17 * n}" fill="{color}" font-weight="600">{escape(name)}</text>'
+        )
+    parts.append(
+        f'<text x="{_PAD + _SIDE / 2}" y="{_SIDE + 50}" text-anchor="middle">probability</text>'
+        f'<text transform="translate(12 {14 + _SIDE / 2}) rotate(-90)" text-anchor="middle">share of lesion</text>'
+    )
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_SIDE + _PAD + 16} {_SIDE + 60}" width="{_SIDE + _PAD + 16}" '
+        f'font-family="system-ui,sans-serif" font-size="12" fill="#5b6875" role="img" aria-label="Reliability diagram">'
+        + "".join(parts)
+        + "</svg>\n"
+    )
 
 
 def curves(result: dict) -> dict[str, dict]:
@@ -63,8 +73,11 @@ def write_page(path: str | Path, result: dict) -> Path:
 
 def _html(result: dict) -> str:
     title = escape(result["name"] or "Evaluation")
-    about = [f"{result['images']} images", f"model {result['model_name']} ({result['model']})" if result["model"] else "given predictions",
-             f"pool of {result['pool_cases']} cases" if result["pool"] else "no pool"]
+    about = [
+        f"{result['images']} images",
+        f"model {result['model_name']} ({result['model']})" if result["model"] else "given predictions",
+        f"pool of {result['pool_cases']} cases" if result["pool"] else "no pool",
+    ]
     leak = result["leak"]
     klass = "note" if leak and leak["leaking"] else "soft small"
     tables = _table(("", "mean [95 % interval]", "n"), mean_rows(result) + trust_rows(result))

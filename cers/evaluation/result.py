@@ -23,7 +23,7 @@ from .run import KIND, PICTURE_TOLERANCE, _mean, _means
 from .statistics import DRAWS, interval
 from .tables import span
 
-ARMS = ("plain", "null", "random", "retrieved")          # D_S; D_R without references, with any of the pool, with the chosen ones
+ARMS = ("plain", "null", "random", "retrieved")  # D_S; D_R without references, with any of the pool, with the chosen ones
 ARM_NAMES = {"plain": "plain decoder", "null": "without references", "random": "random references", "retrieved": "retrieved references"}
 _DIFFERENCES = (("retrieved", "null"), ("retrieved", "random"), ("retrieved", "plain"), ("null", "plain"))
 
@@ -53,11 +53,16 @@ class Cases:
             row = compare_masks(channel > 0, drawn, (1.0, 1.0), PICTURE_TOLERANCE)
             by_label[name] = {k: None if v is None else round(v, 6) for k, v in row.items()}
             self._calibrate(channel, drawn)
-        case = {**about, "expert": hashlib.sha256(str(expert.shape).encode() + expert.tobytes()).hexdigest()[:16],
-                **{m: _mean([row[m] for row in by_label.values()]) for m in METRICS}}
+        case = {
+            **about,
+            "expert": hashlib.sha256(str(expert.shape).encode() + expert.tobytes()).hexdigest()[:16],
+            **{m: _mean([row[m] for row in by_label.values()]) for m in METRICS},
+        }
         if len(by_label) > 1:
             case["labels"] = by_label
-        case["arms"] = {arm: round(float(np.mean([dice_of(a > 0, b) for a, b in zip(values, expert)])), 6) for arm, values in logits.items()}
+        case["arms"] = {
+            arm: round(float(np.mean([dice_of(a > 0, b) for a, b in zip(values, expert)])), 6) for arm, values in logits.items()
+        }
         self.rows.append(case)
         return case["dice"]
 
@@ -74,37 +79,67 @@ class Cases:
             raise InputError("There is no held-out picture to measure on.")
         groups = [c.get("group") for c in self.rows]
         several = self.labels if len(self.labels) > 1 else []
-        out = {"kind": KIND, "format": 1, "name": name, "cers": __version__, "model": model, "model_name": name, "pool": None, "pool_cases": None,
-               "planes": None, "images": len(self.rows), "labels": several or None,
-               "units": {"hd95": "px", "volume_difference": "px", "surface_tolerance": f"{PICTURE_TOLERANCE:g} px"},
-               "rules": {"lesion_overlap": LEAST_OVERLAP, "bins": BINS, "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
-                         "groups": len(set(groups) - {None}), "cases_without_group": groups.count(None)},
-               "mean": _means(self.rows, groups)}
+        out = {
+            "kind": KIND,
+            "format": 1,
+            "name": name,
+            "cers": __version__,
+            "model": model,
+            "model_name": name,
+            "pool": None,
+            "pool_cases": None,
+            "planes": None,
+            "images": len(self.rows),
+            "labels": several or None,
+            "units": {"hd95": "px", "volume_difference": "px", "surface_tolerance": f"{PICTURE_TOLERANCE:g} px"},
+            "rules": {
+                "lesion_overlap": LEAST_OVERLAP,
+                "bins": BINS,
+                "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
+                "groups": len(set(groups) - {None}),
+                "cases_without_group": groups.count(None),
+            },
+            "mean": _means(self.rows, groups),
+        }
         if several:
             out["by_label"] = {label: _means([c["labels"][label] for c in self.rows], groups) for label in several}
         kinds = sorted({c.get("diagnosis") for c in self.rows} - {None, ""})
         if kinds:
-            out["by_diagnosis"] = {k: _means([c for c in self.rows if c.get("diagnosis") == k],
-                                             [c.get("group") for c in self.rows if c.get("diagnosis") == k]) for k in kinds}
+            out["by_diagnosis"] = {
+                k: _means([c for c in self.rows if c.get("diagnosis") == k], [c.get("group") for c in self.rows if c.get("diagnosis") == k])
+                for k in kinds
+            }
         grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in self.labels]
         out["calibration"] = {"temperature": self.temperature, **{k: r.summary(grouped) for k, r in self._sets.items()}}
-        return {**out, "failure": None, "leak": None, "left": {}, "not_in_table": [], "faults": {}, "run": run,
-                "ablation": _ablation(self.rows, groups), "cases": self.rows}
+        return {
+            **out,
+            "failure": None,
+            "leak": None,
+            "left": {},
+            "not_in_table": [],
+            "faults": {},
+            "run": run,
+            "ablation": _ablation(self.rows, groups),
+            "cases": self.rows,
+        }
 
 
 def _ablation(rows: list[dict], groups: list) -> dict:
     arms = [a for a in ARMS if a in rows[0]["arms"]]
     dice = {a: [r["arms"][a] for r in rows] for a in arms}
     pairs = [(a, b) for a, b in _DIFFERENCES if a in arms and b in arms]
-    return {"arms": {a: interval(dice[a], groups) for a in arms},
-            "differences": [{"arm": a, "minus": b, **interval([x - y for x, y in zip(dice[a], dice[b])], groups)} for a, b in pairs]}
+    return {
+        "arms": {a: interval(dice[a], groups) for a in arms},
+        "differences": [{"arm": a, "minus": b, **interval([x - y for x, y in zip(dice[a], dice[b])], groups)} for a, b in pairs],
+    }
 
 
 def ablation_rows(result: dict) -> list[tuple[str, str, int]]:
     """(kind of evidence, mean Dice with interval, n), then the paired differences."""
     found = result.get("ablation") or {"arms": {}, "differences": []}
-    return ([(f"Dice, {ARM_NAMES[a]}", span(row), row["n"]) for a, row in found["arms"].items()]
-            + [(f"{ARM_NAMES[d['arm']]} minus {ARM_NAMES[d['minus']]}", span(d), d["n"]) for d in found["differences"]])
+    return [(f"Dice, {ARM_NAMES[a]}", span(row), row["n"]) for a, row in found["arms"].items()] + [
+        (f"{ARM_NAMES[d['arm']]} minus {ARM_NAMES[d['minus']]}", span(d), d["n"]) for d in found["differences"]
+    ]
 
 
 def read_model_result(entry: Entry) -> dict | None:
@@ -135,8 +170,15 @@ def compare_models(first: Entry, second: Entry) -> dict:
     for entry in (first, second):
         result = read_model_result(entry)
         results.append(result)
-        sides.append({"id": entry.id, "name": entry.name, "mean": result and result["mean"],
-                      "on": result and (result.get("run") or {}).get("on"), "images": result and result.get("images")})
+        sides.append(
+            {
+                "id": entry.id,
+                "name": entry.name,
+                "mean": result and result["mean"],
+                "on": result and (result.get("run") or {}).get("on"),
+                "images": result and result.get("images"),
+            }
+        )
     out = {"first": sides[0], "second": sides[1], "difference": None, "cases": 0, "reason": ""}
     missing = [side["name"] for side, result in zip(sides, results) if result is None]
     if first.id == second.id:

@@ -24,7 +24,7 @@ from .metrics import LEAST_OVERLAP, METRICS, compare_masks
 from .statistics import DRAWS, interval
 
 KIND = "cers evaluation"
-PICTURE_TOLERANCE, VOLUME_TOLERANCE = 1.0, 2.0          # of the surface Dice, in px and mm
+PICTURE_TOLERANCE, VOLUME_TOLERANCE = 1.0, 2.0  # of the surface Dice, in px and mm
 Progress = Callable[[float, str], None]
 
 
@@ -64,8 +64,15 @@ class Evaluation:
             self.labels = known if len(known) > 1 else None
         self.spots, self.spots_near, self.before, self.before_near = (Reliability() for _ in range(4))
 
-    def run(self, *, name: str | None = None, leak: dict | None = None, faults: Mapping[str, str] | None = None,
-            skip: Mapping[str, str] | None = None, progress: Progress | None = None) -> dict:
+    def run(
+        self,
+        *,
+        name: str | None = None,
+        leak: dict | None = None,
+        faults: Mapping[str, str] | None = None,
+        skip: Mapping[str, str] | None = None,
+        progress: Progress | None = None,
+    ) -> dict:
         """The result.
 
         Args:
@@ -102,8 +109,12 @@ class Evaluation:
             prediction = self.segmenter.segment(volume, self.planes, influence=False)
             mask, found_names = prediction.labelmap, prediction.labels
         drawn = (expert > 0 if self.labels is None else expert).tobytes()
-        case = {"image": item.name, "group": item.cluster(volume), "diagnosis": item.diagnosis,
-                "expert": hashlib.sha256(str(expert.shape).encode() + drawn).hexdigest()[:16]}
+        case = {
+            "image": item.name,
+            "group": item.cluster(volume),
+            "diagnosis": item.diagnosis,
+            "expert": hashlib.sha256(str(expert.shape).encode() + drawn).hexdigest()[:16],
+        }
         channels = self._channels(mask, found_names, expert, names)
         by_label = {label: self._measure(a, b, volume) for label, a, b in channels}
         case |= {m: _mean([row[m] for row in by_label.values()]) for m in METRICS}
@@ -138,16 +149,19 @@ class Evaluation:
         shown, weights = (lesions, [e.pixels for e in lesions]) if lesions else (prediction.evidence, [1] * len(prediction.evidence))
         if not shown:
             return {"coverage": None, "confidence": None, "agreement": None, "references": 0, "seconds": prediction.seconds["total"]}
-        confident = [e.confidence for e in lesions]          # a slice with a mask has one
-        return {"coverage": round(float(np.average([e.coverage.value for e in shown], weights=weights)), 4),
-                "confidence": round(float(np.average(confident, weights=weights)), 4) if confident else None,
-                "agreement": round(1 - float(np.average([e.disagreement for e in shown], weights=weights)), 4),
-                "references": sum(len(e.references) for e in shown), "seconds": prediction.seconds["total"]}
+        confident = [e.confidence for e in lesions]  # a slice with a mask has one
+        return {
+            "coverage": round(float(np.average([e.coverage.value for e in shown], weights=weights)), 4),
+            "confidence": round(float(np.average(confident, weights=weights)), 4) if confident else None,
+            "agreement": round(1 - float(np.average([e.disagreement for e in shown], weights=weights)), 4),
+            "references": sum(len(e.references) for e in shown),
+            "seconds": prediction.seconds["total"],
+        }
 
     def _calibrate(self, probability: np.ndarray, mask: np.ndarray, expert: np.ndarray) -> None:
         temperature, box = self.segmenter.model.config.temperature, near_lesion(mask, expert)
         sets = [(self.spots, self.spots_near, probability)]
-        if min(probability.shape) == 1:               # an average over slices or planes has no temperature of its own to take back
+        if min(probability.shape) == 1:  # an average over slices or planes has no temperature of its own to take back
             sets.append((self.before, self.before_near, without_temperature(probability, temperature)))
         for everywhere, near, p in sets:
             everywhere.add(p, expert)
@@ -160,22 +174,40 @@ class Evaluation:
         groups = [c["group"] for c in cases]
         pool = segmenter.pool if segmenter is not None else None
         several = list(self.labels.values()) if self.labels is not None else []
-        out = {"kind": KIND, "format": 1, "name": name, "cers": __version__, "model": segmenter.model.hash if segmenter else None,
-               "model_name": segmenter.model.config.name if segmenter else None, "pool": pool.hash() if pool is not None else None,
-               "pool_cases": len(pool) if pool is not None else None, "planes": self.planes if segmenter else None,
-               "images": len(cases), "labels": several or None,
-               "units": {"hd95": "px" if picture else "mm", "volume_difference": "px" if picture else "ml",
-                         "surface_tolerance": f"{PICTURE_TOLERANCE:g} px" if picture else f"{VOLUME_TOLERANCE:g} mm"},
-               "rules": {"lesion_overlap": LEAST_OVERLAP, "failure_dice": FAILURE, "bins": BINS,
-                         "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
-                         "groups": len(set(groups) - {None}), "cases_without_group": groups.count(None)},
-               "mean": _means(cases, groups)}
+        out = {
+            "kind": KIND,
+            "format": 1,
+            "name": name,
+            "cers": __version__,
+            "model": segmenter.model.hash if segmenter else None,
+            "model_name": segmenter.model.config.name if segmenter else None,
+            "pool": pool.hash() if pool is not None else None,
+            "pool_cases": len(pool) if pool is not None else None,
+            "planes": self.planes if segmenter else None,
+            "images": len(cases),
+            "labels": several or None,
+            "units": {
+                "hd95": "px" if picture else "mm",
+                "volume_difference": "px" if picture else "ml",
+                "surface_tolerance": f"{PICTURE_TOLERANCE:g} px" if picture else f"{VOLUME_TOLERANCE:g} mm",
+            },
+            "rules": {
+                "lesion_overlap": LEAST_OVERLAP,
+                "failure_dice": FAILURE,
+                "bins": BINS,
+                "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
+                "groups": len(set(groups) - {None}),
+                "cases_without_group": groups.count(None),
+            },
+            "mean": _means(cases, groups),
+        }
         if several:
             out["by_label"] = {label: _means([c["labels"][label] for c in cases], groups) for label in several}
         kinds = sorted({c["diagnosis"] for c in cases} - {None})
         if kinds:
-            out["by_diagnosis"] = {k: _means([c for c in cases if c["diagnosis"] == k], [c["group"] for c in cases if c["diagnosis"] == k])
-                                   for k in kinds}
+            out["by_diagnosis"] = {
+                k: _means([c for c in cases if c["diagnosis"] == k], [c["group"] for c in cases if c["diagnosis"] == k]) for k in kinds
+            }
         out["calibration"] = self._calibration(groups, len(several) or 1) if segmenter else None
         out["failure"] = self._failure(cases, groups, pool) if segmenter else None
         return {**out, "leak": leak, "left": left, "not_in_table": self.found.untold, "faults": faults, "cases": cases}
@@ -184,8 +216,10 @@ class Evaluation:
         # the labels of a case go together
         grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in range(labels)]
         parts = {"everywhere": self.spots, "near_lesion": self.spots_near, "before": self.before, "before_near_lesion": self.before_near}
-        return {"temperature": self.segmenter.model.config.temperature,
-                **{k: r.summary(grouped) if len(r) in (0, len(grouped)) else None for k, r in parts.items()}}
+        return {
+            "temperature": self.segmenter.model.config.temperature,
+            **{k: r.summary(grouped) if len(r) in (0, len(grouped)) else None for k, r in parts.items()},
+        }
 
     @staticmethod
     def _failure(cases: list[dict], groups, pool) -> dict:
@@ -218,8 +252,10 @@ def _by_value(labelmap: np.ndarray, names: Mapping[int, str], labels: Mapping[in
     if not any(n is not None for n in named.values()):
         named = {v: v if v in labels else None for v in present}
     if unknown := [v for v, to in named.items() if to is None]:
-        raise InputError(f"the {what} has the label {unknown[0]} ({names.get(unknown[0], 'without a name')}), which is none of "
-                         f"{', '.join(f'{v} {n}' for v, n in labels.items())}.")
+        raise InputError(
+            f"the {what} has the label {unknown[0]} ({names.get(unknown[0], 'without a name')}), which is none of "
+            f"{', '.join(f'{v} {n}' for v, n in labels.items())}."
+        )
     out = np.zeros_like(labelmap)
     for value, to in named.items():
         out[labelmap == value] = to

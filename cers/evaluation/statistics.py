@@ -41,8 +41,13 @@ def clusters(groups: Sequence[Hashable | None] | None, count: int) -> np.ndarray
     return np.array([numbers.setdefault(("case", n) if g is None else ("group", g), len(numbers)) for n, g in enumerate(groups)], int)
 
 
-def bootstrap(statistic: Callable[[np.ndarray], float | None], count: int, groups: Sequence[Hashable | None] | None = None,
-              draws: int = 1000, seed: int = 0) -> tuple[float | None, float | None]:
+def bootstrap(
+    statistic: Callable[[np.ndarray], float | None],
+    count: int,
+    groups: Sequence[Hashable | None] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float | None, float | None]:
     """95 % interval of any statistic of case rows (an integer array with repeats); draws for which it is None are left out.
 
     Returns:
@@ -70,5 +75,5 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     if not n or not m:
         return None
     _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]           # the mean rank of equal scores
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]  # the mean rank of equal scores
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-NAMES = {"dice": "Dice", "iou": "IoU", "hd95": "HD95", "surface_dice": "surface Dice", "lesion_sensitivity": "lesion sensitivity",
-         "lesion_precision": "lesion precision", "lesion_f1": "lesion F1", "volume_difference": "volume difference",
-         "relative_volume_difference": "relative volume difference"}
+NAMES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "hd95": "HD95",
+    "surface_dice": "surface Dice",
+    "lesion_sensitivity": "lesion sensitivity",
+    "lesion_precision": "lesion precision",
+    "lesion_f1": "lesion F1",
+    "volume_difference": "volume difference",
+    "relative_volume_difference": "relative volume difference",
+}
 
 
 def number(value: float | None) -> str:
@@ -15,7 +23,7 @@ def number(value: float | None) -> str:
 
 
 def span(row: dict) -> str:
-    """"0.812 [0.790, 0.834]"."""
+    """ "0.812 [0.790, 0.834]"."""
     return number(row["value"]) + ("" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]")
 
 
@@ -33,8 +41,12 @@ def mean_rows(result: dict) -> list[tuple[str, str, int]]:
 def trust_rows(result: dict) -> list[tuple[str, str, int]]:
     """The same of calibration and failure detection; empty for masks that no model of ours made."""
     rows, calibration, failure = [], result.get("calibration"), result.get("failure")
-    parts = (("near_lesion", "calibration error (ECE) near lesions"), ("before_near_lesion", "the same before temperature scaling"),
-             ("everywhere", "calibration error (ECE) over all voxels"), ("before", "the same before temperature scaling"))
+    parts = (
+        ("near_lesion", "calibration error (ECE) near lesions"),
+        ("before_near_lesion", "the same before temperature scaling"),
+        ("everywhere", "calibration error (ECE) over all voxels"),
+        ("before", "the same before temperature scaling"),
+    )
     for key, name in parts if calibration else ():
         if calibration[key]:
             rows.append((name, span(calibration[key]["ece"]), calibration[key]["ece"]["n"]))

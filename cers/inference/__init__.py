@@ -1,7 +1,16 @@
 """Inference: a model folder, a pool and a volume in; a mask with its evidence out. torch is imported when a name is first used."""
 
-_WHERE = {"Model": "model", "ModelConfig": "model", "load_model": "model", "save_model": "model", "resolve_device": "model",
-          "Segmenter": "segmenter", "SliceResult": "segmenter", "embed_pool": "embedding", "write_report": "report"}
+_WHERE = {
+    "Model": "model",
+    "ModelConfig": "model",
+    "load_model": "model",
+    "save_model": "model",
+    "resolve_device": "model",
+    "Segmenter": "segmenter",
+    "SliceResult": "segmenter",
+    "embed_pool": "embedding",
+    "write_report": "report",
+}
 __all__ = list(_WHERE)
 
 

@@ -46,8 +46,10 @@ def embed_pool(model: Model, pool: Pool, embedder: TextEmbedder, progress=None, 
     stale, texts = pool.stale("image", model.hash), pool.stale("rationale", embedder.hash)
     total = len(stale) + len(texts)
     if total and pool.read_only:
-        raise PoolError(f"{max(len(stale), len(texts))} cases of the pool lack vectors of this model or have outdated ones, and the pool was opened "
-                        "read-only. Open it once where it can be written.")
+        raise PoolError(
+            f"{max(len(stale), len(texts))} cases of the pool lack vectors of this model or have outdated ones, and the pool was opened "
+            "read-only. Open it once where it can be written."
+        )
     done = 0
 
     def step(n: int) -> None:

@@ -27,16 +27,19 @@ from ..pool.health import Finding
 from .embedding import case_frame, embed_pool
 from .segmenter import Segmenter
 
-LEAST_USES = 3            # cases that a reference must have served before it is judged
-HARM = -0.005             # mean gain in Dice from which it is named
-_SURE = 1.0               # and the mean must lie so many standard errors below zero
-DOUBT = 0.25              # of the pool's median Dice: from there on a case's own mask is named
-_LEAST_MEDIAN = 0.3       # below this median the model itself is in doubt, not the masks
+LEAST_USES = 3  # cases that a reference must have served before it is judged
+HARM = -0.005  # mean gain in Dice from which it is named
+_SURE = 1.0  # and the mean must lie so many standard errors below zero
+DOUBT = 0.25  # of the pool's median Dice: from there on a case's own mask is named
+_LEAST_MEDIAN = 0.3  # below this median the model itself is in doubt, not the masks
 _LEAST_TRIALS = 10
 _FORMAT = 1
 # RAS directions of a display slice's columns, rows and the axis across, by plane
-_AXES = {"axial": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)), "coronal": ((-1, 0, 0), (0, 0, -1), (0, 1, 0)),
-         "sagittal": ((0, -1, 0), (0, 0, -1), (1, 0, 0))}
+_AXES = {
+    "axial": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
+    "coronal": ((-1, 0, 0), (0, 0, -1), (0, 1, 0)),
+    "sagittal": ((0, -1, 0), (0, 0, -1), (1, 0, 0)),
+}
 
 
 @dataclass
@@ -71,9 +74,16 @@ class HarmReport:
         median = float(np.median([*drawn.values()])) if drawn else 0.0
         if len(drawn) < _LEAST_TRIALS or median < _LEAST_MEDIAN:
             return []
-        return [Finding("doubt", [i], f"Case {i[:8]}: what the rest of the pool leads to here has a Dice of {drawn[i]:.2f} with its mask; half of the "
-                        f"cases reach {median:.2f} or more. Look whether its mask is right.")
-                for i in sorted(drawn, key=drawn.get) if drawn[i] < DOUBT * median]
+        return [
+            Finding(
+                "doubt",
+                [i],
+                f"Case {i[:8]}: what the rest of the pool leads to here has a Dice of {drawn[i]:.2f} with its mask; half of the "
+                f"cases reach {median:.2f} or more. Look whether its mask is right.",
+            )
+            for i in sorted(drawn, key=drawn.get)
+            if drawn[i] < DOUBT * median
+        ]
 
     def _harmful(self) -> list[Finding]:
         served: dict[str, dict[str, float]] = defaultdict(dict)
@@ -86,17 +96,36 @@ class HarmReport:
             mean = float(gains.mean())
             if len(gains) >= LEAST_USES and mean <= HARM and mean <= -_SURE * float(gains.std(ddof=1)) / len(gains) ** 0.5:
                 worst = sorted((i for i in by_case if by_case[i] < 0), key=by_case.get)[:20]
-                found.append((mean, Finding("harm", [reference, *worst], f"Case {reference[:8]} lowers the Dice of the cases that it serves by "
-                                            f"{-mean:.3f} on average ({len(gains)} cases). Check its mask and labels, or exclude it.")))
+                found.append(
+                    (
+                        mean,
+                        Finding(
+                            "harm",
+                            [reference, *worst],
+                            f"Case {reference[:8]} lowers the Dice of the cases that it serves by "
+                            f"{-mean:.3f} on average ({len(gains)} cases). Check its mask and labels, or exclude it.",
+                        ),
+                    )
+                )
         return [f for _, f in sorted(found, key=lambda t: t[0])]
 
     def to_dict(self) -> dict:
-        return {"findings": [f.to_dict() for f in self.findings()], "tried": len(self.trials), "total": self.total,
-                "evidence_gain": self.evidence_gain, "faults": self.faults}
+        return {
+            "findings": [f.to_dict() for f in self.findings()],
+            "tried": len(self.trials),
+            "total": self.total,
+            "evidence_gain": self.evidence_gain,
+            "faults": self.faults,
+        }
 
 
-def check_harm(segmenter: Segmenter, *, budget: int = 100, progress: Callable[[float, str], None] | None = None,
-               cancel: Callable[[], bool] | None = None) -> HarmReport:
+def check_harm(
+    segmenter: Segmenter,
+    *,
+    budget: int = 100,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> HarmReport:
     """Try up to ``budget`` cases that have not been tried yet with this model and this very pool; all trials so far are reported.
 
     Trials are kept in the pool's ``derived`` folder where it may be written, also those done before a cancel.
@@ -132,7 +161,7 @@ def check_harm(segmenter: Segmenter, *, budget: int = 100, progress: Callable[[f
                 trials[case_id] = try_case(segmenter, pool.get(case_id), groups.get(usable[case_id]["group"], []))
             except Cancelled:
                 raise
-            except CersError as error:                     # one damaged case must not hide what the others tell
+            except CersError as error:  # one damaged case must not hide what the others tell
                 report.faults[case_id] = str(error)
     finally:
         _save(pool, key, trials)
@@ -149,7 +178,7 @@ def try_case(segmenter: Segmenter, case: Case, barred: list[str]) -> Trial:
     try:
         segmenter.segment(case_volume(case), influence=False)
         session = segmenter.session
-        (name, plane), = session.planes.items()
+        ((name, plane),) = session.planes.items()
         key = (name, 0)
         if key not in session.slices:
             return Trial(0.0, 0.0)
@@ -157,13 +186,13 @@ def try_case(segmenter: Segmenter, case: Case, barred: list[str]) -> Trial:
         found.selection = segmenter._select(session, key, (), tuple({case.id, *barred}))
         ids = found.selection.ids
         references = segmenter._references(session, [key])
-        wanted = [(key, ids), (key, []), *((key, ids[:n] + ids[n + 1:]) for n in range(len(ids)) if len(ids) > 1)]
+        wanted = [(key, ids), (key, []), *((key, ids[:n] + ids[n + 1 :]) for n in range(len(ids)) if len(ids) > 1)]
         masks = (segmenter._fused(session, wanted, references, {})[0] > segmenter.model.config.threshold).any(1).numpy()
     finally:
         segmenter.session = before
     truth = (case_frame(case, segmenter.model)[1][0] > 0.5).any(0).numpy()
     dices = [_dice(mask, truth) for mask in masks]
-    others = dices[2:] if len(ids) > 1 else dices[1:2] * len(ids)      # without the only reference there are none
+    others = dices[2:] if len(ids) > 1 else dices[1:2] * len(ids)  # without the only reference there are none
     return Trial(dices[0], dices[1], {i: round(dices[0] - d, 5) for i, d in zip(ids, others)})
 
 
@@ -173,8 +202,16 @@ def case_volume(case: Case) -> Volume:
     matrix = np.eye(4)
     axes = np.array(_AXES[case.plane if case.plane in PLANES else "axial"], float)
     matrix[:3, :3] = (axes * [[columns], [rows], [2 * max(rows, columns)]]).T
-    return Volume(case.image[None], Geometry(matrix, (1, *case.image.shape)), name="case", modality=case.modality, body_site=case.body_site,
-                  patient_id=case.patient_id, volume_id=case.volume_id, spacing_known=case.spacing is not None)
+    return Volume(
+        case.image[None],
+        Geometry(matrix, (1, *case.image.shape)),
+        name="case",
+        modality=case.modality,
+        body_site=case.body_site,
+        patient_id=case.patient_id,
+        volume_id=case.volume_id,
+        spacing_known=case.spacing is not None,
+    )
 
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -184,7 +221,9 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
 
 def _key(segmenter: Segmenter) -> str:
     model = segmenter.model
-    return f"{_FORMAT} {model.hash} {segmenter.embedder.hash} {segmenter.pool.hash()} {json.dumps(model.selection.to_dict(), sort_keys=True)}"
+    return (
+        f"{_FORMAT} {model.hash} {segmenter.embedder.hash} {segmenter.pool.hash()} {json.dumps(model.selection.to_dict(), sort_keys=True)}"
+    )
 
 
 def _path(pool: Pool, key: str):
@@ -195,13 +234,13 @@ def _load(pool: Pool, key: str) -> dict[str, Trial]:
     try:
         kept = json.loads(_path(pool, key).read_text("utf-8"))
         return {i: Trial(**t) for i, t in kept["trials"].items()} if kept["key"] == key else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):        # absent, or of no use: it is only a cache
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # absent, or of no use: it is only a cache
         return {}
 
 
 def _save(pool: Pool, key: str, trials: dict[str, Trial]) -> None:
     if not pool.read_only and trials:
         path = _path(pool, key)
-        with suppress(OSError, InputError):                # only a cache: a full disk must not take the result away
+        with suppress(OSError, InputError):  # only a cache: a full disk must not take the result away
             path.parent.mkdir(exist_ok=True)
             write_file(path, json.dumps({"key": key, "trials": {i: asdict(t) for i, t in trials.items()}}).encode())

@@ -98,7 +98,7 @@ class Model:
 
 
 def resolve_device(device: str) -> str:
-    """"cpu", "cuda" or "mps" if it is there.
+    """ "cpu", "cuda" or "mps" if it is there.
 
     Raises:
         InputError: the device is not one of these or not available here.
@@ -181,8 +181,10 @@ def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card
     most = torch.finfo(torch.float16).max
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {k: (v.to(torch.float16) if half and v.is_floating_point() and (not v.numel() or v.abs().max() <= most) else v).contiguous().cpu()
-               for k, v in state.items()}
+    tensors = {
+        k: (v.to(torch.float16) if half and v.is_floating_point() and (not v.numel() or v.abs().max() <= most) else v).contiguous().cpu()
+        for k, v in state.items()
+    }
     temporary = folder / (WEIGHTS + ".tmp")
     save_file(tensors, str(temporary))
     os.replace(temporary, folder / WEIGHTS)

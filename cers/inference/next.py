@@ -25,10 +25,10 @@ from ..rationale import TextEmbedder
 from .model import Model
 
 FORMAT = 1
-SLICES = 24               # of a volume that are looked at; they are spread over it
-LEAST_PIXELS = 4          # of the network's frame from which a slice counts as one where something was found
-_UNSURE = 0.1             # from this probability on a pixel belongs to the region whose entropy is measured
-_NOVEL = 0.2              # share of its need that a volume keeps which is just like one above it
+SLICES = 24  # of a volume that are looked at; they are spread over it
+LEAST_PIXELS = 4  # of the network's frame from which a slice counts as one where something was found
+_UNSURE = 0.1  # from this probability on a pixel belongs to the region whose entropy is measured
+_NOVEL = 0.2  # share of its need that a volume keeps which is just like one above it
 _CACHE = ("derived", "next")
 
 
@@ -104,9 +104,18 @@ class NextReport:
         return asdict(self)
 
 
-def rank_next(folder: str | PathLike, pool: Pool, model: Model, *, embedder: TextEmbedder | None = None, modality: str | None = None,
-              body_site: str | None = None, cache: str | PathLike | None = None, progress: Callable[[float, str], None] | None = None,
-              cancel: Callable[[], bool] | None = None) -> NextReport:
+def rank_next(
+    folder: str | PathLike,
+    pool: Pool,
+    model: Model,
+    *,
+    embedder: TextEmbedder | None = None,
+    modality: str | None = None,
+    body_site: str | None = None,
+    cache: str | PathLike | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> NextReport:
     """Rank the volumes of a folder that are not in the pool by how much a label of each would help.
 
     What was measured of a volume is kept by the content of its file, so that a second run is quick and one that was stopped goes on. How well
@@ -148,7 +157,7 @@ def rank_next(folder: str | PathLike, pool: Pool, model: Model, *, embedder: Tex
         except Cancelled:
             raise
         except (CersError, OSError) as error:
-            if not isinstance(error, (InputError, OSError)):        # the pool or the model: no other volume would fare better
+            if not isinstance(error, (InputError, OSError)):  # the pool or the model: no other volume would fare better
                 raise
             report.faults[name] = str(error) if isinstance(error, CersError) else f"The file cannot be read ({error.strerror or error})."
             continue
@@ -175,7 +184,7 @@ def measure(segmenter, volume: Volume, progress=None, cancel=None) -> Measuremen
     thin = _thinned(volume, name)
     prediction = segmenter.segment(thin, progress=progress, cancel=cancel, influence=False)
     plane = next(iter(segmenter.session.planes.values()))
-    first, second = plane.plain.amax(1) > 0.5, plane.fused.amax(1) > 0.5                       # (n, size, size)
+    first, second = plane.plain.amax(1) > 0.5, plane.fused.amax(1) > 0.5  # (n, size, size)
     both = int(first.sum() + second.sum())
     p = plane.fused.amax(1)
     unsure = p[(p > _UNSURE) | first].double().clamp(1e-6, 1 - 1e-6)
@@ -186,10 +195,19 @@ def measure(segmenter, volume: Volume, progress=None, cancel=None) -> Measuremen
         raise InputError(f"'{volume.name}' shows no part of a body, so there is nothing to label.")
     vectors = np.stack([plane.pooled[i] for i in rows]).astype(np.float32)
     return Measurement(
-        vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.stack([thumbnail(plane.raw[i]) for i in rows]),
-        [image_hash(np.ascontiguousarray(plane.raw[i])) for i in rows], name, volume.patient_id, volume.modality, volume.body_site, plane.name,
-        bool(lesion), round(sum(prediction.volume_ml.values()), 3) if volume.spacing_known else None,
-        1 - 2 * int((first & second).sum()) / both if both else 0.0, entropy)
+        vectors / np.linalg.norm(vectors, axis=1, keepdims=True),
+        np.stack([thumbnail(plane.raw[i]) for i in rows]),
+        [image_hash(np.ascontiguousarray(plane.raw[i])) for i in rows],
+        name,
+        volume.patient_id,
+        volume.modality,
+        volume.body_site,
+        plane.name,
+        bool(lesion),
+        round(sum(prediction.volume_ml.values()), 3) if volume.spacing_known else None,
+        1 - 2 * int((first & second).sum()) / both if both else 0.0,
+        entropy,
+    )
 
 
 def order(known: dict[str, Measurement], coverage: dict[str, float]) -> list[NextVolume]:
@@ -199,7 +217,7 @@ def order(known: dict[str, Measurement], coverage: dict[str, float]) -> list[Nex
         return []
     centres = np.stack([known[n].vectors.mean(0) for n in names])
     centres /= np.linalg.norm(centres, axis=1, keepdims=True)
-    far = np.clip(1 - centres @ centres.T, 0, 2)                       # cosine distance
+    far = np.clip(1 - centres @ centres.T, 0, 2)  # cosine distance
     typical = float(np.median(far[np.triu_indices(len(names), 1)])) if len(names) > 1 else 1.0
     need = np.array([_need(coverage[n], known[n]) for n in names])
     novelty, nearest = np.ones(len(names)), np.full(len(names), -1)
@@ -225,22 +243,44 @@ def _place(names, found: Measurement, coverage: float, i: int, need, novelty, ne
     like = names[nearest[i]] if nearest[i] >= 0 and novelty[i] < 0.5 and far[i, nearest[i]] < 0.1 else None
     words = [f"The pool covers it {'hardly' if coverage < 0.3 else 'in part' if coverage < 0.75 else 'well'} ({100 * coverage:.0f} %)."]
     if found.found:
-        words.append(f"The two decoders differ in {100 * found.disagreement:.0f} % of what they found; "
-                     f"the network is {'very ' if found.entropy > 0.7 else '' if found.entropy > 0.4 else 'little '}unsure ({found.entropy:.2f} bit).")
+        words.append(
+            f"The two decoders differ in {100 * found.disagreement:.0f} % of what they found; "
+            f"the network is {'very ' if found.entropy > 0.7 else '' if found.entropy > 0.4 else 'little '}unsure ({found.entropy:.2f} bit)."
+        )
     else:
         words.append("No lesion was found in it.")
     if like is not None:
         words.append(f"Much like {like} above (similarity {1 - far[i, nearest[i]]:.2f}).")
-    return NextVolume(names[i], found.volume_id, round(score, 4), round(float(need[i]), 4), round(coverage, 4), round(found.disagreement, 4), round(found.entropy, 4),
-                      round(float(novelty[i]), 4), like, found.found, found.ml, " ".join(words))
+    return NextVolume(
+        names[i],
+        found.volume_id,
+        round(score, 4),
+        round(float(need[i]), 4),
+        round(coverage, 4),
+        round(found.disagreement, 4),
+        round(found.entropy, 4),
+        round(float(novelty[i]), 4),
+        like,
+        found.found,
+        found.ml,
+        " ".join(words),
+    )
 
 
 def _coverage(selector: Selector, model: Model, found: Measurement) -> float:
     """Mean over the slices of how well the pool covers them now, 0..1."""
     values = []
     for vector, small, picture in zip(found.vectors, found.thumbnails, found.pictures):
-        query = Query(vector, small, modality=found.modality or model.config.modality, body_site=found.body_site or model.config.body_site,
-                      plane=found.plane, patient_id=found.patient_id, volume_id=found.volume_id, content_hash=picture)
+        query = Query(
+            vector,
+            small,
+            modality=found.modality or model.config.modality,
+            body_site=found.body_site or model.config.body_site,
+            plane=found.plane,
+            patient_id=found.patient_id,
+            volume_id=found.volume_id,
+            content_hash=picture,
+        )
         values.append(selector.select(query, model.selection).coverage.value)
     return float(np.mean(values))
 
@@ -253,7 +293,7 @@ def _cases(pool: Pool, found: Measurement) -> int:
 def _thinned(volume: Volume, name: str) -> Volume:
     """The volume with every n-th slice of its acquisition plane; slices keep their pixels and places."""
     plane = acquisition_plane(volume.geometry)
-    axis = PlaneView(volume.geometry, plane).axes[0]                   # of (k, j, i)
+    axis = PlaneView(volume.geometry, plane).axes[0]  # of (k, j, i)
     step = -(-volume.array.shape[axis] // SLICES)
     if step == 1:
         return replace(volume, volume_id=name)

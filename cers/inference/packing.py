@@ -17,7 +17,23 @@ from pathlib import Path, PurePosixPath
 
 from ..errors import Cancelled, InputError, ModelError
 from .store import (
-    CARD, CONFIG, MODEL, MOST, PICTURES, RECORD, RESULT, WEIGHTS, Entry, atomic, check_files, check_weights, find, name_of, read_entry, read_json, root,
+    CARD,
+    CONFIG,
+    MODEL,
+    MOST,
+    PICTURES,
+    RECORD,
+    RESULT,
+    WEIGHTS,
+    Entry,
+    atomic,
+    check_files,
+    check_weights,
+    find,
+    name_of,
+    read_entry,
+    read_json,
+    root,
     writing,
 )
 
@@ -25,8 +41,12 @@ _STAGING, _TRASH, _STALE = ".installing-", ".deleted-", 3600
 _BLOCK = 1 << 20
 
 
-def install(source: str | os.PathLike, name: str | None = None, progress: Callable[[float, str], None] | None = None,
-            cancel: Callable[[], bool] | None = None) -> Entry:
+def install(
+    source: str | os.PathLike,
+    name: str | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> Entry:
     """Copy a model into the store; it appears there whole and verified, or not at all. One that is there already stays.
 
     Args:
@@ -92,15 +112,23 @@ def export(identifier: str, path: str | os.PathLike, pictures: bool = False) -> 
                 text = json.dumps(result if pictures else anonymous(result), ensure_ascii=False)
                 archive.writestr(str(top / RESULT), text, zipfile.ZIP_DEFLATED)
     except OSError as error:
-        raise InputError(f"The file '{path}' could not be written ({error.strerror}). Choose another folder, or free some space.") from error
+        raise InputError(
+            f"The file '{path}' could not be written ({error.strerror}). Choose another folder, or free some space."
+        ) from error
     return path
 
 
 def anonymous(result: dict) -> dict:
     """A result without names of cases, which may be names of people: hashes take their place, so that results still pair."""
-    cases = [{**{k: v for k, v in case.items() if k != "file"}, "image": _pseudonym(str(case.get("image"))),
-              "group": None if case.get("group") is None else _pseudonym(str(case["group"]))}
-             for case in result.get("cases", []) if isinstance(case, dict)]
+    cases = [
+        {
+            **{k: v for k, v in case.items() if k != "file"},
+            "image": _pseudonym(str(case.get("image"))),
+            "group": None if case.get("group") is None else _pseudonym(str(case["group"])),
+        }
+        for case in result.get("cases", [])
+        if isinstance(case, dict)
+    ]
     return {**result, "cases": cases, "anonymous": True}
 
 
@@ -124,15 +152,17 @@ def delete(identifier: str) -> str:
         os.rename(root() / entry.id, away)
     except OSError as error:
         raise InputError(f"The model '{entry.name}' could not be deleted ({error.strerror}). Close what uses its files.") from error
-    shutil.rmtree(away, ignore_errors=True)         # what is left goes with the next installation
+    shutil.rmtree(away, ignore_errors=True)  # what is left goes with the next installation
     return entry.name
 
 
 def _copy(source: Path, staging: Path, check: Callable[[], None]) -> None:
     folder = source if (source / CONFIG).is_file() else source / MODEL
     if not source.is_dir() or not (folder / CONFIG).is_file():
-        raise InputError(f"There is no model in '{source}'. Choose a finished training run, a folder with {CONFIG} and {WEIGHTS}, or a zip "
-                         "file that CERS wrote.")
+        raise InputError(
+            f"There is no model in '{source}'. Choose a finished training run, a folder with {CONFIG} and {WEIGHTS}, or a zip "
+            "file that CERS wrote."
+        )
     check_files(folder)
     for file, most in MOST.items():
         if (folder / file).is_file():
@@ -140,7 +170,9 @@ def _copy(source: Path, staging: Path, check: Callable[[], None]) -> None:
                 with open(folder / file, "rb") as given:
                     _pour(given, staging / file, most, file, check)
             except OSError as error:
-                raise InputError(f"'{folder / file}' could not be copied ({error.strerror}). Free some space, or check the file.") from error
+                raise InputError(
+                    f"'{folder / file}' could not be copied ({error.strerror}). Free some space, or check the file."
+                ) from error
 
 
 def _unpack(source: Path, staging: Path, check: Callable[[], None]) -> None:
@@ -149,7 +181,9 @@ def _unpack(source: Path, staging: Path, check: Callable[[], None]) -> None:
             for info in archive.infolist():
                 path = PurePosixPath(info.filename.replace("\\", "/"))
                 if path.is_absolute() or ".." in path.parts or re.match(r"^[A-Za-z]:", str(path)):
-                    raise InputError(f"'{source.name}' was not installed: its entry '{info.filename}' points outside of it. Get the file again.")
+                    raise InputError(
+                        f"'{source.name}' was not installed: its entry '{info.filename}' points outside of it. Get the file again."
+                    )
                 if stat.S_ISLNK(info.external_attr >> 16):
                     raise InputError(f"'{source.name}' was not installed: its entry '{info.filename}' is a link. Get the file again.")
                 if info.is_dir() or path.name not in MOST or len(path.parts) > 2:
@@ -170,7 +204,9 @@ def _unpack(source: Path, staging: Path, check: Callable[[], None]) -> None:
     network = config.get("network")
     encoder = network.get("encoder") if isinstance(network, dict) else None
     if config.get("text_encoder") or (isinstance(encoder, dict) and encoder.get("path")):
-        raise InputError(f"The model in '{source.name}' needs further files that are not in it (an encoder's folder). It was not installed.")
+        raise InputError(
+            f"The model in '{source.name}' needs further files that are not in it (an encoder's folder). It was not installed."
+        )
 
 
 def _pour(given, target: Path, most: int, name: str, check: Callable[[], None]) -> None:
@@ -199,7 +235,7 @@ def _verify(folder: Path) -> str:
     check_weights(folder / WEIGHTS)
     try:
         return load_model(folder).hash
-    except ModelError as error:             # its words are about a folder that goes away
+    except ModelError as error:  # its words are about a folder that goes away
         raise ModelError(str(error).replace(f"{folder}{os.sep}", "").replace(f"'{folder}'", "the model's folder")) from error
     except MemoryError:
         raise ModelError("The model's architecture needs more memory than there is. It was not installed.") from None
@@ -213,13 +249,13 @@ def _place(staging: Path, digest: str, source: Path) -> str:
     record = {"hash": digest, "installed": round(time.time(), 3), "source": str(source)}
     (staging / RECORD).write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
     if target.exists() and not read_entry(identifier, target).problem:
-        for file in (CARD, RESULT, PICTURES):           # of the same weights, perhaps measured since
+        for file in (CARD, RESULT, PICTURES):  # of the same weights, perhaps measured since
             if (staging / file).exists():
                 os.replace(staging / file, target / file)
         return identifier
     if target.exists():
         os.rename(target, root() / f"{_TRASH}{time.time_ns()}")
-    staging.chmod(0o755)                # mkdtemp's folders are closed to others
+    staging.chmod(0o755)  # mkdtemp's folders are closed to others
     os.rename(staging, target)
     return identifier
 

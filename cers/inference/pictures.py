@@ -30,7 +30,7 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
         for row, column in np.argwhere(where) - 1:
             step.setdefault((column + start[0], row + start[1]), []).append((column + end[0], row + end[1]))
 
-    edges(inside & ~np.roll(inside, 1, 0), (0, 0), (1, 0))          # top edges to the right, and so on round: inside stays on the right
+    edges(inside & ~np.roll(inside, 1, 0), (0, 0), (1, 0))  # top edges to the right, and so on round: inside stays on the right
     edges(inside & ~np.roll(inside, -1, 1), (1, 0), (1, 1))
     edges(inside & ~np.roll(inside, -1, 0), (1, 1), (0, 1))
     edges(inside & ~np.roll(inside, 1, 1), (0, 1), (0, 0))

@@ -12,7 +12,7 @@ from ..case import PlaneView, Volume
 from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
 from ..network.model import Encoded
 
-KEPT = 256          # encoded slices kept for re-runs; about 2.4 MB each at 224 px
+KEPT = 256  # encoded slices kept for re-runs; about 2.4 MB each at 224 px
 
 
 @dataclass

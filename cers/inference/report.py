@@ -18,10 +18,16 @@ from .pictures import data_uri, display, svg_path, trim
 from .report_style import STYLE
 
 MAX_SLICES = 12
-EXPERT = "#2fc8f0"          # no lesion colour comes near it, also for colour-blind readers
-_EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}      # top and left edge of a display slice
-_STAGES = {"exclusion": "Excluded", "compatibility": "Not compatible", "morphology": "Looks different", "cot": "Findings differ",
-           "limit": "Others were closer", "dropped": "Dropped by the user"}
+EXPERT = "#2fc8f0"  # no lesion colour comes near it, also for colour-blind readers
+_EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}  # top and left edge of a display slice
+_STAGES = {
+    "exclusion": "Excluded",
+    "compatibility": "Not compatible",
+    "morphology": "Looks different",
+    "cot": "Findings differ",
+    "limit": "Others were closer",
+    "dropped": "Dropped by the user",
+}
 _HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of
 thought) agree, 0 to 1. <b>Weight</b>: share of the evidence that the network gave this reference.
 <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
@@ -29,8 +35,9 @@ thought) agree, 0 to 1. <b>Weight</b>: share of the evidence that the network ga
 the expert's.</p>"""
 
 
-def write_report(path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None,
-                 max_slices: int = MAX_SLICES) -> Path:
+def write_report(
+    path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None, max_slices: int = MAX_SLICES
+) -> Path:
     """Write the report; the lesion slices come largest first, ``max_slices`` of them with pictures.
 
     Args:
@@ -55,7 +62,7 @@ class _Page:
         self.colors = {value: _hex(label_style(name, n)[0]) for n, (value, name) in enumerate(sorted(prediction.labels.items()))}
         self.lesions = sorted((e for e in prediction.evidence if e.pixels), key=lambda e: -e.pixels)
         self.shown = self.lesions[:max_slices]
-        self.symbols: dict[str, str] = {}       # each picture is stored once, however often it is shown
+        self.symbols: dict[str, str] = {}  # each picture is stored once, however often it is shown
         self.ratios: dict[str, tuple[float, float]] = {}
         self.zooms: list[str] = []
         self.cases: dict[str, dict | str] = {}
@@ -66,13 +73,13 @@ class _Page:
 <p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>
 {self.facts()}{self.legend()}</header>
 {sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological
-orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main>{''.join(self.zooms)}"""
+orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="referrer" content="no-referrer">
 <title>{escape(self.title)}</title><style>{STYLE}</style></head><body>
-<svg width="0" height="0" style="position:absolute" aria-hidden="true">{''.join(self.symbols.values())}</svg>{body}</body></html>
+<svg width="0" height="0" style="position:absolute" aria-hidden="true">{"".join(self.symbols.values())}</svg>{body}</body></html>
 """
 
     # the top
@@ -137,8 +144,11 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         return f'<p class="coverage"><span class="dot {kind}"></span><span>{escape(e.coverage.message)}</span></p>'
 
     def no_reference(self, e: Evidence) -> str:
-        text = ("No pool was open: the mask was made without evidence." if self.pool is None else
-                "The mask was made without a reference. Judge it with particular care, or add annotated cases of this kind to the pool.")
+        text = (
+            "No pool was open: the mask was made without evidence."
+            if self.pool is None
+            else "The mask was made without a reference. Judge it with particular care, or add annotated cases of this kind to the pool."
+        )
         return f'<div class="empty"><b>{escape("No pool" if self.pool is None else "No close case in this pool")}</b>{escape(text)}</div>'
 
     def query_picture(self, e: Evidence, anchor: str) -> str:
@@ -174,51 +184,73 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
                 self.cases[case_id] = str(error)
             else:
                 symbol = f"c-{len(self.cases)}"
-                self.symbol(symbol, display(case.image, case.modality), case.mask, [(EXPERT, svg_path(case.mask > 0))],
-                            case.spacing or (1.0, 1.0), mm=case.spacing is not None)
+                self.symbol(
+                    symbol,
+                    display(case.image, case.modality),
+                    case.mask,
+                    [(EXPERT, svg_path(case.mask > 0))],
+                    case.spacing or (1.0, 1.0),
+                    mm=case.spacing is not None,
+                )
                 words = (case.diagnosis or ", ".join(case.labels.values()), case.modality, case.body_site, case.plane)
-                self.cases[case_id] = {"symbol": symbol, "name": " \u00b7 ".join(w for w in words if w), "rationale": case.rationale,
-                                       "plane": case.plane if case.ijkToRAS is not None else None}
+                self.cases[case_id] = {
+                    "symbol": symbol,
+                    "name": " \u00b7 ".join(w for w in words if w),
+                    "rationale": case.rationale,
+                    "plane": case.plane if case.ijkToRAS is not None else None,
+                }
         return self.cases[case_id]
 
     def rejected(self, e: Evidence) -> str:
         if not e.rejected:
             return ""
-        rows = "".join(f'<tr><td class="stage">{escape(_STAGES.get(r.stage, r.stage))}</td><td>{escape(r.reason)}</td>'
-                       f'<td class="n">{_number(r.visual)}</td><td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>'
-                       for r in e.rejected)
+        rows = "".join(
+            f'<tr><td class="stage">{escape(_STAGES.get(r.stage, r.stage))}</td><td>{escape(r.reason)}</td>'
+            f'<td class="n">{_number(r.visual)}</td><td class="n">{_number(r.cot)}</td><td class="id">{escape(r.id)}</td></tr>'
+            for r in e.rejected
+        )
         return f"""<details{" open" if e is self.shown[0] else ""}><summary>Candidates that were not used ({len(e.rejected)})</summary>
 <table><thead><tr><th>Why</th><th>Reason</th>
 <th class="n">Visual</th><th class="n">CoT</th><th>Case</th></tr></thead><tbody>{rows}</tbody></table></details>"""
 
     # pictures
 
-    def symbol(self, name: str, image: np.ndarray, mask: np.ndarray, paths: list[tuple[str, str]], spacing: tuple[float, float], *,
-               mm: bool) -> None:
+    def symbol(
+        self, name: str, image: np.ndarray, mask: np.ndarray, paths: list[tuple[str, str]], spacing: tuple[float, float], *, mm: bool
+    ) -> None:
         """Keep a picture with its contours as an SVG symbol whose units are mm, or pixels where their size is not known."""
         rows, columns = trim(image, mask)
         part = image[rows, columns]
         (sy, sx), (h, w) = spacing, part.shape
         left, top = (columns.start or 0), (rows.start or 0)
-        lines = "".join(f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" '
-                        'stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
-                        for c, d in paths for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1)))
+        lines = "".join(
+            f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" '
+            'stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
+            for c, d in paths
+            for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1))
+        )
         bar = ""
         if mm and w * sx > 60:
             x, y = w * sx * 0.96, h * sy * 0.965
-            bar = (f'<path d="M{x - 20:.4g} {y:.4g}H{x:.4g}" stroke="#d8dee4" stroke-width="2" vector-effect="non-scaling-stroke">'
-                   '<title>20 mm</title></path>')
+            bar = (
+                f'<path d="M{x - 20:.4g} {y:.4g}H{x:.4g}" stroke="#d8dee4" stroke-width="2" vector-effect="non-scaling-stroke">'
+                "<title>20 mm</title></path>"
+            )
         width, height = w * sx, h * sy
-        self.symbols[name] = (f'<symbol id="{name}" viewBox="0 0 {width:.6g} {height:.6g}">'
-                              f'<image href="{data_uri(part)}" width="{width:.6g}" height="{height:.6g}" preserveAspectRatio="none"/>'
-                              f'<g transform="scale({sx:.6g} {sy:.6g}) translate({-left} {-top})">{lines}</g>{bar}</symbol>')
+        self.symbols[name] = (
+            f'<symbol id="{name}" viewBox="0 0 {width:.6g} {height:.6g}">'
+            f'<image href="{data_uri(part)}" width="{width:.6g}" height="{height:.6g}" preserveAspectRatio="none"/>'
+            f'<g transform="scale({sx:.6g} {sy:.6g}) translate({-left} {-top})">{lines}</g>{bar}</symbol>'
+        )
         self.ratios[name] = width, height
 
     def picture(self, name: str, anchor: str, label: str, plane: str | None, badge: str = "") -> str:
         w, h = self.ratios[name]
         zoom = f"z-{len(self.zooms)}"
-        svg = (f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(label)}">'
-               f'<use href="#{name}" width="{w:.6g}" height="{h:.6g}"/></svg>')
+        svg = (
+            f'<svg viewBox="0 0 {w:.6g} {h:.6g}" role="img" aria-label="{escape(label)}">'
+            f'<use href="#{name}" width="{w:.6g}" height="{h:.6g}"/></svg>'
+        )
         self.zooms.append(f'<div class="zoom" id="{zoom}"><a href="#{anchor}" title="Back">{svg}</a></div>')
         edges = "".join(f'<i class="{c}">{t}</i>' for c, t in zip("tl", _EDGES[plane])) if plane in _EDGES else ""
         return f'<a class="pic" href="#{zoom}" title="Enlarge">{svg}{edges}{badge}</a>'
@@ -239,10 +271,12 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
     def all_slices(self) -> str:
         if not self.lesions:
             return ""
-        rows = "".join(f'<tr><td>{self._link(e)}</td><td class="n">{e.pixels}</td>'
-                       f'<td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td><td class="n">{e.disagreement:.0%}</td>'
-                       f'<td class="n">{len(e.references)}</td><td>{escape(e.coverage.message)}</td></tr>'
-                       for e in sorted(self.lesions, key=lambda e: (e.plane, e.index)))
+        rows = "".join(
+            f'<tr><td>{self._link(e)}</td><td class="n">{e.pixels}</td>'
+            f'<td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td><td class="n">{e.disagreement:.0%}</td>'
+            f'<td class="n">{len(e.references)}</td><td>{escape(e.coverage.message)}</td></tr>'
+            for e in sorted(self.lesions, key=lambda e: (e.plane, e.index))
+        )
         return f"""<section><h2>All slices with a lesion</h2><table><thead><tr><th>Slice</th><th class="n">Pixels</th>
 <th class="n">Probability</th>
 <th class="n">Decoders differ</th><th class="n">References</th><th>Coverage</th></tr></thead><tbody>{rows}</tbody></table></section>"""

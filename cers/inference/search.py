@@ -20,14 +20,15 @@ def search_text(pool: Pool, embedder, text: str, k: int = 10, progress=None, can
             raise Cancelled()
         if progress:
             progress(start / len(stale), f"Embedding rationales: {start} of {len(stale)}")
-        current = pool.rationales(stale[start:start + 64])
+        current = pool.rationales(stale[start : start + 64])
         vectors = embedder.encode([rationale.compact for _, rationale in current.values()])
         pool.set_vectors("rationale", embedder.hash, list(current), vectors, versions={i: version for i, (version, _) in current.items()})
     return pool.index("rationale", embedder.hash).nearest(embedder.encode([text])[0], k)
 
 
-def search_image(pool: Pool, model, embedder, image: np.ndarray, spacing=None, modality: str | None = None, k: int = 10, progress=None,
-                 cancel=None) -> list[tuple[str, float]]:
+def search_image(
+    pool: Pool, model, embedder, image: np.ndarray, spacing=None, modality: str | None = None, k: int = 10, progress=None, cancel=None
+) -> list[tuple[str, float]]:
     """Ids of the cases that look most like a slice (rows, columns) in display order, with the cosine, best first.
 
     Args:

@@ -30,8 +30,8 @@ from .planes import Plane, modality_code, prepare
 from .volume import ACROSS_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
 BATCH = 8
-ALONE = 0.5               # most that references count where decoding without any finds nothing, of what the model was trained for
-LEAST_PIXELS = 4          # a pass-1 mask below this many frame pixels is too small to describe
+ALONE = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
+LEAST_PIXELS = 4  # a pass-1 mask below this many frame pixels is too small to describe
 
 
 @dataclass
@@ -80,16 +80,25 @@ class Segmenter:
         self.model, self.pool = model, pool
         self.embedder = text_embedder or TextEmbedder(model.config.text_encoder)
         if self.embedder.dimension != model.net.config.rationale:
-            raise ModelError(f"The text encoder gives {self.embedder.dimension} numbers, the model expects {model.net.config.rationale}. "
-                             "Use the text encoder named in the model's configuration.")
+            raise ModelError(
+                f"The text encoder gives {self.embedder.dimension} numbers, the model expects {model.net.config.rationale}. "
+                "Use the text encoder named in the model's configuration."
+            )
         self.store = ReferenceStore(model, pool, self.embedder) if pool is not None else None
         self.selector = Selector(pool, model.hash, self.embedder.hash) if pool is not None else None
         self.session: Session | None = None
 
     @torch.inference_mode()
     @numpy_on_one_thread()
-    def segment(self, volume: Volume, planes: str = "acquisition", text: str | None = None, progress: Callable[[float, str], None] | None = None,
-                cancel: Callable[[], bool] | None = None, influence: bool = True) -> Prediction:
+    def segment(
+        self,
+        volume: Volume,
+        planes: str = "acquisition",
+        text: str | None = None,
+        progress: Callable[[float, str], None] | None = None,
+        cancel: Callable[[], bool] | None = None,
+        influence: bool = True,
+    ) -> Prediction:
         """Segment a volume.
 
         Args:
@@ -105,7 +114,9 @@ class Segmenter:
         config = self.model.config
         modality, site = modality_code(volume.modality or config.modality), volume.body_site or config.body_site
         if volume.modality and config.modality and modality != modality_code(config.modality):
-            raise InputError(f"This model segments {config.modality} images, but the image is {volume.modality}. Choose a model made for {volume.modality}.")
+            raise InputError(
+                f"This model segments {config.modality} images, but the image is {volume.modality}. Choose a model made for {volume.modality}."
+            )
         clock = _Clock(progress, cancel)
         started = time.perf_counter()
         with clock.step("pool", "Bringing the pool up to date", 0.0):
@@ -146,7 +157,7 @@ class Segmenter:
         prediction.seconds.update({k: round(v, 4) for k, v in clock.seconds.items()})
         prediction.seconds["total"] = round(time.perf_counter() - started, 4)
         session.prediction = prediction
-        clock.say(1.0, "Done")          # may still be cancelled; what was kept before must then stay
+        clock.say(1.0, "Done")  # may still be cancelled; what was kept before must then stay
         self.session = session
         return prediction
 
@@ -162,8 +173,11 @@ class Segmenter:
         if session is None:
             raise InputError("No volume has been segmented yet. Segment one first.")
         if plane not in session.planes or not 0 <= index < len(session.planes[plane].view):
-            raise InputError(f"Slice {index} of the {plane} plane was not decoded. Decoded: "
-                             + ", ".join(f"{n} 0 to {len(p.view) - 1}" for n, p in session.planes.items()) + ".")
+            raise InputError(
+                f"Slice {index} of the {plane} plane was not decoded. Decoded: "
+                + ", ".join(f"{n} 0 to {len(p.view) - 1}" for n, p in session.planes.items())
+                + "."
+            )
         key, view = (plane, index), session.planes[plane]
         before = session.slices.get(key)
         if before is None:
@@ -218,10 +232,19 @@ class Segmenter:
             return Selection([], [], Coverage(0.0, False, "No pool: segmented without evidence."))
         plane, volume, found = session.planes[key[0]], session.volume, session.slices[key]
         picture = plane.raw[key[1]]
-        query = Query(image_vector=plane.pooled[key[1]], thumbnail=thumbnail(picture), rationale=found.rationale, rationale_vector=found.vector,
-                      modality=session.modality, body_site=session.body_site, plane=plane.name, patient_id=volume.patient_id,
-                      # the importer names a volume without a name of its own in the same way
-                      volume_id=volume.volume_id or session.image_hash[:16], content_hash=image_hash(picture))
+        query = Query(
+            image_vector=plane.pooled[key[1]],
+            thumbnail=thumbnail(picture),
+            rationale=found.rationale,
+            rationale_vector=found.vector,
+            modality=session.modality,
+            body_site=session.body_site,
+            plane=plane.name,
+            patient_id=volume.patient_id,
+            # the importer names a volume without a name of its own in the same way
+            volume_id=volume.volume_id or session.image_hash[:16],
+            content_hash=image_hash(picture),
+        )
         return self.selector.select(query, self.model.selection, pinned, dropped)
 
     def _rows(self, session: Session, keys) -> list[Encoded]:
@@ -270,7 +293,10 @@ class Segmenter:
         plain = torch.stack([session.planes[p].plain[i] for p, i in keys]).to(self.model.device)
         logits, _ = self.model.net.decode_evidence(encoded, plain, plain.new_zeros(len(keys), self.model.net.config.rationale))
         found = self._calibrated(logits)
-        return {key: (p, self._share(session.slices[key].selection, bool((p > self.model.config.threshold).any()))) for key, p in zip(keys, found)}
+        return {
+            key: (p, self._share(session.slices[key].selection, bool((p > self.model.config.threshold).any())))
+            for key, p in zip(keys, found)
+        }
 
     def _calibrated(self, logits: torch.Tensor) -> torch.Tensor:
         return (logits.float() / self.model.config.temperature).sigmoid().cpu()
@@ -293,8 +319,12 @@ class Segmenter:
         net, device = self.model.net, self.model.device
         encoded = _join(self._rows(session, [key for key, _ in wanted]))
         plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
-        vectors = np.stack([session.slices[key].vector if session.slices[key].vector is not None else np.zeros(net.config.rationale, np.float32)
-                            for key, _ in wanted])
+        vectors = np.stack(
+            [
+                session.slices[key].vector if session.slices[key].vector is not None else np.zeros(net.config.rationale, np.float32)
+                for key, _ in wanted
+            ]
+        )
         k = max(len(ids) for _, ids in wanted)
         stock, valid = None, None
         if k:
@@ -318,7 +348,9 @@ class Segmenter:
         for plane in session.planes.values():
             pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm))
             maps.append(np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))]))
-        total, labelmap = fuse_planes(maps, [sharpness(plane.spacing) for plane in session.planes.values()], model.labels, model.config.threshold)
+        total, labelmap = fuse_planes(
+            maps, [sharpness(plane.spacing) for plane in session.planes.values()], model.labels, model.config.threshold
+        )
         labelmap = drop_small_parts(labelmap, model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0)
         evidence = []
         for name in names:
@@ -328,12 +360,30 @@ class Segmenter:
             for i in range(len(view)):
                 if (name, i) in session.slices:
                     evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i]))
-        provenance = {"cers": __version__, "image": session.image_hash, "model": model.hash, "model_name": model.config.name,
-                      "pool": self.pool.hash() if self.pool is not None else None, "text_encoder": self.embedder.hash,
-                      "settings": {"planes": planes, "size": model.config.size, "device": model.device, "threads": torch.get_num_threads(),
-                                   "threshold": model.config.threshold, "across_mm": ACROSS_MM, "margin": MARGIN, "alone": ALONE, "temperature": model.config.temperature,
-                                   "modality": session.modality, "body_site": session.body_site, "clinical_text": bool(text and text.strip()), "influence": influence,
-                                   "selection": model.selection.to_dict()}}
+        provenance = {
+            "cers": __version__,
+            "image": session.image_hash,
+            "model": model.hash,
+            "model_name": model.config.name,
+            "pool": self.pool.hash() if self.pool is not None else None,
+            "text_encoder": self.embedder.hash,
+            "settings": {
+                "planes": planes,
+                "size": model.config.size,
+                "device": model.device,
+                "threads": torch.get_num_threads(),
+                "threshold": model.config.threshold,
+                "across_mm": ACROSS_MM,
+                "margin": MARGIN,
+                "alone": ALONE,
+                "temperature": model.config.temperature,
+                "modality": session.modality,
+                "body_site": session.body_site,
+                "clinical_text": bool(text and text.strip()),
+                "influence": influence,
+                "selection": model.selection.to_dict(),
+            },
+        }
         return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, provenance)
 
     def _names(self, evidence: list[Evidence]) -> dict[int, str]:
@@ -351,13 +401,25 @@ class Segmenter:
         plane, found = session.planes[key[0]], session.slices[key]
         weights = found.weights or [None] * len(found.selection.selected)
         influence = found.influence or [None] * len(found.selection.selected)
-        references = [Reference(r.id, r.rank, r.visual, r.cot, w, i, r.pinned) for r, w, i in zip(found.selection.selected, weights, influence)]
+        references = [
+            Reference(r.id, r.rank, r.visual, r.cot, w, i, r.pinned) for r, w, i in zip(found.selection.selected, weights, influence)
+        ]
         first, second = plane.plain[key[1]] > 0.5, plane.fused[key[1]] > 0.5
         both = int(first.sum() + second.sum())
         disagreement = 1 - 2 * int((first & second).sum()) / both if both else 0.0
         inside = mask > 0
-        return Evidence(plane.name, key[1], plane.view.array_index(key[1]), references, found.selection.rejected, found.selection.coverage,
-                        found.rationale, int(inside.sum()), disagreement, float(probability.max(0)[inside].mean()) if inside.any() else None)
+        return Evidence(
+            plane.name,
+            key[1],
+            plane.view.array_index(key[1]),
+            references,
+            found.selection.rejected,
+            found.selection.coverage,
+            found.rationale,
+            int(inside.sum()),
+            disagreement,
+            float(probability.max(0)[inside].mean()) if inside.any() else None,
+        )
 
 
 def _batches(keys):
@@ -374,9 +436,16 @@ def _join(rows):
     if len(rows) == 1:
         return rows[0]
     first = rows[0]
-    return type(first)([torch.cat(f) for f in zip(*(r.features for r in rows))], torch.cat([r.deepest for r in rows]),
-                       [torch.cat(k) for k in zip(*(r.keys for r in rows))], torch.cat([r.layout for r in rows]),
-                       torch.cat([r.pooled for r in rows]), torch.cat([r.aligned for r in rows]), first.size, first.padded)
+    return type(first)(
+        [torch.cat(f) for f in zip(*(r.features for r in rows))],
+        torch.cat([r.deepest for r in rows]),
+        [torch.cat(k) for k in zip(*(r.keys for r in rows))],
+        torch.cat([r.layout for r in rows]),
+        torch.cat([r.pooled for r in rows]),
+        torch.cat([r.aligned for r in rows]),
+        first.size,
+        first.padded,
+    )
 
 
 class _Clock:

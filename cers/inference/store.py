@@ -19,13 +19,19 @@ from ..errors import CersError, InputError, ModelError
 from ..resources import resource
 
 ENVIRONMENT = "CERS_MODELS"
-SHIPPED = "shipped"                     # id of the model that comes with CERS
-WEIGHTS, CONFIG, CARD, RESULT, PICTURES, RECORD = ("model.safetensors", "config.json", "MODEL_CARD.md", "result.json", "cases.png",
-                                                   "installed.json")
-MODEL = "model"                         # folder within a training run
+SHIPPED = "shipped"  # id of the model that comes with CERS
+WEIGHTS, CONFIG, CARD, RESULT, PICTURES, RECORD = (
+    "model.safetensors",
+    "config.json",
+    "MODEL_CARD.md",
+    "result.json",
+    "cases.png",
+    "installed.json",
+)
+MODEL = "model"  # folder within a training run
 IN_USE = "in_use.json"
-MOST = {WEIGHTS: 4 << 30, CONFIG: 1 << 20, CARD: 4 << 20, RESULT: 8 << 20, PICTURES: 64 << 20}        # bytes
-_KEPT = 20                              # models that were in use and are remembered
+MOST = {WEIGHTS: 4 << 30, CONFIG: 1 << 20, CARD: 4 << 20, RESULT: 8 << 20, PICTURES: 64 << 20}  # bytes
+_KEPT = 20  # models that were in use and are remembered
 
 
 @dataclass
@@ -73,6 +79,7 @@ def root() -> Path:
 
 # which is in use
 
+
 def used() -> list[str]:
     """Ids of the models that were in use and are still there, the one in use first.
 
@@ -87,7 +94,9 @@ def used() -> list[str]:
     except FileNotFoundError:
         return [SHIPPED]
     except OSError as error:
-        raise ModelError(f"Which model is in use cannot be read from '{path}' ({error.strerror}). Check the permissions of the folder.") from error
+        raise ModelError(
+            f"Which model is in use cannot be read from '{path}' ({error.strerror}). Check the permissions of the folder."
+        ) from error
     except (ValueError, KeyError, TypeError):
         raise ModelError(f"The list of models in use, '{path}', is damaged. Choose the model to use once more.") from None
     if not _there(ids[0]):
@@ -127,7 +136,7 @@ def use(identifier: str) -> Entry:
         raise ModelError(f"The model '{entry.name}' cannot be used: {entry.problem}")
     try:
         before = used()
-    except ModelError:                  # that is what is mended here
+    except ModelError:  # that is what is mended here
         before = _ids_left()
     _write_used([entry.id, *(i for i in before if i != entry.id)])
     return find(entry.id)
@@ -160,6 +169,7 @@ def _ids_left() -> list[str]:
 
 # what there is
 
+
 def models() -> list[Entry]:
     """The shipped model, then the installed ones, the youngest first; broken ones with their reason.
 
@@ -169,7 +179,7 @@ def models() -> list[Entry]:
     try:
         ids = used()
     except ModelError:
-        ids = [""]                      # none is marked; who asks for the default is told why
+        ids = [""]  # none is marked; who asks for the default is told why
     try:
         names = [e.name for e in os.scandir(root()) if not e.name.startswith(".") and e.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
@@ -190,8 +200,12 @@ def find(name: str) -> Entry:
         ModelError: none or several are so called.
     """
     entries = models()
-    for wanted in (lambda e: e.id == name, lambda e: e.hash == name, lambda e: e.name == name,
-                   lambda e: len(name) > 2 and (e.id.startswith(name) or e.hash.startswith(name) or name.lower() in e.name.lower())):
+    for wanted in (
+        lambda e: e.id == name,
+        lambda e: e.hash == name,
+        lambda e: e.name == name,
+        lambda e: len(name) > 2 and (e.id.startswith(name) or e.hash.startswith(name) or name.lower() in e.name.lower()),
+    ):
         found = [e for e in entries if wanted(e)]
         if len(found) == 1:
             return found[0]
@@ -212,8 +226,13 @@ def _shipped() -> Entry:
 
 def read_entry(identifier: str, folder: Path) -> Entry:
     record = read_json(folder / RECORD) or {}
-    entry = Entry(identifier, name_of(folder), str(folder), source=str(record.get("source") or ""),
-                  installed=float(record["installed"]) if isinstance(record.get("installed"), (int, float)) else 0.0)
+    entry = Entry(
+        identifier,
+        name_of(folder),
+        str(folder),
+        source=str(record.get("source") or ""),
+        installed=float(record["installed"]) if isinstance(record.get("installed"), (int, float)) else 0.0,
+    )
     try:
         entry.bytes = sum(p.stat().st_size for p in folder.iterdir() if p.is_file())
         check_files(folder)
@@ -245,6 +264,7 @@ def name_of(folder: Path) -> str:
 
 
 # how it is done
+
 
 def check_files(folder: Path) -> None:
     """Raises InputError: one of a model's files is a link or not a file."""
@@ -288,7 +308,7 @@ def _hash_of(folder: str, _config: str, _size: int, _changed: int) -> str:
 
 
 def _is_id(identifier: str) -> bool:
-    return bool(identifier) and not identifier.startswith(".") and not set(identifier) & set('/\\:\0')
+    return bool(identifier) and not identifier.startswith(".") and not set(identifier) & set("/\\:\0")
 
 
 def _there(identifier: str) -> bool:
@@ -316,5 +336,7 @@ def writing() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise InputError(f"The folder of models '{root()}' cannot be written ({error.strerror}). Make room, check its permissions, or name "
-                         f"another folder with {ENVIRONMENT}.") from error
+        raise InputError(
+            f"The folder of models '{root()}' cannot be written ({error.strerror}). Make room, check its permissions, or name "
+            f"another folder with {ENVIRONMENT}."
+        ) from error

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-ACROSS_MM = 2.0         # standard deviation of the smoothing across slices
-MARGIN = 0.1            # of the two thresholds, above and below the model's own, where several planes are fused
+ACROSS_MM = 2.0  # standard deviation of the smoothing across slices
+MARGIN = 0.1  # of the two thresholds, above and below the model's own, where several planes are fused
 
 
 def reach(spacing_mm: float | None) -> int:

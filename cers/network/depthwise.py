@@ -45,10 +45,23 @@ class _Depthwise(torch.autograd.Function):
                 of_x = F.conv2d(gradient, turned, None, 1, first, 1, c)
             else:
                 spread = _bordered(gradient, first, k - 1, stride)
-                of_x = F.conv2d(spread, turned, None, 1, 0, 1, c)[:, :, : ctx.side[0], : ctx.side[1]].contiguous(memory_format=torch.channels_last)
+                of_x = F.conv2d(spread, turned, None, 1, 0, 1, c)[:, :, : ctx.side[0], : ctx.side[1]].contiguous(
+                    memory_format=torch.channels_last
+                )
         if ctx.needs_input_grad[1]:
-            of_weight = torch.ops.aten.convolution_backward(gradient.float(), x.float(), weight.float(), None, [stride] * 2, [padding] * 2,
-                                                            [1, 1], False, [0, 0], c, [False, True, False])[1].to(weight.dtype)
+            of_weight = torch.ops.aten.convolution_backward(
+                gradient.float(),
+                x.float(),
+                weight.float(),
+                None,
+                [stride] * 2,
+                [padding] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                c,
+                [False, True, False],
+            )[1].to(weight.dtype)
         return of_x, of_weight, None, None, None
 
 

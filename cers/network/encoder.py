@@ -93,8 +93,14 @@ class EfficientNetLite0(nn.Module):
             key = key.replace("_conv_stem.", "stem.0.").replace("_bn0.", "stem.1.") if not key.startswith("_blocks") else key
             parts = key.split(".")
             if parts[0] == "_blocks":
-                names = {"_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0", "_bn1": "depthwise.1",
-                         "_project_conv": "project.0", "_bn2": "project.1"}
+                names = {
+                    "_expand_conv": "expand.0",
+                    "_bn0": "expand.1",
+                    "_depthwise_conv": "depthwise.0",
+                    "_bn1": "depthwise.1",
+                    "_project_conv": "project.0",
+                    "_bn2": "project.1",
+                }
                 key = ".".join(["blocks", parts[1], names[parts[2]], *parts[3:]])
             own[key] = value
         missing, unexpected = self.load_state_dict(own, strict=False)
@@ -125,13 +131,17 @@ class TransformersEncoder(nn.Module):
                 self.backbone.train(was)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
             source = f"the folder '{path}'" if path else f"the configuration {config}"
-            raise ModelError(f"No image backbone of the transformers library can be made of {source} ({type(error).__name__}). "
-                             "Name a model type that has feature maps, such as swin, convnext or resnet.") from error
+            raise ModelError(
+                f"No image backbone of the transformers library can be made of {source} ({type(error).__name__}). "
+                "Name a model type that has feature maps, such as swin, convnext or resnet."
+            ) from error
         self.channels = tuple(m.shape[1] for m in maps)
         self.strides = tuple(64 // m.shape[-1] for m in maps)
         if len(maps) < 4 or list(self.strides) != sorted(set(self.strides)):
-            raise ModelError(f"The backbone must give at least four feature maps, each coarser than the last; it gives strides {self.strides}. "
-                             "Set out_features in its configuration.")
+            raise ModelError(
+                f"The backbone must give at least four feature maps, each coarser than the last; it gives strides {self.strides}. "
+                "Set out_features in its configuration."
+            )
 
     @staticmethod
     def _make(config: dict) -> nn.Module:

@@ -9,8 +9,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-KEY_LEVELS = 3          # decoder levels (coarsest first) that have keys; finer ones inherit the similarities
-LAYOUT = 4              # side of the coarse grid that compares where things lie in two frames
+KEY_LEVELS = 3  # decoder levels (coarsest first) that have keys; finer ones inherit the similarities
+LAYOUT = 4  # side of the coarse grid that compares where things lie in two frames
 # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background, fitted
 MAPS = 8
 
@@ -122,7 +122,9 @@ class Evidence(nn.Module):
         self.gate = nn.Sequential(nn.Linear(10 + 16, 48), nn.ReLU(), nn.Linear(48, 1))
         self.layout_scale = nn.Parameter(torch.tensor(4.0))
         self.ridge = nn.Parameter(torch.full((KEY_LEVELS,), -3.5))
-        self.read = nn.ModuleList(nn.Sequential(nn.Conv2d(MAPS * labels + 1, w, 3, padding=1), nn.ReLU(), nn.Conv2d(w, w, 1)) for w in widths)
+        self.read = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(MAPS * labels + 1, w, 3, padding=1), nn.ReLU(), nn.Conv2d(w, w, 1)) for w in widths
+        )
         self.modulate = nn.ModuleList(nn.Linear(32, 2 * w) for w in widths)
         self.null = nn.ParameterList(nn.Parameter(torch.randn(w) * 0.1) for w in widths)
 
@@ -158,8 +160,16 @@ class Evidence(nn.Module):
             most = (own[:, :, None, None, None] * prior).amax(1)
             foreground, background = (torch.einsum("nk,nklhw->nlhw", share, m) for m in similar[min(level, KEY_LEVELS - 1)])
             near = [_to(m, size) for m in (foreground, background, 4 * (foreground - background), *dense)]
-            x = torch.cat([mean, most, *near, trust[:, None, None, None].expand(-1, 1, *size),
-                           _to(fitted[min(level, KEY_LEVELS - 1)], size).to(mean.dtype)], 1)
+            x = torch.cat(
+                [
+                    mean,
+                    most,
+                    *near,
+                    trust[:, None, None, None].expand(-1, 1, *size),
+                    _to(fitted[min(level, KEY_LEVELS - 1)], size).to(mean.dtype),
+                ],
+                1,
+            )
             scale, shift = self.modulate[level](text)[..., None, None].chunk(2, 1)
             read = self.read[level](x) * (1 + scale) + shift
             t = trust[:, None, None, None]
@@ -200,7 +210,7 @@ class Evidence(nn.Module):
         q, r = F.normalize(key.flatten(2), dim=1), F.normalize(references.dense.flatten(3), dim=2)
         cosine = torch.einsum("ndp,nkdr->nkpr", q, r)
         masks = masks[tuple(references.dense.shape[-2:])].flatten(3)
-        least = (0.8 * masks.amax(-1, keepdim=True)).clamp(min=1e-3, max=0.3)      # a small lesion fills no whole cell
+        least = (0.8 * masks.amax(-1, keepdim=True)).clamp(min=1e-3, max=0.3)  # a small lesion fills no whole cell
         inside, outside = masks >= least, masks.amax(2, keepdim=True).expand_as(masks) < 0.1
         out = []
         for chosen in (inside, outside):
@@ -212,17 +222,29 @@ class Evidence(nn.Module):
     def _weights(self, similar, layout, pooled, plain, rationale, references, masks, valid):
         foreground, background = similar[1]
         size = foreground.shape[-2:]
-        mask = masks[tuple(size)].amax(2).flatten(2)                                   # (n, k, p)
-        pass1 = F.adaptive_avg_pool2d(plain.amax(1, keepdim=True), size).flatten(2)    # (n, 1, p)
+        mask = masks[tuple(size)].amax(2).flatten(2)  # (n, k, p)
+        pass1 = F.adaptive_avg_pool2d(plain.amax(1, keepdim=True), size).flatten(2)  # (n, 1, p)
         margin = (foreground - background).amax(2).flatten(2)
         area, area1 = mask.mean(-1), pass1.mean(-1).expand(-1, mask.shape[1])
         overlap = 2 * (mask * pass1).sum(-1) / (mask.sum(-1) + pass1.sum(-1) + 1e-3)
         on_mask = (margin * pass1).sum(-1) / (pass1.sum(-1) + 1e-3)
         both = _present(references.rationale) * _present(rationale)[:, None]
         near = torch.einsum("nd,nkd->nk", layout, references.layout)
-        numbers = torch.stack([near, torch.einsum("ne,nke->nk", pooled, references.pooled),
-                               torch.einsum("nr,nkr->nk", rationale, references.rationale) * both[..., 0], both[..., 0],
-                               overlap, references.separation, margin.amax(-1), on_mask, 4 * area.sqrt(), 4 * area1.sqrt()], -1)
+        numbers = torch.stack(
+            [
+                near,
+                torch.einsum("ne,nke->nk", pooled, references.pooled),
+                torch.einsum("nr,nkr->nk", rationale, references.rationale) * both[..., 0],
+                both[..., 0],
+                overlap,
+                references.separation,
+                margin.amax(-1),
+                on_mask,
+                4 * area.sqrt(),
+                4 * area1.sqrt(),
+            ],
+            -1,
+        )
         words = self.compare_rationale(references.rationale) * self.compare_rationale(rationale)[:, None] * both * 4
         logits = self.gate(torch.cat([numbers, words], -1))[..., 0] + self.layout_scale * near
         logits = logits.masked_fill(~valid, -1e4)

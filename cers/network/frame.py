@@ -12,8 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-MARGIN = 0.04              # free border around the body, as a fraction of the frame
-CT_WINDOW = (-160.0, 240.0)    # HU; soft tissue
+MARGIN = 0.04  # free border around the body, as a fraction of the frame
+CT_WINDOW = (-160.0, 240.0)  # HU; soft tissue
 
 
 def foreground(stack: np.ndarray, modality: str | None = None) -> np.ndarray:
@@ -115,8 +115,13 @@ class Frame:
     def paste(self, maps: torch.Tensor) -> np.ndarray:
         """(n, c, size, size) -> (n, c, rows, columns) float32 in the slice's own pixels; 0 outside the frame."""
         rows, columns, from_rows, from_columns = self._overlap()
-        large = F.interpolate(maps.float(), (self.height, self.width), mode="bilinear", align_corners=False,
-                              antialias=self.height < self.size or self.width < self.size).numpy()
+        large = F.interpolate(
+            maps.float(),
+            (self.height, self.width),
+            mode="bilinear",
+            align_corners=False,
+            antialias=self.height < self.size or self.width < self.size,
+        ).numpy()
         out = np.zeros((*large.shape[:2], *self.shape), np.float32)
         out[..., rows, columns] = large[..., from_rows, from_columns]
         return out

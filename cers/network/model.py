@@ -17,7 +17,7 @@ from .decoder import Decoder
 from .encoder import build_encoder
 from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, prototypes
 
-HEADS = 4               # of the attention to a clinical text
+HEADS = 4  # of the attention to a clinical text
 
 
 @dataclass
@@ -45,7 +45,10 @@ class NetworkConfig:
             raise ModelError(f"A network needs a list of label names, not {self.labels!r}.")
         if not isinstance(self.encoder, dict) or not isinstance(self.widths, (list, tuple)):
             raise ModelError("A network needs 'encoder' as a table and 'widths' as a list.")
-        for name, value in [*(("widths", w) for w in self.widths), *((n, getattr(self, n)) for n in ("deepest", "key_channels", "rationale", "align"))]:
+        for name, value in [
+            *(("widths", w) for w in self.widths),
+            *((n, getattr(self, n)) for n in ("deepest", "key_channels", "rationale", "align")),
+        ]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"A network's '{name}' must be a whole number of 1 or more, not {value!r}.")
         if self.deepest % HEADS:
@@ -67,8 +70,16 @@ class Encoded:
 
     def rows(self, index) -> Encoded:
         """The chosen images of the batch."""
-        return Encoded([f[index] for f in self.features], self.deepest[index], [k[index] for k in self.keys], self.layout[index],
-                       self.pooled[index], self.aligned[index], self.size, self.padded)
+        return Encoded(
+            [f[index] for f in self.features],
+            self.deepest[index],
+            [k[index] for k in self.keys],
+            self.layout[index],
+            self.pooled[index],
+            self.aligned[index],
+            self.size,
+            self.padded,
+        )
 
 
 class TextAttention(nn.Module):
@@ -82,7 +93,7 @@ class TextAttention(nn.Module):
     def forward(self, x: torch.Tensor, tokens: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
         """x (n, c, h, w); tokens (n, t, d); present (n, t) bool. Rows without any token stay as they are."""
         some = present.any(1)
-        keep = present | ~some[:, None]                         # attention over no key at all is undefined
+        keep = present | ~some[:, None]  # attention over no key at all is undefined
         query = self.norm(x.flatten(2).transpose(1, 2))
         y = self.attention(query, tokens, tokens, key_padding_mask=~keep, need_weights=False)[0].transpose(1, 2).unflatten(2, x.shape[-2:])
         return x + self.strength * y * some[:, None, None, None]
@@ -98,7 +109,9 @@ class CersNet(nn.Module):
         self.encoder = build_encoder(config.encoder)
         channels, labels = self.encoder.channels, len(config.labels)
         if len(config.widths) != len(channels) - 1:
-            raise ModelError(f"The encoder has {len(channels)} scales, so 'widths' needs {len(channels) - 1} numbers, not {len(config.widths)}.")
+            raise ModelError(
+                f"The encoder has {len(channels)} scales, so 'widths' needs {len(channels) - 1} numbers, not {len(config.widths)}."
+            )
         self.reduce = nn.Conv2d(channels[-1], config.deepest, 1)
         self.text = TextAttention(config.deepest, config.rationale)
         self.plain = Decoder(channels, config.widths, config.deepest, labels, evidence=False)
@@ -106,8 +119,10 @@ class CersNet(nn.Module):
         d, skips = config.key_channels, channels[-2::-1]
         self.key_deep = nn.Conv2d(channels[-1], d, 1)
         self.key_skip = nn.ModuleList(nn.Conv2d(c, d, 1) for c in skips[:KEY_LEVELS])
-        self.key_mix = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(d), nn.ReLU(), nn.Conv2d(d, d, 3 if level < 2 else 1, padding=1 if level < 2 else 0))
-                                     for level in range(KEY_LEVELS))
+        self.key_mix = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(d), nn.ReLU(), nn.Conv2d(d, d, 3 if level < 2 else 1, padding=1 if level < 2 else 0))
+            for level in range(KEY_LEVELS)
+        )
         self.evidence = Evidence(config.widths[::-1], labels, d, config.rationale)
         summary = channels[-1] + channels[-2]
         self.align_image, self.align_text = nn.Linear(summary, config.align), nn.Linear(config.rationale, config.align)
@@ -137,7 +152,7 @@ class CersNet(nn.Module):
             with torch.no_grad():
                 self.centre.lerp_(raw.float().mean(0), 0.02)
         centred = raw - self.centre
-        pooled = torch.cat([F.normalize(centred[:, :deep], dim=1), F.normalize(centred[:, deep:], dim=1), aligned], 1) / 3 ** 0.5
+        pooled = torch.cat([F.normalize(centred[:, :deep], dim=1), F.normalize(centred[:, deep:], dim=1), aligned], 1) / 3**0.5
         return Encoded(features, deepest, keys, layout, pooled, aligned, size, tuple(x.shape[-2:]))
 
     def decode_plain(self, encoded: Encoded) -> torch.Tensor:
@@ -151,10 +166,18 @@ class CersNet(nn.Module):
         with torch.autocast(masks.device.type, enabled=False):
             second, first = moments(encoded.keys, masks)
             separation = self.evidence.separation(second, first)
-        return References(encoded.keys[0], foreground, background, second, first, separation, encoded.layout, encoded.pooled, masks, rationale)
+        return References(
+            encoded.keys[0], foreground, background, second, first, separation, encoded.layout, encoded.pooled, masks, rationale
+        )
 
-    def decode_evidence(self, encoded: Encoded, plain: torch.Tensor, rationale: torch.Tensor, references: References | None = None,
-                        valid: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def decode_evidence(
+        self,
+        encoded: Encoded,
+        plain: torch.Tensor,
+        rationale: torch.Tensor,
+        references: References | None = None,
+        valid: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """D_R: logits (n, labels, H, W) and the gate's weights (n, k).
 
         Args:

@@ -17,9 +17,27 @@ if TYPE_CHECKING:
 
 _LATER = {"Finding": "health", "check_health": "health", "MergeReport": "transfer", "export_pool": "transfer", "merge": "transfer"}
 __all__ = [
-    "FACETS", "Fault", "Finding", "ImportFault", "ImportReport", "MergeReport", "NO_CLOSE_CASE", "Pool", "Query", "Selection",
-    "SelectionConfig", "Selector", "check_health", "export_pool", "image_hash", "import_dicom", "import_folder", "import_volume",
-    "merge", "select", "thumbnail",
+    "FACETS",
+    "Fault",
+    "Finding",
+    "ImportFault",
+    "ImportReport",
+    "MergeReport",
+    "NO_CLOSE_CASE",
+    "Pool",
+    "Query",
+    "Selection",
+    "SelectionConfig",
+    "Selector",
+    "check_health",
+    "export_pool",
+    "image_hash",
+    "import_dicom",
+    "import_folder",
+    "import_volume",
+    "merge",
+    "select",
+    "thumbnail",
 ]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..errors import PoolError
 
-_STALE_SECONDS = 3600      # a temporary file this old has lost its writer
+_STALE_SECONDS = 3600  # a temporary file this old has lost its writer
 _NAME = re.compile(r"[0-9a-f]{64}\.npz")
 
 
@@ -55,7 +55,7 @@ def publish(temporary: Path, final: Path) -> None:
     """Move a temporary file to its place in one step that also survives a power cut."""
     final.parent.mkdir(parents=True, exist_ok=True)
     os.replace(temporary, final)
-    if os.name == "posix":                                   # a new name is durable once its directory is
+    if os.name == "posix":  # a new name is durable once its directory is
         handle = os.open(final.parent, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -72,14 +72,18 @@ def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise PoolError(f"{what} has lost its image file {path.name}. Restore it from a backup, or delete the case and add it "
-                        "again.") from None
+        raise PoolError(
+            f"{what} has lost its image file {path.name}. Restore it from a backup, or delete the case and add it again."
+        ) from None
     except OSError as error:
-        raise PoolError(f"The image file of {what} cannot be read ({error.strerror}). Check the disk and the folder's "
-                        "permissions.") from error
+        raise PoolError(
+            f"The image file of {what} cannot be read ({error.strerror}). Check the disk and the folder's permissions."
+        ) from error
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise PoolError(f"The image file {path.name} of {what} is damaged: its checksum does not match. "
-                        "Restore it from a backup, or delete the case and add it again.")
+        raise PoolError(
+            f"The image file {path.name} of {what} is damaged: its checksum does not match. "
+            "Restore it from a backup, or delete the case and add it again."
+        )
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
@@ -96,7 +100,7 @@ def remove_stale_temporaries(folder: Path) -> int:
                 path.unlink()
                 count += 1
         except FileNotFoundError:
-            continue                                         # another process was quicker
+            continue  # another process was quicker
     return count
 
 

@@ -24,7 +24,7 @@ from .vectors import chunks
 
 AUDIT_COLUMNS = ("created", "who", "action", "case", "field", "before", "after", "note")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\S)")
-_LONGEST = 4000           # characters of one part of a rationale
+_LONGEST = 4000  # characters of one part of a rationale
 
 
 class CareTable:
@@ -33,8 +33,15 @@ class CareTable:
     _db: Database
     folder: Path
 
-    def edit(self, ids: Iterable[str], changes: Mapping[str, str | None], *, rename: Mapping[str, str] | None = None,
-             who: str | None = None, note: str | None = None) -> int:
+    def edit(
+        self,
+        ids: Iterable[str],
+        changes: Mapping[str, str | None],
+        *,
+        rename: Mapping[str, str] | None = None,
+        who: str | None = None,
+        note: str | None = None,
+    ) -> int:
         """Change metadata and label names of cases; returns how many really changed. What was before stays in the audit.
 
         Args:
@@ -64,7 +71,7 @@ class CareTable:
         detail = {name: [before[name], value] for name, value in changes.items() if before[name] != value}
         for name in detail:
             db.execute(f"UPDATE cases SET {_COLUMN.get(name, name)} = ? WHERE number = ?", (changes[name], row["number"]))
-        if "modality" in detail:                       # it decides how a picture is normalised, so that its vectors are of the past
+        if "modality" in detail:  # it decides how a picture is normalised, so that its vectors are of the past
             self._forget_vectors(db, row["number"], "image")
         labels = {value: rename.get(name, name).strip() for value, name in before["labels"].items()}
         if labels != before["labels"]:
@@ -72,11 +79,14 @@ class CareTable:
                 raise InputError(f"Two labels of case {row['id']} would have the same name. Give each label a name of its own.")
             content = arrays.read(arrays.path_of(self.folder, row["file"]), row["file"], f"Case {row['id']}")
             new = Case(content["image"], content["mask"], {int(v): name for v, name in labels.items()}).content_hash
-            if twin := db.execute("SELECT id FROM cases WHERE (content_hash = ?1 OR edited_hash = ?1) AND number <> ?2",
-                                  (new, row["number"])).fetchone():
+            if twin := db.execute(
+                "SELECT id FROM cases WHERE (content_hash = ?1 OR edited_hash = ?1) AND number <> ?2", (new, row["number"])
+            ).fetchone():
                 raise PoolError(f"With these labels case {row['id']} would be the same as case {twin[0]}. Delete one of the two instead.")
-            db.execute("UPDATE cases SET labels = ?, edited_hash = ? WHERE number = ?", (
-                json.dumps(labels, ensure_ascii=False), None if new == row["content_hash"] else new, row["number"]))
+            db.execute(
+                "UPDATE cases SET labels = ?, edited_hash = ? WHERE number = ?",
+                (json.dumps(labels, ensure_ascii=False), None if new == row["content_hash"] else new, row["number"]),
+            )
             detail["labels"] = [", ".join(before["labels"].values()), ", ".join(labels.values())]
         if detail:
             self._log(db, row["id"], "changed", {**detail, **({"note": note} if note else {})}, who)
@@ -84,8 +94,13 @@ class CareTable:
 
     @staticmethod
     def _forget_vectors(db, number: int, kind: str) -> None:
-        sets = [r[0] for r in db.execute("SELECT s.number FROM vector_sets s JOIN vectors v ON v.set_number = s.number "
-                                         "WHERE s.kind = ? AND v.case_number = ?", (kind, number))]
+        sets = [
+            r[0]
+            for r in db.execute(
+                "SELECT s.number FROM vector_sets s JOIN vectors v ON v.set_number = s.number WHERE s.kind = ? AND v.case_number = ?",
+                (kind, number),
+            )
+        ]
         for found in sets:
             db.execute("DELETE FROM vectors WHERE set_number = ? AND case_number = ?", (found, number))
             db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number = ?", (found,))
@@ -100,8 +115,10 @@ class CareTable:
             for case_id in dict.fromkeys(ids):
                 before = self._row(db, case_id)["review"]
                 db.execute("UPDATE cases SET review = ? WHERE id = ?", (review, case_id))
-                db.execute("INSERT INTO reviews (case_id, review, reviewer, note, created) VALUES (?, ?, ?, ?, ?)",
-                           (case_id, review, who, note, _now()))
+                db.execute(
+                    "INSERT INTO reviews (case_id, review, reviewer, note, created) VALUES (?, ?, ?, ?, ?)",
+                    (case_id, review, who, note, _now()),
+                )
                 self._log(db, case_id, "reviewed", {"review": [before, review], "note": note}, who)
 
     def edit_rationale(self, case_id: str, parts: Mapping[str, str], *, who: str | None = None) -> int:
@@ -118,8 +135,17 @@ class CareTable:
             raise InputError(f"The {long[0]} of a rationale may have {_LONGEST} characters. Shorten it.")
         with self._db.write() as db:
             row, before = self._row(db, case_id), self._rationale(db, case_id)
-            statements = [s for part in PARTS for s in (_statements(part, parts[part], before) if part in parts else
-                                                        [s for s in before.statements if s.part == part] if before else [])]
+            statements = [
+                s
+                for part in PARTS
+                for s in (
+                    _statements(part, parts[part], before)
+                    if part in parts
+                    else [s for s in before.statements if s.part == part]
+                    if before
+                    else []
+                )
+            ]
             if not statements:
                 raise InputError("The rationale would be empty. Write at least one sentence.")
             if before is not None and statements == before.statements:
@@ -136,12 +162,21 @@ class CareTable:
         with self._db.write() as db:
             for case_id in dict.fromkeys(ids):
                 row = self._row(db, case_id)
-                record = {"case": dict(row), **{table: [dict(r) for r in db.execute(f"SELECT * FROM {table} WHERE case_id = ?", (case_id,))]
-                                                for table in ("rationales", "reviews")}}
-                number = db.execute("INSERT INTO trash (case_id, file, record, who, note, created) VALUES (?, ?, ?, ?, ?, ?)", (
-                    case_id, row["file"], json.dumps(record, ensure_ascii=False), who, note, _now())).lastrowid
-                db.execute("INSERT INTO trash_vectors SELECT ?, set_number, rationale_version, data FROM vectors WHERE case_number = ?",
-                           (number, row["number"]))
+                record = {
+                    "case": dict(row),
+                    **{
+                        table: [dict(r) for r in db.execute(f"SELECT * FROM {table} WHERE case_id = ?", (case_id,))]
+                        for table in ("rationales", "reviews")
+                    },
+                }
+                number = db.execute(
+                    "INSERT INTO trash (case_id, file, record, who, note, created) VALUES (?, ?, ?, ?, ?, ?)",
+                    (case_id, row["file"], json.dumps(record, ensure_ascii=False), who, note, _now()),
+                ).lastrowid
+                db.execute(
+                    "INSERT INTO trash_vectors SELECT ?, set_number, rationale_version, data FROM vectors WHERE case_number = ?",
+                    (number, row["number"]),
+                )
                 self._remove(db, row)
                 self._log(db, case_id, "trashed", {"note": note}, who)
                 numbers.append(number)
@@ -155,8 +190,17 @@ class CareTable:
             return []
         with self._db.read() as db:
             rows = [*db.execute("SELECT * FROM trash ORDER BY number DESC")]
-        return [{"number": r["number"], "id": r["case_id"], "who": r["who"], "note": r["note"], "created": r["created"],
-                 "case": _metadata(json.loads(r["record"])["case"])} for r in rows]
+        return [
+            {
+                "number": r["number"],
+                "id": r["case_id"],
+                "who": r["who"],
+                "note": r["note"],
+                "created": r["created"],
+                "case": _metadata(json.loads(r["record"])["case"]),
+            }
+            for r in rows
+        ]
 
     def restore(self, numbers: Iterable[int], *, who: str | None = None) -> list[str]:
         """Bring cases back from the trash with rationales, reviews and vectors; their ids.
@@ -170,16 +214,22 @@ class CareTable:
                 row = self._in_trash(db, number)
                 record = json.loads(row["record"])
                 case = record["case"]
-                if db.execute("SELECT 1 FROM cases WHERE id = ?1 OR content_hash = ?2 OR edited_hash = ?2",
-                              (case["id"], case["content_hash"])).fetchone():
+                if db.execute(
+                    "SELECT 1 FROM cases WHERE id = ?1 OR content_hash = ?2 OR edited_hash = ?2", (case["id"], case["content_hash"])
+                ).fetchone():
                     raise PoolError(f"Case {case['id']} has been added again meanwhile and cannot be restored. Empty the trash of it.")
                 for table, rows in (("cases", [case]), ("rationales", record["rationales"]), ("reviews", record["reviews"])):
                     for values in rows:
                         db.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})", [*values.values()])
-                db.execute("INSERT INTO vectors SELECT set_number, ?, rationale_version, data FROM trash_vectors WHERE trash_number = ?",
-                           (case["number"], number))
-                db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number IN "
-                           "(SELECT set_number FROM trash_vectors WHERE trash_number = ?)", (number,))
+                db.execute(
+                    "INSERT INTO vectors SELECT set_number, ?, rationale_version, data FROM trash_vectors WHERE trash_number = ?",
+                    (case["number"], number),
+                )
+                db.execute(
+                    "UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number IN "
+                    "(SELECT set_number FROM trash_vectors WHERE trash_number = ?)",
+                    (number,),
+                )
                 db.execute("DELETE FROM trash WHERE number = ?", (number,))
                 self._log(db, case["id"], "restored", {}, who)
                 ids.append(case["id"])
@@ -217,17 +267,27 @@ class CareTable:
         with self._db.read() as db:
             row = self._row(db, case_id)
             rationales = [*db.execute("SELECT record, created FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
-            reviews = [dict(r) for r in db.execute("SELECT review, reviewer, note, created FROM reviews WHERE case_id = ? ORDER BY number",
-                                                   (case_id,))]
+            reviews = [
+                dict(r)
+                for r in db.execute("SELECT review, reviewer, note, created FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))
+            ]
             path = arrays.path_of(self.folder, row["file"])
             arrays.read(path, row["file"], f"Case {case_id}")
             data = path.read_bytes()
         edited = row["edited_hash"] if self._db.version > 1 else None
-        return {"case": {**_metadata(row), "edited_hash": edited}, "reviews": reviews,
-                "rationales": [{"record": json.loads(r["record"]), "created": r["created"]} for r in rationales]}, row["file"], data
+        return (
+            {
+                "case": {**_metadata(row), "edited_hash": edited},
+                "reviews": reviews,
+                "rationales": [{"record": json.loads(r["record"]), "created": r["created"]} for r in rationales],
+            },
+            row["file"],
+            data,
+        )
 
-    def add_record(self, case: Case, rationales: Sequence[tuple[Rationale, str]], reviews: Sequence[Mapping], content_hash: str,
-                   who: str | None = None) -> str:
+    def add_record(
+        self, case: Case, rationales: Sequence[tuple[Rationale, str]], reviews: Sequence[Mapping], content_hash: str, who: str | None = None
+    ) -> str:
         """Add a case of another pool with all its rationale versions (with the time of each) and reviews; its id.
 
         ``content_hash``: as it was first added there.
@@ -239,8 +299,10 @@ class CareTable:
             for rationale, created in rationales:
                 self._insert_rationale(db, case_id, rationale, created)
             for entry in reviews:
-                db.execute("INSERT INTO reviews (case_id, review, reviewer, note, created) VALUES (?, ?, ?, ?, ?)",
-                           (case_id, *(entry[k] for k in ("review", "reviewer", "note", "created"))))
+                db.execute(
+                    "INSERT INTO reviews (case_id, review, reviewer, note, created) VALUES (?, ?, ?, ?, ?)",
+                    (case_id, *(entry[k] for k in ("review", "reviewer", "note", "created"))),
+                )
             if case.content_hash != content_hash:
                 db.execute("UPDATE cases SET edited_hash = ? WHERE id = ?", (case.content_hash, case_id))
             self._log(db, case_id, "merged", {}, who)
@@ -279,7 +341,7 @@ class CareTable:
         writer = csv.DictWriter(text, AUDIT_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows({name: _cell(entry[name]) for name in AUDIT_COLUMNS} for entry in entries)
-        write_file(path, text.getvalue().encode("utf-8-sig"))      # the mark lets spreadsheets see the encoding
+        write_file(path, text.getvalue().encode("utf-8-sig"))  # the mark lets spreadsheets see the encoding
         return len(entries)
 
 
@@ -307,13 +369,13 @@ def _statements(part: str, text: str, before: Rationale | None) -> list[Statemen
     known = {s.text: s for s in before.statements if s.part == part} if before else {}
     text, out = " ".join(text.split()), []
     while text:
-        same = next((s for s in known if text.startswith(s) and text[len(s):len(s) + 1] in ("", " ")), None)
+        same = next((s for s in known if text.startswith(s) and text[len(s) : len(s) + 1] in ("", " ")), None)
         if same is None:
             first, *rest = _SENTENCE.split(text, maxsplit=1)
             out.append(Statement(part, first))
         else:
             out.append(known[same])
-            rest = [text[len(same):]]
+            rest = [text[len(same) :]]
         text = rest[0].strip() if rest else ""
     return out
 
@@ -322,10 +384,22 @@ def _entries(row: dict) -> list[dict]:
     """One audit entry for each field that a row of the provenance changed."""
     detail = json.loads(row["detail"])
     note = detail.pop("note", None)
-    base = {"number": row["number"], "created": row["created"], "who": row.get("who"), "action": row["action"], "case": row["case_id"],
-            "field": None, "before": None, "after": None, "note": note}
-    changed = [{**base, "field": name, "before": value[0], "after": value[1]} for name, value in detail.items()
-               if isinstance(value, list) and len(value) == 2]
+    base = {
+        "number": row["number"],
+        "created": row["created"],
+        "who": row.get("who"),
+        "action": row["action"],
+        "case": row["case_id"],
+        "field": None,
+        "before": None,
+        "after": None,
+        "note": note,
+    }
+    changed = [
+        {**base, "field": name, "before": value[0], "after": value[1]}
+        for name, value in detail.items()
+        if isinstance(value, list) and len(value) == 2
+    ]
     if changed:
         return changed
     source = detail.get("source")

@@ -35,8 +35,18 @@ class CorrectionReport:
         return asdict(self)
 
 
-def add_correction(pool: Pool, volume: Volume, mask: np.ndarray, labels: Mapping[int, str], *, annotator: str,
-                   proposed: np.ndarray | None = None, model: str | None = None, max_slices: int = 12, **metadata) -> CorrectionReport:
+def add_correction(
+    pool: Pool,
+    volume: Volume,
+    mask: np.ndarray,
+    labels: Mapping[int, str],
+    *,
+    annotator: str,
+    proposed: np.ndarray | None = None,
+    model: str | None = None,
+    max_slices: int = 12,
+    **metadata,
+) -> CorrectionReport:
     """Add the lesion slices of a corrected volume as cases, each with a rationale measured on the corrected mask.
 
     Cases of the same volume (the same voxels in the same place) whose mask is another one by now are kept but excluded from use as

@@ -16,7 +16,7 @@ from . import place
 
 FILE = "pool.sqlite"
 SCHEMA_VERSION = 3
-_APPLICATION = 0x43455253          # "CERS", so that another program's SQLite file is not taken for a pool
+_APPLICATION = 0x43455253  # "CERS", so that another program's SQLite file is not taken for a pool
 _BUSY_SECONDS = 30.0
 
 # A ``state`` is a random word that every change replaces; caches compare it. A counter would come back after a restored backup.
@@ -77,7 +77,8 @@ CREATE INDEX vectors_case ON vectors (case_number);
 # What each later format adds to the one before; a new pool is made as format 1 and goes through them, too.
 # Format 2: edited_hash is the content hash with the labels' present names, where they were edited; who did what; the trash.
 # Format 3: where cases served as references. No foreign key: a case that comes back from the trash has its uses still.
-_UPGRADES = {1: """
+_UPGRADES = {
+    1: """
 ALTER TABLE cases ADD COLUMN edited_hash TEXT;
 CREATE INDEX cases_edited ON cases (edited_hash);
 ALTER TABLE provenance ADD COLUMN who TEXT;
@@ -98,13 +99,15 @@ CREATE TABLE trash_vectors (
     rationale_version INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY (trash_number, set_number)
 ) WITHOUT ROWID
-""", 2: """
+""",
+    2: """
 CREATE TABLE uses (
     case_id TEXT NOT NULL, query TEXT NOT NULL, model TEXT NOT NULL, day TEXT NOT NULL,
     slices INTEGER NOT NULL, weight REAL, influence REAL,
     PRIMARY KEY (case_id, query, model, day)
 ) WITHOUT ROWID
-"""}
+""",
+}
 
 
 @contextmanager
@@ -124,8 +127,10 @@ def translated(path: Path) -> Iterator[None]:
             what = "is damaged or not a pool. Restore it from a backup"
         raise PoolError(f"The pool database {path} {what} ({text}).") from error
     except OSError as error:
-        raise PoolError(f"The pool {path.parent} could not be read or written ({error.strerror or error}). Check free space "
-                        "and the folder's permissions; what was saved before is safe.") from error
+        raise PoolError(
+            f"The pool {path.parent} could not be read or written ({error.strerror or error}). Check free space "
+            "and the folder's permissions; what was saved before is safe."
+        ) from error
 
 
 def _upgrade(connection: sqlite3.Connection, version: int) -> None:
@@ -158,7 +163,7 @@ class Database:
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder, self.path = folder, folder / FILE
-        self.read_only = read_only or not (os.access(self.path, os.W_OK) and os.access(folder, os.W_OK))     # SQLite writes beside it
+        self.read_only = read_only or not (os.access(self.path, os.W_OK) and os.access(folder, os.W_OK))  # SQLite writes beside it
         self._local = threading.local()
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
@@ -173,7 +178,8 @@ class Database:
     def create(cls, folder: Path, settings: dict[str, str]) -> None:
         """Write an empty pool's file; one transaction, so a killed creator leaves either nothing or a whole pool."""
         with translated(folder / FILE), closing(sqlite3.connect(folder / FILE, timeout=_BUSY_SECONDS, isolation_level=None)) as connection:
-            def empty() -> bool:                           # else another process was quicker, or it is some other program's file
+
+            def empty() -> bool:  # else another process was quicker, or it is some other program's file
                 return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0
 
             if not empty():
@@ -198,7 +204,7 @@ class Database:
         if self._closed:
             raise PoolError("The pool has been closed. Open it again to go on.")
         connection = getattr(self._local, "connection", None)
-        if connection is None or self._local.process != os.getpid():       # a connection must not cross a fork
+        if connection is None or self._local.process != os.getpid():  # a connection must not cross a fork
             connection = self._connect()
             self._local.connection, self._local.process = connection, os.getpid()
             with self._lock:
@@ -217,12 +223,13 @@ class Database:
             return self._configure(uri + "&immutable=1")
 
     def _configure(self, uri: str) -> sqlite3.Connection:
-        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False,
-                                     factory=_Connection)
+        connection = sqlite3.connect(
+            uri, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, factory=_Connection
+        )
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA synchronous = FULL")        # a committed case survives a power cut, too
+            connection.execute("PRAGMA synchronous = FULL")  # a committed case survives a power cut, too
             connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         except BaseException:
@@ -235,14 +242,16 @@ class Database:
         if connection.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION or version < 1:
             raise PoolError(f"{self.path} is not a CERS pool. Choose a pool's folder, or create a new pool.")
         if version > SCHEMA_VERSION:
-            raise PoolError(f"The pool {self.folder} was made by a newer CERS (pool format {version}, this version reads up to "
-                            f"{SCHEMA_VERSION}). Update CERS to use it.")
+            raise PoolError(
+                f"The pool {self.folder} was made by a newer CERS (pool format {version}, this version reads up to "
+                f"{SCHEMA_VERSION}). Update CERS to use it."
+            )
         if version == SCHEMA_VERSION or self.read_only:
             return version
         try:
             connection.execute("BEGIN IMMEDIATE")
             try:
-                version = connection.execute("PRAGMA user_version").fetchone()[0]      # another process may have been quicker
+                version = connection.execute("PRAGMA user_version").fetchone()[0]  # another process may have been quicker
                 _upgrade(connection, version)
                 connection.execute("COMMIT")
             except BaseException:
@@ -252,7 +261,7 @@ class Database:
         except sqlite3.OperationalError as error:
             if "readonly" not in str(error):
                 raise
-            self.read_only = True                          # it can still be read as it is
+            self.read_only = True  # it can still be read as it is
             return version
         return SCHEMA_VERSION
 
@@ -264,7 +273,7 @@ class Database:
             try:
                 connection.execute(f"PRAGMA journal_mode = {wanted}")
             except sqlite3.OperationalError as error:
-                if "locked" not in str(error) and "busy" not in str(error):      # others are at work here: the last one to open it will do it
+                if "locked" not in str(error) and "busy" not in str(error):  # others are at work here: the last one to open it will do it
                     raise
             finally:
                 connection.execute(f"PRAGMA busy_timeout = {round(1000 * _BUSY_SECONDS)}")

@@ -10,7 +10,7 @@ import numpy as np
 from ..case import Geometry
 from ..errors import InputError
 
-_TOLERANCE = 0.05      # voxels by which a segmented pixel may lie beside its image pixel
+_TOLERANCE = 0.05  # voxels by which a segmented pixel may lie beside its image pixel
 
 
 def read_dicom_seg(path: str | PathLike, geometry: Geometry, *, series: str | PathLike | None = None) -> tuple[np.ndarray, dict[int, str]]:
@@ -56,7 +56,7 @@ def read_dicom_seg(path: str | PathLike, geometry: Geometry, *, series: str | Pa
             array = volume.array
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError, NotImplementedError) as error:
         raise InputError(f"The segments of {path.name} cannot be read as a volume ({error}).") from error
-    lps = np.asarray(volume.affine, float)[:, [2, 1, 0, 3]]          # highdicom's columns follow the array's axes (k, j, i)
+    lps = np.asarray(volume.affine, float)[:, [2, 1, 0, 3]]  # highdicom's columns follow the array's axes (k, j, i)
     own = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]) @ lps, array.shape)
     return place(array, own, geometry, path.name), labels
 
@@ -72,13 +72,16 @@ def place(labelmap: np.ndarray, own: Geometry, target: Geometry, name: str) -> n
         return out
     ijk = (own.ras(found[:, ::-1]) - target.ijkToRAS[:3, 3]) @ np.linalg.inv(target.ijkToRAS[:3, :3]).T
     index = np.rint(ijk).astype(np.int64)
-    voxel = np.sort(own.spacing)[:2] - np.sort(target.spacing)[:2]     # in the plane only: between segmented slices there may be gaps
+    voxel = np.sort(own.spacing)[:2] - np.sort(target.spacing)[:2]  # in the plane only: between segmented slices there may be gaps
     if np.abs(ijk - index).max() > _TOLERANCE or np.abs(voxel).max() > 0.01 * min(target.spacing):
-        raise InputError(f"The outlines of {name} do not lie on the image's pixels. They were drawn on another series or resampled; "
-                         "choose the series that they were drawn on.")
+        raise InputError(
+            f"The outlines of {name} do not lie on the image's pixels. They were drawn on another series or resampled; "
+            "choose the series that they were drawn on."
+        )
     if (index < 0).any() or (index >= np.array(target.shape[::-1])).any():
-        raise InputError(f"The outlines of {name} reach beyond the image. They were drawn on another series, or slices of this one "
-                         "are missing.")
+        raise InputError(
+            f"The outlines of {name} reach beyond the image. They were drawn on another series, or slices of this one are missing."
+        )
     out[index[:, 2], index[:, 1], index[:, 0]] = labelmap[tuple(found.T)]
     return out
 
@@ -92,7 +95,7 @@ def _same_frame(seg, path: Path, series: Path) -> None:
         try:
             header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=["FrameOfReferenceUID"])
         except (pydicom.errors.InvalidDicomError, OSError):
-            continue                                                 # a stray file; the image itself has been read already
+            continue  # a stray file; the image itself has been read already
         frame = header.get("FrameOfReferenceUID")
         if frame and seg.get("FrameOfReferenceUID") and frame != seg.FrameOfReferenceUID:
             raise InputError(f"{path.name} belongs to another examination than the images: their frames of reference differ.")

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..errors import InputError
 from .importer import _IMAGE, _MASK, SUFFIXES, _core
 
-_PAIRED = (".raw", ".zraw", ".img")      # data files of .mhd, .nhdr and .hdr, read through their header
+_PAIRED = (".raw", ".zraw", ".img")  # data files of .mhd, .nhdr and .hdr, read through their header
 
 
 def find_images(folder: Path, without: Path | None = None) -> tuple[list[str], list[str]]:
@@ -31,13 +31,13 @@ def find_images(folder: Path, without: Path | None = None) -> tuple[list[str], l
         here = Path(root)
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (here / f).resolve() != barred)
         files = sorted(f for f in files if not f.startswith("."))
-        stems = {f: f[:-len(ending)] for f in files if (ending := next((s for s in SUFFIXES if f.lower().endswith(s)), None))}
+        stems = {f: f[: -len(ending)] for f in files if (ending := next((s for s in SUFFIXES if f.lower().endswith(s)), None))}
         if not stems and here != folder and any(_is_dicom(here / f) for f in files[:3]):
             plain.append(here.relative_to(folder).as_posix())
             continue
         masks = {f: _core(s, _MASK) for f, s in stems.items() if f"_{s.lower()}".endswith(_MASK) or f.lower().endswith(".seg.nrrd")}
         images = {f: _core(s, _IMAGE) for f, s in stems.items() if f not in masks}
-        lone = len(images) == len(masks) == 1 and "" in masks.values()           # "t1c.nii.gz" and "label.nii.gz", alone
+        lone = len(images) == len(masks) == 1 and "" in masks.values()  # "t1c.nii.gz" and "label.nii.gz", alone
         for name, core in images.items():
             path = (here / name).relative_to(folder).as_posix()
             has = lone or core in masks.values() or f"_{stems[name]}" in masks.values()

@@ -17,11 +17,11 @@ from .store import Pool
 from .thumbnail import HASH as THUMBNAIL
 
 KINDS = ("duplicate", "contradiction", "rationale", "doubt", "harm", "gap", "alone", "unused", "unknown", "damaged")
-_BLOCK = 1024             # cases that are compared with all others at a time
-_AGREE = 0.5              # Dice of two masks of one picture below which they contradict each other
+_BLOCK = 1024  # cases that are compared with all others at a time
+_AGREE = 0.5  # Dice of two masks of one picture below which they contradict each other
 _FEW_CASES, _FEW_PATIENTS = 5, 3
-_MOST = 500               # findings of one kind
-_ENOUGH_IMAGES = 20       # on record, before a case that was no reference for any of them is worth a word
+_MOST = 500  # findings of one kind
+_ENOUGH_IMAGES = 20  # on record, before a case that was no reference for any of them is worth a word
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Finding:
 Progress = Callable[[float, str], None]
 
 
-def check_health(pool: Pool, *, near: float = SelectionConfig.near_duplicate, progress: Progress | None = None,
-           cancel: Callable[[], bool] | None = None) -> list[Finding]:
+def check_health(
+    pool: Pool, *, near: float = SelectionConfig.near_duplicate, progress: Progress | None = None, cancel: Callable[[], bool] | None = None
+) -> list[Finding]:
     """Look for what lowers the worth of a pool as evidence; nothing is changed. Excluded cases are left out.
 
     Args:
@@ -49,6 +50,7 @@ def check_health(pool: Pool, *, near: float = SelectionConfig.near_duplicate, pr
     Raises:
         PoolError: the pool cannot be read. Cancelled.
     """
+
     def step(fraction: float, message: str) -> None:
         if cancel is not None and cancel():
             raise Cancelled
@@ -67,8 +69,9 @@ def check_health(pool: Pool, *, near: float = SelectionConfig.near_duplicate, pr
     return [f for kind in KINDS for f in [f for f in out if f.kind == kind][:_MOST]]
 
 
-def near_duplicates(pool: Pool, ids: list[str], near: float, step: Callable[[float], None] | None = None,
-                    of: list[str] | None = None) -> list[tuple[str, str, float]]:
+def near_duplicates(
+    pool: Pool, ids: list[str], near: float, step: Callable[[float], None] | None = None, of: list[str] | None = None
+) -> list[tuple[str, str, float]]:
     """Pairs of cases whose pictures are nearly the same, with the correlation of their thumbnails.
 
     Args:
@@ -121,17 +124,30 @@ def _duplicates(twins, cases) -> list[Finding]:
     best: dict[str, float] = defaultdict(float)
     for a, _, score in across:
         best[root(a)] = max(best[root(a)], score)
-    return [Finding("duplicate", sorted(ids), f"{len(ids)} cases of different patients show nearly the same picture (similarity "
-                    f"{best[r]:.3f}). "
-                    "Give them one patient, or exclude all but one.") for r, ids in sorted(groups.items(), key=lambda g: -best[g[0]])]
+    return [
+        Finding(
+            "duplicate",
+            sorted(ids),
+            f"{len(ids)} cases of different patients show nearly the same picture (similarity "
+            f"{best[r]:.3f}). "
+            "Give them one patient, or exclude all but one.",
+        )
+        for r, ids in sorted(groups.items(), key=lambda g: -best[g[0]])
+    ]
 
 
 def _contradictions(pool: Pool, twins, cases, step) -> list[Finding]:
     out = []
-    pairs = [(a, b) for a, b, _ in twins if not (cases[a]["volume_id"] and cases[a]["volume_id"] == cases[b]["volume_id"]
-                                                 and cases[a]["slice_index"] != cases[b]["slice_index"])
-             and cases[a]["shape"] == cases[b]["shape"] and _names(cases[a]) & _names(cases[b])]
-    for n, (a, b) in enumerate(pairs[:4 * _MOST]):
+    pairs = [
+        (a, b)
+        for a, b, _ in twins
+        if not (
+            cases[a]["volume_id"] and cases[a]["volume_id"] == cases[b]["volume_id"] and cases[a]["slice_index"] != cases[b]["slice_index"]
+        )
+        and cases[a]["shape"] == cases[b]["shape"]
+        and _names(cases[a]) & _names(cases[b])
+    ]
+    for n, (a, b) in enumerate(pairs[: 4 * _MOST]):
         step(n / len(pairs))
         try:
             dice = _dice(pool.get(a), pool.get(b), _names(cases[a]) & _names(cases[b]))
@@ -139,8 +155,14 @@ def _contradictions(pool: Pool, twins, cases, step) -> list[Finding]:
             out.append(Finding("damaged", [a, b], str(error)))
             continue
         if dice < _AGREE:
-            out.append(Finding("contradiction", [a, b], f"Two cases show nearly the same picture but their masks have little in common "
-                               f"(Dice {dice:.2f}). Correct or exclude one of them."))
+            out.append(
+                Finding(
+                    "contradiction",
+                    [a, b],
+                    f"Two cases show nearly the same picture but their masks have little in common "
+                    f"(Dice {dice:.2f}). Correct or exclude one of them.",
+                )
+            )
     return out
 
 
@@ -157,7 +179,7 @@ def _dice(a: Case, b: Case, names: set[str]) -> float:
 def _rationales(pool: Pool, cases, step) -> list[Finding]:
     out, ids = [], list(cases)
     for start in range(0, len(ids), 100):
-        current = pool.rationales(ids[start:start + 100])
+        current = pool.rationales(ids[start : start + 100])
         for n, (case_id, (_, rationale)) in enumerate(current.items()):
             step((start + n) / len(ids))
             try:
@@ -166,8 +188,9 @@ def _rationales(pool: Pool, cases, step) -> list[Finding]:
                 out.append(Finding("damaged", [case_id], str(error)))
                 continue
             if wrong := disagreements(rationale, measured):
-                out.append(Finding("rationale", [case_id], f"The rationale says {'; '.join(wrong[:3])}. Check the picture and correct "
-                                   "the words."))
+                out.append(
+                    Finding("rationale", [case_id], f"The rationale says {'; '.join(wrong[:3])}. Check the picture and correct the words.")
+                )
     bare = [i for i, m in cases.items() if not m["rationale_version"]]
     if bare:
         out.append(Finding("rationale", bare, f"{_cases(len(bare))} without a rationale: such cases are compared by their picture only."))
@@ -194,8 +217,14 @@ def _gaps(cases) -> list[Finding]:
         patients = Counter(cases[i]["patient_id"] or cases[i]["volume_id"] or i for i in ids)
         what = " ".join(w for w in (site, modality) if w) or "unknown body site and modality"
         if len(ids) < _FEW_CASES or len(patients) < _FEW_PATIENTS:
-            out.append(Finding("gap", ids, f"Only {_cases(len(ids))} of {_people(len(patients))} for “{label}” ({what}). Add more, "
-                               "or images of this kind will be segmented with little evidence."))
+            out.append(
+                Finding(
+                    "gap",
+                    ids,
+                    f"Only {_cases(len(ids))} of {_people(len(patients))} for “{label}” ({what}). Add more, "
+                    "or images of this kind will be segmented with little evidence.",
+                )
+            )
     return out
 
 
@@ -209,13 +238,19 @@ def _alone(pool: Pool, cases, step) -> list[Finding]:
     alone = []
     for start in range(0, len(ids), _BLOCK):
         step(start / len(ids))
-        scores = vectors[start:start + _BLOCK] @ vectors.T
-        scores[owner[start:start + _BLOCK, None] == owner[None]] = -1
+        scores = vectors[start : start + _BLOCK] @ vectors.T
+        scores[owner[start : start + _BLOCK, None] == owner[None]] = -1
         alone += [ids[start + int(n)] for n in np.flatnonzero(scores.max(1) < SelectionConfig.visual_threshold)]
     if not alone or len(set(owner.tolist())) < 2:
         return []
-    return [Finding("alone", alone, f"{_cases(len(alone))} that no case of another patient resembles: an image like these has no "
-                    "reference. Add similar cases, or check that these belong here.")]
+    return [
+        Finding(
+            "alone",
+            alone,
+            f"{_cases(len(alone))} that no case of another patient resembles: an image like these has no "
+            "reference. Add similar cases, or check that these belong here.",
+        )
+    ]
 
 
 def _unused(pool: Pool, cases) -> list[Finding]:
@@ -225,20 +260,39 @@ def _unused(pool: Pool, cases) -> list[Finding]:
         return []
     used = pool.use_counts()
     ids = [i for i, m in cases.items() if i not in used and (m["created"] or "")[:10] <= since]
-    return [Finding("unused", ids, f"{_cases(len(ids))} never served as a reference in {images} images segmented since {since}. That is no fault; "
-                    "but if the images were like these, see whether modality, body site and masks are right.")] if ids else []
+    return (
+        [
+            Finding(
+                "unused",
+                ids,
+                f"{_cases(len(ids))} never served as a reference in {images} images segmented since {since}. That is no fault; "
+                "but if the images were like these, see whether modality, body site and masks are right.",
+            )
+        ]
+        if ids
+        else []
+    )
 
 
 def _unknown(cases) -> list[Finding]:
     out = []
     nobody = [i for i, m in cases.items() if not (m["patient_id"] or m["volume_id"] or m["group"])]
     if nobody:
-        out.append(Finding("unknown", nobody, f"{_cases(len(nobody))} without patient, volume or group: whether they may serve as evidence for "
-                           "one another cannot be told. Enter the patient."))
+        out.append(
+            Finding(
+                "unknown",
+                nobody,
+                f"{_cases(len(nobody))} without patient, volume or group: whether they may serve as evidence for "
+                "one another cannot be told. Enter the patient.",
+            )
+        )
     for name, words in (("modality", "modality"), ("body_site", "body site")):
         if ids := [i for i, m in cases.items() if not m[name]]:
-            out.append(Finding("unknown", ids, f"{_cases(len(ids))} without {words}. Enter it, so that only images of that kind get "
-                               "them as evidence."))
+            out.append(
+                Finding(
+                    "unknown", ids, f"{_cases(len(ids))} without {words}. Enter it, so that only images of that kind get them as evidence."
+                )
+            )
     return out
 
 

@@ -82,14 +82,29 @@ class ImportReport:
 
     def to_dict(self) -> dict:
         """Without the values of identifying fields."""
-        return {"identity": {name: count for name, (count, _) in self.identity.items()},
-                "items": [{"item": name, "cases": cases, "labels": labels} for name, cases, labels in self.items],
-                "ids": self.ids, "added": self.added, "images": self.images, "cancelled": self.cancelled, "unlisted": self.unlisted,
-                "faults": [{"item": f.item, "line": f.line, "message": f.message} for f in self.faults]}
+        return {
+            "identity": {name: count for name, (count, _) in self.identity.items()},
+            "items": [{"item": name, "cases": cases, "labels": labels} for name, cases, labels in self.items],
+            "ids": self.ids,
+            "added": self.added,
+            "images": self.images,
+            "cancelled": self.cancelled,
+            "unlisted": self.unlisted,
+            "faults": [{"item": f.item, "line": f.line, "message": f.message} for f in self.faults],
+        }
 
 
-def import_volume(pool: Pool | DryRun, volume: Volume, mask: np.ndarray, labels: Mapping[int, str], *, plane: str | None = None,
-                  max_slices: int = 12, min_pixels: int = 10, **metadata) -> list[str]:
+def import_volume(
+    pool: Pool | DryRun,
+    volume: Volume,
+    mask: np.ndarray,
+    labels: Mapping[int, str],
+    *,
+    plane: str | None = None,
+    max_slices: int = 12,
+    min_pixels: int = 10,
+    **metadata,
+) -> list[str]:
     """Add a volume's lesion slices as cases, each with its measured rationale.
 
     Slices are spread evenly over the lesion and include the one with the largest area.
@@ -108,8 +123,10 @@ def import_volume(pool: Pool | DryRun, volume: Volume, mask: np.ndarray, labels:
     """
     mask = np.asarray(mask)
     if mask.shape != volume.geometry.shape:
-        raise InputError(f"The mask has {_size(mask.shape)} voxels, but the image {volume.name!r} has {_size(volume.geometry.shape)}. "
-                         "Both must lie on one grid.")
+        raise InputError(
+            f"The mask has {_size(mask.shape)} voxels, but the image {volume.name!r} has {_size(volume.geometry.shape)}. "
+            "Both must lie on one grid."
+        )
     if unknown := set(metadata) - set(_METADATA):
         raise InputError(f"Cases have no field {', '.join(sorted(unknown))}. Known are {', '.join(_METADATA)}.")
     if plane is not None and plane not in PLANES:
@@ -130,10 +147,22 @@ def import_volume(pool: Pool | DryRun, volume: Volume, mask: np.ndarray, labels:
         present = {int(v): str(labels[v]) for v in np.unique(small).tolist() if v in labels}
         spacing = tuple(view.spacing) if volume.spacing_known else None
         shown = plane if picture else view.plane
-        ids.append(pool.add(Case(
-            image, small, present, spacing=spacing, ijkToRAS=view.slice_ijkToRAS(n) if volume.spacing_known else None,
-            plane=shown, slice_index=None if picture else n, volume_id=volume.volume_id or volume.content_hash[:16],
-            rationale=describe(image, small > 0, spacing, modality=own["modality"], plane=shown), **own)))
+        ids.append(
+            pool.add(
+                Case(
+                    image,
+                    small,
+                    present,
+                    spacing=spacing,
+                    ijkToRAS=view.slice_ijkToRAS(n) if volume.spacing_known else None,
+                    plane=shown,
+                    slice_index=None if picture else n,
+                    volume_id=volume.volume_id or volume.content_hash[:16],
+                    rationale=describe(image, small > 0, spacing, modality=own["modality"], plane=shown),
+                    **own,
+                )
+            )
+        )
     return ids
 
 
@@ -150,9 +179,18 @@ def spread(area: np.ndarray, most: int, least: int) -> list[int]:
     return [int(candidates[p]) for p in sorted(set(picks.tolist()))]
 
 
-def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | PathLike, csv: str | PathLike | None = None, *,
-                  progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None,
-                  defaults: Mapping[str, str] | None = None, max_slices: int = 12, keep_identity: bool = False) -> ImportReport:
+def import_folder(
+    pool: Pool | DryRun,
+    images: str | PathLike,
+    masks: str | PathLike,
+    csv: str | PathLike | None = None,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+    defaults: Mapping[str, str] | None = None,
+    max_slices: int = 12,
+    keep_identity: bool = False,
+) -> ImportReport:
     """Add all pairs of image and mask that belong together by file name.
 
     ``case7.nii.gz`` belongs to ``case7.nii.gz``, ``case7_mask.nrrd``, ``case7-label.png`` and so on; both may lie in one folder.
@@ -192,9 +230,19 @@ def import_folder(pool: Pool | DryRun, images: str | PathLike, masks: str | Path
             fields = {**{k: v for k, v in (defaults or {}).items() if k not in said}, **row.values}
             labels = _renamed(labels, fields.pop("label", None))
             patient = fields.pop("patient", None)
-            ids = import_volume(pool, volume, array, labels, plane=fields.pop("plane", None), max_slices=max_slices,
-                                **{"source": source_of(image, person if keep_identity else None), **fields,
-                                   "patient_id": pseudonym(patient) if patient else None})
+            ids = import_volume(
+                pool,
+                volume,
+                array,
+                labels,
+                plane=fields.pop("plane", None),
+                max_slices=max_slices,
+                **{
+                    "source": source_of(image, person if keep_identity else None),
+                    **fields,
+                    "patient_id": pseudonym(patient) if patient else None,
+                },
+            )
             report.note_identity(person)
             report.items.append((row.image, len(ids), sorted(set(labels.values()))))
             report.ids += ids
@@ -234,7 +282,7 @@ def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[
                 continue
             found[kind].setdefault(name, []).append(path)
     pairs, left = {}, dict(found["mask"])
-    for exact in (True, False):                      # an exact name is served first, so that "a_0000" never takes the mask of "a"
+    for exact in (True, False):  # an exact name is served first, so that "a_0000" never takes the mask of "a"
         for name, paths in found["image"].items():
             match = _match(name, left, exact)
             if name in pairs or match is None:
@@ -245,7 +293,7 @@ def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[
                 wrong[name] = f"several files have this name ({twins}). Keep one of them."
             pairs[name] = paths[0], mask[0]
     if one and len(found["image"]) == len(left) == 1 and not pairs and _core(next(iter(left)), _MASK) == "":
-        (name, (image,)), (_, (mask,)) = found["image"].popitem(), left.popitem()          # "t1c.nii.gz" and "label.nii.gz", alone
+        (name, (image,)), (_, (mask,)) = found["image"].popitem(), left.popitem()  # "t1c.nii.gz" and "label.nii.gz", alone
         return {name: (image, mask)}, wrong
     wrong |= {name: "there is no mask of this name. Add one, or take the image out." for name in set(found["image"]) - set(pairs)}
     wrong |= {name: "this mask has no image of its name." for name in left if name not in wrong}
@@ -260,9 +308,9 @@ def _match(name: str, masks: Mapping[str, object], exact: bool) -> str | None:
 
 
 def _core(name: str, endings: tuple[str, ...]) -> str:
-    name = f"_{name}"                                # so that "image" and "label" alone are a pair, too
+    name = f"_{name}"  # so that "image" and "label" alone are a pair, too
     ending = next((e for e in endings if name.lower().endswith(e)), "")
-    return name[:len(name) - len(ending)]
+    return name[: len(name) - len(ending)]
 
 
 def _stem(path: Path) -> str | None:
@@ -270,7 +318,7 @@ def _stem(path: Path) -> str | None:
     if path.is_dir():
         return path.name
     ending = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    return None if ending is None else path.name[:-len(ending)]
+    return None if ending is None else path.name[: -len(ending)]
 
 
 def _folder(path: str | PathLike, what: str) -> Path:
@@ -304,8 +352,10 @@ def _renamed(labels: dict[int, str], wish: str | None) -> dict[int, str]:
         return labels
     if "=" not in wish:
         if len(labels) > 1:
-            raise InputError(f"its mask has {len(labels)} labels ({', '.join(map(str, sorted(labels)))}), so one name, {wish!r}, is not "
-                             "enough. Write for instance 1=core; 2=edema.")
+            raise InputError(
+                f"its mask has {len(labels)} labels ({', '.join(map(str, sorted(labels)))}), so one name, {wish!r}, is not "
+                "enough. Write for instance 1=core; 2=edema."
+            )
         return {value: wish.strip() for value in labels}
     out = dict(labels)
     for part in wish.split(";"):

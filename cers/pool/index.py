@@ -92,8 +92,8 @@ def load_or_build(pool: Pool, kind: str, model_hash: str, current: VectorIndex |
     ids, vectors = pool.vectors(kind, model_hash)
     order = sorted(range(len(ids)), key=ids.__getitem__)
     ids, vectors = [ids[n] for n in order], vectors[order]
-    if not pool.read_only and pool.vector_state(kind, model_hash) == state:      # else it changed while we read: do not keep it
-        with suppress(OSError):                                                  # only a cache: a full disk must not stop the search
+    if not pool.read_only and pool.vector_state(kind, model_hash) == state:  # else it changed while we read: do not keep it
+        with suppress(OSError):  # only a cache: a full disk must not stop the search
             _write(path, key, ids, vectors)
     return VectorIndex(ids, _build(vectors), state)
 

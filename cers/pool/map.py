@@ -10,7 +10,7 @@ from .store import Pool, labels_of
 from .thumbnail import HASH as THUMBNAIL
 
 FACETS = ("label", "modality", "body_site", "diagnosis", "annotator", "review")
-_SEVERAL = " + "          # between the labels of a case that has more than one
+_SEVERAL = " + "  # between the labels of a case that has more than one
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ def principal(vectors: np.ndarray) -> tuple[np.ndarray, float]:
     if n < 2 or d < 1:
         return points, 0.0
     centred = vectors - vectors.mean(0)
-    if d <= n:                                             # the smaller of the two Gram matrices gives the same axes
+    if d <= n:  # the smaller of the two Gram matrices gives the same axes
         values, axes = np.linalg.eigh((centred.T @ centred).astype(np.float64))
         axes = axes[:, ::-1][:, :2]
     else:
         values, own = np.linalg.eigh((centred @ centred.T).astype(np.float64))
         axes = centred.T @ own[:, ::-1][:, :2]
         axes = axes / np.maximum(np.linalg.norm(axes, axis=0), 1e-12)
-    axes = axes * np.where(axes[np.abs(axes).argmax(0), range(axes.shape[1])] < 0, -1, 1)       # the sign is free: fix it
-    points[:, :axes.shape[1]] = centred @ axes
+    axes = axes * np.where(axes[np.abs(axes).argmax(0), range(axes.shape[1])] < 0, -1, 1)  # the sign is free: fix it
+    points[:, : axes.shape[1]] = centred @ axes
     total = float(values.sum())
     return points, float(values[::-1][:2].sum() / total) if total > 0 else 0.0
 
@@ -62,10 +62,10 @@ def values(pool: Pool, ids: list[str]) -> dict[str, list[str]]:
     """What colours the points: facet -> the value of each case in the order of ``ids``, "" where not known."""
     known = {row[0]: row[1:] for row in pool.columns(("id", "labels", *FACETS[1:]))}
     blank = ("{}", *[None] * (len(FACETS) - 1))
-    rows = [known.get(i, blank) for i in ids]              # a case may be deleted between two reads
+    rows = [known.get(i, blank) for i in ids]  # a case may be deleted between two reads
     out = {name: [row[n] or "" for row in rows] for n, name in enumerate(FACETS) if n}
     names: dict[str, str] = {}
     for i, row in zip(ids, rows):
-        if row[0] not in names:                            # as it is kept: few differ
+        if row[0] not in names:  # as it is kept: few differ
             names[row[0]] = _SEVERAL.join(sorted(set(labels_of({"id": i, "labels": row[0]}).values())))
     return {"label": [names[row[0]] for row in rows], **out}

@@ -7,8 +7,34 @@ import subprocess
 import sys
 from pathlib import Path
 
-_NETWORK = {"nfs", "nfs3", "nfs4", "cifs", "smb", "smb2", "smb3", "smbfs", "afpfs", "webdav", "davfs", "davfs2", "ncpfs", "afs", "coda", "9p", "ceph",
-            "glusterfs", "lustre", "gpfs", "beegfs", "panfs", "pvfs2", "orangefs", "ocfs2", "gfs2"}
+_NETWORK = {
+    "nfs",
+    "nfs3",
+    "nfs4",
+    "cifs",
+    "smb",
+    "smb2",
+    "smb3",
+    "smbfs",
+    "afpfs",
+    "webdav",
+    "davfs",
+    "davfs2",
+    "ncpfs",
+    "afs",
+    "coda",
+    "9p",
+    "ceph",
+    "glusterfs",
+    "lustre",
+    "gpfs",
+    "beegfs",
+    "panfs",
+    "pvfs2",
+    "orangefs",
+    "ocfs2",
+    "gfs2",
+}
 _THROUGH_FUSE = ("sshfs", "rclone", "s3fs", "gcsfuse", "davfs", "glusterfs", "ceph", "curlftpfs", "smb", "nfs", "gvfsd")
 
 
@@ -39,7 +65,7 @@ def linux_mounts(text: str) -> dict[str, str]:
         before, _, after = line.partition(" - ")
         fields = before.split()
         if len(fields) > 4 and after:
-            out[fields[4].encode().decode("unicode_escape") if "\\" in fields[4] else fields[4]] = after.split()[0]      # \040 is a blank
+            out[fields[4].encode().decode("unicode_escape") if "\\" in fields[4] else fields[4]] = after.split()[0]  # \040 is a blank
     return out
 
 
@@ -66,4 +92,4 @@ def _windows(folder: Path) -> bool:
 
     if str(folder).startswith("\\\\"):
         return True
-    return bool(folder.drive) and ctypes.windll.kernel32.GetDriveTypeW(folder.drive + "\\") == 4        # DRIVE_REMOTE
+    return bool(folder.drive) and ctypes.windll.kernel32.GetDriveTypeW(folder.drive + "\\") == 4  # DRIVE_REMOTE

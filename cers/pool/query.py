@@ -22,8 +22,12 @@ class QueryTable:
     _db: Database
     folder: Path
 
-    def matching(self, facets: Mapping[str, object] | None = None, words: str = "",
-                 ranges: Mapping[str, tuple[float | None, float | None]] | None = None) -> list[str]:
+    def matching(
+        self,
+        facets: Mapping[str, object] | None = None,
+        words: str = "",
+        ranges: Mapping[str, tuple[float | None, float | None]] | None = None,
+    ) -> list[str]:
         """Ids of the cases that match everything asked, in the order of addition.
 
         Args:
@@ -44,8 +48,10 @@ class QueryTable:
         columns = ", ".join(f"coalesce(c.{name}, '')" for name in _WORDS)
         wanted = set(ids)
         with self._db.read() as db:
-            rows = db.execute(f"SELECT c.id, {columns}, json_extract(r.record, '$.text') FROM cases c LEFT JOIN rationales r "
-                              "ON r.case_id = c.id AND r.version = c.rationale_version")
+            rows = db.execute(
+                f"SELECT c.id, {columns}, json_extract(r.record, '$.text') FROM cases c LEFT JOIN rationales r "
+                "ON r.case_id = c.id AND r.version = c.rationale_version"
+            )
             return {r[0]: " ".join([*r[1:-1], r[-1] or ""]).casefold() for r in rows if r[0] in wanted}
 
     def descriptor(self, name: str) -> dict[str, float]:
@@ -53,8 +59,10 @@ class QueryTable:
         if name not in DESCRIPTORS:
             raise InputError(f"There is no measured descriptor {name!r}. Known are {', '.join(DESCRIPTORS)}.")
         with self._db.read() as db:
-            rows = db.execute(f"SELECT c.id, json_extract(r.record, '$.descriptors.{name}') FROM cases c JOIN rationales r "
-                              "ON r.case_id = c.id AND r.version = c.rationale_version")
+            rows = db.execute(
+                f"SELECT c.id, json_extract(r.record, '$.descriptors.{name}') FROM cases c JOIN rationales r "
+                "ON r.case_id = c.id AND r.version = c.rationale_version"
+            )
             return {r[0]: float(r[1]) for r in rows if isinstance(r[1], (int, float))}
 
     def counts(self, ids: Iterable[str] | None = None) -> dict[str, dict[str, int]]:
@@ -80,9 +88,12 @@ class QueryTable:
         found = {}
         with self._db.read() as db:
             for chunk in chunks(ids):
-                for row in db.execute("SELECT c.*, r.writer AS writer, json_extract(r.record, '$.text') AS text FROM cases c "
-                                      "LEFT JOIN rationales r ON r.case_id = c.id AND r.version = c.rationale_version "
-                                      f"WHERE c.id IN ({', '.join('?' * len(chunk))})", chunk):
+                for row in db.execute(
+                    "SELECT c.*, r.writer AS writer, json_extract(r.record, '$.text') AS text FROM cases c "
+                    "LEFT JOIN rationales r ON r.case_id = c.id AND r.version = c.rationale_version "
+                    f"WHERE c.id IN ({', '.join('?' * len(chunk))})",
+                    chunk,
+                ):
                     found[row["id"]] = {**_metadata(row), "writer": row["writer"], "first_line": (row["text"] or "").partition("\n")[0]}
         return [found[i] for i in ids if i in found]
 
@@ -106,12 +117,20 @@ class QueryTable:
         with self._db.read() as db:
             cases, patients, bare, nobody = db.execute(
                 "SELECT count(*), count(DISTINCT patient_id), coalesce(sum(rationale_version = 0), 0), "
-                "coalesce(sum(patient_id IS NULL AND volume_id IS NULL), 0) FROM cases").fetchone()
+                "coalesce(sum(patient_id IS NULL AND volume_id IS NULL), 0) FROM cases"
+            ).fetchone()
             trashed = db.execute("SELECT count(*) FROM trash").fetchone()[0] if self._db.version > 1 else 0
         last = self.last_model()
-        return {"cases": cases, "patients": patients, "without_rationale": bare, "without_patient": nobody, "trashed": trashed,
-                "network": self._db.network,
-                "stale": None if last is None else len(self.stale("image", last)), "bytes": _size(self.folder)}
+        return {
+            "cases": cases,
+            "patients": patients,
+            "without_rationale": bare,
+            "without_patient": nobody,
+            "trashed": trashed,
+            "network": self._db.network,
+            "stale": None if last is None else len(self.stale("image", last)),
+            "bytes": _size(self.folder),
+        }
 
 
 def _size(folder: Path) -> int:
@@ -120,6 +139,6 @@ def _size(folder: Path) -> int:
         for name in files:
             try:
                 total += os.stat(os.path.join(place, name)).st_size
-            except OSError:                            # deleted just now
+            except OSError:  # deleted just now
                 continue
     return total

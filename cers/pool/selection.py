@@ -50,8 +50,9 @@ class SelectionConfig:
 
     def __post_init__(self):
         if self.k < 1 or self.k_coarse < self.k or self.max_per_volume < 1 or self.max_rejected < 0 or self.max_contradictions < 1:
-            raise InputError("Selection needs 1 <= k <= k_coarse, max_per_volume and max_contradictions of 1 or more, and max_rejected "
-                             "of 0 or more.")
+            raise InputError(
+                "Selection needs 1 <= k <= k_coarse, max_per_volume and max_contradictions of 1 or more, and max_rejected of 0 or more."
+            )
         if not -1 <= self.visual_threshold < self.visual_high <= 1:
             raise InputError("Selection needs -1 <= visual_threshold < visual_high <= 1.")
 
@@ -105,8 +106,15 @@ class _Candidate:
     score: float = field(default=0.0)
 
 
-def select(pool: Pool, query: Query, model_hash: str, text_hash: str | None, config: SelectionConfig | None = None,
-           pinned: Sequence[str] = (), dropped: Sequence[str] = ()) -> Selection:
+def select(
+    pool: Pool,
+    query: Query,
+    model_hash: str,
+    text_hash: str | None,
+    config: SelectionConfig | None = None,
+    pinned: Sequence[str] = (),
+    dropped: Sequence[str] = (),
+) -> Selection:
     """One selection; for many queries keep a ``Selector``."""
     return Selector(pool, model_hash, text_hash).select(query, config, pinned, dropped)
 
@@ -130,7 +138,7 @@ class Selector:
         index = self.pool.index("image", self.model_hash)
         facts = {f[0]: f[1:] for f in self.pool.facets()}
         rows = [facts.get(case_id) for case_id in index.ids]
-        self._present = np.array([r is not None for r in rows], bool)       # a case may be deleted between the two reads
+        self._present = np.array([r is not None for r in rows], bool)  # a case may be deleted between the two reads
         patient, volume, group, modality, site, plane, review = list(zip(*[r or (None,) * 7 for r in rows])) or [()] * 7
         self._patient, self._volume, self._group = _Facet(patient), _Facet(volume), _Facet(group)
         self._modality, self._site, self._plane = _Facet(modality, _modality), _Facet(site, _word), _Facet(plane, _word)
@@ -141,8 +149,9 @@ class Selector:
         self._rationales: dict[int, Rationale | None] = {}
         self._state = state
 
-    def select(self, query: Query, config: SelectionConfig | None = None, pinned: Sequence[str] = (),
-               dropped: Sequence[str] = ()) -> Selection:
+    def select(
+        self, query: Query, config: SelectionConfig | None = None, pinned: Sequence[str] = (), dropped: Sequence[str] = ()
+    ) -> Selection:
         """References for one query.
 
         Args:
@@ -186,8 +195,10 @@ class Selector:
         pins = self._pins(query, vector, pinned, excluded, rejected, config)
         candidates = self._cot(query, pins + [c for c in candidates if c.row not in {p.row for p in pins}], config, rejected)
         chosen = self._limit(candidates, config, rejected)
-        references = [Reference(index.ids[c.row], rank, round(c.visual, 6), None if c.cot is None else round(c.cot, 6), pinned=c.pinned)
-                      for rank, c in enumerate(chosen, 1)]
+        references = [
+            Reference(index.ids[c.row], rank, round(c.visual, 6), None if c.cot is None else round(c.cot, 6), pinned=c.pinned)
+            for rank, c in enumerate(chosen, 1)
+        ]
         return Selection(references, _report(rejected, config.max_rejected), _coverage(references, nearest, config))
 
     # ---- stages
@@ -197,17 +208,21 @@ class Selector:
         own = np.zeros(len(self._index), bool)
         if query.content_hash is not None:
             own[[self._index.row[i] for i in self.pool.find(query.content_hash) if i in self._index.row]] = True
-        return [(own, "Not used: it is the very picture being segmented."),
-                (self._volume.equal(query.volume_id), "Not used: same volume as the image being segmented."),
-                (self._patient.equal(query.patient_id), "Not used: same patient as the image being segmented."),
-                (self._group.equal(query.group), "Not used: same group of related images as the image being segmented."),
-                (self._excluded, "Not used: a reviewer excluded it from use as evidence.")]
+        return [
+            (own, "Not used: it is the very picture being segmented."),
+            (self._volume.equal(query.volume_id), "Not used: same volume as the image being segmented."),
+            (self._patient.equal(query.patient_id), "Not used: same patient as the image being segmented."),
+            (self._group.equal(query.group), "Not used: same group of related images as the image being segmented."),
+            (self._excluded, "Not used: a reviewer excluded it from use as evidence."),
+        ]
 
     def _incompatibilities(self, query: Query, config: SelectionConfig) -> list[tuple[np.ndarray, str]]:
         """(rows, reason) of known conflicts; what is not known on either side is admitted."""
         out = []
-        checks = [("Different modality", self._modality, _modality(query.modality)),
-                  ("Different body site", self._site, _word(query.body_site))]
+        checks = [
+            ("Different modality", self._modality, _modality(query.modality)),
+            ("Different body site", self._site, _word(query.body_site)),
+        ]
         if config.same_plane:
             checks.append(("Different plane", self._plane, _word(query.plane)))
         for what, facet, own in checks:
@@ -215,8 +230,15 @@ class Selector:
                 out += [(facet.equal(value), f"{what} ({value}; the query is {own}).") for value in facet.values if value != own]
         return out
 
-    def _name_closed(self, rejected: dict[int, Rejection], stage: str, groups: list[tuple[np.ndarray, str]], told: np.ndarray,
-                     vector: np.ndarray, config: SelectionConfig) -> np.ndarray:
+    def _name_closed(
+        self,
+        rejected: dict[int, Rejection],
+        stage: str,
+        groups: list[tuple[np.ndarray, str]],
+        told: np.ndarray,
+        vector: np.ndarray,
+        config: SelectionConfig,
+    ) -> np.ndarray:
         """The most similar of the closed rows; of several reasons the first is told. Returns ``told`` with these rows."""
         union = np.zeros(len(self._index), bool)
         for mask, _ in groups:
@@ -234,8 +256,15 @@ class Selector:
             rejected[row] = Rejection(self._index.ids[row], stage, next(r for mask, r in groups if mask[row]), similarity)
         return told | union
 
-    def _morphology(self, query: Query, vector: np.ndarray, admissible: np.ndarray, config: SelectionConfig, rejected: dict[int, Rejection],
-                    pins: set[int]) -> tuple[list[_Candidate], float | None]:
+    def _morphology(
+        self,
+        query: Query,
+        vector: np.ndarray,
+        admissible: np.ndarray,
+        config: SelectionConfig,
+        rejected: dict[int, Rejection],
+        pins: set[int],
+    ) -> tuple[list[_Candidate], float | None]:
         """Up to k_coarse candidates above the visual threshold, and the similarity of the nearest case that is no near-duplicate."""
         total, want = int(np.count_nonzero(admissible)), config.k_coarse + 8
         while True:
@@ -243,13 +272,17 @@ class Selector:
             twin = self._near_duplicates(query, rows, config)
             if np.count_nonzero(~twin) >= config.k_coarse or want >= total:
                 break
-            want *= 4                                             # a pool full of the query's near-duplicates
+            want *= 4  # a pool full of the query's near-duplicates
         candidates, nearest = [], None
         for row, similarity, same in zip(rows.tolist(), visual.tolist(), twin):
             if same:
                 if row not in pins:
-                    rejected[row] = Rejection(self._index.ids[row], "exclusion", "Not used: a near-duplicate of the image being segmented "
-                                              "(the same picture, or a neighbouring slice).", similarity)
+                    rejected[row] = Rejection(
+                        self._index.ids[row],
+                        "exclusion",
+                        "Not used: a near-duplicate of the image being segmented (the same picture, or a neighbouring slice).",
+                        similarity,
+                    )
                 continue
             nearest = similarity if nearest is None else nearest
             if len(candidates) == config.k_coarse:
@@ -257,8 +290,12 @@ class Selector:
             if similarity >= config.visual_threshold or row in pins:
                 candidates.append(_Candidate(row, similarity))
             else:
-                rejected[row] = Rejection(self._index.ids[row], "morphology", f"Looks too different (visual similarity {similarity:.2f}; "
-                                          f"at least {config.visual_threshold:.2f} is needed).", similarity)
+                rejected[row] = Rejection(
+                    self._index.ids[row],
+                    "morphology",
+                    f"Looks too different (visual similarity {similarity:.2f}; at least {config.visual_threshold:.2f} is needed).",
+                    similarity,
+                )
         return candidates, nearest
 
     def _near_duplicates(self, query: Query, rows: np.ndarray, config: SelectionConfig) -> np.ndarray:
@@ -267,8 +304,15 @@ class Selector:
         small, known = self._thumbnails.get(rows)
         return known & (small @ np.asarray(query.thumbnail, np.float32) >= config.near_duplicate)
 
-    def _pins(self, query: Query, vector: np.ndarray, pinned: list[str], excluded: list[tuple[np.ndarray, str]],
-              rejected: dict[int, Rejection], config: SelectionConfig) -> list[_Candidate]:
+    def _pins(
+        self,
+        query: Query,
+        vector: np.ndarray,
+        pinned: list[str],
+        excluded: list[tuple[np.ndarray, str]],
+        rejected: dict[int, Rejection],
+        config: SelectionConfig,
+    ) -> list[_Candidate]:
         rows = np.array([self._index.row[p] for p in pinned], np.int64)
         for row, twin in zip(rows, self._near_duplicates(query, rows, config)):
             other = "Not used: a near-duplicate of the image being segmented." if twin else None
@@ -303,8 +347,11 @@ class Selector:
             if len(against) >= config.max_contradictions:
                 reason = f"Its rationale contradicts (this lesion against the reference): {'; '.join(against)}."
             elif c.cot is not None and c.cot < config.cot_threshold:
-                reason = (f"Its rationale agrees too little (consistency {c.cot:.2f}; at least {config.cot_threshold:.2f} is needed"
-                          + (f"; contradiction: {against[0]}" if against else "") + ").")
+                reason = (
+                    f"Its rationale agrees too little (consistency {c.cot:.2f}; at least {config.cot_threshold:.2f} is needed"
+                    + (f"; contradiction: {against[0]}" if against else "")
+                    + ")."
+                )
             if reason is None or c.pinned:
                 kept.append(c)
             else:
@@ -363,7 +410,7 @@ class _Rows:
             by_id = {self._ids[r]: r for r in missing}
             found, vectors = self._pool.vectors(self._kind, self._hash, by_id)
             if self._data is None and len(found):
-                self._data = np.zeros((len(self._ids), vectors.shape[1]), np.float32)     # memory is taken only as rows are filled
+                self._data = np.zeros((len(self._ids), vectors.shape[1]), np.float32)  # memory is taken only as rows are filled
             for case_id, vector in zip(found, vectors):
                 self._data[by_id[case_id]] = vector
                 self._known[by_id[case_id]] = True
@@ -386,8 +433,9 @@ def _unit(vector: np.ndarray, dimension: int, what: str = "image vector") -> np.
     vector = np.asarray(vector, np.float32).ravel()
     norm = np.linalg.norm(vector)
     if vector.shape != (dimension,) or not np.isfinite(norm) or norm == 0:
-        raise InputError(f"The query's {what} has {vector.size} numbers or is not finite; this pool's have {dimension}. "
-                         "Embed both with one model.")
+        raise InputError(
+            f"The query's {what} has {vector.size} numbers or is not finite; this pool's have {dimension}. Embed both with one model."
+        )
     return vector / norm
 
 
@@ -404,8 +452,12 @@ def _coverage(references: list[Reference], nearest: float | None, config: Select
     if not own:
         return Coverage(value, False, f"{NO_CLOSE_CASE} Only the pinned references are used.")
     words = "well" if nearest >= config.visual_high else "in part"
-    return Coverage(value, True, f"The pool covers this slice {words}: {len(own)} close case{'s' * (len(own) > 1)}, "
-                                 f"the nearest of them with a visual similarity of {max(r.visual for r in own):.2f}.")
+    return Coverage(
+        value,
+        True,
+        f"The pool covers this slice {words}: {len(own)} close case{'s' * (len(own) > 1)}, "
+        f"the nearest of them with a visual similarity of {max(r.visual for r in own):.2f}.",
+    )
 
 
 def _report(rejected: dict[int, Rejection], most: int) -> list[Rejection]:
@@ -413,5 +465,5 @@ def _report(rejected: dict[int, Rejection], most: int) -> list[Rejection]:
     ranked = sorted(rejected.values(), key=lambda r: (-(r.visual if r.visual is not None else -2.0), r.id))
     first = {r.stage: r for r in reversed(ranked)}.values()
     keep = list(first) + [r for r in ranked if not any(r is f for f in first)]
-    keep = keep[:max(most, len(first))]
+    keep = keep[: max(most, len(first))]
     return [r for r in ranked if any(r is k for k in keep)]

@@ -35,7 +35,7 @@ REVIEWS = ("unreviewed", "approved", "flagged", "excluded")
 _TEXT = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator", "created", "review")
 FACETS = ("modality", "body_site", "plane", "diagnosis", "label", "review", "patient_id", "volume_id", "group", "source", "annotator")
 _EDITABLE = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator")
-_COLUMN = {"group": "group_id"}          # "group" is a word of SQL's own
+_COLUMN = {"group": "group_id"}  # "group" is a word of SQL's own
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,15 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            foreign = [p.name for p in folder.iterdir()
-                       if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")]
+            foreign = [
+                p.name for p in folder.iterdir() if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")
+            ]
         except OSError as error:
             raise PoolError(f"No pool can be made at {folder} ({error.strerror}). Choose a folder that you may write in.") from error
         if foreign and not (folder / FILE).exists():
-            raise PoolError(f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder "
-                            "for the pool.")
+            raise PoolError(
+                f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder for the pool."
+            )
         Database.create(folder, {"uid": uuid.uuid4().hex, "created": _now()})
         return cls.open(folder)
 
@@ -90,7 +92,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             raise PoolError(f"There is no pool at {folder}: the file {FILE} is missing. Choose a pool's folder, or create a new pool.")
         pool = cls(folder, Database(folder, read_only=read_only))
         if not pool.read_only:
-            with suppress(OSError):                    # tidying up may fail on media that turn out to be read-only
+            with suppress(OSError):  # tidying up may fail on media that turn out to be read-only
                 arrays.remove_stale_temporaries(folder)
         return pool
 
@@ -141,7 +143,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
                 with self._db.write() as db:
                     if existing := self._find(content):
                         return existing
-                    arrays.publish(temporary, arrays.path_of(self.folder, sha256))     # inside the lock, so that no cleaner takes it
+                    arrays.publish(temporary, arrays.path_of(self.folder, sha256))  # inside the lock, so that no cleaner takes it
                     return self._insert(db, case, content, sha256, small)
             finally:
                 if temporary is not None:
@@ -150,8 +152,12 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def find(self, sha256: str) -> list[str]:
         """Cases whose content (``Case.content_hash``) or picture alone (``image_hash``) has this hash."""
         with self._db.read() as db:
-            return [r[0] for r in db.execute("SELECT id FROM cases c WHERE content_hash = ?1 OR image_hash = ?1 "
-                                             f"OR {self._content} = ?1 ORDER BY number", (sha256,))]
+            return [
+                r[0]
+                for r in db.execute(
+                    f"SELECT id FROM cases c WHERE content_hash = ?1 OR image_hash = ?1 OR {self._content} = ?1 ORDER BY number", (sha256,)
+                )
+            ]
 
     @property
     def _content(self) -> str:
@@ -160,20 +166,36 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
 
     def _find(self, content_hash: str) -> str | None:
         with self._db.translated():
-            row = self._db.connection().execute(
-                "SELECT id FROM cases WHERE content_hash = ?1 OR edited_hash = ?1" if self._db.version > 1 else
-                "SELECT id FROM cases WHERE content_hash = ?1", (content_hash,)).fetchone()
+            row = (
+                self._db.connection()
+                .execute(
+                    "SELECT id FROM cases WHERE content_hash = ?1 OR edited_hash = ?1"
+                    if self._db.version > 1
+                    else "SELECT id FROM cases WHERE content_hash = ?1",
+                    (content_hash,),
+                )
+                .fetchone()
+            )
         return None if row is None else row[0]
 
     def _insert(self, db, case: Case, content: str, sha256: str, small: np.ndarray) -> str:
-        case_id = next(content[:n] for n in (16, 24, 32, 64)
-                       if db.execute("SELECT 1 FROM cases WHERE id = ?", (content[:n],)).fetchone() is None)
+        case_id = next(
+            content[:n] for n in (16, 24, 32, 64) if db.execute("SELECT 1 FROM cases WHERE id = ?", (content[:n],)).fetchone() is None
+        )
         meta = case.metadata()
-        row = {"id": case_id, "content_hash": content, "image_hash": image_hash(case.image), "file": sha256,
-               "rows": case.image.shape[0], "columns": case.image.shape[1], "labels": json.dumps(meta["labels"], ensure_ascii=False),
-               "spacing": json.dumps(meta["spacing"]), "ijkToRAS": json.dumps(meta["ijkToRAS"]),
-               "slice_index": None if case.slice_index is None else int(case.slice_index),
-               **{_COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in _TEXT}}
+        row = {
+            "id": case_id,
+            "content_hash": content,
+            "image_hash": image_hash(case.image),
+            "file": sha256,
+            "rows": case.image.shape[0],
+            "columns": case.image.shape[1],
+            "labels": json.dumps(meta["labels"], ensure_ascii=False),
+            "spacing": json.dumps(meta["spacing"]),
+            "ijkToRAS": json.dumps(meta["ijkToRAS"]),
+            "slice_index": None if case.slice_index is None else int(case.slice_index),
+            **{_COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in _TEXT},
+        }
         row["created"] = case.created or _now()
         number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
         if case.rationale is not None:
@@ -184,8 +206,10 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
 
     @staticmethod
     def _log(db, case_id: str, action: str, detail: dict, who: str | None = None) -> None:
-        db.execute("INSERT INTO provenance (case_id, action, detail, created, who) VALUES (?, ?, ?, ?, ?)",
-                   (case_id, action, json.dumps(detail, ensure_ascii=False), _now(), who))
+        db.execute(
+            "INSERT INTO provenance (case_id, action, detail, created, who) VALUES (?, ?, ?, ?, ?)",
+            (case_id, action, json.dumps(detail, ensure_ascii=False), _now(), who),
+        )
 
     def _row(self, db, case_id: str):
         row = db.execute("SELECT * FROM cases WHERE id = ?", (case_id,)).fetchone()
@@ -197,15 +221,22 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         """The whole case, its file's checksum verified."""
         try:
             row, rationale, content = self._read(case_id)
-        except PoolError:                              # deleted by another process between row and file? Then the second try says so
+        except PoolError:  # deleted by another process between row and file? Then the second try says so
             row, rationale, content = self._read(case_id)
         if set(content) != {"image", "mask"}:
             raise PoolError(f"The image file of case {case_id} does not hold an image and a mask. Delete the case and add it again.")
         meta = _metadata(row)
-        return Case(content["image"], content["mask"], {int(k): v for k, v in meta["labels"].items()}, id=case_id,
-                    spacing=None if meta["spacing"] is None else tuple(meta["spacing"]),
-                    ijkToRAS=None if meta["ijkToRAS"] is None else np.array(meta["ijkToRAS"]),
-                    slice_index=meta["slice_index"], rationale=rationale, **{name: meta[name] for name in _TEXT})
+        return Case(
+            content["image"],
+            content["mask"],
+            {int(k): v for k, v in meta["labels"].items()},
+            id=case_id,
+            spacing=None if meta["spacing"] is None else tuple(meta["spacing"]),
+            ijkToRAS=None if meta["ijkToRAS"] is None else np.array(meta["ijkToRAS"]),
+            slice_index=meta["slice_index"],
+            rationale=rationale,
+            **{name: meta[name] for name in _TEXT},
+        )
 
     def _read(self, case_id: str):
         with self._db.read() as db:
@@ -258,17 +289,22 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
 
     @staticmethod
     def _remove(db, row) -> None:
-        db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number IN "
-                   "(SELECT set_number FROM vectors WHERE case_number = ?)", (row["number"],))
+        db.execute(
+            "UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number IN "
+            "(SELECT set_number FROM vectors WHERE case_number = ?)",
+            (row["number"],),
+        )
         db.execute("DELETE FROM cases WHERE number = ?", (row["number"],))
 
     def _drop_files(self, files: Iterable[str]) -> None:
         """Delete array files that no row names any more, after their rows: a kill in between leaves a file without a row only."""
         with self._db.write(bump=False) as db:
             for file in files:
-                if db.execute("SELECT 1 FROM cases WHERE file = ?1 UNION ALL SELECT 1 FROM trash WHERE file = ?1",
-                              (file,)).fetchone() is None:
-                    with suppress(OSError):            # still open somewhere (Windows): cleared later
+                if (
+                    db.execute("SELECT 1 FROM cases WHERE file = ?1 UNION ALL SELECT 1 FROM trash WHERE file = ?1", (file,)).fetchone()
+                    is None
+                ):
+                    with suppress(OSError):  # still open somewhere (Windows): cleared later
                         arrays.path_of(self.folder, file).unlink(missing_ok=True)
 
     def update(self, case_id: str, **metadata) -> None:
@@ -282,13 +318,20 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def history(self, case_id: str) -> list[dict]:
         """What was done with a case, oldest first: additions, changes, reviews and rationale versions."""
         with self._db.read() as db:
-            entries = [{"action": r["action"], "created": r["created"], **json.loads(r["detail"])}
-                       for r in db.execute("SELECT * FROM provenance WHERE case_id = ? AND action NOT IN "
-                                                                          "('reviewed', 'rationale') ORDER BY number", (case_id,))]
-            entries += [{"action": "reviewed", "created": r["created"], "review": r["review"], "reviewer": r["reviewer"], "note": r["note"]}
-                        for r in db.execute("SELECT * FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))]
-            entries += [{"action": "rationale", "created": r["created"], "version": r["version"], "writer": r["writer"]}
-                        for r in db.execute("SELECT * FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
+            entries = [
+                {"action": r["action"], "created": r["created"], **json.loads(r["detail"])}
+                for r in db.execute(
+                    "SELECT * FROM provenance WHERE case_id = ? AND action NOT IN ('reviewed', 'rationale') ORDER BY number", (case_id,)
+                )
+            ]
+            entries += [
+                {"action": "reviewed", "created": r["created"], "review": r["review"], "reviewer": r["reviewer"], "note": r["note"]}
+                for r in db.execute("SELECT * FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))
+            ]
+            entries += [
+                {"action": "rationale", "created": r["created"], "version": r["version"], "writer": r["writer"]}
+                for r in db.execute("SELECT * FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))
+            ]
         return sorted(entries, key=lambda e: e["created"])
 
     # ---- rationales
@@ -312,10 +355,22 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def _next_rationale(self, db, row, rationale: Rationale, who: str | None) -> int:
         before = self._rationale(db, row["id"])
         version = self._insert_rationale(db, row["id"], rationale)
-        self._log(db, row["id"], "rationale", {"version": [row["rationale_version"] or None, version], "writer": rationale.writer,
-                                               "text": [before.text if before else None, rationale.text]}, who or rationale.writer)
-        db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE kind = 'rationale' AND number IN "
-                   "(SELECT set_number FROM vectors WHERE case_number = ?)", (row["number"],))
+        self._log(
+            db,
+            row["id"],
+            "rationale",
+            {
+                "version": [row["rationale_version"] or None, version],
+                "writer": rationale.writer,
+                "text": [before.text if before else None, rationale.text],
+            },
+            who or rationale.writer,
+        )
+        db.execute(
+            "UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE kind = 'rationale' AND number IN "
+            "(SELECT set_number FROM vectors WHERE case_number = ?)",
+            (row["number"],),
+        )
         return version
 
     def rationales(self, ids: Iterable[str]) -> dict[str, tuple[int, Rationale]]:
@@ -323,8 +378,11 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         out = {}
         with self._db.read() as db:
             for chunk in chunks(ids):
-                rows = db.execute("SELECT case_id, version, record FROM cases JOIN rationales ON case_id = id AND "
-                                  f"version = rationale_version WHERE case_id IN ({', '.join('?' * len(chunk))})", chunk)
+                rows = db.execute(
+                    "SELECT case_id, version, record FROM cases JOIN rationales ON case_id = id AND "
+                    f"version = rationale_version WHERE case_id IN ({', '.join('?' * len(chunk))})",
+                    chunk,
+                )
                 out.update((r[0], (r[1], parse_rationale(r[0], r[2]))) for r in rows)
         return out
 
@@ -341,21 +399,27 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         """Every version of a case's rationale as JSON, newest first: version, writer, created, record."""
         with self._db.read() as db:
             self._row(db, case_id)
-            return [{**dict(r), "record": parse_rationale(case_id, r["record"]).to_dict()} for r in db.execute(
-                "SELECT version, writer, created, record FROM rationales WHERE case_id = ? ORDER BY version DESC", (case_id,))]
+            return [
+                {**dict(r), "record": parse_rationale(case_id, r["record"]).to_dict()}
+                for r in db.execute(
+                    "SELECT version, writer, created, record FROM rationales WHERE case_id = ? ORDER BY version DESC", (case_id,)
+                )
+            ]
 
     def rationale_versions(self, case_id: str) -> list[Rationale]:
         """Every version of a case's rationale, oldest first."""
         with self._db.read() as db:
             self._row(db, case_id)
-            return [parse_rationale(case_id, r[0]) for r in
-                    db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
+            return [
+                parse_rationale(case_id, r[0])
+                for r in db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))
+            ]
 
     # ---- derived
 
     def index(self, kind: str, model_hash: str):
         """``VectorIndex`` over the fresh vectors of one kind; kept in memory and under ``derived/``, rebuilt when they have changed."""
-        from .index import load_or_build          # faiss must come after torch, and only where it is needed
+        from .index import load_or_build  # faiss must come after torch, and only where it is needed
 
         with self._index_lock:
             index = load_or_build(self, kind, model_hash, self._indexes.get((kind, model_hash)))
@@ -365,8 +429,12 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def facets(self) -> list[tuple]:
         """What selection needs of every case: (id, patient_id, volume_id, group, modality, body_site, plane, review)."""
         with self._db.read() as db:
-            return [tuple(r) for r in db.execute(
-                "SELECT id, patient_id, volume_id, group_id, modality, body_site, plane, review FROM cases ORDER BY number")]
+            return [
+                tuple(r)
+                for r in db.execute(
+                    "SELECT id, patient_id, volume_id, group_id, modality, body_site, plane, review FROM cases ORDER BY number"
+                )
+            ]
 
     # ---- the whole
 
@@ -377,8 +445,10 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             if self._hash is not None and self._hash[0] == state:
                 return self._hash[1]
             h = hashlib.sha256()
-            for row in db.execute(f"SELECT c.id, {self._content}, c.review, r.record FROM cases c LEFT JOIN rationales r "
-                                  "ON r.case_id = c.id AND r.version = c.rationale_version ORDER BY c.id"):
+            for row in db.execute(
+                f"SELECT c.id, {self._content}, c.review, r.record FROM cases c LEFT JOIN rationales r "
+                "ON r.case_id = c.id AND r.version = c.rationale_version ORDER BY c.id"
+            ):
                 h.update(json.dumps(list(row)).encode())
         self._hash = state, h.hexdigest()
         return self._hash[1]
@@ -386,7 +456,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def clean(self) -> int:
         """Delete files that no case names (left by killed writers); the number deleted."""
         count = arrays.remove_stale_temporaries(self.folder)
-        with self._db.write(bump=False) as db:         # nobody can publish a file while we look
+        with self._db.write(bump=False) as db:  # nobody can publish a file while we look
             known = {r[0] for r in db.execute("SELECT file FROM cases UNION SELECT file FROM trash")}
             for sha256, path in arrays.files(self.folder).items():
                 if sha256 not in known:
@@ -407,14 +477,22 @@ def parse_rationale(case_id: str, record: str) -> Rationale:
     try:
         return Rationale.from_dict(json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
-        raise PoolError(f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore "
-                        "a backup.") from error
+        raise PoolError(
+            f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore a backup."
+        ) from error
 
 
 def _metadata(row) -> dict:
     out = {name: row[_COLUMN.get(name, name)] for name in ("id", "content_hash", *_TEXT)}
-    return {**out, "labels": labels_of(row), "spacing": _kept(row, "spacing", list), "ijkToRAS": _kept(row, "ijkToRAS", list),
-            "slice_index": row["slice_index"], "shape": [row["rows"], row["columns"]], "rationale_version": row["rationale_version"]}
+    return {
+        **out,
+        "labels": labels_of(row),
+        "spacing": _kept(row, "spacing", list),
+        "ijkToRAS": _kept(row, "ijkToRAS", list),
+        "slice_index": row["slice_index"],
+        "shape": [row["rows"], row["columns"]],
+        "rationale_version": row["rationale_version"],
+    }
 
 
 def labels_of(row) -> dict[str, str]:

@@ -11,7 +11,7 @@ from ..case.geometry import PLANES
 from ..errors import InputError
 
 COLUMNS = ("image", "patient", "group", "modality", "body_site", "diagnosis", "plane", "annotator", "label")
-_IGNORED = ("split", "twin_in_train")        # said of data sets, not of cases
+_IGNORED = ("split", "twin_in_train")  # said of data sets, not of cases
 
 
 @dataclass(frozen=True)
@@ -46,14 +46,16 @@ def read_table(path: Path) -> list[Row]:
         _check_header(header, path)
         return [_row(header, cells, reader.line_num) for cells in reader if any(c.strip() for c in cells)]
     except csv.Error as error:
-        raise InputError(f"The table {path.name} cannot be read after line {reader.line_num} ({error}). "
-                         "Check its quotation marks.") from error
+        raise InputError(
+            f"The table {path.name} cannot be read after line {reader.line_num} ({error}). Check its quotation marks."
+        ) from error
 
 
 def _check_header(header: list[str], path: Path) -> None:
     if unknown := [h for h in header if h not in COLUMNS + _IGNORED]:
-        raise InputError(f"The table {path.name} has the column {unknown[0]!r}, which is not known. "
-                         f"Known columns are {', '.join(COLUMNS)}.")
+        raise InputError(
+            f"The table {path.name} has the column {unknown[0]!r}, which is not known. Known columns are {', '.join(COLUMNS)}."
+        )
     if "image" not in header:
         raise InputError(f"The table {path.name} has no column 'image' with the names of the images.")
     if repeated := sorted({h for h in header if header.count(h) > 1}):

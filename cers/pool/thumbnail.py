@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 SIZE = 32
-HASH = "thumbnail-1"      # changes when the function below changes, so that old thumbnails become stale
+HASH = "thumbnail-1"  # changes when the function below changes, so that old thumbnails become stale
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from .store import _TEXT, Pool
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
-_LARGEST = {"manifest": 1 << 30, "array": 1 << 29}       # bytes; a file that claims more is not read
+_LARGEST = {"manifest": 1 << 30, "array": 1 << 29}  # bytes; a file that claims more is not read
 _COMPARED = ("labels", "review", "diagnosis", "modality", "body_site")
 
 
@@ -40,8 +40,14 @@ class MergeReport:
         return asdict(self)
 
 
-def export_pool(pool: Pool, path: str | PathLike, ids: Sequence[str] | None = None, *, progress: Callable[[float, str], None] | None = None,
-                cancel: Callable[[], bool] | None = None) -> int:
+def export_pool(
+    pool: Pool,
+    path: str | PathLike,
+    ids: Sequence[str] | None = None,
+    *,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> int:
     """Write cases (default all) with every rationale version and review to a zip file; how many. Vectors are left out.
 
     The file appears at its place only when it is whole.
@@ -68,7 +74,7 @@ def export_pool(pool: Pool, path: str | PathLike, ids: Sequence[str] | None = No
                 cases.append({**record, "file": name})
                 if name not in written:
                     written.add(name)
-                    archive.writestr(f"arrays/{name}.npz", data)             # compressed already
+                    archive.writestr(f"arrays/{name}.npz", data)  # compressed already
             manifest = json.dumps({"format": FORMAT, "pool": pool.uid, "cases": cases}, ensure_ascii=False, sort_keys=True).encode()
             archive.writestr(_MANIFEST, manifest, zipfile.ZIP_DEFLATED)
             archive.writestr(_MANIFEST + ".sha256", hashlib.sha256(manifest).hexdigest() + "\n")
@@ -82,8 +88,15 @@ def export_pool(pool: Pool, path: str | PathLike, ids: Sequence[str] | None = No
     return len(ids)
 
 
-def merge(pool: Pool, source: str | PathLike, *, dry_run: bool = False, who: str | None = None,
-          progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None) -> MergeReport:
+def merge(
+    pool: Pool,
+    source: str | PathLike,
+    *,
+    dry_run: bool = False,
+    who: str | None = None,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> MergeReport:
     """Add the cases of an exported file, or of another pool's folder, that are not here yet. What is here is never changed.
 
     A damaged case is named and does not stop the others; what was merged before a cancel stays.
@@ -133,8 +146,15 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
     fields = {name: meta[name] for name in _TEXT}
     # the rationales' JSON is checked here, so that nothing unreadable enters the pool
     rationales = [(_rationale(r["record"]), str(r["created"])) for r in record["rationales"]]
-    case = Case(content["image"], content["mask"], {int(k): v for k, v in meta["labels"].items()}, **fields,
-                spacing=tuple(meta["spacing"]) if meta["spacing"] else None, ijkToRAS=meta["ijkToRAS"], slice_index=meta["slice_index"])
+    case = Case(
+        content["image"],
+        content["mask"],
+        {int(k): v for k, v in meta["labels"].items()},
+        **fields,
+        spacing=tuple(meta["spacing"]) if meta["spacing"] else None,
+        ijkToRAS=meta["ijkToRAS"],
+        slice_index=meta["slice_index"],
+    )
     if case.content_hash != (meta.get("edited_hash") or meta["content_hash"]):
         raise InputError("its picture, mask and labels do not belong together.")
     if dry_run:
@@ -145,7 +165,7 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
 
 def _rationale(record: dict) -> Rationale:
     rationale = Rationale.from_dict(record)
-    if not isinstance(rationale.text, str) or not isinstance(rationale.writer, str):         # the text is put together from its parts
+    if not isinstance(rationale.text, str) or not isinstance(rationale.writer, str):  # the text is put together from its parts
         raise ValueError("its rationale is not text")
     return rationale
 
@@ -186,8 +206,10 @@ def _reader(pool: Pool, source: Path) -> Iterator[tuple[Sequence[dict] | _Record
     except OSError as error:
         raise InputError(f"The file {source} cannot be read ({error.strerror or error}). Check its name.") from error
     except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
-        raise InputError(f"{source.name} is not an export of a pool, or is damaged ({error}). It needs the file {_MANIFEST}, as written by "
-                         f"'cers pool export', or choose a pool's folder with {FILE}.") from error
+        raise InputError(
+            f"{source.name} is not an export of a pool, or is damaged ({error}). It needs the file {_MANIFEST}, as written by "
+            f"'cers pool export', or choose a pool's folder with {FILE}."
+        ) from error
 
 
 class _Records:

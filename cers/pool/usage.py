@@ -9,7 +9,7 @@ from ..case import Evidence
 from .database import Database
 from .vectors import chunks
 
-_QUERY = 16               # hex digits of an image's hash that are kept: enough to tell images apart, useless for anything else
+_QUERY = 16  # hex digits of an image's hash that are kept: enough to tell images apart, useless for anything else
 _SWITCH = "record_uses"
 
 
@@ -31,8 +31,10 @@ class UsageTable:
     def set_records_uses(self, on: bool, *, forget: bool = False) -> None:
         """Switch the record of uses on or off; ``forget`` also deletes what was recorded."""
         with self._db.write(bump=False) as db:
-            db.execute("INSERT INTO settings VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                       (_SWITCH, "yes" if on else "no"))
+            db.execute(
+                "INSERT INTO settings VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                (_SWITCH, "yes" if on else "no"),
+            )
             if forget:
                 db.execute("DELETE FROM uses")
 
@@ -51,10 +53,22 @@ class UsageTable:
         if not found or not self.records_uses:
             return 0
         day = day or _now()[:10]
-        with self._db.write(bump=False) as db:           # no case changed: caches of the pool stay good
-            db.executemany("INSERT OR REPLACE INTO uses VALUES (?, ?, ?, ?, ?, ?, ?)", [
-                (case_id, image_hash[:_QUERY], model_hash, day, len(refs), _mean(r.weight for r in refs), _mean(r.influence for r in refs))
-                for case_id, refs in found.items()])
+        with self._db.write(bump=False) as db:  # no case changed: caches of the pool stay good
+            db.executemany(
+                "INSERT OR REPLACE INTO uses VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        case_id,
+                        image_hash[:_QUERY],
+                        model_hash,
+                        day,
+                        len(refs),
+                        _mean(r.weight for r in refs),
+                        _mean(r.influence for r in refs),
+                    )
+                    for case_id, refs in found.items()
+                ],
+            )
         return len(found)
 
     def uses(self, case_id: str, limit: int = 50) -> list[dict]:
@@ -62,8 +76,13 @@ class UsageTable:
         if self._db.version < 3:
             return []
         with self._db.read() as db:
-            return [dict(r) for r in db.execute("SELECT day, query, model, slices, weight, influence FROM uses WHERE case_id = ? "
-                                                "ORDER BY day DESC, query LIMIT ?", (case_id, limit))]
+            return [
+                dict(r)
+                for r in db.execute(
+                    "SELECT day, query, model, slices, weight, influence FROM uses WHERE case_id = ? ORDER BY day DESC, query LIMIT ?",
+                    (case_id, limit),
+                )
+            ]
 
     def use_counts(self, ids: Iterable[str] | None = None) -> dict[str, int]:
         """Number of different images for which each case was a reference; cases never used are left out."""
@@ -73,8 +92,10 @@ class UsageTable:
         with self._db.read() as db:
             for chunk in [None] if ids is None else chunks(ids):
                 where = "" if chunk is None else f" WHERE case_id IN ({', '.join('?' * len(chunk))})"
-                out.update((r[0], r[1]) for r in db.execute(
-                    f"SELECT case_id, count(DISTINCT query) FROM uses{where} GROUP BY case_id", chunk or ()))
+                out.update(
+                    (r[0], r[1])
+                    for r in db.execute(f"SELECT case_id, count(DISTINCT query) FROM uses{where} GROUP BY case_id", chunk or ())
+                )
         return out
 
     def queries_recorded(self) -> tuple[int, str | None]:

@@ -17,8 +17,9 @@ class VectorTable:
 
     _db: Database
 
-    def set_vectors(self, kind: str, model_hash: str, ids: Sequence[str], vectors: np.ndarray,
-                    versions: Mapping[str, int] | None = None) -> None:
+    def set_vectors(
+        self, kind: str, model_hash: str, ids: Sequence[str], vectors: np.ndarray, versions: Mapping[str, int] | None = None
+    ) -> None:
         """Keep one vector per case; they are scaled to unit length.
 
         Args:
@@ -37,8 +38,11 @@ class VectorTable:
         if not len(ids):
             return
         with self._db.write() as db:
-            rows = {r[0]: (r[1], r[2]) for chunk in chunks(ids) for r in db.execute(
-                f"SELECT id, number, rationale_version FROM cases WHERE id IN ({', '.join('?' * len(chunk))})", chunk)}
+            rows = {
+                r[0]: (r[1], r[2])
+                for chunk in chunks(ids)
+                for r in db.execute(f"SELECT id, number, rationale_version FROM cases WHERE id IN ({', '.join('?' * len(chunk))})", chunk)
+            }
             keep = [n for n, case_id in enumerate(ids) if case_id in rows]
             targets = [(rows[ids[n]][0], (versions or {}).get(ids[n], rows[ids[n]][1])) for n in keep]
             self._insert_vectors(db, kind, model_hash, targets, (vectors / norms)[keep])
@@ -46,20 +50,26 @@ class VectorTable:
     @staticmethod
     def _insert_vectors(db, kind: str, model_hash: str, targets: Sequence[tuple[int, int]], vectors: np.ndarray) -> None:
         db.execute("INSERT OR IGNORE INTO vector_sets (kind, model_hash, dimension) VALUES (?, ?, ?)", (kind, model_hash, vectors.shape[1]))
-        number, dimension = db.execute("SELECT number, dimension FROM vector_sets WHERE kind = ? AND model_hash = ?",
-                                       (kind, model_hash)).fetchone()
+        number, dimension = db.execute(
+            "SELECT number, dimension FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)
+        ).fetchone()
         if dimension != vectors.shape[1]:
-            raise PoolError(f"This pool's {kind} vectors of that model have {dimension} numbers, the new ones {vectors.shape[1]}. "
-                            "Two models must not share one hash.")
-        db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
-                       [(number, case, version, v.tobytes()) for (case, version), v in zip(targets, vectors.astype("<f4"))])
+            raise PoolError(
+                f"This pool's {kind} vectors of that model have {dimension} numbers, the new ones {vectors.shape[1]}. "
+                "Two models must not share one hash."
+            )
+        db.executemany(
+            "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?, ?)",
+            [(number, case, version, v.tobytes()) for (case, version), v in zip(targets, vectors.astype("<f4"))],
+        )
         db.execute("UPDATE vector_sets SET state = lower(hex(randomblob(8))) WHERE number = ?", (number,))
 
     _WHERE = "WHERE s.kind = ? AND s.model_hash = ? AND (s.kind <> 'rationale' OR v.rationale_version = c.rationale_version)"
     _FRESH = f"FROM vectors v JOIN vector_sets s ON s.number = v.set_number JOIN cases c ON c.number = v.case_number {_WHERE}"
     # CROSS JOIN keeps SQLite from walking through the whole set to find a few cases
-    _FRESH_OF = ("FROM vector_sets s CROSS JOIN cases c CROSS JOIN vectors v ON v.set_number = s.number AND v.case_number = c.number "
-                 + _WHERE)
+    _FRESH_OF = (
+        "FROM vector_sets s CROSS JOIN cases c CROSS JOIN vectors v ON v.set_number = s.number AND v.case_number = c.number " + _WHERE
+    )
 
     def vectors(self, kind: str, model_hash: str, ids: Iterable[str] | None = None) -> tuple[list[str], np.ndarray]:
         """Ids in the order of addition and their unit vectors (n, d) float32; stale ones are left out. ``ids`` limits it to those cases."""
@@ -67,8 +77,9 @@ class VectorTable:
         with self._db.read() as db:
             known = db.execute("SELECT dimension FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash)).fetchone()
             for chunk in [None] if ids is None else chunks(ids):
-                source, extra, values = (self._FRESH, "", []) if chunk is None else (
-                    self._FRESH_OF, f" AND c.id IN ({', '.join('?' * len(chunk))})", chunk)
+                source, extra, values = (
+                    (self._FRESH, "", []) if chunk is None else (self._FRESH_OF, f" AND c.id IN ({', '.join('?' * len(chunk))})", chunk)
+                )
                 for case_id, data in db.execute(f"SELECT c.id, v.data {source}{extra} ORDER BY c.number", (kind, model_hash, *values)):
                     found.append(case_id)
                     parts.append(data)
@@ -81,17 +92,25 @@ class VectorTable:
         """Cases that lack a vector, or whose rationale has changed since. For "rationale", cases that have no rationale are not counted."""
         condition = " WHERE c.rationale_version > 0 AND" if kind == "rationale" else " WHERE"
         with self._db.read() as db:
-            return [r[0] for r in db.execute(f"SELECT c.id FROM cases c{condition} c.number NOT IN (SELECT v.case_number {self._FRESH}) "
-                                             "ORDER BY c.number", (kind, model_hash))]
+            return [
+                r[0]
+                for r in db.execute(
+                    f"SELECT c.id FROM cases c{condition} c.number NOT IN (SELECT v.case_number {self._FRESH}) ORDER BY c.number",
+                    (kind, model_hash),
+                )
+            ]
 
     def vector_state(self, kind: str, model_hash: str) -> str:
         """A word that every change of one kind's vectors replaces; "" where there are none yet."""
         with self._db.translated():
-            row = self._db.connection().execute("SELECT state FROM vector_sets WHERE kind = ? AND model_hash = ?",
-                                                (kind, model_hash)).fetchone()
+            row = (
+                self._db.connection()
+                .execute("SELECT state FROM vector_sets WHERE kind = ? AND model_hash = ?", (kind, model_hash))
+                .fetchone()
+            )
         return "" if row is None else row[0]
 
 
 def chunks(ids: Iterable[str], size: int = 500) -> Iterable[Sequence[str]]:
     ids = [*ids]
-    return (ids[n:n + size] for n in range(0, len(ids), size))
+    return (ids[n : n + size] for n in range(0, len(ids), size))

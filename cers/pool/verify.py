@@ -22,19 +22,28 @@ def verify(pool: Pool, database: Database) -> list[Fault]:
         with database.read() as db:
             problems = [r[0] for r in db.execute("PRAGMA integrity_check(20)")]
             orphans = [tuple(r) for r in db.execute("PRAGMA foreign_key_check")]
-            dimensions = [tuple(r) for r in db.execute(
-                "SELECT c.id, s.kind, length(v.data), 4 * s.dimension FROM vectors v JOIN vector_sets s ON s.number = v.set_number "
-                "JOIN cases c ON c.number = v.case_number WHERE length(v.data) <> 4 * s.dimension")]
+            dimensions = [
+                tuple(r)
+                for r in db.execute(
+                    "SELECT c.id, s.kind, length(v.data), 4 * s.dimension FROM vectors v JOIN vector_sets s ON s.number = v.set_number "
+                    "JOIN cases c ON c.number = v.case_number WHERE length(v.data) <> 4 * s.dimension"
+                )
+            ]
             records = [tuple(r) for r in db.execute("SELECT case_id, version, record FROM rationales ORDER BY case_id, version")]
         ids = pool.ids()
     except CersError as error:
         return [Fault(None, "database", str(error))]
-    faults += [Fault(None, "database", f"The database reports: {p}. Restore {database.path.name} from a backup.")
-               for p in problems if p != "ok"]
-    faults += [Fault(None, "database", f"A row of {table} belongs to no case. Restore {database.path.name} from a backup.")
-               for table, *_ in orphans]
-    faults += [Fault(case_id, "vector", f"The {kind} vector of case {case_id} has {have} bytes where {want} belong.")
-               for case_id, kind, have, want in dimensions]
+    faults += [
+        Fault(None, "database", f"The database reports: {p}. Restore {database.path.name} from a backup.") for p in problems if p != "ok"
+    ]
+    faults += [
+        Fault(None, "database", f"A row of {table} belongs to no case. Restore {database.path.name} from a backup.")
+        for table, *_ in orphans
+    ]
+    faults += [
+        Fault(case_id, "vector", f"The {kind} vector of case {case_id} has {have} bytes where {want} belong.")
+        for case_id, kind, have, want in dimensions
+    ]
     for case_id, version, record in records:
         try:
             parse_rationale(case_id, record)
@@ -56,7 +65,7 @@ def _case(pool: Pool, database: Database, case_id: str) -> list[Fault]:
         return []
     if pool.read_only:
         return _look(pool, database, case_id)
-    with database.write(bump=False):                  # others may have deleted or added it just then: look again while they wait
+    with database.write(bump=False):  # others may have deleted or added it just then: look again while they wait
         return _look(pool, database, case_id)
 
 
@@ -64,10 +73,11 @@ def _look(pool: Pool, database: Database, case_id: str) -> list[Fault]:
     from .store import Fault
 
     content = "coalesce(edited_hash, content_hash)" if database.version > 1 else "content_hash"
-    row = database.connection().execute(f"SELECT file, {content} AS content_hash, image_hash FROM cases WHERE id = ?",
-                                        (case_id,)).fetchone()
+    row = (
+        database.connection().execute(f"SELECT file, {content} AS content_hash, image_hash FROM cases WHERE id = ?", (case_id,)).fetchone()
+    )
     if row is None:
-        return []                                     # deleted meanwhile by someone else
+        return []  # deleted meanwhile by someone else
     try:
         arrays.read(arrays.path_of(pool.folder, row["file"]), row["file"], f"Case {case_id}")
     except CersError as error:
@@ -77,6 +87,11 @@ def _look(pool: Pool, database: Database, case_id: str) -> list[Fault]:
     except CersError as error:
         return [Fault(case_id, "case", f"Case {case_id}: {error}")]
     if (case.content_hash, image_hash(case.image)) != (row["content_hash"], row["image_hash"]):
-        return [Fault(case_id, "case", f"Case {case_id} does not hold the picture, mask and labels that were added under this id. "
-                                       "Delete it and add it again.")]
+        return [
+            Fault(
+                case_id,
+                "case",
+                f"Case {case_id} does not hold the picture, mask and labels that were added under this id. Delete it and add it again.",
+            )
+        ]
     return []

@@ -6,6 +6,16 @@ from .parse import CoTRow, ParsedCoT, parse_cot, read_cot_csv, to_rationale
 from .writer import THRESHOLDS, contradictions, describe, write_measured
 
 __all__ = [
-    "DESCRIPTORS", "THRESHOLDS", "CoTRow", "ParsedCoT", "TextEmbedder", "contradictions", "describe", "measure", "parse_cot",
-    "read_cot_csv", "to_rationale", "write_measured",
+    "DESCRIPTORS",
+    "THRESHOLDS",
+    "CoTRow",
+    "ParsedCoT",
+    "TextEmbedder",
+    "contradictions",
+    "describe",
+    "measure",
+    "parse_cot",
+    "read_cot_csv",
+    "to_rationale",
+    "write_measured",
 ]

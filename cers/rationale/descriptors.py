@@ -51,13 +51,19 @@ DESCRIPTORS: dict[str, tuple[str, str]] = {
     "air_ring": ("%", "part of the surrounding ring that is as dark as air or lies outside the body"),
 }
 
-_BODY_SIZE = 96       # pixels of the longer side on which the body is found: enough for an outline, and quick
-_CROP_SIZE = 80       # pixels of the longer side on which the lesion is measured
-_FAINT_STEP = 0.10    # a step across the contour below this part of the body's range is hard to see
+_BODY_SIZE = 96  # pixels of the longer side on which the body is found: enough for an outline, and quick
+_CROP_SIZE = 80  # pixels of the longer side on which the lesion is measured
+_FAINT_STEP = 0.10  # a step across the contour below this part of the body's range is hard to see
 
 
-def measure(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | None = None, *, modality: str | None = None,
-            plane: str | None = None) -> dict[str, float | None]:
+def measure(
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing: tuple[float, float] | None = None,
+    *,
+    modality: str | None = None,
+    plane: str | None = None,
+) -> dict[str, float | None]:
     """Measure one lesion in one display slice.
 
     Args:
@@ -166,7 +172,7 @@ class _Body:
             tissue[:] = True
         self.mask = largest_filled(tissue)
         if self.mask.mean() > 0.97:
-            self.mask[:] = True         # a few dark pixels at the frame are no outline: the picture is a part of a body
+            self.mask[:] = True  # a few dark pixels at the frame are no outline: the picture is a part of a body
         inside = small[self.mask & tissue]
         p5, self.median, p95 = (float(v) for v in np.percentile(inside if inside.size else small, (5, 50, 95)))
         span = p95 - p5
@@ -214,8 +220,8 @@ class _Crop:
         self.image, self.mask, self.pixel, self.diameter = image, mask, pixel, diameter
         self.unit = unit = math.sqrt(pixel[0] * pixel[1])
         signed = signed_distance(mask, pixel)
-        self.outside = np.maximum(signed, 0)                        # 0 inside, else distance to the lesion
-        self.inside = np.where(mask, unit - signed, 0)              # 0 outside, else distance to the surroundings
+        self.outside = np.maximum(signed, 0)  # 0 inside, else distance to the lesion
+        self.inside = np.where(mask, unit - signed, 0)  # 0 outside, else distance to the surroundings
         width = max(3 * unit, 0.2 * diameter)
         self.ring = (self.outside > 1.01 * unit) & (self.outside <= unit + width)
         self.edge_width: float | None = None
@@ -246,10 +252,10 @@ class _Crop:
     def boundary(self) -> dict[str, float | None]:
         """Edge width, contrast along the contour and shape. Sets ``edge_width``."""
         out: dict[str, float | None] = dict(shape(self.mask, self.pixel))
-        contour = self.mask & (self.inside <= 1.001 * self.unit)            # the lesion's own border pixels
+        contour = self.mask & (self.inside <= 1.001 * self.unit)  # the lesion's own border pixels
         frame = np.zeros_like(contour)
         frame[1:-1, 1:-1] = True
-        contour &= frame                                                    # the frame is no boundary
+        contour &= frame  # the frame is no boundary
         self._integrals = [integral(a) for a in (self.mask, np.where(self.mask, self.image, 0), self.image)]
         reach = max(2, int(round(0.12 * self.diameter / self.unit)))
         step, both = self._step(reach)

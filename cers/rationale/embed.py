@@ -47,9 +47,11 @@ class TextEmbedder:
             self.dimension = int(settings["hidden_size"])
             self._limit = int(settings.get("max_position_embeddings", 512))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"{self.folder} is not a text encoder: its config.json is missing or has no hidden_size. "
-                             "Choose a folder saved by transformers.") from error
-        self.forward_passes = 0     # how often the network ran: lets a caller see that the cache works
+            raise ModelError(
+                f"{self.folder} is not a text encoder: its config.json is missing or has no hidden_size. "
+                "Choose a folder saved by transformers."
+            ) from error
+        self.forward_passes = 0  # how often the network ran: lets a caller see that the cache works
 
     @property
     def hash(self) -> str:
@@ -107,6 +109,7 @@ class TextEmbedder:
     def encode_tokens(self, text: str, *, limit: int = 64) -> np.ndarray:
         """(t, dimension) float32 last hidden states of the text's tokens, without padding, cut to ``limit``; for cross-attention."""
         import torch
+
         with self._lock, torch.inference_mode():
             tokenizer, model = self._load()
             ids = tokenizer(str(text), truncation=True, max_length=min(limit, self._limit), return_tensors="pt")
@@ -116,6 +119,7 @@ class TextEmbedder:
     def _run(self, texts: list[str]) -> list[np.ndarray]:
         """Embed without cache: texts of equal token length share a batch, so that nothing is padded and a batch equals single calls."""
         import torch
+
         tokenizer, model = self._load()
         ids = tokenizer(texts, truncation=True, max_length=min(512, self._limit))["input_ids"]
         groups: dict[int, list[int]] = {}
@@ -126,7 +130,7 @@ class TextEmbedder:
             for length, members in groups.items():
                 size = max(1, _BATCH_TOKENS // length)
                 for start in range(0, len(members), size):
-                    part = members[start:start + size]
+                    part = members[start : start + size]
                     batch = torch.tensor([ids[n] for n in part])
                     hidden = model(input_ids=batch, attention_mask=torch.ones_like(batch)).last_hidden_state.float()
                     self.forward_passes += 1
@@ -140,24 +144,30 @@ class TextEmbedder:
             import torch
             from transformers import AutoModel, AutoTokenizer
             from transformers.utils import logging
+
             if self._threads:
                 torch.set_num_threads(int(self._threads))
             bars = logging.is_progress_bar_enabled()
-            logging.disable_progress_bar()      # a bar for a quarter of a second would only clutter the terminal
+            logging.disable_progress_bar()  # a bar for a quarter of a second would only clutter the terminal
             try:
                 tokenizer = AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
-                model, report = AutoModel.from_pretrained(str(self.folder), local_files_only=True, use_safetensors=True,
-                                                          output_loading_info=True)
+                model, report = AutoModel.from_pretrained(
+                    str(self.folder), local_files_only=True, use_safetensors=True, output_loading_info=True
+                )
             except (OSError, ValueError, KeyError, RuntimeError) as error:
-                raise ModelError(f"The text encoder in {self.folder} cannot be loaded ({type(error).__name__}). "
-                                 "Choose a folder with config, tokenizer and safetensors weights.") from error
+                raise ModelError(
+                    f"The text encoder in {self.folder} cannot be loaded ({type(error).__name__}). "
+                    "Choose a folder with config, tokenizer and safetensors weights."
+                ) from error
             finally:
                 if bars:
                     logging.enable_progress_bar()
             absent = [key for key in report["missing_keys"] if "pooler" not in key and "position_ids" not in key]
-            if absent:      # transformers would fill them with random numbers
-                raise ModelError(f"The text encoder in {self.folder} is incomplete: its weights lack {len(absent)} tensors, such as "
-                                 f"{sorted(absent)[0]}. Copy the folder again.")
+            if absent:  # transformers would fill them with random numbers
+                raise ModelError(
+                    f"The text encoder in {self.folder} is incomplete: its weights lack {len(absent)} tensors, such as "
+                    f"{sorted(absent)[0]}. Copy the folder again."
+                )
             self._loaded = tokenizer, _quick(model.eval())
         return self._loaded
 
@@ -209,8 +219,9 @@ class _DiskCache:
         self.path = path
         with self._database() as db:
             db.execute("PRAGMA journal_mode=WAL")
-            db.execute("CREATE TABLE IF NOT EXISTS vectors "
-                       "(model TEXT, text TEXT, vector BLOB NOT NULL, PRIMARY KEY (model, text)) WITHOUT ROWID")
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (model TEXT, text TEXT, vector BLOB NOT NULL, PRIMARY KEY (model, text)) WITHOUT ROWID"
+            )
 
     @contextmanager
     def _database(self):
@@ -227,15 +238,17 @@ class _DiskCache:
         out: dict[str, np.ndarray] = {}
         with self._database() as db:
             for start in range(0, len(keys), 500):
-                part = keys[start:start + 500]
+                part = keys[start : start + 500]
                 marks = ",".join("?" * len(part))
                 for key, blob in db.execute(f"SELECT text, vector FROM vectors WHERE model=? AND text IN ({marks})", (model, *part)):
                     vector = np.frombuffer(blob, "<f4") if len(blob) == 4 * dimension else np.zeros(1)
-                    if abs(float(np.linalg.norm(vector)) - 1) < 1e-3:       # a damaged entry is as good as none: it is computed again
+                    if abs(float(np.linalg.norm(vector)) - 1) < 1e-3:  # a damaged entry is as good as none: it is computed again
                         out[key] = vector.astype(np.float32)
         return out
 
     def put(self, model: str, vectors: dict[str, np.ndarray]) -> None:
         with self._database() as db:
-            db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
-                           [(model, key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items()])
+            db.executemany(
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)",
+                [(model, key, np.asarray(v, "<f4").tobytes()) for key, v in vectors.items()],
+            )

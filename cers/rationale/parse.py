@@ -13,10 +13,18 @@ from ..case.records import PARTS, Rationale, Statement
 from ..errors import InputError
 
 _NAMES = {
-    "texture": "texture", "textures": "texture",
-    "boundary": "boundary", "boundaries": "boundary", "border": "boundary", "borders": "boundary",
-    "margin": "boundary", "margins": "boundary",
-    "context": "context", "surroundings": "context", "summary": "summary", "conclusion": "summary",
+    "texture": "texture",
+    "textures": "texture",
+    "boundary": "boundary",
+    "boundaries": "boundary",
+    "border": "boundary",
+    "borders": "boundary",
+    "margin": "boundary",
+    "margins": "boundary",
+    "context": "context",
+    "surroundings": "context",
+    "summary": "summary",
+    "conclusion": "summary",
 }
 _NAME = "|".join(sorted(_NAMES, key=len, reverse=True))
 _NUMBER = r"(?:\(?\d{1,2}[.):]\)?[ \t]*)"
@@ -24,12 +32,16 @@ _NUMBER = r"(?:\(?\d{1,2}[.):]\)?[ \t]*)"
 _OPEN = rf"""(?:[-*•+>][ \t]+|\|[ \t]*|\#{{1,6}}[ \t]*|{_NUMBER}|[*_"'\[{{(][ \t]*){{0,6}}"""
 _CLOSE = r"""[*_"'\])]{0,6}"""
 # at the start of a line any separator will do
-_LINE = re.compile(rf"^[ \t]*{_OPEN}(?P<name>{_NAME}){_CLOSE}(?:[ \t]*[:：=|]|[ \t]+[-–—]+(?=\s)|[ \t]*[.]?[ \t]*$){_CLOSE}[ \t]*",
-                   re.I | re.M)
+_LINE = re.compile(
+    rf"^[ \t]*{_OPEN}(?P<name>{_NAME}){_CLOSE}(?:[ \t]*[:：=|]|[ \t]+[-–—]+(?=\s)|[ \t]*[.]?[ \t]*$){_CLOSE}[ \t]*", re.I | re.M
+)
 # within a line a heading is a capitalised (or quoted) name with a colon, after a sentence end or in bold
-_INLINE = re.compile(rf"(?:(?:(?<=[.;!?|,}}\]\"])|(?<=[.;!?|]\*\*))[ \t]*{_NUMBER}?[*_\"'|\s]{{0,6}}|(?<=\s)\*\*{_NUMBER}?)"
-                     rf"(?P<name>{_NAME}){_CLOSE}[ \t]*[:：]{_CLOSE}[ \t]*", re.I)
-_LOST_HYPHEN = re.compile(r"(?<=[A-Za-z])\?(?=[a-z])")      # "non?enhancing": a typographic hyphen that an older encoding lost
+_INLINE = re.compile(
+    rf"(?:(?:(?<=[.;!?|,}}\]\"])|(?<=[.;!?|]\*\*))[ \t]*{_NUMBER}?[*_\"'|\s]{{0,6}}|(?<=\s)\*\*{_NUMBER}?)"
+    rf"(?P<name>{_NAME}){_CLOSE}[ \t]*[:：]{_CLOSE}[ \t]*",
+    re.I,
+)
+_LOST_HYPHEN = re.compile(r"(?<=[A-Za-z])\?(?=[a-z])")  # "non?enhancing": a typographic hyphen that an older encoding lost
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
 
@@ -72,11 +84,11 @@ def parse_cot(text: str | None) -> ParsedCoT:
     found = [marks[k] for k in sorted(marks)]
     parts: dict[str, str] = {}
     for match, after in zip(found, [*found[1:], None]):
-        body = _clean(text[match.end():after.start() if after else len(text)])
+        body = _clean(text[match.end() : after.start() if after else len(text)])
         if body:
             name = _NAMES[match["name"].lower()]
             parts[name] = f"{parts[name]} {body}" if name in parts else body
-    rest = _clean(text[:found[0].start()] if found else text)
+    rest = _clean(text[: found[0].start()] if found else text)
     return ParsedCoT({p: parts[p] for p in PARTS if p in parts}, [p for p in PARTS if p not in parts], rest)
 
 
@@ -109,8 +121,10 @@ def read_cot_csv(path: str | Path) -> list[CoTRow]:
                 columns = {c.strip().lower(): n for n, c in enumerate(cells)}
                 key = next((name for name in ("image", "case", "id") if name in columns), None)
                 if key is None or not ("cot" in columns or set(PARTS) <= set(columns)):
-                    raise InputError(f"The rationale table {path} needs the columns image (or case) and cot, or image, {', '.join(PARTS)}; "
-                                     f"it has {', '.join(c or '(no name)' for c in cells)[:200]}.")
+                    raise InputError(
+                        f"The rationale table {path} needs the columns image (or case) and cot, or image, {', '.join(PARTS)}; "
+                        f"it has {', '.join(c or '(no name)' for c in cells)[:200]}."
+                    )
                 continue
             value = {name: cells[n] if n < len(cells) else "" for name, n in columns.items()}
             if "cot" in columns:

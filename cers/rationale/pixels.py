@@ -125,8 +125,10 @@ def _hull_area(mask: np.ndarray, pixel: tuple[float, float]) -> float:
         """Outermost points from the upper cap to the lower; sign +1 for the left side, -1 for the right."""
         out = [caps[0]]
         for p in [*zip(rows.tolist(), columns.tolist()), caps[1]]:
-            while len(out) > 1 and sign * ((out[-1][0] - out[-2][0]) * (p[1] - out[-2][1])
-                                           - (out[-1][1] - out[-2][1]) * (p[0] - out[-2][0])) <= 0:
+            while (
+                len(out) > 1
+                and sign * ((out[-1][0] - out[-2][0]) * (p[1] - out[-2][1]) - (out[-1][1] - out[-2][1]) * (p[0] - out[-2][0])) <= 0
+            ):
                 out.pop()
             out.append(p)
         return out
@@ -151,8 +153,11 @@ def cooccurrence(image: np.ndarray, mask: np.ndarray) -> dict[str, float]:
     p = (p + p.T) / (2 * p.sum())
     difference = np.subtract.outer(np.arange(_GREY_LEVELS), np.arange(_GREY_LEVELS)) ** 2
     used = p[p > 0]
-    return {"glcm_contrast": float((p * difference).sum()), "glcm_homogeneity": float((p / (1 + difference)).sum()),
-            "glcm_entropy": float(-(used * np.log2(used)).sum())}
+    return {
+        "glcm_contrast": float((p * difference).sum()),
+        "glcm_homogeneity": float((p / (1 + difference)).sum()),
+        "glcm_entropy": float(-(used * np.log2(used)).sum()),
+    }
 
 
 def integral(image: np.ndarray) -> np.ndarray:

@@ -39,8 +39,15 @@ SENTENCES: dict[str, str | tuple[str, ...]] = {
     "air_ring": "{t} ({n} % of the surroundings).",
 }
 # on CT the numbers are densities, and what is as dark as air is air
-_CT = (("intense", "dense"), ("large areas without signal", "much air"), ("areas without signal", "air"), (" signal (", " density ("),
-       ("bright structures", "dense structures"), ("bright rim", "dense rim"), ("brighter than", "denser than"))
+_CT = (
+    ("intense", "dense"),
+    ("large areas without signal", "much air"),
+    ("areas without signal", "air"),
+    (" signal (", " density ("),
+    ("bright structures", "dense structures"),
+    ("bright rim", "dense rim"),
+    ("brighter than", "denser than"),
+)
 _DEPTHS = ("superficially", "near the surface", "fairly deep", "deep")
 _COUNTS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -54,7 +61,7 @@ def sentence(name: str, index: int, term: str, number: str, *, plane: str | None
     """The sentence of one category; ``number`` is the value as printed in the short form."""
     pattern = SENTENCES[name]
     if name == "height" and plane == "axial":
-        pattern = SENTENCES["across"]           # the top of an axial slice is the patient's front
+        pattern = SENTENCES["across"]  # the top of an axial slice is the patient's front
     if name == "contrast" and float(number) > 0:
         number = f"+{number}"
     if name in ("side", "rim_core"):

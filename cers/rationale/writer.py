@@ -15,7 +15,7 @@ from ..case.records import Rationale, Statement
 from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
-VERSION = "2"       # of the rules below; raise it whenever the text for the same numbers changes
+VERSION = "2"  # of the rules below; raise it whenever the text for the same numbers changes
 
 
 @dataclass(frozen=True)
@@ -44,22 +44,27 @@ class Scale:
         return self.poles[self.index(value)] if self.poles else 0
 
     def rounded(self, value: float) -> float:
-        return round(float(value), self.digits) + 0.0       # + 0.0: no "-0"
+        return round(float(value), self.digits) + 0.0  # + 0.0: no "-0"
 
     def printed(self, value: float) -> str:
         return f"{self.rounded(value):.{self.digits}f}"
 
 
 THRESHOLDS: dict[str, Scale] = {
-    "contrast": Scale("texture", (-25, -8, 8, 30, 50), (
-        "markedly hypointense", "hypointense", "isointense", "mildly hyperintense", "hyperintense", "markedly hyperintense"),
-        (-1, -1, 0, 1, 1, 1)),
-    "variation": Scale("texture", (14, 18, 24), (
-        "homogeneous", "mildly heterogeneous", "heterogeneous", "markedly heterogeneous"), (-1, 0, 0, 1)),
+    "contrast": Scale(
+        "texture",
+        (-25, -8, 8, 30, 50),
+        ("markedly hypointense", "hypointense", "isointense", "mildly hyperintense", "hyperintense", "markedly hyperintense"),
+        (-1, -1, 0, 1, 1, 1),
+    ),
+    "variation": Scale(
+        "texture", (14, 18, 24), ("homogeneous", "mildly heterogeneous", "heterogeneous", "markedly heterogeneous"), (-1, 0, 0, 1)
+    ),
     "glcm_entropy": Scale("texture", (3.5, 4.4), ("fine grain", "medium grain", "coarse grain"), digits=1),
     "rim_core": Scale("texture", (-8, 6, 20), ("bright core", "even rim", "bright rim", "ring-like rim"), (-1, 0, 1, 1)),
-    "faint_contour": Scale("boundary", (1, 10, 35), (
-        "well-defined", "mostly well-defined", "partly ill-defined", "ill-defined"), (-1, -1, 0, 1)),
+    "faint_contour": Scale(
+        "boundary", (1, 10, 35), ("well-defined", "mostly well-defined", "partly ill-defined", "ill-defined"), (-1, -1, 0, 1)
+    ),
     "edge_width": Scale("boundary", (6, 9), ("sharp edge", "soft edge", "blurred edge"), (-1, 0, 1)),
     "compactness": Scale("boundary", (52, 75), ("irregular shape", "lobed shape", "regular shape"), (-1, 0, 1)),
     "area_body": Scale("context", (1.3, 3, 6), ("small", "medium-sized", "large", "very large"), (-1, 0, 0, 1), digits=1),
@@ -74,20 +79,34 @@ THRESHOLDS: dict[str, Scale] = {
 # "height" is said in the patient's directions where the plane is known
 POSITION_WORDS = {"axial": ("anterior", "central", "posterior")}
 _OPPOSITES = {
-    "contrast": "signal against the surrounding tissue", "variation": "texture", "rim_core": "rim and core", "faint_contour": "margin",
-    "edge_width": "edge", "compactness": "outline", "area_body": "size", "depth": "position",
+    "contrast": "signal against the surrounding tissue",
+    "variation": "texture",
+    "rim_core": "rim and core",
+    "faint_contour": "margin",
+    "edge_width": "edge",
+    "compactness": "outline",
+    "area_body": "size",
+    "depth": "position",
 }
 
 
-def describe(image: np.ndarray, mask: np.ndarray, spacing: tuple[float, float] | None = None, *, modality: str | None = None,
-             plane: str | None = None) -> Rationale:
+def describe(
+    image: np.ndarray,
+    mask: np.ndarray,
+    spacing: tuple[float, float] | None = None,
+    *,
+    modality: str | None = None,
+    plane: str | None = None,
+) -> Rationale:
     """Measure a lesion and put it in words. Arguments and errors as ``measure``."""
-    return write_measured(measure(image, mask, spacing, modality=modality, plane=plane), spacing_known=spacing is not None, plane=plane,
-                          modality=modality)
+    return write_measured(
+        measure(image, mask, spacing, modality=modality, plane=plane), spacing_known=spacing is not None, plane=plane, modality=modality
+    )
 
 
-def write_measured(descriptors: dict[str, float | None], *, spacing_known: bool, plane: str | None = None,
-                   modality: str | None = None) -> Rationale:
+def write_measured(
+    descriptors: dict[str, float | None], *, spacing_known: bool, plane: str | None = None, modality: str | None = None
+) -> Rationale:
     """Write the rationale that the numbers support; a descriptor that is None gives no sentence.
 
     Args:
@@ -99,8 +118,7 @@ def write_measured(descriptors: dict[str, float | None], *, spacing_known: bool,
     d = dict(descriptors)
     out: list[Statement] = []
 
-    def say(name: str, template: str, *, words: tuple[str, ...] | None = None, value: float | None = None,
-            note: str = "") -> None:
+    def say(name: str, template: str, *, words: tuple[str, ...] | None = None, value: float | None = None, note: str = "") -> None:
         """template: the short form; {w} the word, {n} the number as printed. note: ends the readable sentence."""
         if d.get(name) is None:
             return

@@ -123,7 +123,9 @@ def fade(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> t
     return image if done is None else image * (1 - share) + done[0] * share
 
 
-def mirror_patch(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator, remove: bool) -> tuple[torch.Tensor, torch.Tensor] | None:
+def mirror_patch(
+    image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator, remove: bool
+) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Replace a region of (1, h, w) by the tissue opposite of it, with a soft edge.
 
     remove: the region is the lesion, and the result is a lesion-free picture with an empty mask: BRISC has none, and volumes are

@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .datasets import Dataset
 from .splits import Split
 
-GROUP, PICTURE, TASK, REFERENCE, STRONG, FEATURE = range(6)      # purposes of a generator
+GROUP, PICTURE, TASK, REFERENCE, STRONG, FEATURE = range(6)  # purposes of a generator
 
 
 def generator(config: TrainConfig, step: int, group: int, purpose: int) -> np.random.Generator:
@@ -89,9 +89,23 @@ class Batches:
         masks = y_task[torch.from_numpy(np.concatenate([r[3] for r in references]))]
         target = torch.where(asked[:, None, None, None], y_task, y)
         join = (lambda name: torch.cat([p[name] for p in parts])) if u else (lambda name: None)
-        return Batch(rows, unlabelled, normalise(torch.cat([p["x"] for p in parts])), y, target, masks, task,
-                     torch.from_numpy(misled), torch.from_numpy(np.concatenate([p["removed"] for p in parts])), torch.from_numpy(index), torch.from_numpy(valid),
-                     torch.from_numpy(keep), join("weak"), join("strong"), [f for p in parts for f in p["feature"]])
+        return Batch(
+            rows,
+            unlabelled,
+            normalise(torch.cat([p["x"] for p in parts])),
+            y,
+            target,
+            masks,
+            task,
+            torch.from_numpy(misled),
+            torch.from_numpy(np.concatenate([p["removed"] for p in parts])),
+            torch.from_numpy(index),
+            torch.from_numpy(valid),
+            torch.from_numpy(keep),
+            join("weak"),
+            join("strong"),
+            [f for p in parts for f in p["feature"]],
+        )
 
     def _pick(self, rng, candidates: np.ndarray, count: int) -> np.ndarray:
         """``count`` of the candidates; they repeat where there are fewer."""
@@ -103,7 +117,7 @@ class Batches:
         labelled, unlabelled = self.split.labelled, self.split.unlabelled
         u = c.unlabelled_members if semi and len(unlabelled) else 0
         others = np.empty(0, np.int64)
-        if u and g % 2:                    # half of the groups: an unlabelled query and the references selected for it
+        if u and g % 2:  # half of the groups: an unlabelled query and the references selected for it
             query = int(rng.integers(len(unlabelled)))
             rows = self._pick(rng, self.chosen[query], c.members)
             others = np.concatenate([[unlabelled[query]], self._pick(rng, self.near_unlabelled[np.searchsorted(labelled, rows[0])], u)])[:u]
@@ -130,10 +144,13 @@ class Batches:
         out.update(x=intensities(labelled_x, generator(c, step, g, PICTURE + 10)), y=y, y_task=y_task)
         if u:
             rng = generator(c, step, g, STRONG)
-            weak = x[len(rows):]
+            weak = x[len(rows) :]
             strong = intensities(intensities(weak, rng), rng)
-            out.update(weak=normalise(weak), strong=normalise(strong),
-                       feature=[np.random.default_rng([c.seed, step, g, FEATURE, n]) for n in range(u)])
+            out.update(
+                weak=normalise(weak),
+                strong=normalise(strong),
+                feature=[np.random.default_rng([c.seed, step, g, FEATURE, n]) for n in range(u)],
+            )
         return out
 
     def _picture(self, x, y, row: dict, rng) -> tuple[torch.Tensor, torch.Tensor, bool]:
@@ -141,7 +158,11 @@ class Batches:
         c, removed, draw = self.config, False, rng.random()
         union = y.amax(0, keepdim=True)
         if self.free is not None and rng.random() < c.free:
-            x, y, removed = torch.from_numpy(np.array(self.free[rng.integers(len(self.free))])).float()[None] / 255, torch.zeros_like(y), True
+            x, y, removed = (
+                torch.from_numpy(np.array(self.free[rng.integers(len(self.free))])).float()[None] / 255,
+                torch.zeros_like(y),
+                True,
+            )
         elif draw < c.negative:
             way = rng.random()
             if way < 0.4:
@@ -160,7 +181,7 @@ class Batches:
         if rng.random() < c.strip:
             state = rng.bit_generator.state
             stripped = []
-            for label in y:                # the same cut for every label
+            for label in y:  # the same cut for every label
                 rng.bit_generator.state = state
                 out, mask = strip_skull(x, label[None], rng)
                 stripped.append(mask)
@@ -179,7 +200,7 @@ class Batches:
         for q in range(m + u):
             draw = rng.random()
             own = rng.permutation([n for n in range(m) if n != q])
-            own = np.concatenate([own, [q]]) if q < m else own            # a labelled picture's own place is last and never valid
+            own = np.concatenate([own, [q]]) if q < m else own  # a labelled picture's own place is last and never valid
             foreign = rng.permutation(m)
             count = int(rng.integers(1, (m - 1 if q < m else m) + 1))
             nothing, elsewhere = draw < c.null, c.null <= draw < c.null + c.foreign and not task

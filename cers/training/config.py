@@ -13,7 +13,7 @@ from ..errors import InputError
 
 METHODS = ("supervised", "mean_teacher", "mutual_consistency", "unimatch", "cers")
 EVIDENCE = ("none", "random", "shuffled_rationale", "retrieved")
-FUSED = ("mutual_consistency", "cers")            # methods that train D_R, too
+FUSED = ("mutual_consistency", "cers")  # methods that train D_R, too
 SEMI = METHODS[1:]
 
 
@@ -134,8 +134,26 @@ class TrainConfig:
                 raise InputError(f"The setting {f.name} must be a number of 0 or more, not {value!r}.")
             if f.type == "int" and value != int(value):
                 raise InputError(f"The setting {f.name} must be a whole number, not {value!r}.")
-        shares = ("validation", "warmup", "ramp", "tasks", "tasks_end", "null", "foreign", "swap", "drop_rationale", "negative", "decoy",
-                  "faint", "free", "strip", "thick", "text", "average", "pool_momentum")
+        shares = (
+            "validation",
+            "warmup",
+            "ramp",
+            "tasks",
+            "tasks_end",
+            "null",
+            "foreign",
+            "swap",
+            "drop_rationale",
+            "negative",
+            "decoy",
+            "faint",
+            "free",
+            "strip",
+            "thick",
+            "text",
+            "average",
+            "pool_momentum",
+        )
         for name in shares:
             if getattr(self, name) > 1:
                 raise InputError(f"The setting {name} is a share from 0 to 1, not {getattr(self, name)}.")
@@ -158,7 +176,9 @@ class TrainConfig:
         from ..case.io import atomic_path
 
         with atomic_path(path) as temporary:
-            temporary.write_text(f"# hash {self.hash}\n" + yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8")
+            temporary.write_text(
+                f"# hash {self.hash}\n" + yaml.safe_dump(asdict(self), sort_keys=False, allow_unicode=True), encoding="utf-8"
+            )
 
     @classmethod
     def read(cls, path: Path) -> TrainConfig:
@@ -177,7 +197,7 @@ class TrainConfig:
     def of(cls, record: dict, source: str = "the configuration") -> TrainConfig:
         if not isinstance(record, dict):
             raise InputError(f"In {source}, settings must be a table of names and values.")
-        record = {"null" if name is None else name: value for name, value in record.items()}      # YAML reads a bare null so
+        record = {"null" if name is None else name: value for name, value in record.items()}  # YAML reads a bare null so
         known = {f.name for f in fields(cls)}
         if unknown := sorted(map(str, set(record) - known)):
             raise InputError(f"In {source}, {', '.join(unknown)} is no setting. Known are {', '.join(sorted(known))}.")

@@ -81,7 +81,9 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
     Raises:
         InputError: a file cannot be read.
     """
-    key = hashlib.sha256(json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(
+        json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()
+    ).hexdigest()[:16]
     stored = Path(cache) / f"{key}_lesion_free.npy"
     if not stored.exists():
         out = []

@@ -87,7 +87,9 @@ def open_dataset(source: str | Path, unlabelled: list[str], frame: int, plane: s
     """
     source, cache = Path(source), Path(cache)
     if not source.is_dir():
-        raise InputError(f"There is no data folder '{source}'. Give a folder with images, masks and cases.csv, a folder of volumes, or a pool.")
+        raise InputError(
+            f"There is no data folder '{source}'. Give a folder with images, masks and cases.csv, a folder of volumes, or a pool."
+        )
     if (source / DATABASE).exists():
         data = _pool(source, frame, cache)
     elif (source / "images" / "train").is_dir():
@@ -95,7 +97,9 @@ def open_dataset(source: str | Path, unlabelled: list[str], frame: int, plane: s
     elif (source / "images").is_dir():
         data = _volumes(source, frame, plane, cache)
     else:
-        raise InputError(f"'{source}' has neither images/, nor images/train/ with cases.csv, nor a pool's {DATABASE}. Give another data folder.")
+        raise InputError(
+            f"'{source}' has neither images/, nor images/train/ with cases.csv, nor a pool's {DATABASE}. Give another data folder."
+        )
     for folder in unlabelled:
         data = _join(data, _unlabelled(Path(folder), frame, plane, cache))
     return data
@@ -113,8 +117,14 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
             twin = split == "test" and row.get("twin_in_train") == "1"
             if twin:
                 aside.append(row["image"])
-            rows.append({**row, "item": row["image"], "split": "twin" if twin else split,
-                         "file": str(source / "images" / split / f"{row['image']}.jpg")})
+            rows.append(
+                {
+                    **row,
+                    "item": row["image"],
+                    "split": "twin" if twin else split,
+                    "file": str(source / "images" / split / f"{row['image']}.jpg"),
+                }
+            )
     key = hashlib.sha256("".join(p.key for p in parts).encode()).hexdigest()[:16]
     return Dataset(Stack([p.images for p in parts]), Stack([p.masks for p in parts]), rows, ["tumor"], key, "pictures", "MR", aside)
 
@@ -155,12 +165,25 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                 case = pool.get(case_id)
                 spacing = case.spacing or (1.0, 1.0)
                 box = Frame.around(body_box(case.image[None], case.modality), case.image.shape, spacing, frame)
-                masks = {name: box.crop((case.mask == value)[None].astype(np.float32))[0, 0].numpy() > 0.5
-                         for value, name in case.labels.items()}
+                masks = {
+                    name: box.crop((case.mask == value)[None].astype(np.float32))[0, 0].numpy() > 0.5 for value, name in case.labels.items()
+                }
                 group = case.patient_id or case.volume_id or case.group or case_id
-                yield (_bytes(box, scale_intensities(case.image[None], case.modality))[0], masks,
-                       {"image": case_id, "item": case.volume_id or case_id, "group": str(group), "plane": case.plane, "split": "train",
-                        "modality": case.modality, "body_site": case.body_site, "digest": case_id, "thumbnail": thumbnail(case.image).tolist()})
+                yield (
+                    _bytes(box, scale_intensities(case.image[None], case.modality))[0],
+                    masks,
+                    {
+                        "image": case_id,
+                        "item": case.volume_id or case_id,
+                        "group": str(group),
+                        "plane": case.plane,
+                        "split": "train",
+                        "modality": case.modality,
+                        "body_site": case.body_site,
+                        "digest": case_id,
+                        "thumbnail": thumbnail(case.image).tolist(),
+                    },
+                )
 
         data = _stored(["pool", frame, pool.hash()], slices, cache, "pool")
     return data
@@ -190,11 +213,24 @@ def _slices(file: Path, outline: Path | None, frame: int, plane: str) -> Iterato
     shown = np.flatnonzero((foreground(raw, volume.modality).mean((1, 2)) > 0.02) | drawn.any((1, 2)))
     small = thumbnail(raw[len(raw) // 2]).tolist()
     for k in shown:
-        masks = {names.get(int(v), f"label {v}"): box.crop((drawn[k] == v)[None].astype(np.float32))[0, 0].numpy() > 0.5
-                 for v in np.unique(mask) if v}
-        yield _bytes(box, scaled[k : k + 1])[0], masks, {
-            "image": f"{_stem(file)}:{k}", "item": _stem(file), "plane": view.plane, "file": str(file), "modality": volume.modality,
-            "body_site": volume.body_site, "thumbnail": small}
+        masks = {
+            names.get(int(v), f"label {v}"): box.crop((drawn[k] == v)[None].astype(np.float32))[0, 0].numpy() > 0.5
+            for v in np.unique(mask)
+            if v
+        }
+        yield (
+            _bytes(box, scaled[k : k + 1])[0],
+            masks,
+            {
+                "image": f"{_stem(file)}:{k}",
+                "item": _stem(file),
+                "plane": view.plane,
+                "file": str(file),
+                "modality": volume.modality,
+                "body_site": volume.body_site,
+                "thumbnail": small,
+            },
+        )
 
 
 def _bytes(box: Frame, scaled: np.ndarray) -> np.ndarray:
@@ -234,8 +270,16 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
 
 def _join(a: Dataset, b: Dataset) -> Dataset:
     key = hashlib.sha256((a.key + b.key).encode()).hexdigest()[:16]
-    return Dataset(Stack([*a.images.parts, *b.images.parts]), Stack([*a.masks.parts, *b.masks.parts]), a.table + b.table, a.labels, key, a.kind,
-                   a.modality, a.set_aside)
+    return Dataset(
+        Stack([*a.images.parts, *b.images.parts]),
+        Stack([*a.masks.parts, *b.masks.parts]),
+        a.table + b.table,
+        a.labels,
+        key,
+        a.kind,
+        a.modality,
+        a.set_aside,
+    )
 
 
 def _images(folder: Path) -> list[Path]:

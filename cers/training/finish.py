@@ -24,7 +24,7 @@ def write_model(trainer, folder: Path) -> dict:
     c, data, split = trainer.config, trainer.data, trainer.split
     state = {k: v.detach().cpu() for k, v in trainer.teacher.state_dict().items()}
     if not c.text:
-        state["text.strength"] = torch.zeros_like(state["text.strength"])      # an attention that was never trained must change nothing
+        state["text.strength"] = torch.zeros_like(state["text.strength"])  # an attention that was never trained must change nothing
     RunFolder(folder).save_weights(state)
     logits, truths = [], []
 
@@ -44,9 +44,17 @@ def write_model(trainer, folder: Path) -> dict:
         selection = selection_thresholds(queries @ keys.T, trainer.memory.expert)
     temperature = fit_temperature(torch.cat(logits), torch.cat(truths)) if logits else 1.0
     labels = {str(n): name for n, name in enumerate(data.labels, 1)}
-    config = ModelConfig(trainer.net.config.to_dict(), labels, size=c.size, modality=data.modality,
-                         body_site=only(row.get("body_site") for row in data.table), temperature=temperature, selection=selection,
-                         text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None, name=f"{c.method}, {folder.name}")
+    config = ModelConfig(
+        trainer.net.config.to_dict(),
+        labels,
+        size=c.size,
+        modality=data.modality,
+        body_site=only(row.get("body_site") for row in data.table),
+        temperature=temperature,
+        selection=selection,
+        text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None,
+        name=f"{c.method}, {folder.name}",
+    )
     save_model(folder / "model", state, config, _card(trainer, figures, config))
     if (result := measure(trainer, config, folder / "model")) is not None:
         write_card(folder / "model" / CARD, _card(trainer, figures, config) + _measured(result))
@@ -69,17 +77,28 @@ def selection_thresholds(similar: np.ndarray, expert: np.ndarray) -> dict:
 
 def _card(trainer, figures: dict, config: ModelConfig) -> str:
     c, counts = trainer.config, trainer.split.report["counts"]
-    lines = [f"# {config.name}", "", f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
-             f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
-             f"split by {trainer.split.report['by']}.", "", "| validation | Dice |", "| --- | ---: |",
-             *(f"| {name} | {value:.4f} |" for name, value in figures.items()), "",
-             f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.", ""]
+    lines = [
+        f"# {config.name}",
+        "",
+        f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
+        f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
+        f"split by {trainer.split.report['by']}.",
+        "",
+        "| validation | Dice |",
+        "| --- | ---: |",
+        *(f"| {name} | {value:.4f} |" for name, value in figures.items()),
+        "",
+        f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def _measured(result: dict) -> str:
     run = result["run"]
     about = f"{result['images']} of {run['of']}" if result["images"] < run["of"] else str(result["images"])
-    return (f"\n## On {run['on']} pictures\n\n{about} pictures, split by {run['split']}; 95 % bootstrap intervals in brackets. "
-            f"Masks of the {'plain decoder' if run['decoder'] == 'plain' else 'evidence decoder'}.\n\n"
-            f"{markdown_table(mean_rows(result) + trust_rows(result) + ablation_rows(result))}\n")
+    return (
+        f"\n## On {run['on']} pictures\n\n{about} pictures, split by {run['split']}; 95 % bootstrap intervals in brackets. "
+        f"Masks of the {'plain decoder' if run['decoder'] == 'plain' else 'evidence decoder'}.\n\n"
+        f"{markdown_table(mean_rows(result) + trust_rows(result) + ablation_rows(result))}\n"
+    )

@@ -22,7 +22,7 @@ def dice_bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def hard_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Dice of masks at 0.5, (n,); 1 where both are empty."""
     p = (logits > 0).float()
-    total = (p.sum((1, 2, 3)) + target.sum((1, 2, 3)))
+    total = p.sum((1, 2, 3)) + target.sum((1, 2, 3))
     return torch.where(total > 0, 2 * (p * target).sum((1, 2, 3)) / total.clamp(min=1), torch.ones_like(total))
 
 

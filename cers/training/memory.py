@@ -22,7 +22,7 @@ from .datasets import Dataset
 from .methods import Outcome
 from .splits import Split
 
-NEAR = 12               # neighbours kept of each picture
+NEAR = 12  # neighbours kept of each picture
 BATCH = 32
 
 
@@ -33,22 +33,30 @@ class Memory:
     until one was written.
     """
 
-    def __init__(self, data: Dataset, split: Split, config: TrainConfig, encoder, embedder: TextEmbedder | None, rank: int, world: int,
-                 cache: Path):
+    def __init__(
+        self, data: Dataset, split: Split, config: TrainConfig, encoder, embedder: TextEmbedder | None, rank: int, world: int, cache: Path
+    ):
         self.data, self.split, self.config, self.embedder, self.rank, self.world = data, split, config, embedder, rank, world
         self.train = np.concatenate([split.labelled, split.unlabelled if config.method != "supervised" else split.unlabelled[:0]])
         self.place = {int(row): n for n, row in enumerate(self.train)}
         device = next(encoder.parameters()).device
         start = [config.initial, config.seed if config.initial == "random" else 0, config.network]
-        scan = self._kept(cache, "scan", [self.train, config.size, *start],
-                          lambda: distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device)))
+        scan = self._kept(
+            cache,
+            "scan",
+            [self.train, config.size, *start],
+            lambda: distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device)),
+        )
         self.vectors = _unit(scan, centre=True)
         r = embedder.dimension if embedder else 0
-        self.expert = self._kept(cache, "expert", [split.labelled, VERSION, embedder.hash], self._experts) if config.method == "cers" else \
-            np.zeros((len(split.labelled), r), np.float32)
+        self.expert = (
+            self._kept(cache, "expert", [split.labelled, VERSION, embedder.hash], self._experts)
+            if config.method == "cers"
+            else np.zeros((len(split.labelled), r), np.float32)
+        )
         self.query = np.zeros((len(self.train), r), np.float32)
         self.query[: len(self.expert)] = self.expert
-        self.renewed = -1                  # step of the last refresh
+        self.renewed = -1  # step of the last refresh
         order = np.random.default_rng(config.split_seed + 1).permutation(len(split.labelled))
         self.shown_as = order if config.evidence == "shuffled_rationale" else np.arange(len(split.labelled))
 
@@ -102,8 +110,11 @@ class Memory:
     @torch.no_grad()
     def refresh(self, net: CersNet, step: int, device: str) -> None:
         """Renew the image vectors: old and new are both unit vectors, mixed as an EMA of the steps between, and made unit again."""
-        new = _unit(distributed.sharded(self.train, self.rank, self.world,
-                                        lambda rows: self._embedded(rows, device, lambda x: net.encode(x).pooled)))
+        new = _unit(
+            distributed.sharded(
+                self.train, self.rank, self.world, lambda rows: self._embedded(rows, device, lambda x: net.encode(x).pooled)
+            )
+        )
         momentum = 0.0 if self.renewed < 0 else self.config.pool_momentum ** (step - self.renewed)
         self.vectors = new if momentum == 0 else _unit(momentum * self.vectors + (1 - momentum) * new)
         self.renewed = step
@@ -119,8 +130,9 @@ class Memory:
         rest = self.vectors[n:]
         batches.near_unlabelled = unlabelled[nearest(keys, rest, kin[labelled], kin[unlabelled], NEAR)]
         c = self.config
-        chosen = two_stage(rest, keys, self.query[n:], self.expert[self.shown_as], kin[unlabelled], kin[labelled], c.k_coarse, min(c.k, NEAR),
-                           c.cot_weight)
+        chosen = two_stage(
+            rest, keys, self.query[n:], self.expert[self.shown_as], kin[unlabelled], kin[labelled], c.k_coarse, min(c.k, NEAR), c.cot_weight
+        )
         batches.chosen = labelled[chosen]
 
     def rationales(self, batch: Batch, dimension: int) -> tuple[torch.Tensor, torch.Tensor]:

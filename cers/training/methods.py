@@ -79,7 +79,7 @@ def semi(step: Step, b: Batch) -> Outcome:
 def _both(step: Step, b: Batch) -> tuple[Outcome, Encoded]:
     """One pass over labelled and strong views together: the supervised outcome, and the unlabelled as encoded."""
     n, tokens, present = len(b.rows), step.tokens, step.present
-    if tokens is not None:                 # the unlabelled have no text
+    if tokens is not None:  # the unlabelled have no text
         blank = len(b.strong)
         tokens = torch.cat([tokens, tokens.new_zeros(blank, *tokens.shape[1:])])
         present = torch.cat([present, present.new_zeros(blank, present.shape[1])])
@@ -119,26 +119,38 @@ def _unimatch(step: Step, b: Batch) -> Outcome:
     first = step.net.decode_plain(weak).float().sigmoid().detach()
     sure = confident(first, step.config.threshold)
     noisy = _drop_channels(weak, b)
-    out.terms["consistency"] = step.weight * (pseudo_label(step.net.decode_plain(strong), first, sure)
-                                              + pseudo_label(step.net.decode_plain(noisy), first, sure)) / 2
+    out.terms["consistency"] = (
+        step.weight
+        * (pseudo_label(step.net.decode_plain(strong), first, sure) + pseudo_label(step.net.decode_plain(noisy), first, sure))
+        / 2
+    )
     out.first = first
     return out
 
 
 def _drop_channels(encoded: Encoded, b: Batch) -> Encoded:
     """Feature perturbation: half of the channels of every map blanked, drawn for each picture."""
+
     def drop(x: torch.Tensor) -> torch.Tensor:
         keep = torch.stack([torch.from_numpy((rng.random(x.shape[1]) < 0.5).astype("float32")) for rng in b.feature])
         return x * 2 * keep.to(x.device, x.dtype)[:, :, None, None]
 
-    return Encoded([drop(f) for f in encoded.features], drop(encoded.deepest), encoded.keys, encoded.layout, encoded.pooled, encoded.aligned,
-                   encoded.size, encoded.padded)
+    return Encoded(
+        [drop(f) for f in encoded.features],
+        drop(encoded.deepest),
+        encoded.keys,
+        encoded.layout,
+        encoded.pooled,
+        encoded.aligned,
+        encoded.size,
+        encoded.padded,
+    )
 
 
 def _cers(step: Step, b: Batch) -> Outcome:
     n, net, teacher = len(b.rows), step.net, step.teacher
     unlabelled = slice(n, None)
-    with torch.no_grad():                  # first mask and evidence mask of the weak view, by the teacher
+    with torch.no_grad():  # first mask and evidence mask of the weak view, by the teacher
         seen = teacher.encode(torch.cat([b.x, b.weak]) if step.config.referring else b.weak)
         labelled, weak = (seen.rows(slice(0, n)), seen.rows(unlabelled)) if step.config.referring else (None, seen)
         first = teacher.decode_plain(weak).float().sigmoid()
@@ -151,8 +163,9 @@ def _cers(step: Step, b: Batch) -> Outcome:
     # a group whose task is made up says nothing about the unlabelled pictures beside it, and D_R with wrong masks nothing to D_S
     usual, right = (_of_group(~flag, step.config) for flag in (b.task, b.misled))
     to_fused, to_plain = confident(first, c), confident(second, c) * usual * right
-    out.terms["consistency"] = step.weight * (consistency(fused, sharpen(first, t), to_fused * usual)
-                                              + consistency(plain, sharpen(second, t), to_plain)) / 2
+    out.terms["consistency"] = (
+        step.weight * (consistency(fused, sharpen(first, t), to_fused * usual) + consistency(plain, sharpen(second, t), to_plain)) / 2
+    )
     out.first = first
     return out
 

@@ -16,7 +16,7 @@ from ..inference.store import PICTURES, RESULT, WEIGHTS
 from .pictures import sheet, tile
 from .validation import held_out, some
 
-LIMIT = 300             # pictures at most that are measured: intervals hardly narrow beyond, and it takes minutes on a processor
+LIMIT = 300  # pictures at most that are measured: intervals hardly narrow beyond, and it takes minutes on a processor
 SHOWN, COLUMNS = 60, 10
 
 
@@ -33,17 +33,34 @@ def measure(trainer, config: ModelConfig, folder: Path) -> dict | None:
         return None
     cases, tiles = Cases(data.labels, config.temperature), []
     for part, found, _truth in held_out(trainer, rows, others=True):
-        large = {arm: F.interpolate(x.float(), data.images.shape[1:], mode="bilinear", align_corners=False).cpu().numpy() for arm, x in found.items()}
+        large = {
+            arm: F.interpolate(x.float(), data.images.shape[1:], mode="bilinear", align_corners=False).cpu().numpy()
+            for arm, x in found.items()
+        }
         for n, (row, drawn) in enumerate(zip(part, data.onehot(part) > 0)):
             logits = {arm: values[n] for arm, values in large.items()}
             cases.add(_about(data.table[int(row)]), logits, drawn)
             tiles.append(tile(data.images[int(row)], (logits[list(logits)[-1]] > 0).any(0), drawn.any(0)))
     _picture(cases.rows, tiles, folder)
     report = split.report
-    result = cases.result(config.name, model_hash((folder / WEIGHTS).read_bytes(), config), {
-        "on": on, "of": len(every), "decoder": list(found)[-1], "split": report["by"], "counts": report["counts"],
-        "leaks": report["leaks"]["words"], "configuration": c.hash, "method": c.method, "evidence": c.evidence, "steps": trainer.step, "seed": c.seed,
-        "pixels": list(data.images.shape[1:])})
+    result = cases.result(
+        config.name,
+        model_hash((folder / WEIGHTS).read_bytes(), config),
+        {
+            "on": on,
+            "of": len(every),
+            "decoder": list(found)[-1],
+            "split": report["by"],
+            "counts": report["counts"],
+            "leaks": report["leaks"]["words"],
+            "configuration": c.hash,
+            "method": c.method,
+            "evidence": c.evidence,
+            "steps": trainer.step,
+            "seed": c.seed,
+            "pixels": list(data.images.shape[1:]),
+        },
+    )
     with atomic_path(folder / RESULT) as temporary:
         temporary.write_text(json.dumps(result, ensure_ascii=False) + "\n", encoding="utf-8")
     return result

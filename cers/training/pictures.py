@@ -10,7 +10,7 @@ from ..case.io import atomic_path
 from .runfolder import EXAMPLES, RunFolder
 
 COUNT, COLUMNS, SIDE = 8, 4, 120
-TRUTH, FOUND, BOTH = (60, 220, 90), (255, 150, 40), (255, 240, 120)     # of the expert, of the model, where their outlines meet
+TRUTH, FOUND, BOTH = (60, 220, 90), (255, 150, 40), (255, 240, 120)  # of the expert, of the model, where their outlines meet
 
 
 class Examples:

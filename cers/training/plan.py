@@ -18,11 +18,11 @@ from .config import TrainConfig
 from .datasets import Dataset, open_dataset
 from .splits import LeakError, Split, make_split
 
-SAMPLE = 24             # pictures of each kind that the trial trains on
-TRIAL_STEPS = 2         # timed ones of each stage, after one that is not
-TRIAL_SECONDS = 90      # after which no further step is tried
-ROOM = 0.85             # share of the free memory that a run may take
-STOCK = 400             # pictures that a validation looks up references in, at most
+SAMPLE = 24  # pictures of each kind that the trial trains on
+TRIAL_STEPS = 2  # timed ones of each stage, after one that is not
+TRIAL_SECONDS = 90  # after which no further step is tried
+ROOM = 0.85  # share of the free memory that a run may take
+STOCK = 400  # pictures that a validation looks up references in, at most
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -49,8 +49,10 @@ def smaller(config: TrainConfig) -> dict | None:
 
 def words(batch: dict) -> str:
     """A batch in words."""
-    return (f"{batch['groups']} groups of {batch['members']} + {batch['unlabelled_members']} pictures of "
-            f"{batch['size']} x {batch['size']} pixels")
+    return (
+        f"{batch['groups']} groups of {batch['members']} + {batch['unlabelled_members']} pictures of "
+        f"{batch['size']} x {batch['size']} pixels"
+    )
 
 
 def load(config: TrainConfig) -> int:
@@ -98,9 +100,19 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         split, leaky = error.split, True
     report = split.report
     train = np.concatenate([split.labelled, split.unlabelled])
-    out = {"kind": data.kind, "labels": data.labels, "counts": report["counts"], "modality": data.modality,
-           "items": len({data.table[int(r)]["item"] for r in train}), "groups": len(np.unique(split.kin[train])), "split_by": report["by"],
-           "set_aside": len(report["set_aside"]), "leaks": report["leaks"], "may_start": not leaky, "estimate": None}
+    out = {
+        "kind": data.kind,
+        "labels": data.labels,
+        "counts": report["counts"],
+        "modality": data.modality,
+        "items": len({data.table[int(r)]["item"] for r in train}),
+        "groups": len(np.unique(split.kin[train])),
+        "split_by": report["by"],
+        "set_aside": len(report["set_aside"]),
+        "leaks": report["leaks"],
+        "may_start": not leaky,
+        "estimate": None,
+    }
     if measure and not leaky:
         out["estimate"] = estimate(config, data, split, say) | {"disk_free": shutil.disk_usage(cache).free}
     return out
@@ -137,26 +149,38 @@ def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[st
             needed = memory_used(config.device)
             weights = sum(p.numel() for p in trainer.net.parameters()) * 4
             rows = trainer.memory.vectors.shape[1] + trainer.memory.query.shape[1]
-    except Exception as error:              # allocators raise their own kinds
+    except Exception as error:  # allocators raise their own kinds
         if not out_of_memory(error):
             raise
         return {"device": config.device, "steps": None, "memory": None, "memory_free": free, "fits": False, "proposal": smaller(config)}
     labelled, unlabelled = len(split.labelled), len(split.unlabelled) * (config.method != "supervised")
     pictures = labelled + unlabelled
     if semi and config.method == "cers":
-        second += looking * pictures / max(1, config.refresh)           # all image vectors are renewed now and then
+        second += looking * pictures / max(1, config.refresh)  # all image vectors are renewed now and then
     mean = config.warmup * first + (1 - config.warmup) * second
     steps = min([config.steps] * bool(config.steps) + [int(60 * config.minutes / mean)] * bool(config.minutes))
     training = min([config.steps * mean] * bool(config.steps) + [60 * config.minutes] * bool(config.minutes))
     held = min(len(split.validation), config.validation_limit) + min(STOCK, labelled) * config.referring
     validating = (config.validate + 1) * held * looked if len(split.validation) else 0.0
     preparing = opening + looking * pictures + describing * labelled
-    out = {"device": _device(config.device), "steps": max(1, steps), "seconds_per_step": round(mean, 3), "preparing": round(preparing),
-           "training": round(training), "validating": round(validating), "total": round(preparing + training + validating)}
+    out = {
+        "device": _device(config.device),
+        "steps": max(1, steps),
+        "seconds_per_step": round(mean, 3),
+        "preparing": round(preparing),
+        "training": round(training),
+        "validating": round(validating),
+        "total": round(preparing + training + validating),
+    }
     memory = None if needed is None or fixed is None else needed + 2 * 4 * rows * pictures
     fits = None if memory is None or free is None else memory <= ROOM * free
-    out |= {"memory": memory, "memory_free": free, "fits": fits, "disk": (config.keep + 1) * 4 * weights,
-            "proposal": fitting(config, fixed, memory, free) if fits is False else None}
+    out |= {
+        "memory": memory,
+        "memory_free": free,
+        "fits": fits,
+        "disk": (config.keep + 1) * 4 * weights,
+        "proposal": fitting(config, fixed, memory, free) if fits is False else None,
+    }
     return out
 
 
@@ -168,7 +192,7 @@ def _few(config: TrainConfig, data: Dataset, split: Split) -> Split:
         return np.sort(rng.permutation(rows)[:count])
 
     labelled = some(split.labelled, max(SAMPLE, 2 * config.members))
-    if not any(data.masks[int(r)].any() for r in labelled):         # volumes have many slices without a lesion
+    if not any(data.masks[int(r)].any() for r in labelled):  # volumes have many slices without a lesion
         labelled = split.labelled
     return Split(labelled, some(split.unlabelled, SAMPLE), some(split.validation, 8), split.test[:0], split.kin, split.report)
 
@@ -201,7 +225,7 @@ def memory_used(device: str) -> float | None:
         return float(torch.mps.driver_allocated_memory())
     try:
         import resource
-    except ImportError:                     # Windows
+    except ImportError:  # Windows
         return None
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
@@ -229,19 +253,25 @@ def _device(device: str) -> str:
 def sentences(report: dict) -> list[str]:
     """A report in words, for the terminal."""
     counts, e = report["counts"], report["estimate"]
-    out = [f"{counts['labelled']} labelled and {counts['unlabelled']} unlabelled pictures to train on, "
-           f"{counts['validation']} for validation; labels {', '.join(report['labels'])}; split by {report['split_by']}."]
+    out = [
+        f"{counts['labelled']} labelled and {counts['unlabelled']} unlabelled pictures to train on, "
+        f"{counts['validation']} for validation; labels {', '.join(report['labels'])}; split by {report['split_by']}."
+    ]
     out.append(f"Leaks: {report['leaks']['words']}." if report["leaks"]["found"] else "No leak was found.")
     if e is None:
         return out
     if e["steps"] is None:
         return [*out, "There is not enough memory for this batch." + (f" Try {words(e['proposal'])}." if e["proposal"] else "")]
-    out.append(f"About {minutes(e['total'])} on {e['device']}: {e['steps']} steps of {e['seconds_per_step']:.2f} s, "
-               f"{minutes(e['preparing'])} to prepare, {minutes(e['validating'])} for validation.")
+    out.append(
+        f"About {minutes(e['total'])} on {e['device']}: {e['steps']} steps of {e['seconds_per_step']:.2f} s, "
+        f"{minutes(e['preparing'])} to prepare, {minutes(e['validating'])} for validation."
+    )
     if e["memory"] is not None:
         free = f" of {e['memory_free'] / 1e9:.1f} GB" if e["memory_free"] else ""
-        out.append(f"About {e['memory'] / 1e9:.1f} GB{free} of memory" + ("." if e["fits"] is not False else ", which is too much."
-                   + (f" Try {words(e['proposal'])}." if e["proposal"] else "")))
+        out.append(
+            f"About {e['memory'] / 1e9:.1f} GB{free} of memory"
+            + ("." if e["fits"] is not False else ", which is too much." + (f" Try {words(e['proposal'])}." if e["proposal"] else ""))
+        )
     return out
 
 

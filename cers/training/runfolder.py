@@ -17,10 +17,21 @@ from safetensors.torch import load_file, save_file
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
 from .runs import (  # noqa: F401 - some for who trains
-    CHECKPOINTS, CONFIG, EXAMPLES, LAUNCH, LOCK, LOG, METRICS, SETTINGS, SPLIT, STATUS, STOP, WEIGHTS,
+    CHECKPOINTS,
+    CONFIG,
+    EXAMPLES,
+    LAUNCH,
+    LOCK,
+    LOG,
+    METRICS,
+    SETTINGS,
+    SPLIT,
+    STATUS,
+    STOP,
+    WEIGHTS,
 )
 
-LOCK_TRIES, LOCK_WAIT = 5, 0.05          # who looks whether a run lives holds the lock for an instant
+LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
 
 class RunFolder:
@@ -32,7 +43,7 @@ class RunFolder:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        self.told: dict = {}             # step and share that were told last
+        self.told: dict = {}  # step and share that were told last
         self._lock = None
 
     def __enter__(self) -> RunFolder:
@@ -48,7 +59,9 @@ class RunFolder:
             except OSError as error:
                 if not left:
                     self._lock.close()
-                    raise InputError(f"Another training is going on in '{self.folder}'. Stop it first, or choose another run folder.") from error
+                    raise InputError(
+                        f"Another training is going on in '{self.folder}'. Stop it first, or choose another run folder."
+                    ) from error
                 time.sleep(LOCK_WAIT)
         for left in (self.folder / CHECKPOINTS).glob(".*"):
             shutil.rmtree(left)
@@ -56,7 +69,7 @@ class RunFolder:
 
     def __exit__(self, *exc) -> None:
         if self._lock is not None:
-            self._lock.close()            # the lock goes with the file, and with the process however it ends
+            self._lock.close()  # the lock goes with the file, and with the process however it ends
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -75,7 +88,7 @@ class RunFolder:
             if self.path(STOP).stat().st_mtime < sent:
                 self.clear_stop()
         except (OSError, ValueError, KeyError, TypeError):
-            self.clear_stop()              # started by hand
+            self.clear_stop()  # started by hand
         self.status("starting")
         self.path(LAUNCH).unlink(missing_ok=True)
 
@@ -86,7 +99,9 @@ class RunFolder:
     def status(self, state: str, **facts) -> None:
         """state: starting, running, stopped, finished or failed."""
         self.told = {k: facts[k] for k in ("step", "steps", "share") if k in facts} or self.told
-        self.write_json(STATUS, {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": round(time.time(), 1), **facts})
+        self.write_json(
+            STATUS, {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": round(time.time(), 1), **facts}
+        )
 
     def metrics(self, record: dict) -> None:
         """One more line; a line that a crash cut short is ended first."""
@@ -145,7 +160,7 @@ class RunFolder:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 return state, {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
             except (OSError, ValueError, SafetensorError):
-                continue                  # damaged, for instance by a power cut: the one before it is as good
+                continue  # damaged, for instance by a power cut: the one before it is as good
         return None
 
     def room(self, what: str) -> _Room:
@@ -163,15 +178,17 @@ class _Room:
         return self
 
     def __exit__(self, kind, error, trace):
-        if isinstance(error, InputError) and isinstance(error.__cause__, OSError):      # from atomic_path
+        if isinstance(error, InputError) and isinstance(error.__cause__, OSError):  # from atomic_path
             error = error.__cause__
         if isinstance(error, (OSError, SafetensorError)):
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "space" in str(error).lower()
             last = self.run.checkpoints()
             kept = f"the checkpoint {last[-1].name} is kept; resume from it" if last else "no checkpoint has been written yet"
             reason = "the disk is full" if full else f"of a fault of the disk ({error})"
-            raise TrainingError(f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; "
-                                f"{kept} when there is room.") from error
+            raise TrainingError(
+                f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; "
+                f"{kept} when there is room."
+            ) from error
 
 
 def _step(line: str) -> float:

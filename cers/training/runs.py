@@ -20,11 +20,11 @@ from ..errors import InputError
 
 STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK = "status.json", "metrics.jsonl", "config.yaml", "split.json", "log.txt", "stop", "lock"
 CHECKPOINTS, WEIGHTS, MODEL, EXAMPLES = "checkpoints", "model.safetensors", "model", "examples"
-SETTINGS = "settings.json"      # the configuration once more, for programs that read no YAML
-LAUNCH = "launch.json"          # of a process that was sent off and has not reported yet; the process takes it away
-OUTPUT = "output.txt"           # what that process says outside the log
+SETTINGS = "settings.json"  # the configuration once more, for programs that read no YAML
+LAUNCH = "launch.json"  # of a process that was sent off and has not reported yet; the process takes it away
+OUTPUT = "output.txt"  # what that process says outside the log
 LIVE = ("launching", "starting", "running", "stopping")
-SILENT_S = 600                  # a run on another machine that says nothing for so long is taken for dead
+SILENT_S = 600  # a run on another machine that says nothing for so long is taken for dead
 TRASH = ".deleted-"
 
 
@@ -77,11 +77,20 @@ def read_run(folder: Path) -> Run | None:
     if launch is None and status is None and not any((folder / name).is_file() for name in (SETTINGS, CONFIG)):
         return None
     facts = status or {}
-    run = Run(folder, "crashed", step=_int(facts.get("step")), steps=_int(facts.get("steps")) or None, share=_number(facts.get("share")),
-              eta=_number(facts.get("eta")) if facts.get("eta") is not None else None, phase=str(facts.get("phase") or ""),
-              proposal=facts["proposal"] if isinstance(facts.get("proposal"), dict) else None,
-              metrics=facts["metrics"] if isinstance(facts.get("metrics"), dict) else {}, updated=_number(facts.get("updated")),
-              pid=_int(facts.get("pid")) or None, host=str(facts.get("host") or ""))
+    run = Run(
+        folder,
+        "crashed",
+        step=_int(facts.get("step")),
+        steps=_int(facts.get("steps")) or None,
+        share=_number(facts.get("share")),
+        eta=_number(facts.get("eta")) if facts.get("eta") is not None else None,
+        phase=str(facts.get("phase") or ""),
+        proposal=facts["proposal"] if isinstance(facts.get("proposal"), dict) else None,
+        metrics=facts["metrics"] if isinstance(facts.get("metrics"), dict) else {},
+        updated=_number(facts.get("updated")),
+        pid=_int(facts.get("pid")) or None,
+        host=str(facts.get("host") or ""),
+    )
     told, held = facts.get("state"), locked(folder)
     if launch is not None and not held:
         run.updated = _number(launch.get("started"))
@@ -95,13 +104,13 @@ def read_run(folder: Path) -> Run | None:
     elif held or (told in ("starting", "running") and _elsewhere(facts) and time.time() - run.updated < SILENT_S):
         run.state = "stopping" if (folder / STOP).exists() else told if told in ("starting", "running") else "starting"
     elif (folder / STOP).exists() and told in ("starting", "running"):
-        run.state = "stopped"           # it was asked to end, and did
+        run.state = "stopped"  # it was asked to end, and did
     elif status is None and launch is None and not any((folder / name).exists() for name in (STATUS, LOG)):
-        run.state = "stopped"           # settings only: it was never begun
+        run.state = "stopped"  # settings only: it was never begun
     else:
         run.reason = reason(folder)
     if not run.updated:
-        with contextlib.suppress(OSError):      # the folder went away meanwhile
+        with contextlib.suppress(OSError):  # the folder went away meanwhile
             run.updated = folder.stat().st_mtime
     return run
 
@@ -149,17 +158,17 @@ def alive(pid: int) -> bool:
     """Whether a process of this number is there. Its number may have passed to another one: use it for moments only."""
     if pid <= 0:
         return False
-    if os.name == "nt":                 # os.kill would end it
+    if os.name == "nt":  # os.kill would end it
         import ctypes
 
         kernel = ctypes.windll.kernel32
-        handle = kernel.OpenProcess(0x1000, False, pid)       # PROCESS_QUERY_LIMITED_INFORMATION
+        handle = kernel.OpenProcess(0x1000, False, pid)  # PROCESS_QUERY_LIMITED_INFORMATION
         if not handle:
             return False
         code = ctypes.c_ulong()
         kernel.GetExitCodeProcess(handle, ctypes.byref(code))
         kernel.CloseHandle(handle)
-        return code.value == 259        # STILL_ACTIVE
+        return code.value == 259  # STILL_ACTIVE
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -169,16 +178,18 @@ def alive(pid: int) -> bool:
     return True
 
 
-_CAUSES = ((r"failed: (.+)", "{0}"), (r"^Error: (.+)", "{0}"),
-           (r"^(?:ModuleNotFoundError|ImportError): (.+)",
-            "A Python package that training needs is missing: {0}. Install the packages of CERS."),
-           (r"^(?:\S*OutOfMemoryError|MemoryError|RuntimeError: \[enforce fail)(.*)", "There was not enough memory."),
-           (r".*No space left on device.*", "The disk is full."))
+_CAUSES = (
+    (r"failed: (.+)", "{0}"),
+    (r"^Error: (.+)", "{0}"),
+    (r"^(?:ModuleNotFoundError|ImportError): (.+)", "A Python package that training needs is missing: {0}. Install the packages of CERS."),
+    (r"^(?:\S*OutOfMemoryError|MemoryError|RuntimeError: \[enforce fail)(.*)", "There was not enough memory."),
+    (r".*No space left on device.*", "The disk is full."),
+)
 
 
 def reason(folder: Path) -> str:
     """Why a run ended that could not say so itself, from what it left."""
-    for name, last in ((OUTPUT, 40), (LOG, 3)):          # the log also has earlier processes in it
+    for name, last in ((OUTPUT, 40), (LOG, 3)):  # the log also has earlier processes in it
         for line in reversed(Tail(folder / name, 20_000).read()[1][-last:]):
             for pattern, words in _CAUSES:
                 if found := re.search(pattern, line):
@@ -215,7 +226,7 @@ class Tail:
         except OSError:
             gone, self._file, self._at = self._file is not None, None, 0
             return gone, []
-        end = block.rfind(b"\n") + 1 or len(block) * (len(block) == self.most)       # a line longer than a look comes in pieces
+        end = block.rfind(b"\n") + 1 or len(block) * (len(block) == self.most)  # a line longer than a look comes in pieces
         self._at += end
         return anew, block[:end].decode("utf-8", errors="replace").splitlines()
 
@@ -246,7 +257,7 @@ class History:
             try:
                 record = json.loads(line)
             except ValueError:
-                continue                # a line that a crash cut short
+                continue  # a line that a crash cut short
             if isinstance(record, dict) and isinstance(record.get("step"), (int, float)):
                 self._take(record)
         return anew or bool(lines)
@@ -260,7 +271,7 @@ class History:
         if not isinstance(final, dict):
             dice = {k.removeprefix("validation_"): v for k, v in record.items() if k.startswith("validation_")}
         dice = {k: float(v) for k, v in dice.items() if k in self.curves and isinstance(v, (int, float))}
-        if "loss" in record or not dice:        # lines of losses repeat the last validation
+        if "loss" in record or not dice:  # lines of losses repeat the last validation
             return
         for name, value in dice.items():
             self.curves[name].append((step, value))
@@ -285,7 +296,7 @@ def settings(folder: Path) -> dict:
 def examples(folder: Path) -> list[tuple[int, Path]]:
     """(step, picture) of the example predictions, in order."""
     found = []
-    with contextlib.suppress(OSError):          # none yet
+    with contextlib.suppress(OSError):  # none yet
         for path in (Path(folder) / EXAMPLES).iterdir():
             if match := re.fullmatch(r"step_(\d+)\.png", path.name):
                 found.append((int(match[1]), path))
@@ -340,9 +351,9 @@ def request_stop(folder: Path) -> None:
     except OSError as error:
         raise InputError(f"The request to stop could not be written to '{folder}' ({error.strerror}).") from error
     facts = _record(folder / STATUS) or {}
-    pid = _int(facts.get("pid"))            # 0 would be everybody
+    pid = _int(facts.get("pid"))  # 0 would be everybody
     if facts.get("state") == "starting" and pid > 0 and not _elsewhere(facts) and not (folder / LAUNCH).exists() and locked(folder):
-        with contextlib.suppress(ProcessLookupError, PermissionError):      # ended meanwhile
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # ended meanwhile
             os.kill(pid, signal.SIGTERM)
 
 

@@ -15,7 +15,7 @@ from .config import TrainConfig
 from .datasets import OTHER, Dataset
 
 NEAR_DUPLICATE = 0.99
-SHOWN = 5               # examples of each kind of leak in the report
+SHOWN = 5  # examples of each kind of leak in the report
 
 
 @dataclass
@@ -41,7 +41,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     items, item_of = np.unique(data.column("item"), return_inverse=True)
     first = np.array([np.flatnonzero(item_of == n)[0] for n in range(len(items))])
     thumbs, digests = _thumbnails(data, first), _digests(data, first)
-    train_items = np.isin(given[first], ("train", OTHER)) & (data.kind != "volumes")      # slices of two patients may well look alike
+    train_items = np.isin(given[first], ("train", OTHER)) & (data.kind != "volumes")  # slices of two patients may well look alike
     kin_items = _components(data.column("group")[first], digests, thumbs, train_items)
     kin = kin_items[item_of]
     rng = np.random.default_rng(config.split_seed)
@@ -69,13 +69,20 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, thumbs, digests)
     by = "group and identical files" if data.kind == "volumes" else "group, identical files, and thumbnails that correlate above 0.99"
-    report = {"by": by,
-              "counts": {k: len(v) for k, v in rows.items()}, "excluded": int(excluded.sum()), "set_aside": data.set_aside, "leaks": leaks,
-              "rows": {k: [data.table[r]["image"] for r in v] for k, v in rows.items()}}
+    report = {
+        "by": by,
+        "counts": {k: len(v) for k, v in rows.items()},
+        "excluded": int(excluded.sum()),
+        "set_aside": data.set_aside,
+        "leaks": leaks,
+        "rows": {k: [data.table[r]["image"] for r in v] for k, v in rows.items()},
+    }
     split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report)
     if leaks["found"] and not config.allow_leaks:
-        raise LeakError(f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the "
-                        "same.", split)
+        raise LeakError(
+            f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the same.",
+            split,
+        )
     return split
 
 
@@ -99,9 +106,14 @@ def leak_report(data: Dataset, side: np.ndarray, first, item_of, thumbs, digests
         same = _same_files(digests, left, right)
         alike = [] if data.kind == "volumes" else _alike(thumbs, left, right)
         found = {"shared_groups": len(shared), "identical_files": len(same), "near_identical_pictures": len(alike)}
-        out[f"{a}/{b}"] = {**found, "examples": {"shared_groups": [str(g) for g in shared[:SHOWN]],
-                                                 "identical_files": [[str(names[i]), str(names[j])] for i, j in same[:SHOWN]],
-                                                 "near_identical_pictures": [[str(names[i]), str(names[j])] for i, j in alike[:SHOWN]]}}
+        out[f"{a}/{b}"] = {
+            **found,
+            "examples": {
+                "shared_groups": [str(g) for g in shared[:SHOWN]],
+                "identical_files": [[str(names[i]), str(names[j])] for i, j in same[:SHOWN]],
+                "near_identical_pictures": [[str(names[i]), str(names[j])] for i, j in alike[:SHOWN]],
+            },
+        }
         words += [f"{count} {kind.replace('_', ' ')} between {a} and {b}" for kind, count in found.items() if count]
     return {"found": bool(words), "words": ", ".join(words), **out}
 

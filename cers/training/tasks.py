@@ -40,11 +40,13 @@ def make(images: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator) ->
     superpixel episodes of Ouyang et al., ECCV 2020).
     """
     kind = KINDS[rng.choice(len(KINDS), p=SHARES)]
-    x, y, usual = {"blob": _paste, "decoy": _paste, "place": _place, "band": _band, "region": _region}[kind](images, masks, rng, kind == "decoy")
+    x, y, usual = {"blob": _paste, "decoy": _paste, "place": _place, "band": _band, "region": _region}[kind](
+        images, masks, rng, kind == "decoy"
+    )
     if rng.random() < 0.3:
         turns = int(rng.integers(1, 4))
         x, y, usual = (t.rot90(turns, (2, 3)) for t in (x, y, usual))
-    if rng.random() < 0.2:                                   # inverted contrast, the background stays
+    if rng.random() < 0.2:  # inverted contrast, the background stays
         x = torch.where(x > 0.05, 1.1 - x.clamp(max=1), x)
     return x.contiguous(), y.contiguous(), usual.contiguous()
 
@@ -100,13 +102,20 @@ def _region(x, masks, rng, _):
     n, size = len(x), x.shape[-1]
     chosen = int(rng.integers(n))
     target = _grow(_smooth(x[chosen : chosen + 1])[0, 0].numpy(), rng)
-    if target is None:                     # a picture without body
+    if target is None:  # a picture without body
         return _place(x, masks, rng, _)
     every = torch.cat([x[chosen], torch.from_numpy(target)[None].float(), masks[chosen]])[None].expand(n, -1, -1, -1)
     angle, shift = rng.normal(0, 0.12, n), rng.normal(0, 0.06, (n, 2))
     scale = np.exp(rng.normal(0, 0.08, (n, 2)))
-    matrix = torch.from_numpy(np.stack([np.stack([scale[:, 0] * np.cos(angle), -np.sin(angle), shift[:, 0]], 1),
-                                        np.stack([np.sin(angle), scale[:, 1] * np.cos(angle), shift[:, 1]], 1)], 1).astype(np.float32))
+    matrix = torch.from_numpy(
+        np.stack(
+            [
+                np.stack([scale[:, 0] * np.cos(angle), -np.sin(angle), shift[:, 0]], 1),
+                np.stack([np.sin(angle), scale[:, 1] * np.cos(angle), shift[:, 1]], 1),
+            ],
+            1,
+        ).astype(np.float32)
+    )
     bend = torch.from_numpy(rng.normal(0, 0.04, (n, 2, 5, 5)).astype(np.float32))
     grid = F.affine_grid(matrix, (n, 1, size, size), align_corners=False)
     grid = grid + F.interpolate(bend, (size, size), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
@@ -125,7 +134,7 @@ def _grow(picture: np.ndarray, rng) -> np.ndarray | None:
     for _ in range(8):
         row, column = (int(v) for v in body[rng.integers(len(body))])
         value, width = float(picture[row, column]), float(rng.uniform(0.03, 0.15))
-        tall, wide = rng.uniform(0.05, 0.2, 2) * size          # a window, or it would run through half of the head
+        tall, wide = rng.uniform(0.05, 0.2, 2) * size  # a window, or it would run through half of the head
         near = ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 < 1
         grown = sitk.GetArrayFromImage(sitk.ConnectedThreshold(image, [(column, row)], value - width, value + width)) * near
         closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(grown.astype(np.uint8)), [1, 1]))

@@ -13,7 +13,9 @@ FORMS = 3
 def clinical_text(row: dict, form: int) -> str:
     """A short clinical question. Only what a referrer may know: the suspected kind, never count, size or place."""
     kind = row.get("diagnosis") or "tumour"
-    return (f"Contrast-enhanced T1 MR of the head, {row.get('plane') or 'any'} plane.", f"Suspected {kind}.", f"Follow-up, known {kind}.")[form]
+    return (f"Contrast-enhanced T1 MR of the head, {row.get('plane') or 'any'} plane.", f"Suspected {kind}.", f"Follow-up, known {kind}.")[
+        form
+    ]
 
 
 def token_table(table: list[dict], embedder: TextEmbedder) -> dict[str, torch.Tensor]:
@@ -22,7 +24,9 @@ def token_table(table: list[dict], embedder: TextEmbedder) -> dict[str, torch.Te
     return {t: torch.from_numpy(embedder.encode_tokens(t)) for t in texts}
 
 
-def text_batch(tokens: dict[str, torch.Tensor], rows: list[dict], share: float, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def text_batch(
+    tokens: dict[str, torch.Tensor], rows: list[dict], share: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """tokens (n, t, r), padded, and present (n, t) bool; a ``share`` of the rows has a text."""
     dimension = next(iter(tokens.values())).shape[1]
     length = max(len(t) for t in tokens.values())

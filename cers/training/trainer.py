@@ -34,7 +34,7 @@ from .texts import text_batch, token_table
 from .validation import validate
 
 log = logging.getLogger("cers.training")
-TEXT = 99               # purpose of the generator of clinical texts
+TEXT = 99  # purpose of the generator of clinical texts
 STATUS_SECONDS = 2.0
 
 
@@ -47,7 +47,9 @@ class Trainer:
     def __init__(self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
-            raise InputError(f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}.")
+            raise InputError(
+                f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}."
+            )
         if config.threads:
             torch.set_num_threads(config.threads)
         torch.set_flush_denormal(True)
@@ -82,9 +84,11 @@ class Trainer:
         elif c.initial != "random":
             try:
                 net.load_state_dict(load_file(c.initial))
-            except Exception as error:          # safetensors and torch raise their own kinds
-                raise InputError(f"The weights '{c.initial}' cannot be read or are of another network, for instance for other labels than "
-                                 f"{', '.join(self.data.labels)}. Start from ImageNet weights instead.") from error
+            except Exception as error:  # safetensors and torch raise their own kinds
+                raise InputError(
+                    f"The weights '{c.initial}' cannot be read or are of another network, for instance for other labels than "
+                    f"{', '.join(self.data.labels)}. Start from ImageNet weights instead."
+                ) from error
         return net
 
     @property
@@ -108,8 +112,15 @@ class Trainer:
         expert, query = self.memory.rationales(batch, self.net.config.rationale)
         tokens = present = None
         if self.tokens:
-            parts = [text_batch(self.tokens, [self.data.table[r] for r in batch.rows[n * c.members : (n + 1) * c.members]], c.text,
-                                generator(c, self.step, g, TEXT)) for n, g in enumerate(self.groups)]
+            parts = [
+                text_batch(
+                    self.tokens,
+                    [self.data.table[r] for r in batch.rows[n * c.members : (n + 1) * c.members]],
+                    c.text,
+                    generator(c, self.step, g, TEXT),
+                )
+                for n, g in enumerate(self.groups)
+            ]
             tokens, present = (torch.cat(p).to(self.device) for p in zip(*parts))
         batch.to(self.device)
         weight = 0.0 if not semi else c.consistency * ramp((share - c.warmup) / max(1e-6, (1 - c.warmup) * c.ramp))
@@ -121,7 +132,9 @@ class Trainer:
                 out.terms["align"] = c.align * self._align(out, batch, expert)
         loss = sum(term.float() for term in out.terms.values())
         if not math.isfinite(value := loss.item()):
-            raise TrainingError(f"The loss is no longer a number at step {self.step}. Lower the learning rate, or resume with another seed.")
+            raise TrainingError(
+                f"The loss is no longer a number at step {self.step}. Lower the learning rate, or resume with another seed."
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         distributed.average_gradients(self.net.parameters())
@@ -169,12 +182,16 @@ class Trainer:
         for p, record in self.optimizer.state.items():
             moments.update({f"{number[id(p)]}.{k}": v for k, v in record.items()})
         # all draws are named by seed and step, so that the step is the state of every generator
-        return ({"student": self.net.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": moments, "memory": self.memory.tensors()},
-                {"elapsed": self.elapsed, "config": self.config.hash, "memory": self.memory.record()})
+        return (
+            {"student": self.net.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": moments, "memory": self.memory.tensors()},
+            {"elapsed": self.elapsed, "config": self.config.hash, "memory": self.memory.record()},
+        )
 
     def restore(self, state: dict, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
         if state["config"] != self.config.hash:
-            raise InputError("The run folder's checkpoint is of another configuration. Resume with the run's own config.yaml, or start a new run.")
+            raise InputError(
+                "The run folder's checkpoint is of another configuration. Resume with the run's own config.yaml, or start a new run."
+            )
         self.net.load_state_dict(tensors["student"])
         self.teacher.load_state_dict(tensors["teacher"])
         parameters = list(self.net.parameters())
@@ -199,7 +216,7 @@ def _signals():
     asked = []
     try:
         before = {s: signal.signal(s, lambda *_: asked.append(1)) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:                     # not in the main thread: the stop file still works
+    except ValueError:  # not in the main thread: the stop file still works
         before = {}
     try:
         yield lambda: bool(asked)
@@ -208,8 +225,9 @@ def _signals():
             signal.signal(s, handler)
 
 
-def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: bool = False,
-          progress: Callable[[float, str], None] | None = None) -> str:
+def train(
+    config: TrainConfig, folder: Path, cache: Path | None = None, resume: bool = False, progress: Callable[[float, str], None] | None = None
+) -> str:
     """Train in a run folder; returns the state it ended in, "finished" or "stopped".
 
     Raises:
@@ -220,7 +238,7 @@ def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: 
     folder = Path(folder)
     try:
         if rank:
-            distributed.wait()             # process 0 has the lock, and has filled the cache
+            distributed.wait()  # process 0 has the lock, and has filled the cache
             return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
         with RunFolder(folder) as run:
             handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
@@ -230,8 +248,13 @@ def train(config: TrainConfig, folder: Path, cache: Path | None = None, resume: 
             try:
                 return _run(config, run, folder, cache or folder / "cache", resume, rank, world, progress)
             except Exception as error:
-                message = str(error) if isinstance(error, CersError) else (
-                    f"Training ended unexpectedly ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Its log has the details.")
+                message = (
+                    str(error)
+                    if isinstance(error, CersError)
+                    else (
+                        f"Training ended unexpectedly ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Its log has the details."
+                    )
+                )
                 facts: dict = {}
                 if out_of_memory(error):
                     message, facts["proposal"] = _too_large(config)
@@ -255,7 +278,10 @@ def _too_large(config: TrainConfig) -> tuple[str, dict | None]:
     what = f"{config.groups} groups of {config.members + config.unlabelled_members} pictures of {config.size} x {config.size} pixels"
     proposal = smaller(config)
     if proposal is None:
-        return f"There was not enough memory for {what}, and no smaller batch is possible. Close other programs, or use another device.", None
+        return (
+            f"There was not enough memory for {what}, and no smaller batch is possible. Close other programs, or use another device.",
+            None,
+        )
     return f"There was not enough memory for {what}. Train anew with {words(proposal)}, or close other programs and resume.", proposal
 
 
@@ -272,7 +298,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         run.write_json(SETTINGS, asdict(config))
         run.write_json(SPLIT, split.report)
         if world > 1:
-            distributed.wait()             # the other processes may read the cache now
+            distributed.wait()  # the other processes may read the cache now
         run.status("starting", phase="memory")
     trainer = Trainer(config, data, split, cache, rank, world)
     stored = (run or RunFolder(folder)).load() if resume else None
@@ -321,7 +347,7 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
         share = trainer.share
         stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
         if c.validate and int(share * c.validate) > mark and share < 1 and not stop:
-            mark = int(share * c.validate)              # its time does not count: the budget is for training
+            mark = int(share * c.validate)  # its time does not count: the budget is for training
             examples = Examples(trainer.data)
             last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit, examples).items()} if run is not None else {}
             distributed.wait()
@@ -334,8 +360,15 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
             mean = {k: round(float(np.mean([r[k] for r in recent if k in r])), 5) for k in recent[-1]}
             pace = (now - begun) / max(1, trainer.step - first)
             left = min([(c.steps - trainer.step) * pace] * bool(c.steps) + [60 * c.minutes - trainer.elapsed] * bool(c.minutes))
-            run.status("running", step=trainer.step, steps=c.steps or None, share=round(share, 4), eta=round(max(0.0, left)),
-                       seconds_per_step=round(pace, 3), metrics={**mean, **last})
+            run.status(
+                "running",
+                step=trainer.step,
+                steps=c.steps or None,
+                share=round(share, 4),
+                eta=round(max(0.0, left)),
+                seconds_per_step=round(pace, 3),
+                metrics={**mean, **last},
+            )
             if len(recent) >= 20 or stop or share >= 1:
                 run.metrics({"step": trainer.step, "share": round(share, 4), **mean})
                 recent = []

@@ -11,7 +11,7 @@ from ..network.model import CersNet
 from .losses import hard_dice
 
 K = 4
-STOCK = 400             # labelled pictures at most that serve as the pool of a validation
+STOCK = 400  # labelled pictures at most that serve as the pool of a validation
 
 
 def frames(data, rows: np.ndarray, size: int, device: str = "cpu") -> torch.Tensor:

@@ -73,8 +73,13 @@ class Worker:
     def __init__(self, command: list[str] | None = None, *, log: Callable[[str], None] | None = None, start_timeout: float = 60):
         places = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in places if p)}
-        self.process = subprocess.Popen(command or [sys.executable, "-m", "cers", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.PIPE, env=environment)
+        self.process = subprocess.Popen(
+            command or [sys.executable, "-m", "cers", "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+        )
         self.faults: queue.SimpleQueue[dict] = queue.SimpleQueue()
         self.log: deque[str] = deque(maxlen=1000)
         self._say, self._lock = log, threading.Lock()
@@ -134,7 +139,7 @@ class Worker:
         """Close the worker's stdin, wait for its end and return its exit code; it is killed if it does not end in time."""
         try:
             self.process.stdin.close()
-        except OSError:            # bytes that were still to be written have nobody to read them
+        except OSError:  # bytes that were still to be written have nobody to read them
             pass
         try:
             return self.process.wait(timeout)

@@ -15,7 +15,7 @@ from ..case import Geometry, PlaneView, Prediction, Volume
 from ..errors import InputError, ModelError, PoolError, ProtocolError
 from .server import Job
 
-_KEPT = 4           # label maps of earlier requests that stay readable
+_KEPT = 4  # label maps of earlier requests that stay readable
 
 
 def params(**allowed):
@@ -31,13 +31,15 @@ def params(**allowed):
                 wrong = isinstance(value, bool) and types[name] is not bool
                 if value is not None and (wrong or not isinstance(value, types[name])):
                     raise ProtocolError(f"The parameter '{name}' of '{job.method}' has the wrong type ({type(value).__name__}).")
-                if isinstance(value, str) and "\0" in value:              # no path and no name has one
+                if isinstance(value, str) and "\0" in value:  # no path and no name has one
                     raise ProtocolError(f"The parameter '{name}' of '{job.method}' holds a null character.")
             missing = [name for name in required if given.get(name) is None]
             if missing:
                 raise ProtocolError(f"'{job.method}' needs the parameter '{missing[0]}'.")
             return method(self, job, given)
+
         return checked
+
     return wrap
 
 
@@ -53,7 +55,7 @@ class Methods:
         self.model = self.pool = self.segmenter = None
         self.volume: Volume | None = None
         self.prediction: Prediction | None = None
-        self.map: tuple | None = None        # of the pool at work: (what it was made of, points, values)
+        self.map: tuple | None = None  # of the pool at work: (what it was made of, points, values)
         self._embedder = self.writing = None
         self._embedder_path: object = ()
         self._count = 0
@@ -70,8 +72,11 @@ class Methods:
 
         self.writing = Writing()
 
-        return {**{name: getattr(self, name) for name in names}, "add_case": partial(add_case, self),
-                **{name: partial(method, self) for name, method in {**TABLE, **NEXT, **MODELS, **RATIONALES}.items()}}
+        return {
+            **{name: getattr(self, name) for name in names},
+            "add_case": partial(add_case, self),
+            **{name: partial(method, self) for name, method in {**TABLE, **NEXT, **MODELS, **RATIONALES}.items()},
+        }
 
     @params(path=str, device=str, threads=int)
     def load_model(self, job: Job, given: dict) -> dict:
@@ -84,9 +89,17 @@ class Methods:
         job.check()
         self.model, self.segmenter, self.volume, self.prediction = model, None, None, None
         job.progress(0.7, "Loading the text encoder")
-        self._text().encode(["ready"])            # now, for loading it cannot be cancelled half-way through a segmentation
-        return {"hash": model.hash, "labels": model.labels, "device": device, "devices": devices(), "name": model.config.name,
-                "card": model.card, "modality": model.config.modality, "body_site": model.config.body_site}
+        self._text().encode(["ready"])  # now, for loading it cannot be cancelled half-way through a segmentation
+        return {
+            "hash": model.hash,
+            "labels": model.labels,
+            "device": device,
+            "devices": devices(),
+            "name": model.config.name,
+            "card": model.card,
+            "modality": model.config.modality,
+            "body_site": model.config.body_site,
+        }
 
     @params(path=str, read_only=bool)
     def open_pool(self, job: Job, given: dict) -> dict:
@@ -97,27 +110,52 @@ class Methods:
         if self.pool is not None:
             self.pool.close()
         self.pool, self.segmenter, self.volume, self.prediction = pool, None, None, None
-        return {"path": path, "cases": 0 if pool is None else len(pool), "hash": None if pool is None else pool.hash(),
-                "read_only": False if pool is None else pool.read_only}
+        return {
+            "path": path,
+            "cases": 0 if pool is None else len(pool),
+            "hash": None if pool is None else pool.hash(),
+            "read_only": False if pool is None else pool.read_only,
+        }
 
-    @params(image_=str, ijkToRAS_=list, name=str, modality=str, body_site=str, patient_id=str, volume_id=str, planes=str, text=str,
-            influence=bool, spacing_known=bool, record=bool)
+    @params(
+        image_=str,
+        ijkToRAS_=list,
+        name=str,
+        modality=str,
+        body_site=str,
+        patient_id=str,
+        volume_id=str,
+        planes=str,
+        text=str,
+        influence=bool,
+        spacing_known=bool,
+        record=bool,
+    )
     def segment(self, job: Job, given: dict) -> dict:
         array = self._load(given["image"], "image")
-        volume = Volume(array, Geometry(_matrix(given["ijkToRAS"]), array.shape if array.ndim == 3 else (0, 0, 0)),
-                        **{key: given[key] for key in ("name", "modality", "body_site", "patient_id", "volume_id") if given.get(key)},
-                        spacing_known=given.get("spacing_known") is not False)
+        volume = Volume(
+            array,
+            Geometry(_matrix(given["ijkToRAS"]), array.shape if array.ndim == 3 else (0, 0, 0)),
+            **{key: given[key] for key in ("name", "modality", "body_site", "patient_id", "volume_id") if given.get(key)},
+            spacing_known=given.get("spacing_known") is not False,
+        )
         volume.volume_id = volume.volume_id or volume.content_hash[:16]
         segmenter = self._segmenter(job)
         self.volume = self.prediction = None
-        prediction = segmenter.segment(volume, planes=given.get("planes") or "acquisition", text=given.get("text"), progress=job.progress,
-                                       cancel=job.cancelled.is_set, influence=given.get("influence") is not False)
+        prediction = segmenter.segment(
+            volume,
+            planes=given.get("planes") or "acquisition",
+            text=given.get("text"),
+            progress=job.progress,
+            cancel=job.cancelled.is_set,
+            influence=given.get("influence") is not False,
+        )
         job.check()
         self.volume, self.prediction = volume, prediction
         if self.pool is not None and given.get("record") is not False:
             try:
                 self.pool.record_uses(prediction.provenance["image"], self.model.hash, prediction.evidence)
-            except PoolError as error:       # the mask is there all the same
+            except PoolError as error:  # the mask is there all the same
                 print(f"Where references were used could not be recorded: {error}", file=sys.stderr)
         return {**prediction.summary(), "labelmap": self._save("labelmap", prediction.labelmap)}
 
@@ -127,7 +165,7 @@ class Methods:
         ids = {name: [str(i) for i in given.get(name) or []] for name in ("pinned", "dropped")}
         result = self._segmenter(job).resegment(index, plane, **ids)
         view = PlaneView(prediction.geometry, plane)
-        view.slices(prediction.labelmap)[index] = result.mask          # so that a report shows what the user sees
+        view.slices(prediction.labelmap)[index] = result.mask  # so that a report shows what the user sees
         prediction.evidence = [result.evidence if (e.plane, e.index) == (plane, index) else e for e in prediction.evidence]
         return {"mask": self._save(f"mask-{plane}-{index}", result.mask.astype(np.uint8)), "evidence": result.evidence.to_dict()}
 
@@ -138,9 +176,11 @@ class Methods:
         prediction, plane, index = self._slice(given, decoded=False)
         view = PlaneView(prediction.geometry, plane)
         picture = display(view.slices(self.volume.array), self.volume.modality)[index]
-        return {"image": self._save(f"slice-{plane}-{index}", picture),
-                "mask": self._save(f"slicemask-{plane}-{index}", view.slices(prediction.labelmap)[index]),
-                "spacing": list(view.spacing) if self.volume.spacing_known else None}
+        return {
+            "image": self._save(f"slice-{plane}-{index}", picture),
+            "mask": self._save(f"slicemask-{plane}-{index}", view.slices(prediction.labelmap)[index]),
+            "spacing": list(view.spacing) if self.volume.spacing_known else None,
+        }
 
     @params(image_=str, mask_=str, spacing=list, modality=str, plane=str)
     def describe(self, job: Job, given: dict) -> dict:
@@ -175,8 +215,16 @@ class Methods:
         if given.get("text") is not None:
             found = search_text(pool, self._text(), given["text"], k, *watch)
         else:
-            found = search_image(pool, self._model(), self._text(), self._load(given["image"], "image"), _spacing(given.get("spacing")),
-                                 given.get("modality"), k, *watch)
+            found = search_image(
+                pool,
+                self._model(),
+                self._text(),
+                self._load(given["image"], "image"),
+                _spacing(given.get("spacing")),
+                given.get("modality"),
+                k,
+                *watch,
+            )
         return {"cases": [{**pool.meta(i), "similarity": score} for i, score in found]}
 
     @params(id_=str)

@@ -60,5 +60,11 @@ def compare(self: Methods, job: Job, given: dict) -> dict:
     return compare_models(find(given["first"]), find(given["second"]))
 
 
-TABLE: dict[str, Callable] = {"model_list": list_, "model_install": install, "model_use": use, "model_export": export, "model_delete": delete,
-                              "model_compare": compare}
+TABLE: dict[str, Callable] = {
+    "model_list": list_,
+    "model_install": install,
+    "model_use": use,
+    "model_export": export,
+    "model_delete": delete,
+    "model_compare": compare,
+}

@@ -16,8 +16,17 @@ def rank(self: Methods, job: Job, given: dict) -> dict:
     """The unlabelled volumes of a folder, those first whose label would help the open pool most."""
     from ..inference.next import rank_next
 
-    return rank_next(given["folder"], self._pool(), self._model(), embedder=self._text(), modality=given.get("modality"),
-                     body_site=given.get("body_site"), cache=given.get("cache"), progress=job.progress, cancel=job.cancelled.is_set).to_dict()
+    return rank_next(
+        given["folder"],
+        self._pool(),
+        self._model(),
+        embedder=self._text(),
+        modality=given.get("modality"),
+        body_site=given.get("body_site"),
+        cache=given.get("cache"),
+        progress=job.progress,
+        cancel=job.cancelled.is_set,
+    ).to_dict()
 
 
 @params(path_=str, ijkToRAS_=list, shape_=list)

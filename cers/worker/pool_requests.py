@@ -11,10 +11,10 @@ from ..errors import CersError, PoolError, ProtocolError
 from .methods import Methods, _matrix, _spacing, params
 from .server import Job
 
-_SOURCE = "3D Slicer scene"               # never the volume's name, which often is a person's
-_MOST_FOUND = 200                         # cases that a search by meaning or by picture gives
+_SOURCE = "3D Slicer scene"  # never the volume's name, which often is a person's
+_MOST_FOUND = 200  # cases that a search by meaning or by picture gives
 _MOST_ROWS = 500
-_TWINS = 0.97                             # correlation of thumbnails from which a case's page names another one as alike
+_TWINS = 0.97  # correlation of thumbnails from which a case's page names another one as alike
 
 
 @params(path_=str)
@@ -44,8 +44,18 @@ def query(self: Methods, job: Job, given: dict) -> dict:
     elif given.get("image") and ids:
         from ..inference.search import search_image
 
-        scores = dict(search_image(pool, self._model(), self._text(), self._load(given["image"], "image"), _spacing(given.get("spacing")),
-                                   given.get("modality"), max(1, len(pool)), *watch))
+        scores = dict(
+            search_image(
+                pool,
+                self._model(),
+                self._text(),
+                self._load(given["image"], "image"),
+                _spacing(given.get("spacing")),
+                given.get("modality"),
+                max(1, len(pool)),
+                *watch,
+            )
+        )
     if scores is not None:
         ids = sorted((i for i in ids if i in scores), key=lambda i: -scores[i])[:_MOST_FOUND]
     return {"ids": ids, "total": len(pool), "similarity": None if scores is None else [round(scores[i], 4) for i in ids]}
@@ -77,7 +87,7 @@ def _thumbnail(case, size: int) -> np.ndarray:
     low, high = (float(v) for v in np.percentile(image, (1, 99.5)))
     picture = np.clip((image - low) * (255 / max(high - low, 1e-6)), 0, 255).astype(np.uint8)
     seen = (picture > 12) | (case.mask > 0)
-    if seen.any():                                        # without the empty border
+    if seen.any():  # without the empty border
         box = np.ix_(*(np.arange(at[0], at[-1] + 1) for at in (np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0)))))
         picture, mask = picture[box], case.mask[box] > 0
     else:
@@ -91,7 +101,7 @@ def _thumbnail(case, size: int) -> np.ndarray:
     edge = core & ~(inside[:-2, 1:-1] & inside[2:, 1:-1] & inside[1:-1, :-2] & inside[1:-1, 2:])
     out = np.zeros((size, size, 3), np.uint8)
     top, left = (size - small.shape[0]) // 2, (size - small.shape[1]) // 2
-    view = out[top:top + small.shape[0], left:left + small.shape[1]]
+    view = out[top : top + small.shape[0], left : left + small.shape[1]]
     view[:] = small[..., None]
     view[edge] = (51, 217, 255)
     return out
@@ -107,12 +117,18 @@ def page(self: Methods, job: Job, given: dict) -> dict:
     twins = near_duplicates(pool, pool.ids(), _TWINS, of=[case.id])
     alike = sorted(((a if b == case.id else b, score) for a, b, score in twins), key=lambda t: -t[1])[:12]
     same = pool.list(volume_id=case.volume_id, plane=case.plane) if case.volume_id and case.slice_index is not None else []
-    return {"case": pool.rows([case.id])[0], "rationale": None if case.rationale is None else case.rationale.to_dict(),
-            "uses": pool.uses(case.id, 20), "use_count": pool.use_counts([case.id]).get(case.id, 0),
-            "versions": pool.version_list(case.id), "audit": pool.audit([case.id], limit=100),
-            "alike": [{**row, "similarity": dict(alike)[row["id"]]} for row in pool.rows([i for i, _ in alike])],
-            "slices": [m["id"] for m in sorted(same, key=lambda m: m["slice_index"] or 0)],
-            "image": self._save("page", case.image), "mask": self._save("page-mask", case.mask)}
+    return {
+        "case": pool.rows([case.id])[0],
+        "rationale": None if case.rationale is None else case.rationale.to_dict(),
+        "uses": pool.uses(case.id, 20),
+        "use_count": pool.use_counts([case.id]).get(case.id, 0),
+        "versions": pool.version_list(case.id),
+        "audit": pool.audit([case.id], limit=100),
+        "alike": [{**row, "similarity": dict(alike)[row["id"]]} for row in pool.rows([i for i, _ in alike])],
+        "slices": [m["id"] for m in sorted(same, key=lambda m: m["slice_index"] or 0)],
+        "image": self._save("page", case.image),
+        "mask": self._save("page-mask", case.mask),
+    }
 
 
 @params(ids_=list, changes=dict, rename=dict, who=str, note=str)
@@ -200,8 +216,14 @@ def map_(self: Methods, job: Job, given: dict) -> dict:
         found = project(pool)
         self.map = (str(pool.folder), state), found, values(pool, found.ids)
     _, found, facets = self.map
-    return {"ids": found.ids, "points": self._save("map", found.points), "facets": facets, "source": found.source,
-            "explained": round(found.explained, 4), "missing": found.missing}
+    return {
+        "ids": found.ids,
+        "points": self._save("map", found.points),
+        "facets": facets,
+        "source": found.source,
+        "explained": round(found.explained, 4),
+        "missing": found.missing,
+    }
 
 
 @params(record=bool, forget=bool)
@@ -218,20 +240,38 @@ def uses(self: Methods, job: Job, given: dict) -> dict:
 def export(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.transfer import export_pool
 
-    return {"path": given["path"], "cases": export_pool(self._pool(), given["path"], given.get("ids"), progress=job.progress,
-                                                        cancel=job.cancelled.is_set)}
+    return {
+        "path": given["path"],
+        "cases": export_pool(self._pool(), given["path"], given.get("ids"), progress=job.progress, cancel=job.cancelled.is_set),
+    }
 
 
 @params(path_=str, dry_run=bool, who=str)
 def merge(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.transfer import merge as merge_into
 
-    return merge_into(_writable(self, given), given["path"], dry_run=bool(given.get("dry_run")), who=given.get("who"),
-                      progress=job.progress, cancel=job.cancelled.is_set).to_dict()
+    return merge_into(
+        _writable(self, given),
+        given["path"],
+        dry_run=bool(given.get("dry_run")),
+        who=given.get("who"),
+        progress=job.progress,
+        cancel=job.cancelled.is_set,
+    ).to_dict()
 
 
-@params(images_=str, masks_=str, csv=str, modality=str, body_site=str, annotator=str, diagnosis=str, max_slices=int, dry_run=bool,
-        keep_identity=bool)
+@params(
+    images_=str,
+    masks_=str,
+    csv=str,
+    modality=str,
+    body_site=str,
+    annotator=str,
+    diagnosis=str,
+    max_slices=int,
+    dry_run=bool,
+    keep_identity=bool,
+)
 def import_folder(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.importer import DryRun
     from ..pool.importer import import_folder as fill
@@ -239,14 +279,37 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
     pool = _writable(self, given)
     dry = DryRun(pool) if given.get("dry_run") else None
     defaults = {name: given[name] for name in ("modality", "body_site", "annotator", "diagnosis") if given.get(name)}
-    report = fill(dry or pool, given["images"], given["masks"], given.get("csv"), progress=job.progress, cancel=job.cancelled.is_set,
-                  defaults=defaults, max_slices=given.get("max_slices") or 12, keep_identity=bool(given.get("keep_identity")))
-    found = {name: {"images": count, "values": values} for name, (count, values) in report.identity.items()}     # for the screen
+    report = fill(
+        dry or pool,
+        given["images"],
+        given["masks"],
+        given.get("csv"),
+        progress=job.progress,
+        cancel=job.cancelled.is_set,
+        defaults=defaults,
+        max_slices=given.get("max_slices") or 12,
+        keep_identity=bool(given.get("keep_identity")),
+    )
+    found = {name: {"images": count, "values": values} for name, (count, values) in report.identity.items()}  # for the screen
     return {**report.to_dict(), "identity": found, "added": dry.added if dry else report.added}
 
 
-@params(image_=str, mask_=str, ijkToRAS_=list, labels_=dict, modality=str, body_site=str, patient_id=str, volume_id=str, diagnosis=str,
-        annotator=str, source=str, spacing_known=bool, max_slices=int, dry_run=bool)
+@params(
+    image_=str,
+    mask_=str,
+    ijkToRAS_=list,
+    labels_=dict,
+    modality=str,
+    body_site=str,
+    patient_id=str,
+    volume_id=str,
+    diagnosis=str,
+    annotator=str,
+    source=str,
+    spacing_known=bool,
+    max_slices=int,
+    dry_run=bool,
+)
 def import_volume(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.importer import DryRun
     from ..pool.importer import import_volume as fill
@@ -254,8 +317,12 @@ def import_volume(self: Methods, job: Job, given: dict) -> dict:
     pool = _writable(self, given)
     array, mask = self._load(given["image"], "image"), self._load(given["mask"], "mask")
     known = {key: given[key] for key in ("modality", "body_site", "patient_id", "volume_id") if given.get(key)}
-    volume = Volume(array, Geometry(_matrix(given["ijkToRAS"]), array.shape if array.ndim == 3 else (0, 0, 0)), **known,
-                    spacing_known=given.get("spacing_known") is not False)
+    volume = Volume(
+        array,
+        Geometry(_matrix(given["ijkToRAS"]), array.shape if array.ndim == 3 else (0, 0, 0)),
+        **known,
+        spacing_known=given.get("spacing_known") is not False,
+    )
     try:
         labels = {int(value): str(name) for value, name in given["labels"].items()}
     except ValueError:
@@ -297,7 +364,25 @@ def _writable(self: Methods, given: dict):
 
 
 TABLE: dict[str, Callable] = {
-    "pool_create": create, "pool_info": info, "pool_query": query, "pool_rows": rows, "pool_case": page, "pool_edit": edit,
-    "pool_rationale": rationale, "pool_review": review, "pool_delete": delete, "pool_restore": restore, "pool_purge": purge,
-    "pool_trash": trash, "pool_audit": audit, "pool_health": health, "pool_harm": harm, "pool_map": map_, "pool_uses": uses,
-    "pool_export": export, "pool_merge": merge, "pool_import_folder": import_folder, "pool_import_volume": import_volume}
+    "pool_create": create,
+    "pool_info": info,
+    "pool_query": query,
+    "pool_rows": rows,
+    "pool_case": page,
+    "pool_edit": edit,
+    "pool_rationale": rationale,
+    "pool_review": review,
+    "pool_delete": delete,
+    "pool_restore": restore,
+    "pool_purge": purge,
+    "pool_trash": trash,
+    "pool_audit": audit,
+    "pool_health": health,
+    "pool_harm": harm,
+    "pool_map": map_,
+    "pool_uses": uses,
+    "pool_export": export,
+    "pool_merge": merge,
+    "pool_import_folder": import_folder,
+    "pool_import_volume": import_volume,
+}

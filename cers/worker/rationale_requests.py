@@ -20,7 +20,16 @@ from .pool_requests import _writable
 from .server import Job
 
 SCOPES = ("all", "missing", "stale")
-_WRITER = {"writer_": str, "url": str, "model": str, "picture": bool, "key_source": str, "key_variable": str, "parallel": int, "timeout": (int, float)}
+_WRITER = {
+    "writer_": str,
+    "url": str,
+    "model": str,
+    "picture": bool,
+    "key_source": str,
+    "key_variable": str,
+    "parallel": int,
+    "timeout": (int, float),
+}
 _WHAT = {"scope": str, "ids": list, "again": bool, "over_persons": bool}
 
 
@@ -47,19 +56,43 @@ def plan(self: Methods, job: Job, given: dict) -> dict:
     job.progress(0.1, "Loading the model" if given["writer"] == "local" else "Looking through the cases")
     model = _model(self, given, key=False)
     job.check()
-    out = writers.plan(pool, model, _cases(pool, given), again=bool(given.get("again")), over_persons=bool(given.get("over_persons")),
-                       prices=None if prices is None else tuple(prices))
+    out = writers.plan(
+        pool,
+        model,
+        _cases(pool, given),
+        again=bool(given.get("again")),
+        over_persons=bool(given.get("over_persons")),
+        prices=None if prices is None else tuple(prices),
+    )
     preview = None
     if out.preview is not None:
         picture = None if out.preview.picture is None else self._save("written-picture", _pixels(out.preview.picture))
-        preview = {"id": out.preview_id, "system": out.preview.system, "user": out.preview.user, "picture": picture,
-                   "bytes": len(out.preview.body), "sha256": out.preview.sha256}
+        preview = {
+            "id": out.preview_id,
+            "system": out.preview.system,
+            "user": out.preview.user,
+            "picture": picture,
+            "bytes": len(out.preview.body),
+            "sha256": out.preview.sha256,
+        }
     endpoint = None
     if isinstance(model, writers.Endpoint):
-        endpoint = {**_where(model.url), "picture": model.with_picture, "consent": model.ledger.allows(model.url, model.with_picture),
-                    **_key_state(given, model.url)}
-    return {"ids": out.ids, "done": out.done, "persons": out.persons, "cached": out.cached, "preview": preview, "endpoint": endpoint,
-            "estimate": None if out.estimate is None else vars(out.estimate), "name": "measured" if model is None else model.name}
+        endpoint = {
+            **_where(model.url),
+            "picture": model.with_picture,
+            "consent": model.ledger.allows(model.url, model.with_picture),
+            **_key_state(given, model.url),
+        }
+    return {
+        "ids": out.ids,
+        "done": out.done,
+        "persons": out.persons,
+        "cached": out.cached,
+        "preview": preview,
+        "endpoint": endpoint,
+        "estimate": None if out.estimate is None else vars(out.estimate),
+        "name": "measured" if model is None else model.name,
+    }
 
 
 @params(**_WRITER, **_WHAT)
@@ -75,8 +108,9 @@ def write(self: Methods, job: Job, given: dict) -> dict:
     again, persons = bool(given.get("again")), bool(given.get("over_persons"))
     todo = writers.plan(pool, model, ids, again=again, over_persons=persons, estimate=False).ids
     job.check()
-    self.writing.report = writers.write(pool, model, todo, again=again, over_persons=persons, progress=job.progress,
-                                        cancel=job.cancelled.is_set)
+    self.writing.report = writers.write(
+        pool, model, todo, again=again, over_persons=persons, progress=job.progress, cancel=job.cancelled.is_set
+    )
     return _report(self.writing.report)
 
 
@@ -92,8 +126,12 @@ def compare(self: Methods, job: Job, given: dict) -> dict:
     pool = self._pool()
     case = pool.get(given["id"])
     last = self.writing.report
-    return {"id": case.id, "measured": measured_of(case).to_dict(), "current": None if case.rationale is None else case.rationale.to_dict(),
-            "findings": [vars(f) for f in ([] if last is None else last.findings.get(case.id, []))]}
+    return {
+        "id": case.id,
+        "measured": measured_of(case).to_dict(),
+        "current": None if case.rationale is None else case.rationale.to_dict(),
+        "findings": [vars(f) for f in ([] if last is None else last.findings.get(case.id, []))],
+    }
 
 
 @params()
@@ -121,8 +159,15 @@ def log(self: Methods, job: Job, given: dict) -> dict:
 
 @params(csv_=str, version=str, over_persons=bool, dry_run=bool)
 def import_csv(self: Methods, job: Job, given: dict) -> dict:
-    return writers.import_table(_writable(self, given), given["csv"], version=given.get("version"), dry_run=bool(given.get("dry_run")),
-                                over_persons=bool(given.get("over_persons")), progress=job.progress, cancel=job.cancelled.is_set).to_dict()
+    return writers.import_table(
+        _writable(self, given),
+        given["csv"],
+        version=given.get("version"),
+        dry_run=bool(given.get("dry_run")),
+        over_persons=bool(given.get("over_persons")),
+        progress=job.progress,
+        cancel=job.cancelled.is_set,
+    ).to_dict()
 
 
 def _cases(pool, given: dict) -> list[str] | None:
@@ -147,7 +192,7 @@ def _model(self: Methods, given: dict, *, key: bool):
         return None
     if writer == "local":
         if self.writing.name != name or self.writing.model is None:
-            self.writing.model = None                       # before the next one takes its memory
+            self.writing.model = None  # before the next one takes its memory
             self.writing.model, self.writing.name = writers.local_model(name, writers.Prompt.load()), name
         return self.writing.model
     if writer != "endpoint":
@@ -156,7 +201,9 @@ def _model(self: Methods, given: dict, *, key: bool):
     if not 1 <= parallel <= 64 or not 1 <= timeout <= 3600:
         raise InputError("Ask for 1 to 64 requests at a time, and give each 1 to 3600 seconds.")
     secret = writers.key_from(given.get("key_source") or "none", url, given.get("key_variable")) if key else None
-    return writers.Endpoint(url, name, writers.Prompt.load(), picture=bool(given.get("picture")), key=secret, parallel=parallel, seconds=timeout)
+    return writers.Endpoint(
+        url, name, writers.Prompt.load(), picture=bool(given.get("picture")), key=secret, parallel=parallel, seconds=timeout
+    )
 
 
 def _key_state(given: dict, url: str) -> dict:
@@ -184,5 +231,14 @@ def _pixels(png: bytes) -> np.ndarray:
 
 
 TABLE: dict[str, Callable] = {
-    "rationale_overview": overview, "rationale_plan": plan, "rationale_write": write, "rationale_report": report, "rationale_compare": compare,
-    "rationale_consents": consents, "rationale_grant": grant, "rationale_withdraw": withdraw, "rationale_log": log, "rationale_import": import_csv}
+    "rationale_overview": overview,
+    "rationale_plan": plan,
+    "rationale_write": write,
+    "rationale_report": report,
+    "rationale_compare": compare,
+    "rationale_consents": consents,
+    "rationale_grant": grant,
+    "rationale_withdraw": withdraw,
+    "rationale_log": log,
+    "rationale_import": import_csv,
+}

@@ -24,9 +24,9 @@ from .. import __version__
 from ..errors import Cancelled, CersError, InputError, ProtocolError
 
 PROTOCOL = 1
-MAX_LINE = 16 * 2**20       # bytes; arrays travel as files, so that no honest request comes near
-_THROTTLE = 0.05            # s between two progress events of one request
-_GRACE = 1.5                # s that a running request has to stop when the worker must end
+MAX_LINE = 16 * 2**20  # bytes; arrays travel as files, so that no honest request comes near
+_THROTTLE = 0.05  # s between two progress events of one request
+_GRACE = 1.5  # s that a running request has to stop when the worker must end
 
 
 class Job:
@@ -104,11 +104,11 @@ class Server:
         except (ValueError, RecursionError):
             raise ProtocolError("A line is not valid JSON. Send one JSON object per line.") from None
         if not isinstance(request, dict):
-            raise ProtocolError("A line is not a JSON object. Send {\"id\": ..., \"method\": ..., \"params\": {...}}.")
+            raise ProtocolError('A line is not a JSON object. Send {"id": ..., "method": ..., "params": {...}}.')
         identifier = request.get("id")
         if isinstance(identifier, bool) or not isinstance(identifier, (str, int)) or len(str(identifier)) > 200:
             raise ProtocolError("A request has no usable id. Give each request a text or a whole number of its own as id.")
-        if identifier in self._seen:      # answering under this id would be a second answer to the first request
+        if identifier in self._seen:  # answering under this id would be a second answer to the first request
             raise ProtocolError(f"The id {json.dumps(identifier)} was used before. Give each request an id of its own.")
         self._seen.add(identifier)
         method, params = request.get("method"), request.get("params")
@@ -132,11 +132,16 @@ class Server:
     def _hello(self, job: Job) -> None:
         wanted = job.params.get("protocol")
         if wanted != PROTOCOL:
-            self._error(job.id, "protocol", f"This worker speaks protocol {PROTOCOL}, not {json.dumps(wanted)[:40]}. "
-                                            "Use a client of the same version.")
+            self._error(
+                job.id,
+                "protocol",
+                f"This worker speaks protocol {PROTOCOL}, not {json.dumps(wanted)[:40]}. Use a client of the same version.",
+            )
         else:
-            self._answer(job.id, {"protocol": PROTOCOL, "version": __version__, "pid": os.getpid(), "folder": str(self.folder),
-                                  "methods": list(METHODS)})
+            self._answer(
+                job.id,
+                {"protocol": PROTOCOL, "version": __version__, "pid": os.getpid(), "folder": str(self.folder), "methods": list(METHODS)},
+            )
 
     def _cancel(self, job: Job) -> None:
         wanted = job.params.get("request")
@@ -145,7 +150,7 @@ class Server:
         if target is not None:
             target.cancelled.set()
             if target is not self._current:
-                self._error(target.id, Cancelled.code, str(Cancelled()))       # it waits in the queue: over at once
+                self._error(target.id, Cancelled.code, str(Cancelled()))  # it waits in the queue: over at once
         self._answer(job.id, {"cancelled": target is not None})
 
     def _end(self) -> None:
@@ -186,18 +191,24 @@ class Server:
             self._error(job.id, error.code, str(error))
         except ImportError as error:
             traceback.print_exc()
-            self._error(job.id, "packages", f"A Python package that CERS needs is missing or damaged ({error}). "
-                                            "Install it and start the worker again.")
+            self._error(
+                job.id,
+                "packages",
+                f"A Python package that CERS needs is missing or damaged ({error}). Install it and start the worker again.",
+            )
         except MemoryError:
             traceback.print_exc()
             self._error(job.id, "memory", "There was not enough memory. Close other programs, or crop the volume.")
-        except Exception as error:            # whatever it is, the client gets its one answer and the next request its turn
+        except Exception as error:  # whatever it is, the client gets its one answer and the next request its turn
             traceback.print_exc()
             if "out of memory" in str(error).lower():
                 self._error(job.id, "memory", "The device ran out of memory. Choose the CPU, or crop the volume.")
             else:
-                self._error(job.id, "internal", f"Something unexpected went wrong in '{job.method}' ({type(error).__name__}); "
-                                                "the worker's log has the details.")
+                self._error(
+                    job.id,
+                    "internal",
+                    f"Something unexpected went wrong in '{job.method}' ({type(error).__name__}); the worker's log has the details.",
+                )
         else:
             self._answer(job.id, result)
         finally:
@@ -232,27 +243,75 @@ class Server:
             with self._write:
                 self._out.write(line)
                 self._out.flush()
-        except (OSError, ValueError):         # the client is gone: there is nobody left to work for
+        except (OSError, ValueError):  # the client is gone: there is nobody left to work for
             leave(self.folder)
 
 
-METHODS = ("hello", "load_model", "open_pool", "segment", "resegment", "slice", "describe", "embed", "search", "case",
-           "add_case", "export_report", "cancel", "shutdown",
-           "pool_create", "pool_info", "pool_query", "pool_rows", "pool_case", "pool_edit", "pool_rationale", "pool_review", "pool_delete",
-           "pool_restore", "pool_purge", "pool_trash", "pool_audit", "pool_health", "pool_harm", "pool_map", "pool_uses", "pool_export", "pool_merge", "pool_import_folder",
-           "pool_import_volume", "next_rank", "next_mask", "model_list", "model_install", "model_use", "model_export",
-           "model_delete", "model_compare", "rationale_overview", "rationale_plan", "rationale_write", "rationale_report", "rationale_compare",
-           "rationale_consents", "rationale_grant", "rationale_withdraw", "rationale_log", "rationale_import")
+METHODS = (
+    "hello",
+    "load_model",
+    "open_pool",
+    "segment",
+    "resegment",
+    "slice",
+    "describe",
+    "embed",
+    "search",
+    "case",
+    "add_case",
+    "export_report",
+    "cancel",
+    "shutdown",
+    "pool_create",
+    "pool_info",
+    "pool_query",
+    "pool_rows",
+    "pool_case",
+    "pool_edit",
+    "pool_rationale",
+    "pool_review",
+    "pool_delete",
+    "pool_restore",
+    "pool_purge",
+    "pool_trash",
+    "pool_audit",
+    "pool_health",
+    "pool_harm",
+    "pool_map",
+    "pool_uses",
+    "pool_export",
+    "pool_merge",
+    "pool_import_folder",
+    "pool_import_volume",
+    "next_rank",
+    "next_mask",
+    "model_list",
+    "model_install",
+    "model_use",
+    "model_export",
+    "model_delete",
+    "model_compare",
+    "rationale_overview",
+    "rationale_plan",
+    "rationale_write",
+    "rationale_report",
+    "rationale_compare",
+    "rationale_consents",
+    "rationale_grant",
+    "rationale_withdraw",
+    "rationale_log",
+    "rationale_import",
+)
 
 
 def serve() -> int:
     """Run the worker on this process's stdin and stdout; the exit code."""
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)                             # prints of libraries, also those of C code, go to the log and never between the answers
+    os.dup2(2, 1)  # prints of libraries, also those of C code, go to the log and never between the answers
     sys.stdout = sys.stderr
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: leave(folder))
-    folder = Path(tempfile.mkdtemp(prefix="cers-worker-"))       # mode 700
+    folder = Path(tempfile.mkdtemp(prefix="cers-worker-"))  # mode 700
     threading.Thread(target=_watch_parent, args=(os.getppid(), folder), name="watcher", daemon=True).start()
     try:
         Server(sys.stdin.buffer, answers, folder, lambda: _methods(folder)).run()
@@ -275,7 +334,7 @@ def _methods(folder: Path) -> dict[str, Callable]:
 
 
 def _watch_parent(parent: int, folder: Path) -> None:
-    while os.name == "posix":                 # elsewhere a dead parent closes stdin, which the reader sees
+    while os.name == "posix":  # elsewhere a dead parent closes stdin, which the reader sees
         time.sleep(0.5)
         if os.getppid() != parent:
             leave(folder)
@@ -291,7 +350,7 @@ def _plain(value):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, (str, int)):
         return value
-    if hasattr(value, "tolist"):              # numpy scalars and arrays
+    if hasattr(value, "tolist"):  # numpy scalars and arrays
         return _plain(value.tolist())
     if isinstance(value, Path):
         return str(value)

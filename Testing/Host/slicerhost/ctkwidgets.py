@@ -249,7 +249,9 @@ class ctkPathLineEdit(qt.QWidget):
     )
     label = Property(str, lambda self: self._label, lambda self, v: setattr(self, "_label", v))
     settingKey = Property(str, lambda self: self._key, _set_key)
-    minimumContentsLength = Property(int, lambda self: self._combo.minimumContentsLength(), lambda self, v: self._combo.setMinimumContentsLength(v))
+    minimumContentsLength = Property(
+        int, lambda self: self._combo.minimumContentsLength(), lambda self, v: self._combo.setMinimumContentsLength(v)
+    )
     sizeAdjustPolicy = Property(int, lambda self: self.AdjustToMinimumContentsLength, lambda self, v: None)
     showBrowseButton = Property(bool, lambda self: not self._button.isHidden(), lambda self, v: self._button.setVisible(v))
     showHistoryButton = Property(bool, lambda self: True, lambda self, v: None)

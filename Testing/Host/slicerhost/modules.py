@@ -91,7 +91,7 @@ class qSlicerScriptedLoadableModule(qt.QObject):
         return None
 
     def widgetRepresentation(self):
-        if self._widget is None or not shiboken6.isValid(self._widget):     # a closed main window takes its panels along
+        if self._widget is None or not shiboken6.isValid(self._widget):  # a closed main window takes its panels along
             self._widget = self.createNewWidgetRepresentation()
         return self._widget
 

@@ -31,7 +31,7 @@ class qMRMLPlotView(qt.QWidget):
         renderer.SetBackground(1, 1, 1)
         self._actor = actor
         self._picture.renderWindow().AddRenderer(renderer)
-        style = vtk.vtkContextInteractorStyle()          # as the application has it: the chart is moved and zoomed
+        style = vtk.vtkContextInteractorStyle()  # as the application has it: the chart is moved and zoomed
         style.SetScene(actor.GetScene())
         self._picture.interactor().SetInteractorStyle(style)
 
@@ -82,8 +82,10 @@ class qMRMLPlotView(qt.QWidget):
         self._chart.SetShowLegend(bool(chart.GetLegendVisibility()))
         self._chart.SetTitle((chart.GetTitle() or "") if chart.GetTitleVisibility() else "")
         self._chart.GetTitleProperties().SetFontSize(chart.GetTitleFontSize())
-        for axis, title, auto, limits in ((vtk.vtkAxis.BOTTOM, chart.GetXAxisTitle(), chart.GetXAxisRangeAuto(), chart.GetXAxisRange()),
-                                          (vtk.vtkAxis.LEFT, chart.GetYAxisTitle(), chart.GetYAxisRangeAuto(), chart.GetYAxisRange())):
+        for axis, title, auto, limits in (
+            (vtk.vtkAxis.BOTTOM, chart.GetXAxisTitle(), chart.GetXAxisRangeAuto(), chart.GetXAxisRange()),
+            (vtk.vtkAxis.LEFT, chart.GetYAxisTitle(), chart.GetYAxisRangeAuto(), chart.GetYAxisRange()),
+        ):
             item = self._chart.GetAxis(axis)
             item.SetTitle(title or "")
             item.GetTitleProperties().SetFontSize(chart.GetAxisTitleFontSize())

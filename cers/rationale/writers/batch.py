@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from ...pool import Pool
 
 PERSON = "person"
-_TOKENS_OUT = 220               # of a rationale, where nothing is known of the model yet
-_PICTURE_TOKENS = 800           # of a picture of 512 pixels, about, with the services of today
-_SAMPLE = 8                     # cases whose requests are made to estimate the rest
-_ROW_OF_FAILURES = 5            # so many cases without an answer in a row, and the server is taken to be down
+_TOKENS_OUT = 220  # of a rationale, where nothing is known of the model yet
+_PICTURE_TOKENS = 800  # of a picture of 512 pixels, about, with the services of today
+_SAMPLE = 8  # cases whose requests are made to estimate the rest
+_ROW_OF_FAILURES = 5  # so many cases without an answer in a row, and the server is taken to be down
 
 
 @dataclass(frozen=True)
@@ -81,9 +81,16 @@ class WriteReport:
     cancelled: bool = False
 
     def to_dict(self) -> dict:
-        return {"written": self.written, "cached": self.cached, "replaced": self.replaced, "tokens_in": self.tokens_in,
-                "tokens_out": self.tokens_out, "stopped": self.stopped, "cancelled": self.cancelled,
-                "faults": [{"id": f.id, "message": f.message} for f in self.faults]}
+        return {
+            "written": self.written,
+            "cached": self.cached,
+            "replaced": self.replaced,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "stopped": self.stopped,
+            "cancelled": self.cancelled,
+            "faults": [{"id": f.id, "message": f.message} for f in self.faults],
+        }
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ class Retry:
     attempts: int = 4
     first: float = 1.0
     most: float = 60.0
-    longest_order: float = 600.0        # a server that asks for a longer pause is not waited for
+    longest_order: float = 600.0  # a server that asks for a longer pause is not waited for
 
     def pause(self, attempt: int, asked: float | None) -> float:
         """Seconds before try ``attempt`` + 1; what the server asked for, if more."""
@@ -106,9 +113,18 @@ def measured_of(case: Case) -> Rationale:
     return describe(case.image, case.mask > 0, case.spacing, modality=case.modality, plane=case.plane)
 
 
-def plan(pool: Pool, model: Model | None, ids: Sequence[str] | None = None, *, ledger: Ledger | None = None, again: bool = False,
-         over_persons: bool = False, limit: int | None = None, prices: tuple[float, float] | None = None,
-         estimate: bool = True) -> Plan:
+def plan(
+    pool: Pool,
+    model: Model | None,
+    ids: Sequence[str] | None = None,
+    *,
+    ledger: Ledger | None = None,
+    again: bool = False,
+    over_persons: bool = False,
+    limit: int | None = None,
+    prices: tuple[float, float] | None = None,
+    estimate: bool = True,
+) -> Plan:
     """What a batch would do; nothing is sent and nothing changed.
 
     Args:
@@ -139,7 +155,7 @@ def plan(pool: Pool, model: Model | None, ids: Sequence[str] | None = None, *, l
     known = ledger.answered([answer_key(model, listed[i]) for i in out.ids])
     fresh = out.ids if again else [i for i in out.ids if answer_key(model, listed[i]) not in known]
     out.cached = len(out.ids) - len(fresh)
-    sample = (fresh or out.ids)[::max(1, len(fresh or out.ids) // _SAMPLE)][:_SAMPLE]
+    sample = (fresh or out.ids)[:: max(1, len(fresh or out.ids) // _SAMPLE)][:_SAMPLE]
     requests = []
     for case_id in sample:
         case = pool.get(case_id)
@@ -163,9 +179,18 @@ def _estimate(model: Model, requests: list[Request], count: int, ledger: Ledger,
     return Estimate(count, *tokens, seconds, cost)
 
 
-def write(pool: Pool, model: Model | None, ids: Sequence[str], *, ledger: Ledger | None = None, again: bool = False, over_persons: bool = False,
-          retry: Retry = Retry(), progress: Callable[[float, str], None] | None = None,
-          cancel: Callable[[], bool] | None = None) -> WriteReport:
+def write(
+    pool: Pool,
+    model: Model | None,
+    ids: Sequence[str],
+    *,
+    ledger: Ledger | None = None,
+    again: bool = False,
+    over_persons: bool = False,
+    retry: Retry = Retry(),
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> WriteReport:
     """Write the rationales of these cases, each as a new version.
 
     Args:
@@ -208,7 +233,7 @@ class _Batch:
         finally:
             self.stop.set()
             executor.shutdown(wait=True, cancel_futures=True)
-        for done, case_id in running.items():           # answers that came in while we stopped were paid for
+        for done, case_id in running.items():  # answers that came in while we stopped were paid for
             if not done.cancelled():
                 self._finish(case_id, done, failures)
         return self.report
@@ -225,7 +250,7 @@ class _Batch:
         except Cancelled:
             return failures
         except PoolError as error:
-            if case_id in self.pool.ids():              # else it was deleted while its rationale was being written
+            if case_id in self.pool.ids():  # else it was deleted while its rationale was being written
                 raise
             self.report.faults.append(WriteFault(case_id, str(error)))
             return failures
@@ -259,12 +284,14 @@ class _Batch:
         cached = text is not None
         parsed = parse_cot(self._ask(self.model.request(case, measured)) if text is None else text)
         if not parsed.parts:
-            raise WriterError(f"The model {self.model.name} did not answer in the four parts, but with: {parsed.rest[:80]!r}. Try another "
-                              "model.")
+            raise WriterError(
+                f"The model {self.model.name} did not answer in the four parts, but with: {parsed.rest[:80]!r}. Try another model."
+            )
         if not cached:
             self.ledger.keep(key, "\n".join(f"{part.capitalize()}: {body}" for part, body in parsed.parts.items()))
-        rationale, findings = verify(parsed, measured, writer=self.model.name, version=self.model.prompt.version, plane=case.plane,
-                                     seen=self.model.with_picture)
+        rationale, findings = verify(
+            parsed, measured, writer=self.model.name, version=self.model.prompt.version, plane=case.plane, seen=self.model.with_picture
+        )
         return rationale, findings, cached
 
     def _ask(self, request: Request) -> str:
@@ -280,7 +307,7 @@ class _Batch:
                 if not error.transient or attempt == self.retry.attempts or (asked or 0) > self.retry.longest_order:
                     raise
                 pause = self.retry.pause(attempt, asked)
-                if asked is not None:                   # the server asks all of us, not only this case
+                if asked is not None:  # the server asks all of us, not only this case
                     with self._quiet:
                         self._quiet_until = max(self._quiet_until, time.monotonic() + pause)
                 elif self.stop.wait(pause):

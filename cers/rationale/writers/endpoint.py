@@ -33,9 +33,9 @@ from .prompt import Prompt
 
 KEY_VARIABLE = "CERS_API_KEY"
 KEYRING_SERVICE = "cers"
-_MOST_BYTES = 4 << 20           # of an answer; a rationale has some hundred
+_MOST_BYTES = 4 << 20  # of an answer; a rationale has some hundred
 _CONNECT_SECONDS = 15.0
-_OPTIONAL = {"temperature": None, "max_tokens": "max_completion_tokens"}     # setting -> what newer models call it; None: leave it out
+_OPTIONAL = {"temperature": None, "max_tokens": "max_completion_tokens"}  # setting -> what newer models call it; None: leave it out
 _THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 
 
@@ -53,8 +53,10 @@ def endpoint_url(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"The endpoint '{url}' is not a web address. Write for instance http://localhost:11434/v1.")
     if parts.username or parts.password or parts.query or parts.fragment:
-        raise InputError("The endpoint's URL must not hold a user, key or query. Keep the key in the system's keyring, or in the "
-                         f"environment variable {KEY_VARIABLE}.")
+        raise InputError(
+            "The endpoint's URL must not hold a user, key or query. Keep the key in the system's keyring, or in the "
+            f"environment variable {KEY_VARIABLE}."
+        )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     standard = {"http": 80, "https": 443}[parts.scheme]
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
@@ -75,8 +77,10 @@ def consent_text(url: str, picture: bool) -> str:
     what = "the measured findings of each case" + (" and its picture (body only, lesion outlined)" if picture else ", without pictures")
     where = "on this machine" if is_loopback(url) else f"at {urlsplit(url).hostname}, which is not this machine"
     plain = "" if is_loopback(url) or url.startswith("https") else " The connection is not encrypted: others on the network can read it."
-    return (f"CERS will send {what} to {url} {where}.{plain} No names, dates or other header fields are sent. A picture itself can still "
-            "be personal data. The consent holds until you withdraw it: cers rationale consent withdraw")
+    return (
+        f"CERS will send {what} to {url} {where}.{plain} No names, dates or other header fields are sent. A picture itself can still "
+        "be personal data. The consent holds until you withdraw it: cers rationale consent withdraw"
+    )
 
 
 def find_key(url: str, variable: str | None = None) -> str | None:
@@ -101,7 +105,7 @@ def key_from(source: str, url: str, variable: str | None = None) -> str | None:
         return None
     if source == "environment":
         name = variable or KEY_VARIABLE
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):           # might be the key itself, so it is not repeated
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):  # might be the key itself, so it is not repeated
             raise InputError("That is no name of an environment variable. Give its name, never the key itself.")
         if not os.environ.get(name):
             raise InputError(f"The environment variable {name} is not set. Set it to the endpoint's key before the program starts.")
@@ -109,8 +113,10 @@ def key_from(source: str, url: str, variable: str | None = None) -> str | None:
     if source != "keyring":
         raise InputError(f"There is no key source '{source}'. Use none, environment or keyring.")
     if keyring() is None:
-        raise InputError("The system's keyring cannot be reached, because the package keyring is not installed. Install it, or use an "
-                         "environment variable.")
+        raise InputError(
+            "The system's keyring cannot be reached, because the package keyring is not installed. Install it, or use an "
+            "environment variable."
+        )
     if (key := _kept_key(url)) is None:
         raise InputError(f"The system's keyring holds no key for {url}. Store it once with: cers rationale key set {url}")
     return key
@@ -119,7 +125,7 @@ def key_from(source: str, url: str, variable: str | None = None) -> str | None:
 def _kept_key(url: str) -> str | None:
     """The key that the system's keyring holds for an endpoint."""
     if (ring := keyring()) is not None:
-        with suppress(ring.errors.KeyringError):        # a locked or absent keyring is as good as an empty one
+        with suppress(ring.errors.KeyringError):  # a locked or absent keyring is as good as an empty one
             if kept := ring.get_password(KEYRING_SERVICE, url):
                 return _usable(kept)
     return None
@@ -156,8 +162,19 @@ class Endpoint:
         InputError: not a URL that can be used, or no model.
     """
 
-    def __init__(self, url: str, model: str, prompt: Prompt, *, picture: bool = False, key: str | None = None, seconds: float = 120.0,
-                 parallel: int = 4, max_tokens: int = 700, ledger: Ledger | None = None):
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        prompt: Prompt,
+        *,
+        picture: bool = False,
+        key: str | None = None,
+        seconds: float = 120.0,
+        parallel: int = 4,
+        max_tokens: int = 700,
+        ledger: Ledger | None = None,
+    ):
         if not model.strip():
             raise InputError("Name the endpoint's model, as the server calls it.")
         self.url, self.model, self.name, self.prompt = endpoint_url(url), model.strip(), model.strip(), prompt
@@ -197,8 +214,11 @@ class Endpoint:
             raise Cancelled
         picture = request.picture is not None
         if not self.ledger.allows(self.url, picture):
-            raise WriterError(f"Nothing was sent to {self.url}, because you have not agreed to it. To agree: cers rationale consent grant "
-                              f"{self.url}{' --with-picture' if picture else ''}", fatal=True)
+            raise WriterError(
+                f"Nothing was sent to {self.url}, because you have not agreed to it. To agree: cers rationale consent grant "
+                f"{self.url}{' --with-picture' if picture else ''}",
+                fatal=True,
+            )
         start = time.monotonic()
         entry = self.ledger.sending(self.url, self.model, request.sha256, len(request.body), picture)
         outcome, usage = "failed", (None, None)
@@ -219,8 +239,13 @@ class Endpoint:
             self.ledger.sent(entry, outcome, time.monotonic() - start, *usage)
 
     def _post(self, body: bytes, stop: Stop) -> tuple[int, http.client.HTTPMessage, bytes]:
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": f"cers/{__version__}",
-                   "Connection": "close", **({"Authorization": f"Bearer {self._key}"} if self._key else {})}
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json",
+            "User-Agent": f"cers/{__version__}",
+            "Connection": "close",
+            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+        }
         deadline = time.monotonic() + self.seconds
         connection = _connection(self.url, min(self.seconds, _CONNECT_SECONDS))
         try:
@@ -254,14 +279,18 @@ class Endpoint:
         if stop.is_set():
             return "cancelled", Cancelled()
         if isinstance(error, TimeoutError) or time.monotonic() - start >= self.seconds:
-            return "timeout", WriterError(f"{self.url} did not answer within {self.seconds:g} s. Try again later, or allow more time.",
-                                          transient=True)
+            return "timeout", WriterError(
+                f"{self.url} did not answer within {self.seconds:g} s. Try again later, or allow more time.", transient=True
+            )
         if isinstance(error, ssl.SSLCertVerificationError):
-            return "certificate", WriterError(f"The certificate of {self.url} cannot be trusted ({error.verify_message}), so nothing was "
-                                              "sent. Ask who runs the server.", fatal=True)
+            return "certificate", WriterError(
+                f"The certificate of {self.url} cannot be trusted ({error.verify_message}), so nothing was sent. Ask who runs the server.",
+                fatal=True,
+            )
         if isinstance(error, socket.gaierror):
-            return "unknown host", WriterError(f"There is no host {urlsplit(self.url).hostname}. Check the endpoint's address and the "
-                                               "network.", transient=True)
+            return "unknown host", WriterError(
+                f"There is no host {urlsplit(self.url).hostname}. Check the endpoint's address and the network.", transient=True
+            )
         if isinstance(error, ConnectionRefusedError):
             return "refused", WriterError(f"Nothing answers at {self.url}. Start the server, or check the address.", transient=True)
         return "cut", WriterError(f"The connection to {self.url} was cut before the whole answer came.", transient=True)
@@ -274,10 +303,14 @@ class Endpoint:
         if status in (401, 403):
             return WriterError(f"{self.url} does not accept the key.{words} Check the key in the keyring or the environment.", fatal=True)
         if 300 <= status < 400:
-            return WriterError(f"{self.url} sends elsewhere, which is not followed because you agreed to this address only. Give the new "
-                               "address.", fatal=True)
+            return WriterError(
+                f"{self.url} sends elsewhere, which is not followed because you agreed to this address only. Give the new address.",
+                fatal=True,
+            )
         if status == 404:
-            return WriterError(f"{self.url} has no chat completions or no model {self.model!r}.{words} Check address and model.", fatal=True)
+            return WriterError(
+                f"{self.url} has no chat completions or no model {self.model!r}.{words} Check address and model.", fatal=True
+            )
         if status in (408, 409, 425, 429) or status >= 500:
             reason = "asks to wait" if status == 429 else f"failed with status {status}"
             return WriterError(f"{self.url} {reason}.{words}", transient=True, retry_after=_retry_after(headers.get("Retry-After")))
@@ -292,7 +325,7 @@ class _Unsupported(Exception):
 
 def _shut(sock: socket.socket) -> None:
     # SSLSocket.shutdown would drop the encryption that another thread is reading through
-    with suppress(OSError):                     # closed already
+    with suppress(OSError):  # closed already
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
@@ -319,8 +352,10 @@ def _read(data: bytes) -> tuple[str, tuple[int | None, int | None]]:
         choice = answer["choices"][0]
         text, ended = choice["message"]["content"], choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
-        raise WriterError("The endpoint's answer is not a chat completion. Check that its address ends as the server's manual says, "
-                          "often in /v1.", transient=True) from error
+        raise WriterError(
+            "The endpoint's answer is not a chat completion. Check that its address ends as the server's manual says, often in /v1.",
+            transient=True,
+        ) from error
     if not isinstance(text, str) or not (text := _THINKING.sub("", text).strip()):
         raise WriterError("The model gave an empty answer. Try another model.", transient=True)
     if ended == "length":
@@ -330,7 +365,7 @@ def _read(data: bytes) -> tuple[str, tuple[int | None, int | None]]:
 
 def _tokens(usage) -> tuple[int | None, int | None]:
     usage = usage if isinstance(usage, dict) else {}
-    number: Callable = lambda v: v if isinstance(v, int) and 0 <= v < 1 << 40 else None          # noqa: E731
+    number: Callable = lambda v: v if isinstance(v, int) and 0 <= v < 1 << 40 else None  # noqa: E731
     return number(usage.get("prompt_tokens")), number(usage.get("completion_tokens"))
 
 

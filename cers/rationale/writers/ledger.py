@@ -85,8 +85,11 @@ class Ledger:
                 with db:
                     yield db
         except (OSError, sqlite3.Error) as error:
-            raise WriterError(f"The file {self.path} with consents and log cannot be used ({error}), so nothing was sent. Check the "
-                              "folder's permissions and free space.", fatal=True) from error
+            raise WriterError(
+                f"The file {self.path} with consents and log cannot be used ({error}), so nothing was sent. Check the "
+                "folder's permissions and free space.",
+                fatal=True,
+            ) from error
 
     # ---- consent
 
@@ -120,22 +123,29 @@ class Ledger:
     def sending(self, endpoint: str, model: str, sha256: str, size: int, picture: bool) -> int:
         """Note a request before it leaves, so that not even a kill hides it; the entry's number for ``sent``."""
         with self._database() as db:
-            return db.execute("INSERT INTO sent (time, endpoint, model, sha256, bytes, picture) VALUES (?, ?, ?, ?, ?, ?)",
-                              (_now(), endpoint, model, sha256, size, int(picture))).lastrowid
+            return db.execute(
+                "INSERT INTO sent (time, endpoint, model, sha256, bytes, picture) VALUES (?, ?, ?, ?, ?, ?)",
+                (_now(), endpoint, model, sha256, size, int(picture)),
+            ).lastrowid
 
     def sent(self, number: int, outcome: str, seconds: float, tokens_in: int | None = None, tokens_out: int | None = None) -> None:
         """Note what became of it."""
         with self._database() as db:
-            db.execute("UPDATE sent SET outcome = ?, seconds = ?, tokens_in = ?, tokens_out = ? WHERE number = ?",
-                       (outcome[:200], round(seconds, 3), tokens_in, tokens_out, number))
+            db.execute(
+                "UPDATE sent SET outcome = ?, seconds = ?, tokens_in = ?, tokens_out = ? WHERE number = ?",
+                (outcome[:200], round(seconds, 3), tokens_in, tokens_out, number),
+            )
 
     def log(self, last: int | None = None) -> list[Sent]:
         """What went where, newest last."""
         if not self.path.exists():
             return []
         with self._database() as db:
-            rows = db.execute("SELECT time, endpoint, model, sha256, bytes, picture, outcome, seconds, tokens_in, tokens_out FROM sent "
-                              "ORDER BY number DESC LIMIT ?", (-1 if last is None else last,)).fetchall()
+            rows = db.execute(
+                "SELECT time, endpoint, model, sha256, bytes, picture, outcome, seconds, tokens_in, tokens_out FROM sent "
+                "ORDER BY number DESC LIMIT ?",
+                (-1 if last is None else last,),
+            ).fetchall()
         return [Sent(*r[:5], bool(r[5]), *r[6:]) for r in reversed(rows)]
 
     # ---- answers
@@ -154,7 +164,7 @@ class Ledger:
         if self.path.exists():
             with self._database() as db:
                 for start in range(0, len(keys), 500):
-                    part = keys[start:start + 500]
+                    part = keys[start : start + 500]
                     found.update(r[0] for r in db.execute(f"SELECT key FROM answers WHERE key IN ({','.join('?' * len(part))})", part))
         return found
 

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 
 MARKED = r"markedly|strongly|very|highly|severely|extremely|pronounced"
 MILD = r"mild(?:ly)?|slight(?:ly)?|minimal(?:ly)?|subtle|subtly|somewhat|faint(?:ly)?|weakly|some"
-PARTLY = (r"partly|partially|partial|mostly|largely|predominantly|relatively|moderately|focal(?:ly)?|generally|mainly|local(?:ly)?|"
-          r"(?:small )?(?:segments?|areas?|portions?|parts?) of|fairly|variabl[ey]")
+PARTLY = (
+    r"partly|partially|partial|mostly|largely|predominantly|relatively|moderately|focal(?:ly)?|generally|mainly|local(?:ly)?|"
+    r"(?:small )?(?:segments?|areas?|portions?|parts?) of|fairly|variabl[ey]"
+)
 _BEFORE = re.compile(rf"\b(?:(?P<marked>{MARKED})|(?P<mild>{MILD})|(?P<partly>{PARTLY}))\s+(?:[\w-]+\s+)?$", re.I)
-_NEGATED = re.compile(r"\b(?:no|not|without|never|neither|nor|lacks?|lacking|absent|absence of|rather than|instead of|free of|"
-                      r"no longer|anything but|far from|hardly|barely|by no means)\b(?:\s+\w+){0,2}\s*$", re.I)
+_NEGATED = re.compile(
+    r"\b(?:no|not|without|never|neither|nor|lacks?|lacking|absent|absence of|rather than|instead of|free of|"
+    r"no longer|anything but|far from|hardly|barely|by no means)\b(?:\s+\w+){0,2}\s*$",
+    re.I,
+)
 
 
 @dataclass(frozen=True)
@@ -49,31 +54,52 @@ def _term(descriptor: str, pattern: str, base, mild=(), marked=(), partly=()) ->
 _LESION = r"(?=[\s,]+(?:[\w-]+[\s,]+){0,5}?(?:lesion|mass|tumou?r|nodule)\b)"
 _EDGE = r"(?:ly)?[- ]+(?:defined|marginated|demarcated|circumscribed|delineated|outlined)"
 # what is bright or dark there is not the lesion as a whole
-_LOCAL = re.compile(r"\s+(?:\w+\s+)?(?:components?|foci|focus|areas?|regions?|spots?|strands?|portions?|elements?|zones?|bands?|septa\w*|"
-                    r"structures?|fluid|fat|bone|vessels?|tissues?|oedema|edema|part)\b", re.I)
-SIGNAL = re.compile(r"\b(?:(?:hypo|iso|hyper)-?(?:intense|dense|attenuating|echoic)?\s*-?(?:/|\bto\b|\band\b|\bor\b|,|-)\s*-?)*"
-                    r"(?:hypo|iso|hyper)-?(?:intens|dens|attenuat|echo)\w*", re.I)
+_LOCAL = re.compile(
+    r"\s+(?:\w+\s+)?(?:components?|foci|focus|areas?|regions?|spots?|strands?|portions?|elements?|zones?|bands?|septa\w*|"
+    r"structures?|fluid|fat|bone|vessels?|tissues?|oedema|edema|part)\b",
+    re.I,
+)
+SIGNAL = re.compile(
+    r"\b(?:(?:hypo|iso|hyper)-?(?:intense|dense|attenuating|echoic)?\s*-?(?:/|\bto\b|\band\b|\bor\b|,|-)\s*-?)*"
+    r"(?:hypo|iso|hyper)-?(?:intens|dens|attenuat|echo)\w*",
+    re.I,
+)
 _ROOTS = {"hypo": (0, 1), "iso": (2,), "hyper": (3, 4, 5)}
 
 TERMS: tuple[Term, ...] = (
     _term("", r"(?:way )?from (?:top to bottom|front to back)|(?:off|from|of) (?:the )?midline", ()),
-    _term("rim_core", r"ring[- ]like(?: bright| hyperintense| dense)? rim|bright(?:er)? rim|hyperintense rim|dense rim|"
-          r"rim (?:is )?(?:bright|dens|hyperintense)\w*(?: than the core)?|ring[- ]?enhanc\w+|rim[- ]?enhanc\w+|peripheral enhanc\w+", (2, 3)),
+    _term(
+        "rim_core",
+        r"ring[- ]like(?: bright| hyperintense| dense)? rim|bright(?:er)? rim|hyperintense rim|dense rim|"
+        r"rim (?:is )?(?:bright|dens|hyperintense)\w*(?: than the core)?|ring[- ]?enhanc\w+|rim[- ]?enhanc\w+|peripheral enhanc\w+",
+        (2, 3),
+    ),
     _term("rim_core", r"core (?:is )?(?:bright|dens)er(?: than the rim)?|bright(?:er)? (?:core|centre|center)|hyperintense core", (0,)),
     _term("rim_core", r"rim and core (?:are )?(?:alike|similar|equal)|even rim", (1,)),
     _term("bright_ring", r"(?:prominent )?(?:bright|hyperintense|dense|high-signal) (?:structures?|surroundings|neighbou?rs)", (1, 2)),
     _term("dark_ring", r"(?:prominent )?(?:dark|hypointense|low-signal) (?:structures?|surroundings|neighbou?rs)", (1, 2)),
     _term("air_ring", r"areas? without signal|much air|next to air|air-filled", (1, 2)),
-    _term("faint_contour", rf"(?:well|sharp|clear|distinct){_EDGE}|circumscribed|clear(?:ly)? (?:margins?|borders?|boundar\w+)|"
-          r"distinct (?:margins?|borders?|boundar\w+)", (0, 1), partly=(1, 2)),
-    _term("faint_contour", rf"(?:ill|poor|vague|indistinct){_EDGE}|indistinct|ill-defined", (2, 3), mild=(1, 2), marked=(3,), partly=(1, 2)),
+    _term(
+        "faint_contour",
+        rf"(?:well|sharp|clear|distinct){_EDGE}|circumscribed|clear(?:ly)? (?:margins?|borders?|boundar\w+)|"
+        r"distinct (?:margins?|borders?|boundar\w+)",
+        (0, 1),
+        partly=(1, 2),
+    ),
+    _term(
+        "faint_contour", rf"(?:ill|poor|vague|indistinct){_EDGE}|indistinct|ill-defined", (2, 3), mild=(1, 2), marked=(3,), partly=(1, 2)
+    ),
     _term("edge_width", r"sharp(?:er|ly)?", (0,), partly=(0, 1)),
     _term("edge_width", r"soft (?:edges?|margins?|borders?|boundar\w+|transition)|edges? (?:is |are )?soft", (1,)),
     _term("edge_width", r"blurr(?:ed|y|ing)|fuzzy|hazy|gradual transition", (2,), mild=(1, 2), partly=(1, 2)),
     _term("compactness", r"irregular(?:ly)?|spiculated|jagged", (0,), mild=(0, 1), partly=(0, 1)),
     _term("compactness", r"lobulated|lobed|lobular|lobulation", (0, 1), mild=(1, 2)),
-    _term("compactness", r"regular(?:ly)?(?= (?:shape|contour|outline|border|margin|edge|in shape|shaped))|round(?:ed)?|oval|circular|"
-          r"spherical", (1, 2)),
+    _term(
+        "compactness",
+        r"regular(?:ly)?(?= (?:shape|contour|outline|border|margin|edge|in shape|shaped))|round(?:ed)?|oval|circular|"
+        r"spherical",
+        (1, 2),
+    ),
     _term("glcm_entropy", r"fine[- ]grain\w*|fine texture", (0,)),
     _term("glcm_entropy", r"medium[- ]grain\w*", (1,)),
     _term("glcm_entropy", r"coarse[- ]?grain\w*|coarse texture", (2,)),
@@ -92,17 +118,31 @@ TERMS: tuple[Term, ...] = (
     _term("side", r"midline", (1,)),
 )
 # a quantity's own words, to tell which descriptor a number is said of
-QUANTITIES: dict[str, re.Pattern] = {name: re.compile(pattern, re.I) for name, pattern in {
-    "contrast": r"surrounding tissue|intens|densit|brighter|darker|contrast (?:to|with|of|against)|relative to",
-    "variation": r"variation|heterogen|homogen|uniform", "glcm_entropy": r"entropy|grain", "rim_core": r"\brim\b|\bcore\b",
-    "faint_contour": r"little contrast|faint|defined|circumscribed|margin", "edge_width": r"\bedge|sharp|soft|blur|width|diameter",
-    "edge_width_mm": r"\bedge|\bwide|width", "compactness": r"circularity|compact|shape|lobulat|regular",
-    "area_body": r"of the body|pixels|body in this slice|small|large|medium|size", "diameter_mm": r"across|diameter|area|size|measur",
-    "components": r"parts?\b|components?\b", "side": r"midline|left|right", "height": r"top to bottom|front to back|upper|lower|middle|"
-    r"anterior|posterior|central", "across": r"front to back|anterior|posterior|central", "depth": r"deep|depth|superficial|surface",
-    "depth_mm": r"below|deep|depth|surface", "dark_ring": r"dark", "bright_ring": r"bright|dense structures",
-    "air_ring": r"\bair\b|without signal",
-}.items()}
+QUANTITIES: dict[str, re.Pattern] = {
+    name: re.compile(pattern, re.I)
+    for name, pattern in {
+        "contrast": r"surrounding tissue|intens|densit|brighter|darker|contrast (?:to|with|of|against)|relative to",
+        "variation": r"variation|heterogen|homogen|uniform",
+        "glcm_entropy": r"entropy|grain",
+        "rim_core": r"\brim\b|\bcore\b",
+        "faint_contour": r"little contrast|faint|defined|circumscribed|margin",
+        "edge_width": r"\bedge|sharp|soft|blur|width|diameter",
+        "edge_width_mm": r"\bedge|\bwide|width",
+        "compactness": r"circularity|compact|shape|lobulat|regular",
+        "area_body": r"of the body|pixels|body in this slice|small|large|medium|size",
+        "diameter_mm": r"across|diameter|area|size|measur",
+        "components": r"parts?\b|components?\b",
+        "side": r"midline|left|right",
+        "height": r"top to bottom|front to back|upper|lower|middle|"
+        r"anterior|posterior|central",
+        "across": r"front to back|anterior|posterior|central",
+        "depth": r"deep|depth|superficial|surface",
+        "depth_mm": r"below|deep|depth|surface",
+        "dark_ring": r"dark",
+        "bright_ring": r"bright|dense structures",
+        "air_ring": r"\bair\b|without signal",
+    }.items()
+}
 # directions along the picture; which descriptor measures them depends on the plane
 DIRECTIONS: tuple[tuple[re.Pattern, str, int], ...] = (
     (re.compile(r"\b(?:anterior(?:ly)?|ventral(?:ly)?|frontally)\b", re.I), "ap", 0),
@@ -118,17 +158,24 @@ ANATOMY = re.compile(
     r"\w*falx|\w*falcine|tentori\w+|dura|dural|mening(?:es|eal)|convexity|skull(?: base)?|calvari\w+|\w*cortex|\w*cortical(?:ly)?|"
     r"white matter|gr[ae]y matter|(?:posterior|cranial|middle) fossa|cistern\w*|sulc(?:us|i|al)|gyr(?:us|i|al)|CSF|cerebrospinal|orbit\w*|"
     r"sinus(?:es)?|cerebellopontine|(?:intra|extra)-?axial|(?:supra|infra)tentorial|pineal|\w*hemispher\w+|hil(?:um|ar)|pleura\w*|"
-    r"mediastin\w+|bronch\w+|fissures?|quadrant|ribs?|vertebra\w*|spinal|pelvic|aort\w+|portal vein|hepatic|renal|biliary)\b", re.I)
+    r"mediastin\w+|bronch\w+|fissures?|quadrant|ribs?|vertebra\w*|spinal|pelvic|aort\w+|portal vein|hepatic|renal|biliary)\b",
+    re.I,
+)
 # nothing that was measured, or asked for, says this; it is also how an instruction hidden in the input would show
 UNASKED = re.compile(
     r"https?:|www\.|\w@\w|\b(?:ignor\w+|disregard\w*|instruct\w+|system prompt|as an ai|language model|approv\w+|password|"
     r"patients?|year-old|histor(?:y|ical)|\w*glioma\w*|\w*blastoma\w*|meningioma\w*|metasta\w+|lymphoma\w*|\w*carcinoma\w*|\w*adenoma\w*|"
     r"\w*sarcoma\w*|schwannoma\w*|abscess\w*|infarct\w*|malignan\w+|benign|cancer\w*|grade|biops\w+|surg\w+|treat\w+|recommend\w*|"
     r"no (?:visible |evident |obvious |discernible )?(?:lesion|mass|tumou?r|nodule|abnormality)s?|unremarkable|(?:is|appears|looks) normal|"
-    r"follow-?up|diagnos\w+|differential|consistent with|suggestive of|suspicious for)\b", re.I)
+    r"follow-?up|diagnos\w+|differential|consistent with|suggestive of|suspicious for)\b",
+    re.I,
+)
 # what may be seen in a picture, but was not measured
-SEEN = re.compile(r"\b(?:enhanc\w+|necro\w+|cyst\w*|calcif\w+|h(?:a)?emorrhag\w+|o?edema\w*|infiltrat\w+|capsul\w+|mass effect|midline shift|"
-                  r"noise|noisy|artefacts?|artifacts?|fat|fluid|vessels?|vascular|bone|bony)\b", re.I)
+SEEN = re.compile(
+    r"\b(?:enhanc\w+|necro\w+|cyst\w*|calcif\w+|h(?:a)?emorrhag\w+|o?edema\w*|infiltrat\w+|capsul\w+|mass effect|midline shift|"
+    r"noise|noisy|artefacts?|artifacts?|fat|fluid|vessels?|vascular|bone|bony)\b",
+    re.I,
+)
 
 
 def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
@@ -136,14 +183,15 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
     left = sentence
     for match in SIGNAL.finditer(sentence):
         roots = {r.lower() for r in re.findall(r"hypo|iso|hyper", match[0], re.I)}
-        if re.match(r"\s+(?:rim|core|structures?|surroundings)\b", sentence[match.end():]):
+        if re.match(r"\s+(?:rim|core|structures?|surroundings)\b", sentence[match.end() :]):
             continue
         degree = _degree(sentence, match.start())
         indexes = tuple(sorted(i for r in roots for i in _ROOTS[r]))
         if len(roots) == 1 and degree in ("mild", "marked"):
-            indexes = {"hypo": {"mild": (1,), "marked": (0,)}, "hyper": {"mild": (3,), "marked": (4, 5)}}.get(
-                next(iter(roots)), {}).get(degree, indexes)
-        local = bool(_LOCAL.match(sentence[match.end():])) or len(roots) > 1
+            indexes = {"hypo": {"mild": (1,), "marked": (0,)}, "hyper": {"mild": (3,), "marked": (4, 5)}}.get(next(iter(roots)), {}).get(
+                degree, indexes
+            )
+        local = bool(_LOCAL.match(sentence[match.end() :])) or len(roots) > 1
         yield Hit("contrast", indexes, _negated(sentence, match.start()), match[0], local)
         left = _blank(left, match)
     for term in TERMS:
@@ -152,17 +200,22 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
             indexes = (getattr(term, degree) if degree else ()) or term.base
             left = _blank(left, match)
             if term.descriptor:
-                local = term.descriptor in ("variation", "edge_width", "contrast") and bool(_LOCAL.match(sentence[match.end():]))
+                local = term.descriptor in ("variation", "edge_width", "contrast") and bool(_LOCAL.match(sentence[match.end() :]))
                 yield Hit(term.descriptor, indexes, _negated(sentence, match.start()), match[0], local)
     for pattern, axis, index in DIRECTIONS:
         for match in pattern.finditer(left):
-            name = {("ap", "axial"): "height", ("ap", "sagittal"): "across", ("si", "sagittal"): "height", ("si", "coronal"): "height",
-                    ("si", None): "height"}.get((axis, plane), "")
+            name = {
+                ("ap", "axial"): "height",
+                ("ap", "sagittal"): "across",
+                ("si", "sagittal"): "height",
+                ("si", "coronal"): "height",
+                ("si", None): "height",
+            }.get((axis, plane), "")
             yield Hit(name, (index,), _negated(sentence, match.start()), match[0])
 
 
 def _blank(text: str, match: re.Match) -> str:
-    return text[:match.start()] + " " * len(match[0]) + text[match.end():]
+    return text[: match.start()] + " " * len(match[0]) + text[match.end() :]
 
 
 def _degree(sentence: str, start: int) -> str:

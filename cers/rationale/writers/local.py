@@ -14,7 +14,7 @@ from ...errors import Cancelled, InputError, ModelError, WriterError
 from .model import Answer, Request, Stop
 from .prompt import Prompt
 
-_CONTEXT = 4096                 # tokens of prompt and answer together
+_CONTEXT = 4096  # tokens of prompt and answer together
 
 
 class _Local:
@@ -53,14 +53,15 @@ class GgufModel(_Local):
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.verbosity = _CONTEXT, 1, -1
         params.offline, params.warmup, params.ui = True, False, False
-        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [secrets.token_hex(32)]      # its own server is of no use to others
+        params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [secrets.token_hex(32)]  # its own server is of no use to others
         if threads:
             params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
         try:
             self._server = xllamacpp.Server(params)
         except (RuntimeError, ValueError) as error:
-            raise ModelError(f"The model '{path}' cannot be loaded. Choose a whole GGUF file of a language model, not larger than the "
-                             "memory.") from error
+            raise ModelError(
+                f"The model '{path}' cannot be loaded. Choose a whole GGUF file of a language model, not larger than the memory."
+            ) from error
 
     def ask(self, request: Request, stop: Stop) -> Answer:
         with self._lock:
@@ -68,15 +69,23 @@ class GgufModel(_Local):
                 raise Cancelled
             start = time.monotonic()
             try:
-                answer = self._server.handle_chat_completions({
-                    "messages": _messages(request.system, request.user), "max_tokens": self.max_tokens, "temperature": 0,
-                    "t_max_predict_ms": int(1000 * self.seconds)})
+                answer = self._server.handle_chat_completions(
+                    {
+                        "messages": _messages(request.system, request.user),
+                        "max_tokens": self.max_tokens,
+                        "temperature": 0,
+                        "t_max_predict_ms": int(1000 * self.seconds),
+                    }
+                )
                 choice, usage = answer["choices"][0], answer.get("usage") or {}
                 text = choice["message"]["content"]
             except (RuntimeError, ValueError, KeyError, IndexError, TypeError) as error:
-                raise WriterError(f"The model {self.name} gave no answer ({' '.join(str(error).split())[:120]}). Try another model.") from error
-        return _whole(self.name, text, choice.get("finish_reason") == "length", start, usage.get("prompt_tokens"),
-                      usage.get("completion_tokens"))
+                raise WriterError(
+                    f"The model {self.name} gave no answer ({' '.join(str(error).split())[:120]}). Try another model."
+                ) from error
+        return _whole(
+            self.name, text, choice.get("finish_reason") == "length", start, usage.get("prompt_tokens"), usage.get("completion_tokens")
+        )
 
 
 class TransformersModel(_Local):
@@ -86,8 +95,9 @@ class TransformersModel(_Local):
         ModelError: not there, not a language model with a chat template, or not readable.
     """
 
-    def __init__(self, path: str, prompt: Prompt, *, max_tokens: int = 700, threads: int | None = None, seconds: float = 600.0,
-                 device: str = "cpu"):
+    def __init__(
+        self, path: str, prompt: Prompt, *, max_tokens: int = 700, threads: int | None = None, seconds: float = 600.0, device: str = "cpu"
+    ):
         super().__init__(Path(path).name, prompt, max_tokens=max_tokens, threads=threads, seconds=seconds)
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -98,11 +108,14 @@ class TransformersModel(_Local):
             self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
             model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-            raise ModelError(f"The language model '{path}' cannot be loaded ({type(error).__name__}). Choose a folder saved by "
-                             "transformers with safetensors weights; nothing is downloaded.") from error
+            raise ModelError(
+                f"The language model '{path}' cannot be loaded ({type(error).__name__}). Choose a folder saved by "
+                "transformers with safetensors weights; nothing is downloaded."
+            ) from error
         if not self._tokenizer.chat_template:
-            raise ModelError(f"The language model '{path}' has no chat template, so it cannot be given instructions. Choose an "
-                             "instruction-tuned model.")
+            raise ModelError(
+                f"The language model '{path}' has no chat template, so it cannot be given instructions. Choose an instruction-tuned model."
+            )
         self._model = model.eval().to(device)
 
     def ask(self, request: Request, stop: Stop) -> Answer:
@@ -117,13 +130,19 @@ class TransformersModel(_Local):
             if stop.is_set():
                 raise Cancelled
             start = time.monotonic()
-            ids = self._tokenizer.apply_chat_template(_messages(request.system, request.user), add_generation_prompt=True,
-                                                      return_tensors="pt", return_dict=True).to(self._model.device)
+            ids = self._tokenizer.apply_chat_template(
+                _messages(request.system, request.user), add_generation_prompt=True, return_tensors="pt", return_dict=True
+            ).to(self._model.device)
             prompt = ids["input_ids"].shape[1]
             try:
-                out = self._model.generate(**ids, max_new_tokens=self.max_tokens, do_sample=False, max_time=self.seconds,
-                                           stopping_criteria=StoppingCriteriaList([Stopped()]),
-                                           pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id)
+                out = self._model.generate(
+                    **ids,
+                    max_new_tokens=self.max_tokens,
+                    do_sample=False,
+                    max_time=self.seconds,
+                    stopping_criteria=StoppingCriteriaList([Stopped()]),
+                    pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id,
+                )
             except (RuntimeError, IndexError, ValueError) as error:
                 raise WriterError(f"The model {self.name} failed ({' '.join(str(error).split())[:120]}). Try another model.") from error
             if stop.is_set():
@@ -158,8 +177,11 @@ def local_model(name: str, prompt: Prompt, **options) -> GgufModel | Transformer
         return GgufModel(path, prompt, **options)
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
-        return GgufModel(files[0], prompt, **options) if files and not (path / "config.json").exists() else \
-            TransformersModel(str(path), prompt, **options)
+        return (
+            GgufModel(files[0], prompt, **options)
+            if files and not (path / "config.json").exists()
+            else TransformersModel(str(path), prompt, **options)
+        )
     if name.isidentifier() and (spec := importlib.util.find_spec(name)):
         for place in spec.submodule_search_locations or ():
             if files := sorted(Path(place).glob("*.gguf")):

@@ -96,6 +96,12 @@ def answer_key(model: Model, case: dict) -> str:
     """
     from ..writer import VERSION
 
-    facts = [case["content_hash"], *(case[k] for k in ("modality", "body_site", "plane", "spacing")), model.name, model.prompt.version,
-             model.with_picture, VERSION]
+    facts = [
+        case["content_hash"],
+        *(case[k] for k in ("modality", "body_site", "plane", "spacing")),
+        model.name,
+        model.prompt.version,
+        model.with_picture,
+        VERSION,
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()

@@ -12,10 +12,10 @@ from ...case import Case
 from ..descriptors import body_outline
 from ..pixels import border_points, largest_filled, shrink_mask, signed_distance
 
-SIZE = 512                # pixels of the longer side
-_COARSE = 96              # grid on which thin structures are told from the body
-_THICK = 0.4              # of the body's largest inscribed disk: into what is not the body's trunk, a disk of this size does not fit
-_FRAME = 0.06             # of the picture's sides: kept out where no outline of the body is seen
+SIZE = 512  # pixels of the longer side
+_COARSE = 96  # grid on which thin structures are told from the body
+_THICK = 0.4  # of the body's largest inscribed disk: into what is not the body's trunk, a disk of this size does not fit
+_FRAME = 0.06  # of the picture's sides: kept out where no outline of the body is seen
 
 
 def kept_region(image: np.ndarray, mask: np.ndarray, modality: str | None = None) -> np.ndarray:
@@ -64,7 +64,7 @@ def redacted_png(case: Case) -> bytes:
     image, keep, mask = case.image[window].astype(np.float64), keep[window], case.mask[window] != 0
     low, high = np.percentile(image[keep], (0.5, 99.5)) if keep.any() else (0.0, 1.0)
     grey = np.where(keep, np.clip((image - low) / max(high - low, 1e-12), 0, 1) * 255, 0).astype(np.uint8)
-    height, width = (n * p for n, p in zip(grey.shape, case.spacing or (1.0, 1.0)))          # square pixels
+    height, width = (n * p for n, p in zip(grey.shape, case.spacing or (1.0, 1.0)))  # square pixels
     scale = SIZE / max(height, width) if case.spacing else min(1.0, SIZE / max(height, width))
     size = max(1, round(width * scale)), max(1, round(height * scale))
     shown = np.array(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR))

@@ -20,12 +20,48 @@ from ..descriptors import DESCRIPTORS
 from ..writer import THRESHOLDS
 
 FOLDER = "prompts"
-DEFAULT = "rationale-1"         # the template of today; an earlier one stays in the folder, so that its texts can be made again
+DEFAULT = "rationale-1"  # the template of today; an earlier one stays in the folder, so that its texts can be made again
 MODALITIES = {"CR", "CT", "DX", "MG", "MR", "NM", "OCT", "PT", "US", "XA"}
 BODY_SITES = {
-    "abdomen", "ankle", "bladder", "bone", "brain", "breast", "cervix", "chest", "colon", "elbow", "esophagus", "eye", "foot", "hand",
-    "head", "head and neck", "heart", "hip", "hippocampus", "kidney", "knee", "larynx", "liver", "lung", "mediastinum", "neck", "ovary",
-    "pancreas", "pelvis", "prostate", "rectum", "shoulder", "skin", "small bowel", "spine", "spleen", "stomach", "thyroid", "uterus",
+    "abdomen",
+    "ankle",
+    "bladder",
+    "bone",
+    "brain",
+    "breast",
+    "cervix",
+    "chest",
+    "colon",
+    "elbow",
+    "esophagus",
+    "eye",
+    "foot",
+    "hand",
+    "head",
+    "head and neck",
+    "heart",
+    "hip",
+    "hippocampus",
+    "kidney",
+    "knee",
+    "larynx",
+    "liver",
+    "lung",
+    "mediastinum",
+    "neck",
+    "ovary",
+    "pancreas",
+    "pelvis",
+    "prostate",
+    "rectum",
+    "shoulder",
+    "skin",
+    "small bowel",
+    "spine",
+    "spleen",
+    "stomach",
+    "thyroid",
+    "uterus",
     "wrist",
 }
 _SECTIONS = ("system", "user", "picture", "text only")
@@ -66,27 +102,39 @@ class Prompt:
             raise InputError(f"The prompt template '{path.name}' lacks the section [{missing[0]}]. It needs [{'], ['.join(_SECTIONS)}].")
         fields = {m["named"] or m["braced"] or "$" for m in string.Template.pattern.finditer(found["user"])}
         if fields - _FIELDS or "draft" not in fields:
-            raise InputError(f"The section [user] of the prompt template '{path.name}' must hold $draft, and otherwise only "
-                             f"${', $'.join(sorted(_FIELDS - {'draft'}))}.")
+            raise InputError(
+                f"The section [user] of the prompt template '{path.name}' must hold $draft, and otherwise only "
+                f"${', $'.join(sorted(_FIELDS - {'draft'}))}."
+            )
         return cls(path.stem, f"{path.stem}+{hashlib.sha256(text.encode()).hexdigest()[:8]}", *(found[s] for s in _SECTIONS))
 
     def fill(self, case: Case, measured: Rationale, *, picture: bool) -> tuple[str, str]:
         """(system, user) text for one case."""
         # with no more digits than the sentences have, else the model would be tempted to print them
         said = {s.descriptor: s.value for s in measured.statements if s.descriptor in THRESHOLDS and s.value is not None}
-        numbers = [f"- {meaning}: {THRESHOLDS[name].printed(said[name])}{' ' + unit if unit else ''}"
-                   for name, (unit, meaning) in DESCRIPTORS.items() if name in said]
+        numbers = [
+            f"- {meaning}: {THRESHOLDS[name].printed(said[name])}{' ' + unit if unit else ''}"
+            for name, (unit, meaning) in DESCRIPTORS.items()
+            if name in said
+        ]
         return self.system, string.Template(self.user).substitute(
-            about=about(case), picture=self.with_picture if picture else self.text_only, draft=measured.text,
-            descriptors="\n".join(numbers))
+            about=about(case), picture=self.with_picture if picture else self.text_only, draft=measured.text, descriptors="\n".join(numbers)
+        )
 
 
 def about(case: Case) -> str:
     """What is said of the picture as such; a word that is on none of the lists is left out."""
     modality = (case.modality or "").strip().upper()
     site = (case.body_site or "").strip().lower().replace("_", " ")
-    words = [w for w in (modality if modality in MODALITIES else "", site if site in BODY_SITES else "",
-                         case.plane if case.plane in PLANES else "") if w]
+    words = [
+        w
+        for w in (
+            modality if modality in MODALITIES else "",
+            site if site in BODY_SITES else "",
+            case.plane if case.plane in PLANES else "",
+        )
+        if w
+    ]
     return f"Image: {', '.join(words)}." if words else "Image: one slice."
 
 

@@ -39,8 +39,16 @@ class TableReport:
         return {**vars(self), "faults": [{"line": line, "message": message} for line, message in self.faults]}
 
 
-def import_table(pool: Pool, csv: str | PathLike, *, version: str | None = None, over_persons: bool = False, dry_run: bool = False,
-                 progress: Callable[[float, str], None] | None = None, cancel: Callable[[], bool] | None = None) -> TableReport:
+def import_table(
+    pool: Pool,
+    csv: str | PathLike,
+    *,
+    version: str | None = None,
+    over_persons: bool = False,
+    dry_run: bool = False,
+    progress: Callable[[float, str], None] | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> TableReport:
     """Give cases the rationales of a table, as new versions of the writer "imported"; done twice, it adds nothing twice.
 
     A row belongs to the case whose source file has its image's name, or whose id it is. A case keeps its measured descriptors, to
@@ -102,4 +110,4 @@ def _stem(name: str) -> str:
     from ...pool.importer import SUFFIXES
 
     base = name.replace("\\", "/").rsplit("/", 1)[-1]
-    return next((base[:-len(s)] for s in SUFFIXES if base.lower().endswith(s)), base)
+    return next((base[: -len(s)] for s in SUFFIXES if base.lower().endswith(s)), base)

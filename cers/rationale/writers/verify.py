@@ -11,13 +11,21 @@ from ..parse import ParsedCoT, sentences
 from ..writer import THRESHOLDS
 from . import lexicon
 
-_LONGEST = 600                  # characters of a sentence; more is no finding, and would be slow to look through
+_LONGEST = 600  # characters of a sentence; more is no finding, and would be slow to look through
 LOCATIONS = {"side", "height", "across", "depth"}
-_NUMBER = re.compile(r"(?<![\w.])(?P<sign>[-+]?)(?P<digits>\d+(?:[.,]\d+)?)\s*(?P<unit>%|percent|mm2|cm2|mm|cm|bits?|px|pixels?)?(?!\w)", re.I)
-_COUNT = re.compile(r"\b(?P<word>one|single|solitary|two|three|four|five|six|seven|eight|nine|several|multiple|many)\s+(?:\w+\s+)?"
-                    r"(?:parts?|lesions?|mass(?:es)?|nodules?)\b", re.I)
-_SPELLED = re.compile(r"\b(?:ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|hundred|thousand|half|twice|doubled?|"
-                      r"tripled?|one[- ]third|two[- ]thirds|quarter)\b", re.I)
+_NUMBER = re.compile(
+    r"(?<![\w.])(?P<sign>[-+]?)(?P<digits>\d+(?:[.,]\d+)?)\s*(?P<unit>%|percent|mm2|cm2|mm|cm|bits?|px|pixels?)?(?!\w)", re.I
+)
+_COUNT = re.compile(
+    r"\b(?P<word>one|single|solitary|two|three|four|five|six|seven|eight|nine|several|multiple|many)\s+(?:\w+\s+)?"
+    r"(?:parts?|lesions?|mass(?:es)?|nodules?)\b",
+    re.I,
+)
+_SPELLED = re.compile(
+    r"\b(?:ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|hundred|thousand|half|twice|doubled?|"
+    r"tripled?|one[- ]third|two[- ]thirds|quarter)\b",
+    re.I,
+)
 _WORDS = {"one": 1, "single": 1, "solitary": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
 _UNITS = {"percent": "%", "bits": "bit", "pixel": "px", "pixels": "px"}
 _LENGTH = {"cm": ("mm", 10.0), "cm2": ("mm2", 100.0)}
@@ -49,8 +57,9 @@ def plain(text: str) -> str:
     return re.sub("[\u2010-\u2015\u2212]", "-", text).replace("\u00d7", "x")
 
 
-def verify(answer: ParsedCoT, measured: Rationale, *, writer: str, version: str, plane: str | None = None,
-           seen: bool = False) -> tuple[Rationale, list[Finding]]:
+def verify(
+    answer: ParsedCoT, measured: Rationale, *, writer: str, version: str, plane: str | None = None, seen: bool = False
+) -> tuple[Rationale, list[Finding]]:
     """A rationale of the sentences that hold, and measured ones, marked in ``Statement.note``, in place of those that do not.
 
     Args:
@@ -100,8 +109,9 @@ def names_anatomy(sentence: str) -> bool:
     return bool(lexicon.ANATOMY.search(plain(sentence)))
 
 
-def check(sentence: str, part: str, measured: Rationale, *, plane: str | None = None, seen: bool = False,
-          strict: bool = True) -> tuple[Finding | None, list[str]]:
+def check(
+    sentence: str, part: str, measured: Rationale, *, plane: str | None = None, seen: bool = False, strict: bool = True
+) -> tuple[Finding | None, list[str]]:
     """What is wrong with one sentence, None where nothing is, and the descriptors it speaks of.
 
     strict: each word must be borne out, not only not contradicted.
@@ -146,11 +156,13 @@ def _refuted(hit: lexicon.Hit, measured: Rationale, *, strict: bool, seen: bool)
     index = scale.index(value)
     if strict:
         holds = (index in hit.indexes) != hit.negated
-    else:                           # what is denied, hedged, or in a neighbouring category contradicts nothing clearly
+    else:  # what is denied, hedged, or in a neighbouring category contradicts nothing clearly
         poles = sum(scale.poles[i] for i in hit.indexes) if scale.poles else 0
         holds = hit.negated or scale.pole(value) * poles >= 0 or min(abs(index - i) for i in hit.indexes) < 2
     number = scale.printed(value)
-    return None if holds else f"'{'not ' if hit.negated else ''}{hit.word}', but {hit.descriptor} is {number} ({scale.words[index] or 'none'})"
+    return (
+        None if holds else f"'{'not ' if hit.negated else ''}{hit.word}', but {hit.descriptor} is {number} ({scale.words[index] or 'none'})"
+    )
 
 
 def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
@@ -164,12 +176,18 @@ def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
         unit, factor = _LENGTH.get(unit, (_UNITS.get(unit, unit), 1.0))
         value, half = value * factor, half * factor
         # fewer digits than measured are a rounding, more are an invention
-        same = [f for f in figures if abs(abs(f.value) - value) <= max(half - f.half, 0.0) + 1e-6 and unit in ("", f.unit)
-                and not (match["sign"] == "-" and f.value > 0) and not (match["sign"] == "+" and f.value < 0)]
+        same = [
+            f
+            for f in figures
+            if abs(abs(f.value) - value) <= max(half - f.half, 0.0) + 1e-6
+            and unit in ("", f.unit)
+            and not (match["sign"] == "-" and f.value > 0)
+            and not (match["sign"] == "+" and f.value < 0)
+        ]
         if not same:
             return names, f"'{match[0].strip()}' is not among the measured numbers"
         clause = next(c for c in _clauses(text) if c[0] <= match.start() < c[1])
-        for scope in (text[clause[0]:clause[1]], text):
+        for scope in (text[clause[0] : clause[1]], text):
             meant = {name for name, pattern in lexicon.QUANTITIES.items() if pattern.search(scope)}
             if meant:
                 break
