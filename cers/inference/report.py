@@ -38,7 +38,7 @@ the expert's.</p>"""
 def write_report(
     path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None, max_slices: int = MAX_SLICES
 ) -> Path:
-    """Write the report; the lesion slices come largest first, ``max_slices`` of them with pictures.
+    """Write the report. Of the lesion slices ``max_slices`` come with pictures: first those that have references, and the largest first.
 
     Args:
         path: ends in .html. volume: the image the prediction was made of. pool: where the references lie, None if there was none.
@@ -61,7 +61,7 @@ class _Page:
         self.pictures = {plane: display(view.slices(volume.array), volume.modality) for plane, view in self.views.items()}
         self.colors = {value: _hex(label_style(name, n)[0]) for n, (value, name) in enumerate(sorted(prediction.labels.items()))}
         self.lesions = sorted((e for e in prediction.evidence if e.pixels), key=lambda e: -e.pixels)
-        self.shown = self.lesions[:max_slices]
+        self.shown = sorted(self.lesions, key=lambda e: not e.references)[:max_slices]
         self.symbols: dict[str, str] = {}  # each picture is stored once, however often it is shown
         self.ratios: dict[str, tuple[float, float]] = {}
         self.zooms: list[str] = []
@@ -100,9 +100,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
             rows.append((amount, name))
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
-            rows.append((f"{count.lesion} of {count.slices}", f"{plane} slices with a lesion"))
-            if count.lesion and self.pool is not None:
-                rows.append((f"{count.with_references} of {count.lesion}", "of these with references"))
+            seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""
+            rows.append((f"{count.lesion} of {count.slices}", f"{plane} slices with a lesion{seen}"))
         if self.lesions:
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):
