@@ -33,6 +33,18 @@ def test_health(cers, pool):
     assert isinstance(json.loads(cers("pool", "health", pool, "--json")[1]), list)
 
 
+def test_health_tries_cases_and_goes_on_where_it_was(cers, pool, model):
+    total = len(listed(cers, pool))
+    code, out, err = cers("pool", "health", pool, "--try", 1, "--model", model, "--device", "cpu")
+    assert code in (0, 1) and f"Tried so far: 1 of {total} cases." in out and "Traceback" not in err
+    out = cers("pool", "health", pool, "--try", 100, "--model", model, "--device", "cpu")[1]
+    assert f"Tried so far: {total} of {total} cases." in out
+    code, out, _ = cers("pool", "health", pool, "--try", 1, "--model", model, "--device", "cpu", "--json")
+    assert isinstance(json.loads(out), list) and code in (0, 1)
+    code, out, err = cers("pool", "health", pool, "--try", 1, "--model", pool / "no model")
+    assert code == 1 and err.startswith("Error: ") and not out
+
+
 def test_export_and_merge(cers, pool, tmp_path):
     ids = listed(cers, pool)
     assert cers("pool", "export", pool, tmp_path / "x.zip")[0] == 0

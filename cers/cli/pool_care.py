@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, fail, progress, say_json
+from .options import Device
+from .output import command, errors, fail, progress, say_json
 from .pool import _DIR, _JSON, _WHO, _open, _resolve, pool_app
 
 
@@ -84,14 +85,32 @@ def audit(
 
 
 @pool_app.command()
-@command
-def health(folder: _DIR, as_json: _JSON = False) -> None:
-    """Look for duplicates across patients, masks and words that contradict, and gaps; the exit code is 1 if there is a finding."""
+@command(cancelled="Cancelled. What was tried so far is kept; the same command goes on from there.")
+def health(
+    folder: _DIR,
+    cases: Annotated[int, typer.Option("--try", min=0, help="Cases to segment with the rest of the pool, besides those tried before.")] = 0,
+    model: Annotated[Optional[Path], typer.Option(help="Model folder for --try. Default: the model in use.")] = None,
+    device: Annotated[Device, typer.Option()] = Device.auto,
+    threads: Annotated[Optional[int], typer.Option(min=1)] = None,
+    as_json: _JSON = False,
+) -> None:
+    """Look for duplicates across patients, masks and words that contradict, and gaps; the exit code is 1 if there is a finding.
+
+    With --try also for masks that the rest of the pool does not bear out, and for references that make others worse.
+    """
     from ..pool import check_health
 
-    with _open(folder) as pool:
+    with _open(folder, write=bool(cases)) as pool:
         with progress() as show:
             findings = check_health(pool, progress=show)
+        if cases:
+            tried = _try(pool, cases, model, device, threads)
+            findings = tried.findings() + findings
+            if not as_json:
+                print(f"Tried so far: {len(tried.trials)} of {tried.total} cases.")
+            if tried.faults:
+                reason = next(iter(tried.faults.values()))
+                errors.print(f"Not tried: {len(tried.faults)} cases. {reason}", markup=False, soft_wrap=True)
         count = len(pool)
     if as_json:
         say_json([f.to_dict() for f in findings])
@@ -102,6 +121,16 @@ def health(folder: _DIR, as_json: _JSON = False) -> None:
         print(f"{count} cases, {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}.")
     if findings:
         raise typer.Exit(1)
+
+
+def _try(pool, cases: int, model: Path | None, device: Device, threads: int | None):
+    from ..inference import Segmenter, load_model
+    from ..inference.device import choose_device
+    from ..inference.harm import check_harm
+
+    segmenter = Segmenter(load_model(model, device=choose_device(device.value), threads=threads), pool)
+    with progress() as show:
+        return check_harm(segmenter, budget=cases, progress=show)
 
 
 @pool_app.command()
