@@ -61,7 +61,7 @@ $(TEST): $(RUN)
 	@rm -f $(VENV)/.test-* && touch $@
 
 clean:
-	rm -rf demo Testing/Output .pytest_cache
+	rm -rf demo Testing/Output .pytest_cache .ruff_cache
 
 distclean: clean
 	rm -rf $(VENV) .cache build dist

@@ -23,13 +23,15 @@ class CERSKnowledgePool(ScriptedLoadableModule):
         self.parent.dependencies = ["CERSSegment", "Segmentations"]  # its library talks to the worker and draws the pictures
         self.parent.contributors = ["CERS contributors"]
         self.parent.helpText = _(
-            "Shows and mends the pool of annotated cases that CERS Segment takes its evidence from: filter and search its cases, see each with "
-            "contour, rationale and history, approve, flag, exclude, edit or delete it, check the pool for duplicates and contradictions, import "
-            "cases from the scene, from folders or from another pool, train a model in the background, and choose the model in use. Nothing leaves "
-            "this machine, unless you ask a language model at another address for rationales and agree to it.<br><br><b>Not for clinical use.</b>"
+            "Shows and mends the pool of annotated cases that CERS Segment takes its evidence from: filter and search its cases, see each "
+            "with contour, rationale and history, approve, flag, exclude, edit or delete it, check the pool for duplicates and "
+            "contradictions, import cases from the scene, from folders or from another pool, train a model in the background, and choose "
+            "the model in use. Nothing leaves this machine, unless you ask a language model at another address for rationales and agree to "
+            "it.<br><br><b>Not for clinical use.</b>"
         )
         self.parent.acknowledgementText = _(
-            "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' (arXiv:2606.17958)."
+            "The method follows 'Beyond Visual Cues: CoT-Enhanced Reasoning for Semi-supervised Medical Image Segmentation' "
+            "(arXiv:2606.17958)."
         )
 
 

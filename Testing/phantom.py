@@ -36,7 +36,7 @@ def volume(seed: int = 0, **fields) -> Volume:
 
 
 def build_model(folder: Path, share: float = 0.1) -> Path:
-    """A small untrained real model whose threshold makes about ``share`` of the phantom's frame a lesion, so that its masks have a shape."""
+    """A small untrained real model whose threshold makes about ``share`` of the phantom's frame a lesion, so that masks have a shape."""
     from cers.inference import Segmenter, load_model
     from cers.inference.tiny import tiny_model
 

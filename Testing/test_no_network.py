@@ -64,21 +64,23 @@ cers("pool", "search", pool, "--text", "bright, sharp edge")
 cers("pool", "health", pool, code=(0, 1))
 cers("pool", "verify", pool)
 cers("pool", "export", pool, here / "pool.zip")
-cers("segment", here / "images" / "v0.nii.gz", "-o", here / "out.seg.nrrd", "--pool", pool, "--model", model, "--modality", "MR", "--body-site", "brain",
-     "--report", here / "out.html")
-cers("evaluate", here / "images", here / "masks", "--model", model, "--json", here / "result.json", "--modality", "MR", "--body-site", "brain")
+cers("segment", here / "images" / "v0.nii.gz", "-o", here / "out.seg.nrrd", "--pool", pool, "--model", model,
+     "--modality", "MR", "--body-site", "brain", "--report", here / "out.html")
+cers("evaluate", here / "images", here / "masks", "--model", model, "--json", here / "result.json",
+     "--modality", "MR", "--body-site", "brain")
 cers("rationale", "write", pool, "--writer", "measured", "--again")
 cers("rationale", "write", pool, "--writer", "endpoint", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--dry-run")
 cers("rationale", "write", pool, "--writer", "endpoint", "--url", "http://127.0.0.1:9/v1", "--model", "m", "--yes", code=(1,))
-cers("rationale", "write", pool, "--writer", "endpoint", "--url", "https://models.example.org/v1", "--model", "m", "--with-picture", "--yes", code=(1,))
+cers("rationale", "write", pool, "--writer", "endpoint", "--url", "https://models.example.org/v1",
+     "--model", "m", "--with-picture", "--yes", code=(1,))
 cers("model", "list")
 file = here / "run.yaml"
 runs.settings(pool, steps=2, validation_limit=2, allow_leaks=True).write(file)
 cers("train", "--config", file, "--out", here / "run", "--cache", here / "cache")
 cers("model", "install", here / "run")
 with Worker() as worker:
-    for method, params in (("load_model", {"path": str(model)}), ("open_pool", {"path": str(pool)}), ("embed", {}), ("pool_info", {}), ("pool_map", {}),
-                           ("pool_health", {}), ("pool_harm", {"cases": 2}), ("rationale_overview", {}),
+    for method, params in (("load_model", {"path": str(model)}), ("open_pool", {"path": str(pool)}), ("embed", {}), ("pool_info", {}),
+                           ("pool_map", {}), ("pool_health", {}), ("pool_harm", {"cases": 2}), ("rationale_overview", {}),
                            ("rationale_plan", {"writer": "endpoint", "url": "http://127.0.0.1:9/v1", "model": "m", "picture": True}),
                            ("next_rank", {"folder": str(here / "images")})):
         worker.call(method, **params)

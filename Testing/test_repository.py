@@ -29,7 +29,7 @@ def tracked() -> list[Path]:
     except (OSError, subprocess.CalledProcessError):
         names = []
     if not any(names):
-        skipped = {".git", ".venv", ".cache", "demo", "runs", "build", "dist", "__pycache__", ".pytest_cache", "Output"}
+        skipped = {".git", ".venv", ".cache", "demo", "runs", "build", "dist", "__pycache__", ".pytest_cache", ".ruff_cache", "Output"}
         names = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file() and not skipped & set(p.relative_to(ROOT).parts)]
     return [Path(n) for n in names if n and (ROOT / n).is_file()]
 
@@ -81,6 +81,14 @@ def test_no_line_of_the_segment_module_is_too_long():
         if len(line) > LONGEST_LINE
     }
     assert not lines
+
+
+@pytest.mark.parametrize("arguments", [["format", "--check"], ["check"]], ids=" ".join)
+def test_sources_have_the_one_format_and_no_findings(arguments):
+    pytest.importorskip("ruff", reason="ruff is not installed (extra test): neither format nor findings were checked")
+    command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", "--quiet", *map(str, SOURCES)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_no_two_test_files_share_a_name():

@@ -7,7 +7,8 @@ Known classes, few labels (the pool is the labelled training pictures):
 
 A class that is never trained (the pool is its training pictures, all of them and 6, 30, 150; nothing is trained again):
 
-    python -m benchmarks.ablation --data DIR --out unseen --hold-out diagnosis=pituitary --minutes 5 --seeds 0 1 2 --rows supervised cers:retrieved
+    python -m benchmarks.ablation --data DIR --out unseen --hold-out diagnosis=pituitary --minutes 5 --seeds 0 1 2 \
+        --rows supervised cers:retrieved
 
 With ``--grown`` the pool has grown since the training. What is done already is not done again: a run that has finished (link its folder
 into another ``--out`` to measure it with another pool), and rows that are in the JSON. References are the same for every network and
@@ -292,7 +293,8 @@ def table(result: dict) -> str:
     about = result["about"]
     head = [
         f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; "
-        f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask.",
+        f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; "
+        "intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask.",
         "",
     ]
     return "\n".join([*head, *lines, ""])

@@ -64,7 +64,7 @@ def training_pool(data: Path, folder: Path, size: int):
 
 
 def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[dict], dict]:
-    """Rows of the table for the clean test pictures, the cases, and the calibration error near the lesion before and after the temperature."""
+    """Rows of the table for the clean test pictures, the cases, and the calibration error near the lesion before and after temperature."""
     from cers.case.io import read_mask, read_volume
     from cers.inference import Segmenter
 

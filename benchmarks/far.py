@@ -2,8 +2,8 @@
 
     python -m benchmarks.far --images hippocampus/images --masks hippocampus/labels --pool 0 5 20 60 --queries 20
 
-The first volumes by name go to the pool, as an annotator would add them, the last ones are segmented with the model as it is, and all labels
-of a mask count as one. Copy: the mask of the reference that was chosen first, moved into the query's frame, without any network.
+The first volumes by name go to the pool, as an annotator would add them, the last ones are segmented with the model as it is, and all
+labels of a mask count as one. Copy: the mask of the reference that was chosen first, moved into the query's frame, without any network.
 Intervals are 95 % bootstrap over volumes.
 """
 

@@ -2,7 +2,8 @@
 
     python -m benchmarks.faults --points 300 --minutes 5
 
-Looked for: something lost that was said to be safe, a pool or run that is damaged afterwards, a traceback, a hang. The exit code is 1 if there is any.
+Looked for: something lost that was said to be safe, a pool or run that is damaged afterwards, a traceback, a hang. The exit code is 1 if
+there is any.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,18 +24,18 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: threads do not survive a fork
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from .common import machine  # noqa: E402
-from .fork import Outcome, child, start, watch  # noqa: E402
-from .operations import KILLINGS, Describe, case, filled, sound  # noqa: E402
+from .common import machine
+from .fork import Outcome, child, start, watch
+from .operations import KILLINGS, Describe, case, filled, sound
 
 SHARES = {"import": 0.25, "describe": 0.25, "correct": 0.1, "embed": 0.15, "train": 0.1, "install-model": 0.15}  # of the points
 
 
 @dataclass
 class Row:
-    """What one kind of bad day gave. points: how often it was tried; hit: how often it struck in mid-work; faults: what was found, in words."""
+    """What one kind of bad day gave. points: how often it was tried; hit: how often it struck in mid-work; faults: what was found."""
 
     name: str
     points: int = 0
@@ -288,8 +289,8 @@ def campaign(
     from cers.inference.tiny import tiny_model
 
     torch.set_num_threads(1)
-    import cers.inference.segmenter  # noqa: F401 - before the forks
-    import cers.pool.index  # noqa: F401
+    import cers.inference.segmenter  # before the forks
+    import cers.pool.index
     import cers.training.trainer  # noqa: F401
 
     chance, model = random.Random(seed), tiny_model(folder / "model", size=64)

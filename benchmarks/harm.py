@@ -3,9 +3,9 @@
     python -m benchmarks.harm --data BRISC --cases 150 --wrong 15
     python -m benchmarks.harm --images hippocampus/images --masks hippocampus/labels --volumes 20 --wrong 15
 
-The first is a pool of what the model knows, the second one of a structure that it has never seen. Two signs are judged by how well they tell
-the planted cases from the others (area under the ROC curve, 0.5 is chance): the Dice that a case adds to those it serves, and the Dice of
-its own mask with what the model draws there from the rest of the pool.
+The first is a pool of what the model knows, the second one of a structure that it has never seen. Two signs are judged by how well they
+tell the planted cases from the others (area under the ROC curve, 0.5 is chance): the Dice that a case adds to those it serves, and the
+Dice of its own mask with what the model draws there from the rest of the pool.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cers.evaluation.statistics import auroc
 
 
 def plant(pool, count: int, seed: int) -> set[str]:
-    """Give ``count`` cases the mask of the next one among them, and a rationale measured with it, as their annotator would have; the ids."""
+    """Give ``count`` cases the mask of the next one among them, and a rationale measured with it, as their annotator would; the ids."""
     from cers.rationale import describe
 
     ids = sorted(pool.ids())

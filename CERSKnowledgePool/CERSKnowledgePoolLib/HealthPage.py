@@ -1,4 +1,7 @@
-"""The page that says what speaks against the pool; each finding opens the cases concerned. The trial of references has a worker of its own."""
+"""The page that says what speaks against the pool; each finding opens the cases concerned.
+
+The trial of references has a worker of its own.
+"""
 
 from __future__ import annotations
 
@@ -55,8 +58,8 @@ class HealthPage:
         self.button.clicked.connect(lambda *_checked: self.check())
         self.trial.setToolTip(
             _(
-                "Segments up to {count} cases with references from the rest of the pool, and finds masks that look wrong and references that make others worse. "
-                "Takes some minutes in the background; press again to try the next cases"
+                "Segments up to {count} cases with references from the rest of the pool, and finds masks that look wrong and references "
+                "that make others worse. Takes some minutes in the background; press again to try the next cases"
             ).format(count=AT_ONCE)
         )
         self.trial.clicked.connect(lambda *_checked: self.tryReferences())

@@ -72,8 +72,8 @@ class ImportPage:
         self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
         self.keep.setToolTip(
             _(
-                "Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone who "
-                "gets this pool can read them; the preview shows them. Else they are dropped"
+                "Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone "
+                "who gets this pool can read them; the preview shows them. Else they are dropped"
             )
         )
         layout.addWidget(self.keep)

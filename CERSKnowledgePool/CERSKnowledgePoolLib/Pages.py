@@ -18,8 +18,31 @@ def addButton(parent, layout, words: str, tip: str, slot):
     return button
 
 
+def inLine(*widgets):
+    """A layout with widgets beside one another; the first takes the room that is left."""
+    line = qt.QHBoxLayout()
+    for widget in widgets:
+        line.addWidget(widget)
+    line.setStretch(0, 1)
+    return line
+
+
+def alignForms(forms) -> None:
+    """Makes the labels of several forms equally wide, so that their fields stand below one another."""
+    items = [form.itemAt(row, qt.QFormLayout.LabelRole) for form in forms for row in range(form.rowCount())]
+    labels = [item.widget() for item in items if item is not None and item.widget() is not None]
+    hints = [label.sizeHint for label in labels]
+    width = max((hint() if callable(hint) else hint).width() for hint in hints)
+    for label in labels:
+        label.setMinimumWidth(width)
+
+
 class Pages:
-    """Args: area: the widget in whose layout the pages lie; the buttons go to its top. pages: (widget, title, what it is for). columns: buttons in a row.
+    """Pages of which one is seen.
+
+    Args:
+        area: the widget in whose layout the pages lie; the buttons go to its top. pages: (widget, title, what it is for).
+        columns: buttons in a row.
 
     Attributes: current: number of the page seen. changed: Signal(), another page is seen.
     """

@@ -167,7 +167,8 @@ def comparison(found: dict, quiet: str) -> str:
         what = _("“{sentence}”").format(sentence=f["sentence"]) if f["sentence"] else Words.PART_NAMES[f["part"]]()
         reasons += f"<div>{escape(kind)}: {escape(what)} – {escape(f['reason'])}</div>"
     note = _paragraph(_("Sentences in bold stand in place of the writer's:")) + reasons if reasons else ""
-    link = f'<p><a href="case:{escape(found["id"])}">{escape(_("Open the case"))}</a> · <a href="report:">{escape(_("Back to the report"))}</a></p>'
+    case = f'<a href="case:{escape(found["id"])}">{escape(_("Open the case"))}</a>'
+    link = f'<p>{case} · <a href="report:">{escape(_("Back to the report"))}</a></p>'
     return f"<table cellpadding='3' width='100%'>{head}{''.join(rows)}</table>{note}{link}"
 
 

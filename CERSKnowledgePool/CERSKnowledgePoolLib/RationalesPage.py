@@ -17,7 +17,7 @@ from cers.errors import Cancelled, CersError
 
 from . import RationaleWords
 from .CaseTable import pixmapOf
-from .Pages import addButton
+from .Pages import addButton, alignForms, inLine
 from .PoolSession import PoolSession
 
 SETTING = "CERS/Writer/"  # what was chosen last; never a key
@@ -80,7 +80,7 @@ class RationalesPage:
         self.picture.setVisible(False)
         layout.addWidget(self.picture)
         self._setUpConsents(layout)
-        _align(self._forms)
+        alignForms(self._forms)
         self._restore()
         self._onWriter()
 
@@ -122,7 +122,7 @@ class RationalesPage:
         self.key.currentIndexChanged.connect(lambda *_index: self._updateButtons())
         self.variable.setPlaceholderText("CERS_API_KEY")
         self.variable.setToolTip(_("The variable's name, not the key"))
-        own.addRow(_("Key"), _line(self.key, self.variable))
+        own.addRow(_("Key"), inLine(self.key, self.variable))
         self.parallel, self.seconds = qt.QSpinBox(page), qt.QSpinBox(page)
         for spin, least, most, value, tip in (
             (self.parallel, 1, 64, 4, _("Requests at a time")),
@@ -132,12 +132,12 @@ class RationalesPage:
             spin.setValue(value)
             spin.setToolTip(tip)
         self.seconds.setSuffix(" s")
-        own.addRow(_("At a time, each within"), _line(self.parallel, self.seconds))
+        own.addRow(_("At a time, each within"), inLine(self.parallel, self.seconds))
         self.priceIn, self.priceOut = qt.QLineEdit(page), qt.QLineEdit(page)
         for edit, words in ((self.priceIn, _("in")), (self.priceOut, _("out"))):
             edit.setPlaceholderText(words)
             edit.setToolTip(_("Price of a million tokens, for the estimate; may be left empty"))
-        own.addRow(_("Price of 1 M tokens"), _line(self.priceIn, self.priceOut))
+        own.addRow(_("Price of 1 M tokens"), inLine(self.priceIn, self.priceOut))
         own = qt.QFormLayout(self.frames[LOCAL])
         self.localModel = qt.QLineEdit(page)
         self.localModel.setPlaceholderText(_("a .gguf file, or a folder of transformers"))
@@ -147,7 +147,7 @@ class RationalesPage:
         browse = qt.QPushButton(_("File…"), page)
         browse.setToolTip(_("Chooses a .gguf file"))
         browse.clicked.connect(lambda *_checked: self.localModel.setText(self.askModel() or self.localModel.text))
-        own.addRow(_("Model"), _line(self.localModel, browse))
+        own.addRow(_("Model"), inLine(self.localModel, browse))
         for frame in self.frames.values():
             frame.layout().setContentsMargins(0, 0, 0, 0)
             self._forms.append(frame.layout())
@@ -495,21 +495,3 @@ class RationalesPage:
 
     def _askModel(self) -> str:
         return qt.QFileDialog.getOpenFileName(self.page, _("Language model"), os.path.expanduser("~"), "GGUF (*.gguf)")
-
-
-def _line(*widgets):
-    line = qt.QHBoxLayout()
-    for widget in widgets:
-        line.addWidget(widget)
-    line.setStretch(0, 1)
-    return line
-
-
-def _align(forms) -> None:
-    """Makes the labels of several forms equally wide, so that their fields stand below one another."""
-    items = [form.itemAt(row, qt.QFormLayout.LabelRole) for form in forms for row in range(form.rowCount())]
-    labels = [item.widget() for item in items if item is not None and item.widget() is not None]
-    hints = [label.sizeHint for label in labels]
-    width = max((hint() if callable(hint) else hint).width() for hint in hints)
-    for label in labels:
-        label.setMinimumWidth(width)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "training"))
-from pictures import write  # noqa: E402
-from runs import settings  # noqa: E402
+from pictures import write
+from runs import settings
 
-from cers.evaluation.compare import compare_results, read_result  # noqa: E402
-from cers.inference import load_model, packing, store  # noqa: E402
-from cers.training.trainer import train  # noqa: E402
+from cers.evaluation.compare import compare_results, read_result
+from cers.inference import load_model, packing, store
+from cers.training.trainer import train
 
 
 @pytest.fixture(scope="module")

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pytest
-import torch
 from synthetic import LESION, fill, grid, phantom, with_references
 
 from cers.case import Geometry, Volume
-from cers.errors import Cancelled, InputError, PoolError
+from cers.errors import Cancelled, InputError
 from cers.inference import Segmenter, load_model
-from cers.inference.embedding import ReferenceStore
 from cers.inference.tiny import tiny_model
-from cers.pool import NO_CLOSE_CASE, Pool, import_volume
+from cers.pool import NO_CLOSE_CASE, import_volume
 from cers.rationale import describe
 
 # ---- what comes out
@@ -306,96 +303,6 @@ def test_the_same_patient_is_never_used(model, own_pool, embedder):
     volume, _ = phantom(patient=0, patient_id="patient1")
     prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
     assert {own_pool.meta(r.id)["patient_id"] for e in prediction.evidence for r in e.references} == {"patient2"}
-
-
-# ---- the pool's vectors
-
-
-def test_vectors_are_made_once_and_again_when_they_are_outdated(model, tmp_path, own_pool, embedder, volume):
-    ids = fill(own_pool, (1, 2))
-    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
-    assert len(own_pool.stale("image", model.hash)) == len(ids)
-    said = []
-    segmenter.segment(volume, progress=lambda f, m: said.append(m))
-    assert any("mbedding the pool" in m for m in said)
-    said.clear()
-    segmenter.segment(volume, progress=lambda f, m: said.append(m))
-    assert not any("mbedding the pool" in m for m in said)
-    before = own_pool.vectors("rationale", embedder.hash, [ids[0]])[1]
-    case = own_pool.get(ids[0])
-    own_pool.add_rationale(ids[0], describe(case.image, case.image > 0, case.spacing))
-    assert own_pool.stale("rationale", embedder.hash) == [ids[0]]
-    segmenter.segment(volume)
-    assert not own_pool.stale("rationale", embedder.hash)
-    assert not np.allclose(own_pool.vectors("rationale", embedder.hash, [ids[0]])[1], before)
-    other = load_model(tiny_model(tmp_path / "other", size=64, seed=3))
-    assert len(own_pool.stale("image", other.hash)) == len(ids)
-    prediction = Segmenter(other, own_pool, text_embedder=embedder).segment(volume)
-    assert not own_pool.stale("image", other.hash) and not own_pool.stale("image", model.hash)
-    assert prediction.provenance["model"] == other.hash
-
-
-def test_a_case_whose_modality_is_corrected_is_read_anew(model, own_pool, embedder):
-    ids = fill(own_pool, (1,))
-    store = ReferenceStore(model, own_pool, embedder)
-    before = store.rows(ids)
-    own_pool.edit(ids[:1], {"modality": "CT"}, who="A. Nnotator")
-    after = store.rows(ids)
-    assert not torch.equal(after[ids[0]].dense, before[ids[0]].dense)
-    assert all(after[i] is before[i] for i in ids[1:])
-
-
-def test_a_new_rationale_reaches_the_evidence_decoder(model, own_pool, embedder, volume):
-    """Also when a slice was decoded again before the pool's vectors were brought up to date."""
-    ids = fill(own_pool, (1,))
-    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
-    e = with_references(segmenter.segment(volume))[0]
-    for i in ids:
-        case = own_pool.get(i)
-        own_pool.add_rationale(i, describe(case.image, case.image > 350, case.spacing))
-    stale = segmenter.resegment(e.index, e.plane)
-    prediction = segmenter.segment(volume)
-    fresh = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
-    assert np.array_equal(prediction.probabilities, fresh.probabilities)
-    assert stale.evidence.references
-
-
-def test_a_read_only_pool_with_outdated_vectors_is_refused(model, own_pool, embedder, volume, tmp_path):
-    fill(own_pool, (1,))
-    own_pool.close()
-    with Pool.open(tmp_path / "pool", read_only=True) as pool:
-        with pytest.raises(PoolError, match="read-only"):
-            Segmenter(model, pool, text_embedder=embedder).segment(volume)
-
-
-def test_a_read_only_pool_that_is_up_to_date_works(run, model, pool_folder, embedder, volume, tmp_path):
-    shutil.copytree(pool_folder, tmp_path / "copy")
-    with Pool.open(tmp_path / "copy", read_only=True) as pool:
-        assert np.array_equal(Segmenter(model, pool, text_embedder=embedder).segment(volume).probabilities, run[0].probabilities)
-
-
-def test_a_case_of_unknown_modality_is_framed_as_the_models_own(tmp_path, own_pool):
-    """A CT case that does not say so must not be scaled as MR by a CT model."""
-    from cers.inference.embedding import case_frame
-
-    folder = tiny_model(tmp_path / "ct", size=64)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "modality": "CT"}))
-    model = load_model(folder)
-    volume, mask = phantom(patient=4, modality="CT")
-    case = own_pool.get(import_volume(own_pool, volume, mask, {1: "tumor"}, max_slices=1)[0])
-    silent = dataclasses.replace(case, modality=None)
-    assert np.array_equal(case_frame(case, model)[0], case_frame(silent, model)[0])
-
-
-def test_a_text_encoder_of_another_dimension_is_refused(model, tmp_path, embedder):
-    from cers.errors import ModelError
-
-    class Other:
-        dimension = 99
-
-    with pytest.raises(ModelError, match="99"):
-        Segmenter(model, None, text_embedder=Other())
 
 
 # ---- cancelling

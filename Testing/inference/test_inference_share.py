@@ -50,7 +50,7 @@ def test_a_pinned_reference_counts_whole(segmenter, volume, found):
 
 @pytest.mark.parametrize(("label", "name"), [("tumor", "tumor"), ("meningioma", "tumor"), ("hippocampus", "hippocampus")])
 def test_what_foreign_references_show_gives_the_result_its_name(model, own_pool, embedder, volume, label, name):
-    """A model of tumours that draws a hippocampus by its references must not call it a tumour, unless little of the result is owed to them."""
+    """A model of tumours that draws a hippocampus by its references must not call it a tumour, unless little is owed to them."""
     fill(own_pool, (1, 2), labels={1: label})
     segmenter = Segmenter(model, own_pool, text_embedder=embedder)
     prediction = segmenter.segment(volume, influence=False)

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures

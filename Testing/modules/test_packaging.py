@@ -106,7 +106,10 @@ def test_configures_and_installs_and_the_installed_package_works(tmp_path):
     for module in MODULES:
         assert (folder / f"{module}.py").is_file() and (folder / "Resources" / "UI" / f"{module}.ui").is_file()
         assert (folder / "Resources" / "Icons" / f"{module}.png").is_file()
-    code = "import cers, cers.pool, cers.worker\nfrom cers.resources import resource\nprint(cers.__file__, resource('terminology.json'), sep='\\n')"
+    code = (
+        "import cers, cers.pool, cers.worker\nfrom cers.resources import resource\n"
+        "print(cers.__file__, resource('terminology.json'), sep='\\n')"
+    )
     done = subprocess.run(
         [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
         env={"PYTHONPATH": str(folder), "PATH": ""},

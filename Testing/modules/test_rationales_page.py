@@ -11,7 +11,7 @@ from poolroom import RATIONALES, ROOT, pool_folder, user  # noqa: F401 - fixture
 from cers.pool import Pool
 
 sys.path.append(str(ROOT / "Testing" / "rationale"))
-from writerkit import always, echo, serving  # noqa: E402
+from writerkit import always, echo, serving
 
 KEY = "sk-planted-in-the-environment"
 WRONG = "Texture: Hypointense by 99 %.\nBoundary: As measured.\nContext: As measured.\nSummary: A lesion."

@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 from poolroom import ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 
-from cers.pool import Pool
 from cers.training import runs
 from cers.training.config import TrainConfig
 
 sys.path.append(str(ROOT / "Testing" / "training"))
-from pictures import write  # noqa: E402
-from runs import SMALL  # noqa: E402
+from pictures import write
+from runs import SMALL
 
 TRAINING, GUI_MS = 7, 50
 

@@ -226,7 +226,7 @@ def test_killed_while_trashing_and_restoring(tmp_path):
         running.stdout.close()
         try:
             running.wait(0.15)
-        except Exception:  # noqa: BLE001 - it runs for ever
+        except Exception:  # it runs for ever
             running.kill()
         running.wait()
         running.stderr.close()

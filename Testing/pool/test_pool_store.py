@@ -12,7 +12,7 @@ from poolkit import case, rationale
 from cers.case import Case, Rationale, Statement
 from cers.errors import InputError, PoolError
 from cers.pool import Pool, image_hash, thumbnail
-from cers.pool.store import parse_rationale
+from cers.pool.records import parse_rationale
 
 
 @pytest.fixture
@@ -209,7 +209,7 @@ def test_threads_share_one_pool(pool):
             for n in range(start, start + 8):
                 case_id = pool.add(case(n))
                 assert pool.get(case_id).id == case_id
-        except Exception as error:  # noqa: BLE001 - any error of a thread fails the test
+        except Exception as error:  # any error of a thread fails the test
             errors.append(error)
 
     threads = [threading.Thread(target=work, args=(n,)) for n in (0, 4, 8, 12)]

@@ -14,7 +14,7 @@ import pytest
 from cers.worker.client import Worker, WorkerError
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "rationale"))
-from writerkit import always, completion, echo, serving  # noqa: E402
+from writerkit import always, completion, echo, serving
 
 KEY = "sk-planted-0123456789"
 

@@ -34,7 +34,7 @@ def next_(
     Example:
 
     cers next new-scans --pool my-pool -n 10
-    """
+    """  # noqa: E501 - the help breaks its lines where they break here
     from ..inference import load_model
     from ..inference.device import choose_device
     from ..inference.next import rank_next

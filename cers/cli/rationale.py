@@ -229,8 +229,9 @@ def import_(
         say_json(report.to_dict())
     else:
         print(
-            f"{'Would add' if dry_run else 'Added'} {len(report.ids)} rationales of {report.rows} rows; {report.unchanged} were there already, {report.unmatched} rows "
-            "have no case in this pool" + (f", {report.persons} cases keep a person's text." if report.persons else ".")
+            f"{'Would add' if dry_run else 'Added'} {len(report.ids)} rationales of {report.rows} rows; "
+            f"{report.unchanged} were there already, {report.unmatched} rows have no case in this pool"
+            + (f", {report.persons} cases keep a person's text." if report.persons else ".")
         )
         if report.contradicting:
             print(f"{report.contradicting} of {report.sentences} sentences contradict the measured descriptors of their case.")

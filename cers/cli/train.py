@@ -93,7 +93,7 @@ def train(
       cers train --data my-pool --minutes 30 --check
 
       cers train --resume run
-    """
+    """  # noqa: E501 - the help breaks its lines where they break here
     from ..errors import InputError
     from ..training.config import TrainConfig
     from ..training.runfolder import CONFIG, STATUS
@@ -148,7 +148,8 @@ def train(
     else:
         scores = ", ".join(f"{k} {v:.4f}" for k, v in status["metrics"].items())
         print(
-            f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\nThe model is in {folder / 'model'}."
+            f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\n"
+            f"The model is in {folder / 'model'}."
         )
 
 

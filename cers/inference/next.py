@@ -37,8 +37,8 @@ class Measurement:
     """What was measured of one volume; it holds for one model and is kept by the content of the file.
 
     vectors: (n, d) float32 unit image vectors of the slices where something was found, of all slices where nothing was.
-    thumbnails: (n, 1024) float32; pictures: their hashes. ml: found, None where pixels have no size. disagreement: 1 - Dice of D_S and D_R over
-    the volume; entropy: mean of the calibrated probability's over the region that might be lesion, in bits; both 0..1.
+    thumbnails: (n, 1024) float32; pictures: their hashes. ml: found, None where pixels have no size. disagreement: 1 - Dice of D_S and
+    D_R over the volume; entropy: mean of the calibrated probability's over the region that might be lesion, in bits; both 0..1.
     """
 
     vectors: np.ndarray
@@ -73,7 +73,11 @@ class Measurement:
 
 @dataclass
 class NextVolume:
-    """One place of the list. path: below the folder; id: of its voxels and grid, as the pool names volumes. need, novelty, score: 0..1; like: the volume above that it resembles most."""
+    """One place of the list.
+
+    path: below the folder; id: of its voxels and grid, as the pool names volumes. need, novelty, score: 0..1; like: the volume above that
+    it resembles most.
+    """
 
     path: str
     id: str
@@ -91,8 +95,10 @@ class NextVolume:
 
 @dataclass
 class NextReport:
-    """volumes: best first. labelled: path -> why it needs no label; ids: path -> id of those of them that were looked at. faults: path -> what is
-    wrong. measured: how many volumes were not known yet."""
+    """volumes: best first. labelled: path -> why it needs no label; ids: path -> id of those of them that were looked at.
+
+    faults: path -> what is wrong. measured: how many volumes were not known yet.
+    """
 
     volumes: list[NextVolume] = field(default_factory=list)
     labelled: dict[str, str] = field(default_factory=dict)
@@ -118,11 +124,12 @@ def rank_next(
 ) -> NextReport:
     """Rank the volumes of a folder that are not in the pool by how much a label of each would help.
 
-    What was measured of a volume is kept by the content of its file, so that a second run is quick and one that was stopped goes on. How well
-    the pool covers it is looked up anew each time; disagreement and entropy stay as they were when it was measured.
+    What was measured of a volume is kept by the content of its file, so that a second run is quick and one that was stopped goes on. How
+    well the pool covers it is looked up anew each time; disagreement and entropy stay as they were when it was measured.
 
     Args:
-        folder: images lie in it or below it; those with a mask beside them count as labelled. modality, body_site: where the files do not say.
+        folder: images lie in it or below it; those with a mask beside them count as labelled.
+        modality, body_site: where the files do not say.
         cache: where measurements are kept; default inside the pool, nowhere if that cannot be written.
 
     Raises:
@@ -245,7 +252,8 @@ def _place(names, found: Measurement, coverage: float, i: int, need, novelty, ne
     if found.found:
         words.append(
             f"The two decoders differ in {100 * found.disagreement:.0f} % of what they found; "
-            f"the network is {'very ' if found.entropy > 0.7 else '' if found.entropy > 0.4 else 'little '}unsure ({found.entropy:.2f} bit)."
+            f"the network is {'very ' if found.entropy > 0.7 else '' if found.entropy > 0.4 else 'little '}unsure "
+            f"({found.entropy:.2f} bit)."
         )
     else:
         words.append("No lesion was found in it.")

@@ -19,9 +19,9 @@ KEPT = 256  # encoded slices kept for re-runs; about 2.4 MB each at 224 px
 class Plane:
     """Slices of one plane in the network's frame.
 
-    raw: (n, rows, columns) in display order. frames: (n, 1, size, size) normalised. has_body: (n,) bool; slices without body are not decoded.
-    plain, fused: (n, labels, size, size) probabilities of D_S (as D_R was trained with) and of D_R (calibrated), zero where not decoded.
-    encoded: the latest encoded slices by index; pooled: unit image vectors of all of them.
+    raw: (n, rows, columns) in display order. frames: (n, 1, size, size) normalised. has_body: (n,) bool; slices without body are not
+    decoded. plain, fused: (n, labels, size, size) probabilities of D_S (as D_R was trained with) and of D_R (calibrated), zero where not
+    decoded. encoded: the latest encoded slices by index; pooled: unit image vectors of all of them.
     """
 
     view: PlaneView

@@ -107,7 +107,8 @@ class Segmenter:
             influence: measure how much each reference changes each mask (one more pass of D_R per reference).
 
         Raises:
-            InputError: unknown ``planes``, or a modality the model was not made for. Cancelled: nothing is kept. PoolError: see ``embed_pool``.
+            InputError: unknown ``planes``, or a modality the model was not made for. Cancelled: nothing is kept.
+            PoolError: see ``embed_pool``.
         """
         if planes not in ("acquisition", "three"):
             raise InputError(f"Planes '{planes}' is not known. Use acquisition or three.")
@@ -115,7 +116,8 @@ class Segmenter:
         modality, site = modality_code(volume.modality or config.modality), volume.body_site or config.body_site
         if volume.modality and config.modality and modality != modality_code(config.modality):
             raise InputError(
-                f"This model segments {config.modality} images, but the image is {volume.modality}. Choose a model made for {volume.modality}."
+                f"This model segments {config.modality} images, but the image is {volume.modality}. "
+                f"Choose a model made for {volume.modality}."
             )
         clock = _Clock(progress, cancel)
         started = time.perf_counter()
@@ -164,7 +166,7 @@ class Segmenter:
     @torch.inference_mode()
     @numpy_on_one_thread()
     def resegment(self, index: int, plane: str, pinned=(), dropped=()) -> SliceResult:
-        """Decode one slice of the last volume again, with references pinned or dropped; steps 4 to 6 only. The volume's mask stays as it is.
+        """Decode one slice of the last volume again, with references pinned or dropped; steps 4 to 6 only. The volume's mask stays.
 
         Raises:
             InputError: nothing segmented yet, or no such slice. PoolError: a pinned case cannot be used.
@@ -387,7 +389,7 @@ class Segmenter:
         return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, provenance)
 
     def _names(self, evidence: list[Evidence]) -> dict[int, str]:
-        """The model's label names; where most of what was found is owed to references of something else, the first is called as they are."""
+        """The model's label names; where most of what was found is owed to references of something else, the first is named after them."""
         names, pixels, borrowed = dict(self.model.labels), sum(e.pixels for e in evidence), {}
         for e in evidence if self.store is not None else []:
             foreign = self.store.foreign([r.id for r in e.references]) if e.pixels else []

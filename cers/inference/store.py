@@ -279,7 +279,7 @@ def check_files(folder: Path) -> None:
 
 
 def check_weights(path: Path) -> None:
-    """Raises ModelError: the weights file is not whole. Its layout: length of a JSON table, the table with the place of each tensor, data."""
+    """Raises ModelError: the weights file is not whole. Its layout: length of a JSON table, the table with each tensor's place, data."""
     words = f"Its weights, {path.name}, are damaged or not whole. Get the model again."
     with open(path, "rb") as file:
         length, size = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size

@@ -74,7 +74,7 @@ class Decoder(nn.Module):
         self.out = nn.Conv2d(inputs, labels, 1)
 
     def forward(self, features, deepest, size, evidence=None) -> torch.Tensor:
-        """Features (finest first), reduced deepest map and, for D_R, one evidence map per level (coarsest first) -> logits (n, labels, *size)."""
+        """Features (finest first), reduced deepest map and, for D_R, an evidence map per level (coarsest first) -> (n, labels, *size)."""
         x = deepest
         for level, (block, skip) in enumerate(zip(self.blocks, features[-2::-1])):
             x = block(torch.cat([F.interpolate(x, skip.shape[-2:], mode="bilinear", align_corners=False), skip], 1))

@@ -1,8 +1,8 @@
 """Depthwise convolution whose gradients are fast on a CPU, too.
 
-oneDNN computes depthwise gradients far slower than the convolution itself: with stride its gradient of the input takes up to 35 times as long, in
-bfloat16 that of a 5x5 kernel 30 to 90 times. Both have quick equals. The gradient of the input is a plain convolution with the turned kernel,
-of the output's gradient with zeros put between where there is a stride; that of the kernel is taken in float32.
+oneDNN computes depthwise gradients far slower than the convolution itself: with stride its gradient of the input takes up to 35 times as
+long, in bfloat16 that of a 5x5 kernel 30 to 90 times. Both have quick equals. The gradient of the input is a plain convolution with the
+turned kernel, of the output's gradient with zeros put between where there is a stride; that of the kernel is taken in float32.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class _Depthwise(torch.autograd.Function):
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """One square kernel per channel, without bias, with the "same" padding of TensorFlow: with a stride the odd pixel goes right and below."""
+    """One square kernel per channel, without bias, with the "same" padding of TensorFlow: at a stride the odd pixel is right and below."""
 
     def __init__(self, channels: int, kernel: int, stride: int = 1):
         super().__init__(channels, channels, kernel, stride, groups=channels, bias=False)

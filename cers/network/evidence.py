@@ -59,7 +59,7 @@ def _resize_masks(masks: torch.Tensor, size) -> torch.Tensor:
 
 
 def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
-    """Masks (*, labels, H, W) by area at each of the sizes; a coarser one from the next finer one where they divide, which is the same and quick."""
+    """Masks (*, labels, H, W) by area at each of the sizes; a coarser one from the next finer where they divide: the same, but quick."""
     out, last = {}, masks
     for size in sorted({tuple(s) for s in sizes}, reverse=True):
         whole = all(a % b == 0 for a, b in zip(last.shape[-2:], size))
@@ -68,7 +68,7 @@ def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
 
 
 def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit foreground (n, levels, labels, d) and background (n, levels, d) prototypes of keys (n, d, h, w) under masks (n, labels, H, W)."""
+    """Unit foreground (n, levels, labels, d), background (n, levels, d) prototypes of keys (n, d, h, w) under masks (n, labels, H, W)."""
     foreground, background = [], []
     for key in keys:
         m = _resize_masks(masks, key.shape[-2:]).flatten(2)

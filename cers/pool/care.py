@@ -20,6 +20,7 @@ from ..case.geometry import PLANES
 from ..errors import InputError, PoolError
 from . import arrays
 from .database import Database
+from .records import COLUMN, metadata_of
 from .vectors import chunks
 
 AUDIT_COLUMNS = ("created", "who", "action", "case", "field", "before", "after", "note")
@@ -65,12 +66,10 @@ class CareTable:
             return sum(self._edit(db, self._row(db, case_id), changes, rename or {}, who, note) for case_id in dict.fromkeys(ids))
 
     def _edit(self, db, row, changes: Mapping[str, str | None], rename: Mapping[str, str], who: str | None, note: str | None) -> bool:
-        from .store import _COLUMN, _metadata
-
-        before = _metadata(row)
+        before = metadata_of(row)
         detail = {name: [before[name], value] for name, value in changes.items() if before[name] != value}
         for name in detail:
-            db.execute(f"UPDATE cases SET {_COLUMN.get(name, name)} = ? WHERE number = ?", (changes[name], row["number"]))
+            db.execute(f"UPDATE cases SET {COLUMN.get(name, name)} = ? WHERE number = ?", (changes[name], row["number"]))
         if "modality" in detail:  # it decides how a picture is normalised, so that its vectors are of the past
             self._forget_vectors(db, row["number"], "image")
         labels = {value: rename.get(name, name).strip() for value, name in before["labels"].items()}
@@ -184,8 +183,6 @@ class CareTable:
 
     def trashed(self) -> list[dict]:
         """What lies in the trash, newest first: number, id, who, note, created, and the case's metadata under "case"."""
-        from .store import _metadata
-
         if self._db.version < 2:
             return []
         with self._db.read() as db:
@@ -197,7 +194,7 @@ class CareTable:
                 "who": r["who"],
                 "note": r["note"],
                 "created": r["created"],
-                "case": _metadata(json.loads(r["record"])["case"]),
+                "case": metadata_of(json.loads(r["record"])["case"]),
             }
             for r in rows
         ]
@@ -262,8 +259,6 @@ class CareTable:
         Raises:
             PoolError: no such case, or its file is damaged.
         """
-        from .store import _metadata
-
         with self._db.read() as db:
             row = self._row(db, case_id)
             rationales = [*db.execute("SELECT record, created FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))]
@@ -277,7 +272,7 @@ class CareTable:
         edited = row["edited_hash"] if self._db.version > 1 else None
         return (
             {
-                "case": {**_metadata(row), "edited_hash": edited},
+                "case": {**metadata_of(row), "edited_hash": edited},
                 "reviews": reviews,
                 "rationales": [{"record": json.loads(r["record"]), "created": r["created"]} for r in rationales],
             },

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .store import Pool, labels_of
+from .records import labels_of
+from .store import Pool
 from .thumbnail import HASH as THUMBNAIL
 
 FACETS = ("label", "modality", "body_site", "diagnosis", "annotator", "review")

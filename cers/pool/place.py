@@ -1,4 +1,4 @@
-"""Whether a folder lies on another computer: SQLite's write-ahead log needs memory that all writers share, which two computers do not have."""
+"""Whether a folder lies on another computer: SQLite's write-ahead log needs memory that all writers share, and two computers have none."""
 
 from __future__ import annotations
 

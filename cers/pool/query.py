@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import InputError
 from ..rationale import DESCRIPTORS
 from .database import Database
+from .records import labels_of, metadata_of
 from .vectors import chunks
 
 COUNTED = ("body_site", "modality", "label", "diagnosis", "annotator", "review")
@@ -67,8 +68,6 @@ class QueryTable:
 
     def counts(self, ids: Iterable[str] | None = None) -> dict[str, dict[str, int]]:
         """How many cases have each value of each of ``COUNTED``, most frequent first; "" = not known. ``ids``: of these cases only."""
-        from .store import labels_of
-
         wanted = None if ids is None else set(ids)
         counters = {name: Counter() for name in COUNTED}
         columns = [name for name in COUNTED if name != "label"]
@@ -82,9 +81,7 @@ class QueryTable:
         return {name: dict(counter.most_common()) for name, counter in counters.items()}
 
     def rows(self, ids: Sequence[str]) -> list[dict]:
-        """What a table shows of cases, in the order of ``ids`` and without deleted ones: metadata, the rationale's "writer" and "first_line"."""
-        from .store import _metadata
-
+        """What a table shows of cases, in the order of ``ids``, without deleted ones: metadata, the rationale's "writer", "first_line"."""
         found = {}
         with self._db.read() as db:
             for chunk in chunks(ids):
@@ -94,11 +91,11 @@ class QueryTable:
                     f"WHERE c.id IN ({', '.join('?' * len(chunk))})",
                     chunk,
                 ):
-                    found[row["id"]] = {**_metadata(row), "writer": row["writer"], "first_line": (row["text"] or "").partition("\n")[0]}
+                    found[row["id"]] = {**metadata_of(row), "writer": row["writer"], "first_line": (row["text"] or "").partition("\n")[0]}
         return [found[i] for i in ids if i in found]
 
     def columns(self, names: Sequence[str]) -> list[tuple]:
-        """Some facts of every case as they are kept (labels as JSON), in the order of addition: much quicker than ``list`` for thousands."""
+        """Some facts of every case as they are kept (labels as JSON), in the order of addition: much quicker than ``list`` for many."""
         known = {"id", "labels", *COUNTED} - {"label"}
         if unknown := set(names) - known:
             raise InputError(f"{', '.join(sorted(unknown))} of cases cannot be listed. Use {', '.join(sorted(known))}.")
@@ -112,8 +109,10 @@ class QueryTable:
         return None if last is None else last[0]
 
     def info(self) -> dict:
-        """The pool at a glance: cases, patients, without_rationale, without_patient, trashed, bytes on disk, network (whether it lies on a
-        network drive), and the embeddings of the model used last: ``stale`` is how many cases lack one, None where no model has been used yet."""
+        """The pool at a glance: cases, patients, without_rationale, without_patient, trashed, bytes on disk, network (whether it lies on
+        a network drive), and the embeddings of the model used last: ``stale`` is how many cases lack one, None where no model has been
+        used yet.
+        """
         with self._db.read() as db:
             cases, patients, bare, nobody = db.execute(
                 "SELECT count(*), count(DISTINCT patient_id), coalesce(sum(rationale_version = 0), 0), "

@@ -26,16 +26,15 @@ from . import arrays
 from .care import CareTable
 from .database import FILE, Database
 from .query import QueryTable
+from .records import COLUMN, TEXT, metadata_of, parse_rationale
 from .thumbnail import HASH as THUMBNAIL
 from .thumbnail import image_hash, thumbnail
 from .usage import UsageTable
 from .vectors import VectorTable, chunks
 
 REVIEWS = ("unreviewed", "approved", "flagged", "excluded")
-_TEXT = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator", "created", "review")
 FACETS = ("modality", "body_site", "plane", "diagnosis", "label", "review", "patient_id", "volume_id", "group", "source", "annotator")
 _EDITABLE = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "diagnosis", "source", "annotator")
-_COLUMN = {"group": "group_id"}  # "group" is a word of SQL's own
 
 
 @dataclass(frozen=True)
@@ -194,7 +193,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             "spacing": json.dumps(meta["spacing"]),
             "ijkToRAS": json.dumps(meta["ijkToRAS"]),
             "slice_index": None if case.slice_index is None else int(case.slice_index),
-            **{_COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in _TEXT},
+            **{COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in TEXT},
         }
         row["created"] = case.created or _now()
         number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
@@ -225,7 +224,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             row, rationale, content = self._read(case_id)
         if set(content) != {"image", "mask"}:
             raise PoolError(f"The image file of case {case_id} does not hold an image and a mask. Delete the case and add it again.")
-        meta = _metadata(row)
+        meta = metadata_of(row)
         return Case(
             content["image"],
             content["mask"],
@@ -235,7 +234,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             ijkToRAS=None if meta["ijkToRAS"] is None else np.array(meta["ijkToRAS"]),
             slice_index=meta["slice_index"],
             rationale=rationale,
-            **{name: meta[name] for name in _TEXT},
+            **{name: meta[name] for name in TEXT},
         )
 
     def _read(self, case_id: str):
@@ -247,7 +246,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         """All of a case but its arrays, as JSON, with its current rationale."""
         with self._db.read() as db:
             row, rationale = self._row(db, case_id), self._rationale(db, case_id)
-        return {**_metadata(row), "rationale": None if rationale is None else rationale.to_dict()}
+        return {**metadata_of(row), "rationale": None if rationale is None else rationale.to_dict()}
 
     def ids(self) -> list[str]:
         """All case ids, in the order they were added."""
@@ -267,13 +266,13 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             if name == "label":
                 continue
             wanted = [*wanted] if isinstance(wanted, (list, tuple, set)) else [wanted]
-            column = _COLUMN.get(name, name)
+            column = COLUMN.get(name, name)
             known = [w for w in wanted if w is not None]
             where.append(f"({column} IN ({', '.join('?' * len(known))})" + (f" OR {column} IS NULL)" if None in wanted else ")"))
             values += known
         query = "SELECT * FROM cases" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY number"
         with self._db.read() as db:
-            rows = [_metadata(r) for r in db.execute(query, values)]
+            rows = [metadata_of(r) for r in db.execute(query, values)]
         if "label" in facets:
             labels = facets["label"] if isinstance(facets["label"], (list, tuple, set)) else [facets["label"]]
             rows = [r for r in rows if set(labels) & set(r["labels"].values())]
@@ -470,46 +469,3 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         from .verify import verify
 
         return verify(self, self._db)
-
-
-def parse_rationale(case_id: str, record: str) -> Rationale:
-    """A rationale from its JSON."""
-    try:
-        return Rationale.from_dict(json.loads(record))
-    except (ValueError, KeyError, TypeError) as error:
-        raise PoolError(
-            f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore a backup."
-        ) from error
-
-
-def _metadata(row) -> dict:
-    out = {name: row[_COLUMN.get(name, name)] for name in ("id", "content_hash", *_TEXT)}
-    return {
-        **out,
-        "labels": labels_of(row),
-        "spacing": _kept(row, "spacing", list),
-        "ijkToRAS": _kept(row, "ijkToRAS", list),
-        "slice_index": row["slice_index"],
-        "shape": [row["rows"], row["columns"]],
-        "rationale_version": row["rationale_version"],
-    }
-
-
-def labels_of(row) -> dict[str, str]:
-    """Value -> name of a row of ``cases`` with the columns id and labels."""
-    return _kept(row, "labels", dict) or {}
-
-
-def _kept(row, column: str, kind: type):
-    """What a column keeps as JSON, None for nothing.
-
-    Raises:
-        PoolError: it holds something else, as only a damaged disk or a foreign program leaves it.
-    """
-    try:
-        value = json.loads(row[column] or "null")
-    except (ValueError, TypeError, RecursionError):
-        value = ...
-    if value is None or isinstance(value, kind):
-        return value
-    raise PoolError(f"The pool's record of case {row['id']} is damaged: its {column} cannot be read. Restore pool.sqlite from a copy.")

@@ -18,7 +18,8 @@ from ..case import Case, Rationale
 from ..errors import CersError, InputError, PoolError
 from . import arrays
 from .database import FILE
-from .store import _TEXT, Pool
+from .records import TEXT
+from .store import Pool
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -143,7 +144,7 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
             report.different[here[0]] = other
         return
     content = _unpack(read(record["file"]), record["file"])
-    fields = {name: meta[name] for name in _TEXT}
+    fields = {name: meta[name] for name in TEXT}
     # the rationales' JSON is checked here, so that nothing unreadable enters the pool
     rationales = [(_rationale(r["record"]), str(r["created"])) for r in record["rationales"]]
     case = Case(

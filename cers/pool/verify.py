@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CersError
 from . import arrays
+from .records import parse_rationale
 from .thumbnail import image_hash
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def verify(pool: Pool, database: Database) -> list[Fault]:
     """See ``Pool.verify``. Kinds: database, array (file missing or damaged), case, rationale, vector."""
-    from .store import Fault, parse_rationale
+    from .store import Fault
 
     faults = []
     try:

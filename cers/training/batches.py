@@ -27,10 +27,10 @@ class Batch:
     """Groups after groups: the labelled pictures of all of them, and the unlabelled ones of all of them.
 
     rows (n,), unlabelled_rows (u,): of the dataset. x (n, 1, s, s) normalised, y (n, labels, s, s): usual masks; y_task: what D_R is to
-    find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool: of a group whose task is
-    made up. misled (n,) bool: of a group whose references all show the masks of others. removed (n,) bool: the lesion was taken away. index, valid (n + u, members): references of each labelled, then unlabelled
-    picture, as numbers into the labelled. keep (n + u,) bool: queries that have a rationale. feature: generators for feature noise, one
-    per unlabelled picture.
+    find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool: of a group whose task is made
+    up. misled (n,) bool: of a group whose references all show the masks of others. removed (n,) bool: the lesion was taken away. index,
+    valid (n + u, members): references of each labelled, then unlabelled picture, as numbers into the labelled. keep (n + u,) bool:
+    queries that have a rationale. feature: generators for feature noise, one per unlabelled picture.
     """
 
     rows: np.ndarray
@@ -58,7 +58,9 @@ class Batch:
 
 class Batches:
     """Draws batches. ``near``: for each labelled picture its nearest other labelled ones; ``near_unlabelled``: its nearest unlabelled
-    ones; ``free``: pictures (n, h, w) without a lesion, or None; ``chosen``: for each unlabelled picture its references, by the two-stage selection. Set by the trainer whenever vectors change."""
+    ones; ``free``: pictures (n, h, w) without a lesion, or None; ``chosen``: for each unlabelled picture its references, by the two-stage
+    selection. Set by the trainer whenever vectors change.
+    """
 
     def __init__(self, data: Dataset, split: Split, config: TrainConfig, free: np.ndarray | None = None):
         self.data, self.split, self.config, self.free = data, split, config, free
@@ -217,7 +219,7 @@ class Batches:
 
 
 def nearest(queries: np.ndarray, keys: np.ndarray, kin_queries: np.ndarray, kin_keys: np.ndarray, count: int) -> np.ndarray:
-    """(q, count) positions of the most similar keys that are not kin; they repeat where there are fewer, and are all 0 where there is none."""
+    """(q, count) positions of the most similar keys that are not kin; they repeat where there are fewer, all 0 where there is none."""
     out = np.zeros((len(queries), count), np.int64)
     for n in range(len(queries)):
         score = keys @ queries[n]

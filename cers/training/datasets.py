@@ -25,7 +25,7 @@ OTHER = "unlabelled"
 
 
 def only(values) -> str | None:
-    """The one value that is given; None where there is none, or where they differ: a model of several kinds of image is made for no single one."""
+    """The one value that is given; None where there is none, or where they differ: a model of several kinds of image is made for none."""
     found = {value for value in values if value}
     return found.pop() if len(found) == 1 else None
 

@@ -30,14 +30,14 @@ def ellipses(size: int, centre: np.ndarray, radii: np.ndarray, angle: np.ndarray
 
 
 def make(images: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Turn a group of similar pictures (n, 1, s, s) with masks (n, labels, s, s) into one task: pictures, the task's masks, the usual masks.
+    """Turn a group of similar pictures (n, 1, s, s) with masks (n, labels, s, s) into one task: pictures, task's masks, usual masks.
 
     Every label gets the same target; the usual masks are those of the lesion that is still to be seen.
 
-    blob: a patch of one brightness and texture is pasted, anywhere, and is the target. decoy: the same, but the lesion is. place: an ellipse
-    at one place of the body, or the bright or dark tissue in it. band: tissue of one band of brightness, perhaps in one part only.
-    region: one picture, moved and bent a little for each member, with a connected structure of it as the target (after the self-supervised
-    superpixel episodes of Ouyang et al., ECCV 2020).
+    blob: a patch of one brightness and texture is pasted, anywhere, and is the target. decoy: the same, but the lesion is. place: an
+    ellipse at one place of the body, or the bright or dark tissue in it. band: tissue of one band of brightness, perhaps in one part
+    only. region: one picture, moved and bent a little for each member, with a connected structure of it as the target (after the
+    self-supervised superpixel episodes of Ouyang et al., ECCV 2020).
     """
     kind = KINDS[rng.choice(len(KINDS), p=SHARES)]
     x, y, usual = {"blob": _paste, "decoy": _paste, "place": _place, "band": _band, "region": _region}[kind](

@@ -248,13 +248,10 @@ def train(
             try:
                 return _run(config, run, folder, cache or folder / "cache", resume, rank, world, progress)
             except Exception as error:
-                message = (
-                    str(error)
-                    if isinstance(error, CersError)
-                    else (
-                        f"Training ended unexpectedly ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Its log has the details."
-                    )
-                )
+                message = str(error)
+                if not isinstance(error, CersError):
+                    message = f"Training ended unexpectedly ({type(error).__name__}: {' '.join(message.split())[:200]}). "
+                    message += "Its log has the details."
                 facts: dict = {}
                 if out_of_memory(error):
                     message, facts["proposal"] = _too_large(config)
@@ -334,7 +331,7 @@ def _prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[D
 
 
 def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
-    c, world = trainer.config, trainer.world
+    c = trainer.config
     saved = trainer.step if trainer.step else -1
     begun, first, told, share = time.monotonic(), trainer.step, 0.0, trainer.share
     recent: list[dict] = []

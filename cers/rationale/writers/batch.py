@@ -47,7 +47,7 @@ class Estimate:
 
 @dataclass
 class Plan:
-    """ids: cases to write. done: have this writer's text already. persons: texts that a person wrote, which stay. cached: answers at hand."""
+    """ids: cases to write. done: have this writer's text already. persons: texts by a person, which stay. cached: answers at hand."""
 
     ids: list[str] = field(default_factory=list)
     done: int = 0

@@ -153,8 +153,9 @@ DIRECTIONS: tuple[tuple[re.Pattern, str, int], ...] = (
 )
 # no measurement says where in the anatomy a lesion lies
 ANATOMY = re.compile(
-    r"\b(?:frontal|parietal|temporal|occipital|insular?|lob(?:e|es|ar)|cerebell\w+|vermis|\w*ventric\w+|brain ?stem|pons|pontine|medulla\w*|"
-    r"midbrain|thalam\w+|hypothalam\w+|basal ganglia|corpus callosum|callosal|hippocamp\w+|\w*sellar?|pituitary|cavernous|cliv(?:al|us)|"
+    r"\b(?:frontal|parietal|temporal|occipital|insular?|lob(?:e|es|ar)|cerebell\w+|vermis|\w*ventric\w+|brain ?stem|pons|pontine|"
+    r"medulla\w*|midbrain|thalam\w+|hypothalam\w+|basal ganglia|corpus callosum|callosal|hippocamp\w+|\w*sellar?|pituitary|cavernous|"
+    r"cliv(?:al|us)|"
     r"\w*falx|\w*falcine|tentori\w+|dura|dural|mening(?:es|eal)|convexity|skull(?: base)?|calvari\w+|\w*cortex|\w*cortical(?:ly)?|"
     r"white matter|gr[ae]y matter|(?:posterior|cranial|middle) fossa|cistern\w*|sulc(?:us|i|al)|gyr(?:us|i|al)|CSF|cerebrospinal|orbit\w*|"
     r"sinus(?:es)?|cerebellopontine|(?:intra|extra)-?axial|(?:supra|infra)tentorial|pineal|\w*hemispher\w+|hil(?:um|ar)|pleura\w*|"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Overview:
-    """missing: ids of cases without rationale. stale: with one measured by earlier rules. writers: name -> cases whose current text it wrote.
+    """missing: ids of cases without rationale. stale: with one measured by earlier rules. writers: name -> cases whose text it wrote.
 
     written: (case id, writer, sentences that gave way to measured ones) of every current text of a language model.
     """

@@ -21,8 +21,9 @@ _FRAME = 0.06  # of the picture's sides: kept out where no outline of the body i
 def kept_region(image: np.ndarray, mask: np.ndarray, modality: str | None = None) -> np.ndarray:
     """(rows, columns) bool: what may be shown; everything else is blanked.
 
-    That is the body's trunk: lines of text that touch it are cut off, and with them what is as thin as they (an ear, a nose). Where the body fills the frame, text cannot be told from tissue; then only
-    the lesion and its surroundings are kept, and never the picture's margin.
+    That is the body's trunk: lines of text that touch it are cut off, and with them what is as thin as they (an ear, a nose). Where the
+    body fills the frame, text cannot be told from tissue; then only the lesion and its surroundings are kept, and never the picture's
+    margin.
     """
     mask = mask != 0
     body = body_outline(image, modality)
