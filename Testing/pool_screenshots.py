@@ -27,7 +27,8 @@ def train(host, page) -> None:
     """A real run of some minutes on the demonstration's four patients, until it has been validated four times."""
     from cers.training import runs
 
-    page.form.minutes.setValue(6)
+    page.form.minutes.setValue(4)
+    page.form.size.setCurrentIndex(0)
     page.startButton.click()
     host.wait_for(lambda: look(page) is not None and look(page).live, 300, "the start of the training")
     folder = page.list.current.folder
