@@ -192,6 +192,15 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     assert plots_in(scene) == [] and view.frame.isHidden()
 
 
+def test_a_folder_for_runs_given_by_a_short_path(trainee, data, tmp_path, monkeypatch):
+    """The training is a process with a working folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    trainee.page.root.currentPath = "Läufe"
+    trainee.start(data, "kurz")
+    assert trainee.reach("finished", "crashed", "failed").state == "finished", trainee.page.view.title.text
+    assert (tmp_path / "Läufe" / "kurz" / "model").is_dir()
+
+
 def test_a_leak_is_shown_and_needs_a_decision(trainee, data, tmp_path):
     leaky = tmp_path / "leaky"
     shutil.copytree(data, leaky)
