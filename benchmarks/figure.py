@@ -1,8 +1,8 @@
 """The evidence ablation as one picture, drawn from what ``benchmarks.ablation`` measured.
 
-    python -m benchmarks.figure unseen/ablation.json --known known/ablation.json --out Resources/Screenshots/evidence.png
+    python -m benchmarks.figure pituitary/ablation.json meningioma/ablation.json --known known/ablation.json --out evidence.png
 
-Left: a class that was never trained, by the size of the pool. Right: what kinds of evidence change, against no reference. Bars are 95 %
+Left: classes that were never trained, by the size of the pool. Right: what kinds of evidence change, against no reference. Bars are 95 %
 bootstrap intervals over test pictures of the mean over seeds. Needs matplotlib: ``pip install -e ".[bench]"``.
 """
 
@@ -27,7 +27,8 @@ KINDS = (
     ("swapped masks", "masks swapped"),
     ("empty masks", "masks empty"),
 )
-BLUE, ORANGE, GREY = "#2a6f97", "#d1802b", "#7a7a7a"
+BLUE, ORANGE, GREEN, GREY = "#2a6f97", "#d1802b", "#5a8f4e", "#7a7a7a"
+COLOURS = (BLUE, GREEN, "#8a5fa8", "#b04a4a")
 
 
 def means(result: dict, method: str | None) -> dict[str, np.ndarray]:
@@ -52,24 +53,32 @@ def _errors(values: list[np.ndarray]) -> tuple[list[float], list[list[float]]]:
     return [f["value"] for f in found], [[f["value"] - f["low"] for f in found], [f["high"] - f["value"] for f in found]]
 
 
-def draw(unseen: dict, known: dict | None, trained: str, out: Path) -> None:
+def draw(unseen: list[dict], known: dict | None, trained: str, out: Path) -> None:
     """Write the picture.
 
     Args:
-        unseen, known: what ``benchmarks.ablation`` wrote; known may be left out. trained: the row of both to draw.
+        unseen, known: what ``benchmarks.ablation`` wrote; known may be left out. trained: the row of all to draw.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), dpi=150, gridspec_kw={"width_ratios": (1, 1.15)})
-    _pools(left, unseen, trained)
-    places = {"unseen class": (unseen, BLUE, -0.17)} | ({"known classes": (known, ORANGE, 0.17)} if known else {})
-    _kinds(right, {words: (means(result, trained), colour, shift if known else 0) for words, (result, colour, shift) in places.items()})
-    about = "; ".join(f"{words}: {_budget(result, trained)}" for words, (result, *_) in places.items())
-    figure.text(0.995, 0.005, f"{about}; {unseen['about']['size']} px; 95 % intervals over pictures", ha="right", fontsize=7, color=GREY)
-    figure.tight_layout(rect=(0, 0.02, 1, 1))
+    n = len(unseen)
+    figure, axes = plt.subplots(
+        1, n + 1, figsize=(5 + 5 * n, 4.2), dpi=150, layout="constrained", gridspec_kw={"width_ratios": [1] * n + [1.15]}
+    )
+    places = {f"{result['held_out'][1]} (unseen)": (result, colour) for result, colour in zip(unseen, COLOURS)}
+    for axis, (result, colour) in zip(axes, places.values()):
+        _pools(axis, result, trained, colour)
+    axes[0].legend(fontsize=8, loc="lower right", frameon=False)  # the same in all of them
+    if known:
+        places["known classes"] = known, ORANGE
+    shifts = np.linspace(-0.22, 0.22, len(places)) if len(places) > 1 else [0.0]
+    _kinds(axes[-1], {words: (means(result, trained), colour, shift) for (words, (result, colour)), shift in zip(places.items(), shifts)})
+    about = "; ".join(f"{words}: {_budget(result, trained)}" for words, (result, _) in places.items())
+    figure.text(0.995, 0.005, f"{about}; {unseen[0]['about']['size']} px; 95 % intervals over pictures", ha="right", fontsize=7, color=GREY)
+    figure.get_layout_engine().set(rect=(0, 0.03, 1, 0.97), wspace=0.04)
     figure.savefig(out)
     plt.close(figure)
 
@@ -79,25 +88,24 @@ def _budget(result: dict, trained: str) -> str:
     return f"{seeds} seed{'s' * (seeds > 1)}, {result['about']['budget']}"
 
 
-def _pools(left, unseen: dict, trained: str) -> None:
+def _pools(left, unseen: dict, trained: str, own_colour: str) -> None:
     sizes, own, copied = by_pool(unseen, trained)
     null, plain = means(unseen, trained)["null"], means(unseen, "supervised").get("plain")
     for values, colour, words, mark in (
-        (own, BLUE, "CERS, references retrieved, none alike > .9", "o"),
+        (own, own_colour, "CERS, references retrieved, none alike > .9", "o"),
         (copied, ORANGE, "masks of the references copied", "s"),
     ):
         value, error = _errors(values)
         left.errorbar(range(1, len(sizes) + 1), value, error, color=colour, marker=mark, capsize=3, label=words)
     value, error = _errors([null])
-    left.errorbar([0], value, error, color=BLUE, marker="o", mfc="white", capsize=3, label="CERS, no reference")
+    left.errorbar([0], value, error, color=own_colour, marker="o", mfc="white", capsize=3, label="CERS, no reference")
     if plain is not None:
         left.axhline(plain.mean(), color=GREY, linestyle="--", label="network without references, same budget")
     left.set_xticks(range(len(sizes) + 1), ["0", *(f"{n:,}" for n in sizes)])
     left.set_xlabel("cases of that class in the pool")
     left.set_ylabel("Dice")
     left.set_ylim(0, None)
-    left.set_title(f"A class that was never trained ({unseen['held_out'][1]}), n = {len(unseen['images'])}", fontsize=10)
-    left.legend(fontsize=8, loc="lower right", frameon=False)
+    left.set_title(f"{unseen['held_out'][1].capitalize()}, never trained, n = {len(unseen['images'])}", fontsize=10)
     left.spines[["top", "right"]].set_visible(False)
 
 
@@ -110,20 +118,21 @@ def _kinds(right, places: dict) -> None:
     right.invert_yaxis()
     right.set_xlabel("Dice minus that without any reference, points")
     right.set_title("What kinds of evidence change", fontsize=10)
-    right.legend(fontsize=8, frameon=False)
+    right.legend(fontsize=8, frameon=False, loc="lower right")
     right.spines[["top", "right"]].set_visible(False)
 
 
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks.figure", description=__doc__, formatter_class=raw)
-    parser.add_argument("unseen", type=Path, help="ablation.json of a run with --hold-out")
+    parser.add_argument("unseen", type=Path, nargs="+", help="ablation.json of runs with --hold-out")
     parser.add_argument("--known", type=Path, help="ablation.json of a run without")
     parser.add_argument("--trained", default="cers:retrieved", help="row of the ablation to draw")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     try:
-        unseen, known = (json.loads(p.read_text(encoding="utf-8")) if p else None for p in (given.unseen, given.known))
+        unseen = [json.loads(p.read_text(encoding="utf-8")) for p in given.unseen]
+        known = json.loads(given.known.read_text(encoding="utf-8")) if given.known else None
         draw(unseen, known, given.trained, given.out)
     except ImportError:
         print('Error: drawing needs matplotlib. Install it with: pip install -e ".[bench]"', file=sys.stderr)
