@@ -32,7 +32,8 @@ class TrainConfig:
         ``unlabelled_members`` unlabelled ones that have those as references. size: side of the network's input.
     Stage 1 takes the share ``warmup`` of the budget, stage 2 the rest; ``ramp``: share of stage 2 over which consistency comes in.
     consistency, threshold, temperature: weight, least confidence and sharpening of the unsupervised terms. average: EMA of the teacher.
-    tasks, tasks_end: share of labelled groups turned into tasks that only their references define, at the start and at the end.
+    tasks, tasks_end: share of labelled groups turned into tasks that only their references define, at the start and at the end. 0 for known
+        classes and few labels, where they cost some points; without them D_R learns to do without references (``benchmarks/RESULTS.md``).
     null, foreign, swap: shares of queries without references, with those of another group, and of references with another mask, as well
         as of groups in which all have one.
     drop_rationale: share of queries without a rationale. rationales: of how many pictures per group and step one is measured anew.
