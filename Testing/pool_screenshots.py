@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -23,23 +24,24 @@ def look(page):
     return page.list.current
 
 
-def train(host, page) -> None:
-    """A real run of some minutes on the demonstration's four patients, until it has been validated four times."""
+def train(host, page, folder: Path) -> None:
+    """A real run of some minutes on made-up heads with a bright lesion, until it has been validated five times."""
+    sys.path.append(str(ROOT / "Testing" / "training"))
+    from pictures import write
+
     from cers.training import runs
 
-    page.form.minutes.setValue(4)
-    page.form.size.setCurrentIndex(0)
-    page.startButton.click()
+    settings = {**page.form.settings(), "data": str(write(folder / "made-up heads", 80)), "minutes": 5, "size": 128, "validate": 10}
+    assert page._begin({**settings, "allow_leaks": True}, "made-up heads"), page.result.text
     host.wait_for(lambda: look(page) is not None and look(page).live, 300, "the start of the training")
-    folder = page.list.current.folder
-    history = runs.History(folder)
+    history = runs.History(page.list.current.folder)
 
     def validations() -> int:
         look(page)
         history.update()
         return len(history.curves["plain"])
 
-    host.wait_for(lambda: validations() >= 4 or not page.list.current.live, 600, "four validations")
+    host.wait_for(lambda: validations() >= 5 or not page.list.current.live, 600, "five validations")
     page.new.collapsed = True
     host.process(2.0)
 
@@ -97,7 +99,7 @@ def main() -> None:
         shoot(RATIONALES, "rationales.png")
         control.training.root.currentPath = "CERS training"
         shoot(TRAINING, "training.png")
-        train(host, control.training)
+        train(host, control.training, Path(folder))
         shoot(TRAINING, "training_curves.png")
         control.training.stop.click()
         host.wait_for(lambda: not look(control.training).live, 120, "the end of the training")

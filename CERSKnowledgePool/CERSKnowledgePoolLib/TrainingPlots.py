@@ -8,6 +8,7 @@ from slicer.i18n import tr as _
 
 MOST_POINTS = 600
 LOSS, DICE, GAIN = "loss", "dice", "gain"
+LEAST_RANGE = {DICE: (0.0, 1.0), GAIN: (-0.05, 0.05)}  # of an axis, where the values lie within
 SERIES = {  # curve of the history -> chart, colour
     "loss": (LOSS, (0.35, 0.35, 0.38)),
     "plain": (DICE, (0.12, 0.47, 0.71)),
@@ -123,6 +124,13 @@ class TrainingPlots:
             values = dict(self._curves[n])
             _column(table, n, [values.get(step, float("nan")) for step in steps])
         node, chart_node = self._nodes[f"table {chart}"], self._nodes[f"chart {chart}"]
+        if chart in LEAST_RANGE:  # of a curve that is flat the plot would show the rounding
+            low, high = LEAST_RANGE[chart]
+            values = [value for n in names for _step, value in self._curves[n]]
+            inside = all(low <= value <= high for value in values)
+            chart_node.SetYAxisRangeAuto(not inside)
+            if inside:
+                chart_node.SetYAxisRange(low, high)
         for n in names:
             if f"series {n}" not in self._nodes:
                 series = self._add(f"series {n}", "vtkMRMLPlotSeriesNode", NAMES[n]())

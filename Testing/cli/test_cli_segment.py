@@ -251,7 +251,7 @@ def _at_work(process) -> None:
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
 def test_ctrl_c_leaves_nothing_behind(model, image, tmp_path):
     big = phantom.volume()
-    write_image(tmp_path / "big.nrrd", np.concatenate([big.array] * 40), Geometry(big.geometry.ijkToRAS, (320, 64, 56)))
+    write_image(tmp_path / "big.nrrd", np.concatenate([big.array] * 160), Geometry(big.geometry.ijkToRAS, (1280, 64, 56)))
     process = subprocess.Popen(
         [
             sys.executable,

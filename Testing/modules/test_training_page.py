@@ -168,6 +168,8 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     assert history.best is not None and f"{history.best:.3f}" in page.list.table.item(0, 4).text()
     assert view.title.text.count("■") == 3 and str(run.folder / "model") in view.title.text
     series = [n for n in page.view.plots.nodes() if n.IsA("vtkMRMLPlotSeriesNode")]
+    dice_chart = next(n for n in page.view.plots.nodes() if n.IsA("vtkMRMLPlotChartNode") and n.GetTitle() == "Validation Dice")
+    assert not dice_chart.GetYAxisRangeAuto() and list(dice_chart.GetYAxisRange()) == [0, 1], "a flat curve must not fill the plot"
     curves = {name for name, points in history.curves.items() if len(points) > 1}
     assert {n.GetYColumnName() for n in series} == curves >= {"plain", "null", "retrieved", "gain"}
     table = next(n for n in series if n.GetYColumnName() == "gain").GetTableNode().GetTable()
