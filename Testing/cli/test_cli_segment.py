@@ -271,6 +271,7 @@ def test_ctrl_c_leaves_nothing_behind(model, image, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell ignores it for what runs in the background
     )
     _at_work(process)
     process.send_signal(signal.SIGINT)
