@@ -37,7 +37,7 @@ def start(root: str, name: str, settings: dict) -> Path:
     Raises:
         CersError: the folder cannot be made or written, or there is no Python to train with.
     """
-    folder = runs.new_folder(Path(root).expanduser().absolute(), name)  # the process begins in another folder
+    folder = runs.new_folder(Path(root), name)
     try:
         runs.write_record(folder / runs.SETTINGS, {**settings, "initial": _kept(folder, settings.get("initial"))})
         send(folder)
@@ -67,7 +67,6 @@ def send(folder: Path) -> None:
     Raises:
         CersError: it trains already, its folder cannot be written, or there is no Python to train with.
     """
-    folder = folder.absolute()
     if runs.locked(folder):
         raise InputError(_("The run '{name}' is at work already.").format(name=folder.name))
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +77,7 @@ class TrainingRuns:
 
     def setRoot(self, root: str) -> None:
         """Shows the runs of another folder."""
+        root = os.path.abspath(os.path.expanduser(root)) if root else ""  # trainings and their checks work in folders of their own
         if root != self.root:
             self.root, self._listed = root, 0.0
             self.runs, self.histories = {}, {}

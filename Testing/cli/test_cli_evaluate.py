@@ -45,6 +45,10 @@ def folders(tmp_path_factory) -> Path:
     return top
 
 
+def against_pool(folders, model) -> list:
+    return ["evaluate", folders / "images", folders / "masks", "--pool", folders / "pool", "--model", model]
+
+
 @pytest.fixture(scope="module")
 def done(folders, model, tmp_path_factory):
     """One run as a process of its own that several tests look at: (completed process, result, folder of its files)."""
@@ -54,13 +58,7 @@ def done(folders, model, tmp_path_factory):
             sys.executable,
             "-m",
             "cers",
-            "evaluate",
-            folders / "images",
-            folders / "masks",
-            "--pool",
-            folders / "pool",
-            "--model",
-            model,
+            *against_pool(folders, model),
             "--csv",
             folders / "table.csv",
             "--json",
@@ -141,13 +139,7 @@ def test_the_page_is_safe_and_has_the_diagram(done):
 
 def test_leaking_images_can_be_left_out(folders, model, cers):
     code, out, err = cers(
-        "evaluate",
-        folders / "images",
-        folders / "masks",
-        "--pool",
-        folders / "pool",
-        "--model",
-        model,
+        *against_pool(folders, model),
         "--without-leaks",
         "--threads",
         "1",

@@ -7,11 +7,13 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from synthetic import LESION, fill, grid, phantom, with_references
 
 from cers.case import Geometry, Volume
 from cers.errors import Cancelled, InputError
 from cers.inference import Segmenter, load_model
+from cers.inference.segmenter import soft_difference
 from cers.inference.tiny import tiny_model
 from cers.pool import NO_CLOSE_CASE, import_volume
 from cers.rationale import describe
@@ -110,18 +112,31 @@ def test_without_influence_nothing_else_changes(run, segmenter, volume):
     assert all(r.influence is None for e in prediction.evidence for r in e.references)
 
 
+@pytest.mark.parametrize("sure", [0.05, 0.5, 1.0])
+def test_what_does_not_change_has_no_influence_however_unsure(sure):
+    same = torch.rand(1, 9, 8, generator=torch.Generator().manual_seed(0)) * sure
+    assert soft_difference(torch.stack([same, same * 0]), same).tolist() == [0.0, 1.0]
+    assert soft_difference(same[None] * 0, same * 0).item() == 0.0
+    half = same.clone()
+    half[:, ::2] = 0
+    assert 0.1 < soft_difference(half[None], same).item() < 0.9
+
+
 def test_influence_is_what_leaving_the_reference_out_changes(segmenter, volume):
     segmenter.model.config.selection["k"] = 2
     prediction = segmenter.segment(volume)
+    plane = segmenter.session.planes["axial"]
     pairs = [e for e in prediction.evidence if len(e.references) == 2 and e.references[0].influence is not None]
-    segmenter.model.config.selection["k"] = 1
     for e in pairs:
-        full = segmenter.session.planes["axial"].fused[e.index].numpy()
         gone, kept = (r.id for r in e.references)
-        result = segmenter.resegment(e.index, "axial", pinned=[kept], dropped=[gone])
-        assert [r.id for r in result.evidence.references] == [kept]
-        without = segmenter.session.planes["axial"].frame.crop(result.probability)[:, 0].numpy()
-        assert e.references[0].influence == pytest.approx(1 - 2 * (full * without).sum() / (full.sum() + without.sum()), abs=0.04)
+        segmenter.model.config.selection["k"] = 2
+        both = segmenter.resegment(e.index, "axial", pinned=[gone, kept])  # pinned, so that they count alike in both
+        segmenter.model.config.selection["k"] = 1
+        one = segmenter.resegment(e.index, "axial", pinned=[kept], dropped=[gone])
+        assert [r.id for r in both.evidence.references] == [gone, kept] and [r.id for r in one.evidence.references] == [kept]
+        full, without = (plane.frame.crop(result.probability)[:, 0].numpy() for result in (both, one))
+        overlap = 2 * (full * without).sum() / ((full**2).sum() + (without**2).sum())
+        assert both.evidence.references[0].influence == pytest.approx(1 - overlap, abs=0.02)
     assert pairs
 
 

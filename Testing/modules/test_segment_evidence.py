@@ -74,6 +74,11 @@ def scroll(host, slices: list[float]) -> list[float]:
     return worst
 
 
+def spoken(evidence) -> list[str]:
+    """What the panel says of the slice in view."""
+    return [label.text for label in (evidence.place, evidence.coverage, evidence.trust, evidence.queryWords)]
+
+
 @pytest.mark.parametrize("board", [False, True], ids=["panel", "panel and board"])
 def test_a_new_slice_never_holds_up_the_application(user, host, monkeypatch, board, screenshots):
     """Five reference cards with large pictures, other ones on each slice; nothing is at hand when a slice is first seen."""
@@ -178,15 +183,7 @@ def test_evidence_is_saved_and_loaded_with_the_scene(user, model, pool, host, tm
     user.wait()
     host.process(0.2)
     key, before = controller.key, controller.model
-    words = [
-        label.text
-        for label in (
-            user.control.evidence.place,
-            user.control.evidence.coverage,
-            user.control.evidence.trust,
-            user.control.evidence.queryWords,
-        )
-    ]
+    words = spoken(user.control.evidence)
     if kind.endswith("mrml"):
         (tmp_path / "files").mkdir()
         for node, name in ((volume, "head.nrrd"), (user.segmentation, "lesions.seg.nrrd")):
@@ -201,15 +198,7 @@ def test_evidence_is_saved_and_loaded_with_the_scene(user, model, pool, host, tm
         assert [r["reason"] for r in after.slices[where]["rejected"]] == [r["reason"] for r in entry["rejected"]]
     assert after.choice(key).dropped == {dropped} and after.pool == str(pool)
     controller.show(key)
-    assert words == [
-        label.text
-        for label in (
-            user.control.evidence.place,
-            user.control.evidence.coverage,
-            user.control.evidence.trust,
-            user.control.evidence.queryWords,
-        )
-    ]
+    assert words == spoken(user.control.evidence)
     references = user.evidence["references"]
     assert references
     host.wait_for(lambda: all(controller.casePicture(r["id"]) for r in references), 60, "the pictures from the pool")

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from cers.inference.tiny import ENCODER as RESNET
 from cers.network.evidence import References
 from cers.network.model import CersNet, NetworkConfig
 
-RESNET = {
-    "kind": "transformers",
-    "config": {
-        "model_type": "resnet",
-        "embedding_size": 8,
-        "hidden_sizes": [8, 16, 24, 32],
-        "depths": [1, 1, 1, 1],
-        "layer_type": "basic",
-        "num_channels": 1,
-        "out_features": ["stage1", "stage2", "stage3", "stage4"],
-    },
-}
 CONVNEXT = {
     "kind": "transformers",
     "config": {

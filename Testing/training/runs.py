@@ -9,22 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from cers.inference.tiny import ENCODER
 from cers.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {
-    "encoder": {
-        "kind": "transformers",
-        "config": {
-            "model_type": "resnet",
-            "embedding_size": 8,
-            "hidden_sizes": [8, 16, 24, 32],
-            "depths": [1, 1, 1, 1],
-            "layer_type": "basic",
-            "num_channels": 1,
-            "out_features": ["stage1", "stage2", "stage3", "stage4"],
-        },
-    },
+    "encoder": ENCODER,
     "widths": [8, 12, 16],
     "deepest": 24,
     "key_channels": 16,

@@ -200,7 +200,8 @@ class Reference:
 
     visual: cosine of image embeddings, -1..1. cot: CoT consistency 0..1, None where the query has no rationale (nothing found in pass 1).
     weight: the share of D_R's evidence that the gate gave this reference, 0..1; all weights plus the null reference's sum to 1.
-    influence: how much the final mask changes when this reference alone is left out, as 1 - soft Dice, 0..1; None if not measured.
+    influence: how much the slice's probabilities change when this reference alone is left out, 0 (not at all) to 1, as 1 - soft Dice with
+        squared sums; None if not measured.
     """
 
     id: str

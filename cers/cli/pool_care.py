@@ -100,7 +100,7 @@ def health(
     """
     from ..pool import check_health
 
-    with _open(folder, write=bool(cases)) as pool:
+    with _open(folder) as pool:
         with progress() as show:
             findings = check_health(pool, progress=show)
         if cases:

@@ -30,7 +30,7 @@ from .planes import Plane, modality_code, prepare
 from .volume import ACROSS_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
 BATCH = 8
-ALONE = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
+UNCONFIRMED = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
 LEAST_PIXELS = 4  # a pass-1 mask below this many frame pixels is too small to describe
 
 
@@ -284,8 +284,7 @@ class Segmenter:
                 if not ids or not (full > self.model.config.threshold).any():
                     continue
                 probabilities, _ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references, alone)
-                overlap = 2 * (probabilities * full).sum((1, 2, 3)) / (probabilities.sum((1, 2, 3)) + full.sum() + 1e-6)
-                session.slices[key].influence = (1 - overlap).clamp(0, 1).tolist()
+                session.slices[key].influence = soft_difference(probabilities, full).tolist()
 
     def _alone(self, session: Session, keys) -> dict:
         """D_R's probabilities (labels, size, size) of slices without any reference, and how far references are to count there, by key."""
@@ -311,7 +310,7 @@ class Segmenter:
         """
         if any(r.pinned for r in selection.selected):
             return 1.0
-        return selection.coverage.value * (1.0 if found or self.store.foreign(selection.ids) else ALONE)
+        return selection.coverage.value * (1.0 if found or self.store.foreign(selection.ids) else UNCONFIRMED)
 
     def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor]:
         """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU.
@@ -377,7 +376,7 @@ class Segmenter:
                 "threshold": model.config.threshold,
                 "across_mm": ACROSS_MM,
                 "margin": MARGIN,
-                "alone": ALONE,
+                "unconfirmed": UNCONFIRMED,
                 "temperature": model.config.temperature,
                 "modality": session.modality,
                 "body_site": session.body_site,
@@ -431,6 +430,14 @@ def _batches(keys):
         batch = [k for k in keys[start : start + BATCH] if k[0] == keys[start][0]]
         yield start / len(keys), batch
         start += len(batch)
+
+
+def soft_difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """1 - soft Dice with squared sums (Milletari et al., 3DV 2016) of probabilities (n, labels, h, w) and (labels, h, w): (n,), 0..1.
+
+    With plain sums an unsure mask would differ from itself.
+    """
+    return (a - b).square().sum((1, 2, 3)) / (a.square().sum((1, 2, 3)) + b.square().sum()).clamp(min=1e-6)
 
 
 def _join(rows):

@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+# a ResNet of transformers with eight channels at its finest scale
+ENCODER = {
+    "kind": "transformers",
+    "config": {
+        "model_type": "resnet",
+        "embedding_size": 8,
+        "hidden_sizes": [8, 16, 24, 32],
+        "depths": [1, 1, 1, 1],
+        "layer_type": "basic",
+        "num_channels": 1,
+        "out_features": ["stage1", "stage2", "stage3", "stage4"],
+    },
+}
+
 
 def tiny_model(folder: str | Path, labels: tuple[str, ...] = ("tumor",), size: int = 96, seed: int = 0) -> Path:
     """Write a model folder with random weights; returns it. Its masks mean nothing."""
@@ -15,18 +29,7 @@ def tiny_model(folder: str | Path, labels: tuple[str, ...] = ("tumor",), size: i
     torch.manual_seed(seed)
     network = NetworkConfig(
         labels=list(labels),
-        encoder={
-            "kind": "transformers",
-            "config": {
-                "model_type": "resnet",
-                "embedding_size": 8,
-                "hidden_sizes": [8, 16, 24, 32],
-                "depths": [1, 1, 1, 1],
-                "layer_type": "basic",
-                "num_channels": 1,
-                "out_features": ["stage1", "stage2", "stage3", "stage4"],
-            },
-        },
+        encoder=ENCODER,
         widths=[8, 12, 16],
         deepest=24,
         key_channels=16,

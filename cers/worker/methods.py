@@ -205,26 +205,22 @@ class Methods:
         count = embed_pool(self._model(), self._pool(), self._text(), job.progress, job.cancelled.is_set)
         return {"embedded": count}
 
-    @params(text=str, image=str, spacing=list, modality=str, k=int)
-    def search(self, job: Job, given: dict) -> dict:
+    def _alike(self, job: Job, given: dict, text: str | None, k: int):
+        """(id, similarity) of the k cases closest to a text, else to the picture that the request names."""
         from ..inference.search import search_image, search_text
 
+        pool, watch = self._pool(), (job.progress, job.cancelled.is_set)
+        if text is not None:
+            return search_text(pool, self._text(), text, k, *watch)
+        image = self._load(given["image"], "image")
+        return search_image(pool, self._model(), self._text(), image, _spacing(given.get("spacing")), given.get("modality"), k, *watch)
+
+    @params(text=str, image=str, spacing=list, modality=str, k=int)
+    def search(self, job: Job, given: dict) -> dict:
         if (given.get("text") is None) == (given.get("image") is None):
             raise ProtocolError("'search' needs either 'text' or 'image'.")
-        pool, k, watch = self._pool(), given.get("k") or 10, (job.progress, job.cancelled.is_set)
-        if given.get("text") is not None:
-            found = search_text(pool, self._text(), given["text"], k, *watch)
-        else:
-            found = search_image(
-                pool,
-                self._model(),
-                self._text(),
-                self._load(given["image"], "image"),
-                _spacing(given.get("spacing")),
-                given.get("modality"),
-                k,
-                *watch,
-            )
+        pool = self._pool()
+        found = self._alike(job, given, given.get("text"), given.get("k") or 10)
         return {"cases": [{**pool.meta(i), "similarity": score} for i, score in found]}
 
     @params(id_=str)

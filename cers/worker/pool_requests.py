@@ -8,7 +8,7 @@ import numpy as np
 
 from ..case import Geometry, Volume
 from ..errors import CersError, PoolError, ProtocolError
-from .methods import Methods, _matrix, _spacing, params
+from .methods import Methods, _matrix, params
 from .server import Job
 
 _SOURCE = "3D Slicer scene"  # never the volume's name, which often is a person's
@@ -34,28 +34,10 @@ def info(self: Methods, job: Job, given: dict) -> dict:
 @params(facets=dict, words=str, ranges=dict, meaning=str, image=str, spacing=list, modality=str)
 def query(self: Methods, job: Job, given: dict) -> dict:
     """Ids of cases; best first where a meaning or an image is given, else in the order of addition."""
-    pool, watch = self._pool(), (job.progress, job.cancelled.is_set)
+    pool, meaning, scores = self._pool(), (given.get("meaning") or "").strip(), None
     ids = pool.matching(given.get("facets"), given.get("words") or "", _ranges(given.get("ranges") or {}))
-    scores = None
-    if (given.get("meaning") or "").strip() and ids:
-        from ..inference.search import search_text
-
-        scores = dict(search_text(pool, self._text(), given["meaning"], max(1, len(pool)), *watch))
-    elif given.get("image") and ids:
-        from ..inference.search import search_image
-
-        scores = dict(
-            search_image(
-                pool,
-                self._model(),
-                self._text(),
-                self._load(given["image"], "image"),
-                _spacing(given.get("spacing")),
-                given.get("modality"),
-                max(1, len(pool)),
-                *watch,
-            )
-        )
+    if ids and (meaning or given.get("image")):
+        scores = dict(self._alike(job, given, meaning or None, max(1, len(pool))))
     if scores is not None:
         ids = sorted((i for i in ids if i in scores), key=lambda i: -scores[i])[:_MOST_FOUND]
     return {"ids": ids, "total": len(pool), "similarity": None if scores is None else [round(scores[i], 4) for i in ids]}
