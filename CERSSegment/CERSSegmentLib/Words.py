@@ -29,6 +29,7 @@ STAGE_NAMES = {
 UNIT = re.compile(r"(?<=\d) (?=%|mm|cm|bit)")
 AGREE, DISAGREE = 0.1, 0.3  # disagreement of the two decoders, 1 - Dice
 SURE = 0.5  # mean probability inside the mask; below, background is more likely than lesion
+CONTRADICTED = 0.15  # agreement with the other references; below, one is not counted (cers.network.evidence.AGREED)
 
 
 def muted(palette) -> str:
@@ -87,10 +88,13 @@ def trust(evidence: dict) -> tuple[bool, str]:
 
 
 def scores(reference: dict) -> str:
-    """Visual score, CoT score and influence of a reference on one line."""
+    """Visual score, CoT score and influence of a reference on one line, or that the others contradict it."""
     parts = [_("visual\u00a0{value:.2f}").format(value=reference["visual"])]
     parts.append(_("CoT –") if reference.get("cot") is None else _("CoT\u00a0{value:.2f}").format(value=reference["cot"]))
-    if reference.get("influence") is not None:
+    agreement = reference.get("agreement")
+    if agreement is not None and agreement < CONTRADICTED and not reference.get("pinned"):
+        parts.append(_("contradicted"))
+    elif reference.get("influence") is not None:
         parts.append(_("influence\u00a0{value:.2f}").format(value=reference["influence"]))
     return "\u00a0· ".join(parts)
 
@@ -100,7 +104,8 @@ def scoresHelp() -> str:
     return _(
         "visual: how alike the two pictures are to the network (1 = the same)\n"
         "CoT: how well the two rationales agree (1 = fully)\n"
-        "influence: how much the mask changes without this reference (0 = not at all)"
+        "influence: how much the mask changes without this reference (0 = not at all)\n"
+        "contradicted: the other references do not bear its mask out, so it is not counted; pin it to count it all the same"
     )
 
 

@@ -126,6 +126,7 @@ def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
         "Summary",
         "Visual",
         "CoT",
+        "Agreement",
         "Weight",
         "Influence",
         "Provenance",

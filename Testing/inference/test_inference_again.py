@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from synthetic import phantom, with_references
+from synthetic import fill, phantom, with_references
 
 from cers.errors import InputError, PoolError
 from cers.inference import Segmenter, load_model
+from cers.network.evidence import AGREED
 from cers.pool import import_volume
 
 # ---- one slice again
@@ -90,3 +91,21 @@ def test_a_slice_that_was_not_decoded_is_refused(run, model, embedder):
             segmenter.resegment(index, plane)
     with pytest.raises(InputError, match="segmented yet"):
         Segmenter(model, None, text_embedder=embedder).resegment(0, "axial")
+
+
+def test_a_reference_with_a_wrong_mask_is_contradicted_and_does_not_count_unless_pinned(model, own_pool, embedder, volume):
+    fill(own_pool, patients=(1, 2, 3))
+    picture, mask = phantom(patient=5)
+    wrong = set(import_volume(own_pool, picture, np.roll(mask, (14, -12), (1, 2)), {1: "tumor"}, max_slices=4, patient_id="patient5"))
+    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
+    seen = 0
+    for e in with_references(segmenter.segment(volume)):
+        for r in e.references:
+            if r.id in wrong and len({x.id for x in e.references} - wrong) > 1:
+                assert r.agreement < AGREED[0] and r.weight == 0 and (r.influence or 0) < 1e-6
+                pinned = segmenter.resegment(e.index, e.plane, pinned=[r.id]).evidence.references
+                assert next(x for x in pinned if x.id == r.id).weight > 0
+                seen += 1
+            elif r.id not in wrong and len(e.references) > 2:
+                assert r.agreement > AGREED[0] and r.weight > 0
+    assert seen

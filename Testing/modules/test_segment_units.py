@@ -213,6 +213,18 @@ def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
     assert "CoT –" in words.scores({"visual": 0.5, "cot": None})
 
 
+def test_a_reference_that_the_others_contradict_is_named_so(part):
+    from cers.network.evidence import AGREED
+
+    words, one = part("Words"), {"visual": 0.9, "cot": 0.8, "influence": 0.0, "pinned": False}
+    assert words.CONTRADICTED == AGREED[0]
+    for agreement, expected in ((None, False), (AGREED[0] - 0.01, True), (AGREED[0] + 0.01, False)):
+        assert ("contradicted" in words.scores({**one, "agreement": agreement})) is expected
+        assert ("influence" in words.scores({**one, "agreement": agreement})) is not expected
+    assert "contradicted" not in words.scores({**one, "agreement": 0.0, "pinned": True})  # it counts all the same
+    assert "contradicted" in words.scoresHelp()
+
+
 def test_install_asks_once_and_keeps_what_slicer_has(host, part, monkeypatch):
     import slicer
 

@@ -83,6 +83,7 @@ class Scene:
         self.x, self.rationale = torch.randn(n, 1, h, w), unit(n)
         self.reference_images, self.masks, self.reference_rationale = torch.randn(n * k, 1, h, w), blobs(n * k, labels, h, w), unit(n * k)
         self.index = torch.arange(n * k).reshape(n, k)
+        self.sure = True  # pictures of noise do not bear each other's masks out
 
     def references(self) -> References:
         return self.net.references(self.net.encode(self.reference_images), self.masks, self.reference_rationale).gather(self.index)
@@ -93,4 +94,5 @@ class Scene:
         encoded = self.net.encode(self.x[rows])
         plain = self.net.decode_plain(encoded)
         references = self.references().gather(rows) if isinstance(references, str) else references
-        return plain, *self.net.decode_evidence(encoded, plain.sigmoid(), self.rationale[rows], references, valid)
+        sure = None if references is None else torch.full(references.dense.shape[:2], self.sure)
+        return plain, *self.net.decode_evidence(encoded, plain.sigmoid(), self.rationale[rows], references, valid, sure)

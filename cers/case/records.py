@@ -202,6 +202,8 @@ class Reference:
     weight: the share of D_R's evidence that the gate gave this reference, 0..1; all weights plus the null reference's sum to 1.
     influence: how much the slice's probabilities change when this reference alone is left out, 0 (not at all) to 1, as 1 - soft Dice with
         squared sums; None if not measured.
+    agreement: how well the slice's other references explain this one's mask, -1..1 (``Evidence.agreement``); None where it is the only one.
+        Of low agreement it counts less, or not at all, unless pinned.
     """
 
     id: str
@@ -211,6 +213,7 @@ class Reference:
     weight: float | None = None
     influence: float | None = None
     pinned: bool = False
+    agreement: float | None = None
 
     def to_dict(self) -> dict:
         return asdict(self)

@@ -29,7 +29,8 @@ _STAGES = {
     "dropped": "Dropped by the user",
 }
 _HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT</b>: how well the findings of the rationales (chains of
-thought) agree, 0 to 1. <b>Weight</b>: share of the evidence that the network gave this reference.
+thought) agree, 0 to 1. <b>Agreement</b>: how well the other references of the slice explain this one's mask, at most 1; one that they
+contradict is not counted, unless pinned. <b>Weight</b>: share of the evidence that the network gave this reference.
 <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
 <p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on
 the expert's.</p>"""
@@ -168,7 +169,10 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         else:
             picture = self.picture(case["symbol"], anchor, f"Reference {r.rank} with the expert contour", case["plane"], badge)
             name, findings = case["name"], _findings(case["rationale"])
-        bars = "".join(_score(n, v) for n, v in (("Visual", r.visual), ("CoT", r.cot), ("Weight", r.weight), ("Influence", r.influence)))
+        bars = "".join(
+            _score(n, v)
+            for n, v in (("Visual", r.visual), ("CoT", r.cot), ("Agreement", r.agreement), ("Weight", r.weight), ("Influence", r.influence))
+        )
         return f"""<div class="card">{picture}<p class="name">{escape(name)}</p><p class="id">{escape(r.id)}</p>
 <div class="scores">{bars}</div>{findings}</div>"""
 

@@ -7,6 +7,7 @@ probabilities back in the volume's own grid.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ class _Slice:
     vector: np.ndarray | None = None
     selection: Selection | None = None
     weights: list[float] = field(default_factory=list)
+    agreement: list[float | None] = field(default_factory=list)
     influence: list[float] | None = None
 
 
@@ -270,10 +272,13 @@ class Segmenter:
         plane = session.planes[keys[0][0]]
         with clock.step("evidence"):
             alone = self._alone(session, [key for key in keys if session.slices[key].selection.ids])
-            probabilities, weights = self._fused(session, [(key, session.slices[key].selection.ids) for key in keys], references, alone)
+            wanted = [(key, session.slices[key].selection.ids) for key in keys]
+            probabilities, weights, agreement = self._fused(session, wanted, references, alone)
             for n, key in enumerate(keys):
                 plane.fused[key[1]] = probabilities[n]
-                session.slices[key].weights = weights[n, : len(session.slices[key].selection.ids)].tolist()
+                k = len(session.slices[key].selection.ids)
+                session.slices[key].weights = weights[n, :k].tolist()
+                session.slices[key].agreement = [None if math.isnan(a) else a for a in agreement[n, :k].tolist()]
         if not influence:
             return
         with clock.step("influence"):
@@ -283,7 +288,7 @@ class Segmenter:
                 full = plane.fused[key[1]]
                 if not ids or not (full > self.model.config.threshold).any():
                     continue
-                probabilities, _ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references, alone)
+                probabilities, *_ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references, alone)
                 session.slices[key].influence = soft_difference(probabilities, full).tolist()
 
     def _alone(self, session: Session, keys) -> dict:
@@ -312,8 +317,8 @@ class Segmenter:
             return 1.0
         return selection.coverage.value * (1.0 if found or self.store.foreign(selection.ids) else UNCONFIRMED)
 
-    def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor]:
-        """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size) and weights (n, k) on the CPU.
+    def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size), weights and agreement (n, k), on the CPU.
 
         Probabilities are a mean of those with the references and those without (``alone``); see ``_share``.
         """
@@ -327,18 +332,22 @@ class Segmenter:
             ]
         )
         k = max(len(ids) for _, ids in wanted)
-        stock, valid = None, None
+        stock = valid = sure = None
+        agreement = torch.empty(len(wanted), 0)
         if k:
             filler = next(references[i] for _, ids in wanted for i in ids)
             stock = References.stack([References.stack([references[i] for i in ids] + [filler] * (k - len(ids))) for _, ids in wanted])
             valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
-        logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid)
+            pinned = [{r.id for r in session.slices[key].selection.selected if r.pinned} for key, _ in wanted]
+            sure = torch.tensor([[i in p for i in ids] + [False] * (k - len(ids)) for (_, ids), p in zip(wanted, pinned)], device=device)
+            agreement = net.evidence.agreement(stock, valid).cpu()
+        logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid, sure)
         probabilities = self._calibrated(logits)
         for n, (key, ids) in enumerate(wanted):
             if key in alone:
                 without, share = alone[key]
                 probabilities[n] = torch.lerp(without, probabilities[n], share)
-        return probabilities, weights.float().cpu()
+        return probabilities, weights.float().cpu(), agreement
 
     # ---- results
 
@@ -401,9 +410,11 @@ class Segmenter:
     def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray) -> Evidence:
         plane, found = session.planes[key[0]], session.slices[key]
         weights = found.weights or [None] * len(found.selection.selected)
+        agreement = found.agreement or [None] * len(found.selection.selected)
         influence = found.influence or [None] * len(found.selection.selected)
         references = [
-            Reference(r.id, r.rank, r.visual, r.cot, w, i, r.pinned) for r, w, i in zip(found.selection.selected, weights, influence)
+            Reference(r.id, r.rank, r.visual, r.cot, w, i, r.pinned, a)
+            for r, w, i, a in zip(found.selection.selected, weights, influence, agreement)
         ]
         first, second = plane.plain[key[1]] > 0.5, plane.fused[key[1]] > 0.5
         both = int(first.sum() + second.sum())

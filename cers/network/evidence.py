@@ -11,6 +11,8 @@ import torch.nn.functional as F
 
 KEY_LEVELS = 3  # decoder levels (coarsest first) that have keys; finer ones inherit the similarities
 LAYOUT = 4  # side of the coarse grid that compares where things lie in two frames
+# a reference of which the others explain less than the first of its own mask counts nothing, from the second on whole (``agreement``)
+AGREED = (0.15, 0.35)
 # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background, fitted
 MAPS = 8
 
@@ -128,12 +130,13 @@ class Evidence(nn.Module):
         self.modulate = nn.ModuleList(nn.Linear(32, 2 * w) for w in widths)
         self.null = nn.ParameterList(nn.Parameter(torch.randn(w) * 0.1) for w in widths)
 
-    def forward(self, keys, layout, pooled, plain, rationale, references: References | None, valid, sizes):
+    def forward(self, keys, layout, pooled, plain, rationale, references: References | None, valid, sizes, sure=None):
         """
         Args:
             keys: query keys (n, d, h, w) per key level, coarsest first. layout (n, ...), pooled (n, e): unit vectors.
             plain: (n, labels, H, W) probabilities of D_S, without gradient. rationale: (n, r), zeros where the query has none.
             references: of (n, k), or None. valid: (n, k) bool. sizes: (h, w) of each decoder level, coarsest first.
+            sure: (n, k) bool, those that count whole whatever the others say; None for none.
 
         Returns:
             maps (n, width, h, w) per level, and weights (n, k) of the references.
@@ -145,11 +148,12 @@ class Evidence(nn.Module):
             return maps, plain.new_zeros(n, 0)
         masks = _shrunk(references.masks, [*sizes, *(key.shape[-2:] for key in keys), references.dense.shape[-2:]])
         similar = [self._prototype_maps(keys[level], references, level) for level in range(KEY_LEVELS)]
-        weights, logits = self._weights(similar, layout, pooled, plain, rationale, references, masks, valid)
+        counted = self.counted(references, valid, sure)
+        weights, logits = self._weights(similar, layout, pooled, plain, rationale, references, masks, valid, counted)
         trust = weights.sum(1)
         share = weights / (trust[:, None] + 1e-6)
         # a reference's prior also counts alone, by its own trust, so that one good reference is not averaged away
-        own = logits.sigmoid() * valid
+        own = logits.sigmoid() * counted
         dense = self._dense_maps(keys[0], references, masks, share)
         fitted = self._fitted_maps(keys, references, share)
         text = torch.einsum("nk,nkr->nr", share, self.project_rationale(references.rationale) * _present(references.rationale))
@@ -192,6 +196,46 @@ class Evidence(nn.Module):
         weights = torch.linalg.solve(second + self.ridge[-1].exp() * eye, first[..., None])[..., 0]
         return (weights * first).sum(-1).amax(1) / 2
 
+    @torch.no_grad()
+    def agreement(self, references: References, valid: torch.Tensor) -> torch.Tensor:
+        """How well the others of a query's references explain a reference's own mask: (n, k) from -1 to 1, NaN where there are no others.
+
+        Half the distance of the mean scores inside and outside its mask, of a ridge regression fitted to the others (leave one out),
+        at the finest keys, best label. Masks that do not belong to their pictures, or that show another structure, come out near 0.
+
+        One without a mask has 0. Not learned: it also holds for what was never trained, and cannot be unlearned.
+        """
+        drawn = self._drawn(references, valid)
+        with torch.autocast(drawn.device.type, enabled=False):
+            each = drawn[..., None].float()
+            second, first = references.second[:, :, -1].float() * each[..., None], references.first[:, :, -1].float() * each
+            others = (each.sum(1, keepdim=True) - each).clamp(min=1)
+            second = (second.sum(1, keepdim=True) - second) / others[..., None]
+            eye = torch.eye(second.shape[-1], device=second.device)
+            weights = torch.linalg.solve(second + self.ridge[-1].exp() * eye, ((first.sum(1, keepdim=True) - first) / others)[..., None])[
+                ..., 0
+            ]
+            explained = (weights * first).sum(-1) / 2
+            known = drawn & (drawn.sum(1, keepdim=True) > 1)
+            best = explained.masked_fill(~known, -2).amax(-1).masked_fill(~known.any(-1), float("nan"))
+            return best.masked_fill(~drawn.any(-1), 0.0)
+
+    @staticmethod
+    def _drawn(references: References, valid: torch.Tensor) -> torch.Tensor:
+        """Which labels the valid references show: (n, k, labels) bool."""
+        return (references.masks.flatten(3).amax(-1) > 0) & valid[..., None]
+
+    def counted(self, references: References, valid: torch.Tensor, sure: torch.Tensor | None = None) -> torch.Tensor:
+        """How far each reference may count, (n, k) in 0..1, by what the others say of it. One alone counts whole, as do the ``sure`` ones.
+
+        In training all count, for it is there that the keys learn to tell lesions from the rest, and the gate to weigh.
+        """
+        if self.training:
+            return valid.float()
+        low, high = AGREED
+        agreed = ((self.agreement(references, valid) - low) / (high - low)).clamp(0, 1).nan_to_num(1.0)
+        return valid * (agreed if sure is None else torch.where(sure, 1.0, agreed))
+
     def _fitted_maps(self, keys, references, share):
         """Per key level the score (n, labels, h, w) of a ridge regression on the positions of all references, each by its share."""
         maps = []
@@ -219,7 +263,7 @@ class Evidence(nn.Module):
             out.append(torch.einsum("nk,nklp->nlp", share, best).unflatten(-1, key.shape[-2:]))
         return out
 
-    def _weights(self, similar, layout, pooled, plain, rationale, references, masks, valid):
+    def _weights(self, similar, layout, pooled, plain, rationale, references, masks, valid, counted):
         foreground, background = similar[1]
         size = foreground.shape[-2:]
         mask = masks[tuple(size)].amax(2).flatten(2)  # (n, k, p)
@@ -247,8 +291,8 @@ class Evidence(nn.Module):
         )
         words = self.compare_rationale(references.rationale) * self.compare_rationale(rationale)[:, None] * both * 4
         logits = self.gate(torch.cat([numbers, words], -1))[..., 0] + self.layout_scale * near
-        logits = logits.masked_fill(~valid, -1e4)
-        return torch.cat([logits.new_zeros(len(logits), 1), logits], 1).softmax(1)[:, 1:] * valid, logits
+        logits = (logits + counted.clamp(min=1e-6).log()).masked_fill(~valid, -1e4)
+        return torch.cat([logits.new_zeros(len(logits), 1), logits], 1).softmax(1)[:, 1:] * counted, logits
 
 
 def _present(rationale: torch.Tensor) -> torch.Tensor:
