@@ -124,7 +124,7 @@ def finds_what_is_bright(monkeypatch):
 
     def fused(self, session, wanted, references, alone):
         frames = torch.stack([session.planes[plane].frames[index] for (plane, index), _ in wanted])
-        return ((frames - 0.8) * 20).sigmoid(), torch.zeros(len(wanted), 1)
+        return ((frames - 0.8) * 20).sigmoid(), torch.zeros(len(wanted), 1), torch.zeros(len(wanted), 1)
 
     monkeypatch.setattr(segmenter.Segmenter, "_fused", fused)
 
