@@ -21,7 +21,7 @@ def mark_bright(segmenter: Segmenter) -> Segmenter:
         encoded.deepest = x  # travels with the slice, in whatever batch
         return encoded
 
-    def evidence(encoded, plain, rationale, references=None, valid=None, sure=None):
+    def evidence(encoded, plain, rationale, references=None, valid=None, counted=None):
         weights = torch.zeros(len(encoded.deepest), 0) if valid is None else valid.float() / (valid.sum(1, keepdim=True) + 1)
         return 6 * (encoded.deepest - 1.6), weights
 

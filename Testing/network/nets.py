@@ -94,5 +94,7 @@ class Scene:
         encoded = self.net.encode(self.x[rows])
         plain = self.net.decode_plain(encoded)
         references = self.references().gather(rows) if isinstance(references, str) else references
-        sure = None if references is None else torch.full(references.dense.shape[:2], self.sure)
-        return plain, *self.net.decode_evidence(encoded, plain.sigmoid(), self.rationale[rows], references, valid, sure)
+        counted = None
+        if self.sure and references is not None:
+            counted = torch.ones(references.dense.shape[:2]) if valid is None else valid.float()
+        return plain, *self.net.decode_evidence(encoded, plain.sigmoid(), self.rationale[rows], references, valid, counted)

@@ -332,7 +332,7 @@ class Segmenter:
             ]
         )
         k = max(len(ids) for _, ids in wanted)
-        stock = valid = sure = None
+        stock = valid = counted = None
         agreement = torch.empty(len(wanted), 0)
         if k:
             filler = next(references[i] for _, ids in wanted for i in ids)
@@ -340,14 +340,15 @@ class Segmenter:
             valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
             pinned = [{r.id for r in session.slices[key].selection.selected if r.pinned} for key, _ in wanted]
             sure = torch.tensor([[i in p for i in ids] + [False] * (k - len(ids)) for (_, ids), p in zip(wanted, pinned)], device=device)
-            agreement = net.evidence.agreement(stock, valid).cpu()
-        logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid, sure)
+            agreement = net.evidence.agreement(stock, valid)
+            counted = net.evidence.counted(agreement, valid, sure)
+        logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid, counted)
         probabilities = self._calibrated(logits)
         for n, (key, ids) in enumerate(wanted):
             if key in alone:
                 without, share = alone[key]
                 probabilities[n] = torch.lerp(without, probabilities[n], share)
-        return probabilities, weights.float().cpu(), agreement
+        return probabilities, weights.float().cpu(), agreement.cpu()
 
     # ---- results
 

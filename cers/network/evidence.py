@@ -130,13 +130,14 @@ class Evidence(nn.Module):
         self.modulate = nn.ModuleList(nn.Linear(32, 2 * w) for w in widths)
         self.null = nn.ParameterList(nn.Parameter(torch.randn(w) * 0.1) for w in widths)
 
-    def forward(self, keys, layout, pooled, plain, rationale, references: References | None, valid, sizes, sure=None):
+    def forward(self, keys, layout, pooled, plain, rationale, references: References | None, valid, sizes, counted=None):
         """
         Args:
             keys: query keys (n, d, h, w) per key level, coarsest first. layout (n, ...), pooled (n, e): unit vectors.
             plain: (n, labels, H, W) probabilities of D_S, without gradient. rationale: (n, r), zeros where the query has none.
             references: of (n, k), or None. valid: (n, k) bool. sizes: (h, w) of each decoder level, coarsest first.
-            sure: (n, k) bool, those that count whole whatever the others say; None for none.
+            counted: (n, k), see ``counted``; None to have it worked out here. In training all count, for it is there that the keys
+                learn to tell lesions from the rest, and the gate to weigh.
 
         Returns:
             maps (n, width, h, w) per level, and weights (n, k) of the references.
@@ -148,7 +149,8 @@ class Evidence(nn.Module):
             return maps, plain.new_zeros(n, 0)
         masks = _shrunk(references.masks, [*sizes, *(key.shape[-2:] for key in keys), references.dense.shape[-2:]])
         similar = [self._prototype_maps(keys[level], references, level) for level in range(KEY_LEVELS)]
-        counted = self.counted(references, valid, sure)
+        if counted is None:
+            counted = valid.float() if self.training else self.counted(self.agreement(references, valid), valid)
         weights, logits = self._weights(similar, layout, pooled, plain, rationale, references, masks, valid, counted)
         trust = weights.sum(1)
         share = weights / (trust[:, None] + 1e-6)
@@ -186,54 +188,42 @@ class Evidence(nn.Module):
         background = torch.einsum("ndhw,nkd->nkhw", unit, references.background[:, :, level])
         return foreground, background[:, :, None].expand_as(foreground)
 
+    def _fit(self, second: torch.Tensor, first: torch.Tensor, level: int) -> torch.Tensor:
+        """Ridge regression at one key level from moments (*, d + 1, d + 1) and (*, d + 1): weights (*, d + 1)."""
+        eye = torch.eye(second.shape[-1], device=second.device)
+        return torch.linalg.solve(second + self.ridge[level].exp() * eye, first[..., None])[..., 0]
+
     def separation(self, second: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
         """How well its own mask can be told from the rest of a reference: (n,) in 0..1 from the moments, at the finest keys, best label.
 
         Half the distance of the mean scores of inside and outside. A mask that does not belong to the picture does not separate it.
         """
         second, first = second[:, -1].float(), first[:, -1].float()
-        eye = torch.eye(second.shape[-1], device=second.device)
-        weights = torch.linalg.solve(second + self.ridge[-1].exp() * eye, first[..., None])[..., 0]
-        return (weights * first).sum(-1).amax(1) / 2
+        return (self._fit(second, first, -1) * first).sum(-1).amax(1) / 2
 
     @torch.no_grad()
     def agreement(self, references: References, valid: torch.Tensor) -> torch.Tensor:
         """How well the others of a query's references explain a reference's own mask: (n, k) from -1 to 1, NaN where there are no others.
 
-        Half the distance of the mean scores inside and outside its mask, of a ridge regression fitted to the others (leave one out),
-        at the finest keys, best label. Masks that do not belong to their pictures, or that show another structure, come out near 0.
-
-        One without a mask has 0. Not learned: it also holds for what was never trained, and cannot be unlearned.
+        As ``separation``, but of the regression fitted to the others (leave one out). Masks that do not belong to their pictures, or
+        that show another structure, come out near 0; one that is empty has 0. Not learned: it also holds for what was never trained.
         """
-        drawn = self._drawn(references, valid)
+        drawn = (references.masks.flatten(3).amax(-1) > 0) & valid[..., None]  # (n, k, labels)
         with torch.autocast(drawn.device.type, enabled=False):
             each = drawn[..., None].float()
             second, first = references.second[:, :, -1].float() * each[..., None], references.first[:, :, -1].float() * each
             others = (each.sum(1, keepdim=True) - each).clamp(min=1)
-            second = (second.sum(1, keepdim=True) - second) / others[..., None]
-            eye = torch.eye(second.shape[-1], device=second.device)
-            weights = torch.linalg.solve(second + self.ridge[-1].exp() * eye, ((first.sum(1, keepdim=True) - first) / others)[..., None])[
-                ..., 0
-            ]
-            explained = (weights * first).sum(-1) / 2
-            known = drawn & (drawn.sum(1, keepdim=True) > 1)
-            best = explained.masked_fill(~known, -2).amax(-1).masked_fill(~known.any(-1), float("nan"))
-            return best.masked_fill(~drawn.any(-1), 0.0)
+            rest = (second.sum(1, keepdim=True) - second) / others[..., None], (first.sum(1, keepdim=True) - first) / others
+            explained = (self._fit(*rest, -1) * first).sum(-1) / 2
+        known = drawn & (drawn.sum(1, keepdim=True) > 1)
+        best = explained.masked_fill(~known, -2).amax(-1).masked_fill(~known.any(-1), float("nan"))
+        return best.masked_fill(~drawn.any(-1), 0.0)
 
     @staticmethod
-    def _drawn(references: References, valid: torch.Tensor) -> torch.Tensor:
-        """Which labels the valid references show: (n, k, labels) bool."""
-        return (references.masks.flatten(3).amax(-1) > 0) & valid[..., None]
-
-    def counted(self, references: References, valid: torch.Tensor, sure: torch.Tensor | None = None) -> torch.Tensor:
-        """How far each reference may count, (n, k) in 0..1, by what the others say of it. One alone counts whole, as do the ``sure`` ones.
-
-        In training all count, for it is there that the keys learn to tell lesions from the rest, and the gate to weigh.
-        """
-        if self.training:
-            return valid.float()
+    def counted(agreement: torch.Tensor, valid: torch.Tensor, sure: torch.Tensor | None = None) -> torch.Tensor:
+        """How far each reference counts, (n, k) in 0..1, by its agreement. One alone counts whole, as do those that are ``sure`` (n, k)."""
         low, high = AGREED
-        agreed = ((self.agreement(references, valid) - low) / (high - low)).clamp(0, 1).nan_to_num(1.0)
+        agreed = ((agreement - low) / (high - low)).clamp(0, 1).nan_to_num(1.0)
         return valid * (agreed if sure is None else torch.where(sure, 1.0, agreed))
 
     def _fitted_maps(self, keys, references, share):
@@ -242,9 +232,8 @@ class Evidence(nn.Module):
         with torch.autocast(share.device.type, enabled=False):
             second = torch.einsum("nk,nkvlde->nvlde", share.float(), references.second.float())
             first = torch.einsum("nk,nkvld->nvld", share.float(), references.first.float())
-            one = torch.eye(second.shape[-1], device=second.device)
             for level, key in enumerate(keys):
-                weights = torch.linalg.solve(second[:, level] + self.ridge[level].exp() * one, first[:, level, :, :, None])[..., 0]
+                weights = self._fit(second[:, level], first[:, level], level)
                 scores = torch.einsum("npd,nld->nlp", _with_one(key), weights)
                 maps.append(scores.clamp(-2, 2).unflatten(-1, key.shape[-2:]))
         return maps
@@ -291,6 +280,7 @@ class Evidence(nn.Module):
         )
         words = self.compare_rationale(references.rationale) * self.compare_rationale(rationale)[:, None] * both * 4
         logits = self.gate(torch.cat([numbers, words], -1))[..., 0] + self.layout_scale * near
+        # what one loses goes to the others, and what all lose to the null reference
         logits = (logits + counted.clamp(min=1e-6).log()).masked_fill(~valid, -1e4)
         return torch.cat([logits.new_zeros(len(logits), 1), logits], 1).softmax(1)[:, 1:] * counted, logits
 

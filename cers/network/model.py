@@ -177,20 +177,20 @@ class CersNet(nn.Module):
         rationale: torch.Tensor,
         references: References | None = None,
         valid: torch.Tensor | None = None,
-        sure: torch.Tensor | None = None,
+        counted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """D_R: logits (n, labels, H, W) and the gate's weights (n, k).
 
         Args:
             plain: D_S's probabilities (n, labels, H, W). rationale: the query's, (n, r), zeros where it has none.
             references: of (n, k), or None for the null reference. valid: (n, k) bool, all True if left out.
-            sure: (n, k) bool, references that count even where the others contradict them (``Evidence.counted``).
+            counted: (n, k), how far each reference counts; by how far they bear each other out if left out (``Evidence.counted``).
         """
         if references is not None and valid is None:
             valid = torch.ones(references.dense.shape[:2], dtype=torch.bool, device=plain.device)
         plain = F.pad(plain.detach(), (0, encoded.padded[1] - plain.shape[-1], 0, encoded.padded[0] - plain.shape[-2]))
         sizes = [f.shape[-2:] for f in encoded.features[-2::-1]]
-        maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, sure)
+        maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, counted)
         return self._crop(self.fused(encoded.features, encoded.deepest, encoded.padded, maps), encoded), weights
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:
