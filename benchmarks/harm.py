@@ -3,9 +3,9 @@
     python -m benchmarks.harm --data BRISC --cases 150 --wrong 15
     python -m benchmarks.harm --images hippocampus/images --masks hippocampus/labels --volumes 20 --wrong 15
 
-The first is a pool of what the model knows, the second one of a structure that it has never seen. Two signs are judged by how well they
-tell the planted cases from the others (area under the ROC curve, 0.5 is chance): the Dice that a case adds to those it serves, and the
-Dice of its own mask with what the model draws there from the rest of the pool.
+The first is a pool of what the model knows, the second one of a structure that it has never seen. Three signs are judged by how well they
+tell the planted cases from the others (area under the ROC curve, 0.5 is chance): the Dice that a case adds to those it serves, the Dice of
+its own mask with what the model draws there from the rest of the pool, and how far the references chosen beside it agree with its mask.
 """
 
 from __future__ import annotations
@@ -50,21 +50,20 @@ def volumes_pool(folder: Path, images: Path, masks: Path, count: int):
 
 
 def judge(segmenter, wrong: set[str]) -> dict:
-    """Both signs against the planted ids, and the findings as a user would get them."""
-    from cers.inference.harm import check_harm
+    """All signs against the planted ids, and the findings as a user would get them."""
+    from cers.inference.harm import LEAST_USES, check_harm
 
     report = check_harm(segmenter, budget=10**6)
-    served: dict[str, list[float]] = {}
-    for trial in report.trials.values():
-        for reference, gain in trial.gains.items():
-            served.setdefault(reference, []).append(gain)
-    mean = {i: float(np.mean(g)) for i, g in served.items() if len(g) >= 3}
+    mean, agreed = (
+        {i: float(np.mean([*values.values()])) for i, values in report.served(what).items() if len(values) >= LEAST_USES}
+        for what in ("gains", "agreement")
+    )
     own = {i: t.with_evidence for i, t in report.trials.items()}
     out = {"cases": report.total, "wrong": len(wrong), "evidence_gain": report.evidence_gain}
-    for name, sign in (("added to others", mean), ("own mask", own)):
+    for name, sign in (("added to others", mean), ("own mask", own), ("agreement", agreed)):
         ids = list(sign)
         out[name] = {"judged": len(ids), "auroc": auroc([-sign[i] for i in ids], [i in wrong for i in ids])}
-    out["signs"] = [[mean.get(i), own[i], i in wrong] for i in own]
+    out["signs"] = [[mean.get(i), own[i], agreed.get(i), i in wrong] for i in own]
     for kind in sorted({f.kind for f in report.findings()}):
         named = [f.ids[0] for f in report.findings() if f.kind == kind]
         out[f"findings: {kind}"] = {"named": len(named), "of them wrong": len(wrong & set(named))}

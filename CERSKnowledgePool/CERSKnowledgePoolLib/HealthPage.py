@@ -18,6 +18,7 @@ from .PoolSession import PoolSession
 
 KINDS = {
     "doubt": lambda: _("Masks that the rest of the pool does not bear out"),
+    "contradicted": lambda: _("Masks that the references chosen beside them contradict"),
     "harm": lambda: _("Cases that lower the Dice of others"),
     "duplicate": lambda: _("Same picture, different patients"),
     "contradiction": lambda: _("Masks that contradict each other"),
@@ -196,10 +197,12 @@ class HealthPage:
         words = _("Tried: {tried} of {total} cases.").format(tried=f"{result['tried']:,}", total=f"{result['total']:,}")
         if result["evidence_gain"] is not None:
             words += " " + _("With references the Dice is {gain:+.3f} on average.").format(gain=result["evidence_gain"])
-        doubt, harm = (sum(f["kind"] == kind for f in result["findings"]) for kind in ("doubt", "harm"))
+        doubt, contradicted, harm = (sum(f["kind"] == kind for f in result["findings"]) for kind in ("doubt", "contradicted", "harm"))
         words += " " + (_("Cases that lower it: {count}.").format(count=harm) if harm else _("No case lowers it."))
         if doubt:
             words += " " + _("Masks in doubt: {count}.").format(count=doubt)
+        if contradicted:
+            words += " " + _("Contradicted by others: {count}.").format(count=contradicted)
         if result["faults"]:
             words += " " + _("Not tried: {count} ({reason})").format(
                 count=len(result["faults"]), reason=next(iter(result["faults"].values()))

@@ -55,6 +55,15 @@ def test_a_mask_that_the_rest_of_the_pool_does_not_bear_out_is_named():
     assert not HarmReport({i: Trial(t.with_evidence / 3, 0) for i, t in trials.items()}, 20).findings()
 
 
+def test_a_reference_that_the_others_contradict_again_and_again_is_named():
+    agreement = {"fine": 0.6, "against": 0.05, "once": -0.5}
+    trials = {f"q{n}": Trial(0.7, 0.7, {}, dict(agreement, against=agreement["against"] - 0.1 * n)) for n in range(3)}
+    for n in (1, 2):
+        del trials[f"q{n}"].agreement["once"]
+    (finding,) = HarmReport(trials, 9).findings()
+    assert finding.kind == "contradicted" and finding.ids == ["against"] and "-0.05" in finding.message
+
+
 @pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal", None])
 def test_case_as_a_volume_is_read_as_it_is_kept(plane):
     image = np.arange(12 * 9, dtype=np.float32).reshape(12, 9)

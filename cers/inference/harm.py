@@ -2,13 +2,15 @@
 
 A case whose mask has little to do with what is drawn there, while others of the pool are drawn well, is doubtful. A reference's gain on one
 case is the Dice with all references chosen minus the Dice without that one; where its mean over the cases that it served is clearly below
-zero, it makes masks worse. How well both find wrong masks: ``benchmarks.harm``.
+zero, it makes masks worse. And where the references chosen beside it contradict its mask again and again (``Evidence.agreement``), it
+would not count in decoding. How well each finds wrong masks: ``benchmarks.harm``.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zlib
 from collections import defaultdict
 from collections.abc import Callable
@@ -21,6 +23,7 @@ import torch
 from ..case import Case, Geometry, Volume
 from ..case.geometry import PLANES
 from ..errors import Cancelled, CersError, InputError
+from ..network.evidence import AGREED
 from ..pool import Pool
 from ..pool.care import write_file
 from ..pool.health import Finding
@@ -33,7 +36,7 @@ _SURE = 1.0  # and the mean must lie so many standard errors below zero
 DOUBT = 0.25  # of the pool's median Dice: from there on a case's own mask is named
 _LEAST_MEDIAN = 0.3  # below this median the model itself is in doubt, not the masks
 _LEAST_TRIALS = 10
-_FORMAT = 1
+_FORMAT = 2
 # RAS directions of a display slice's columns, rows and the axis across, by plane
 _AXES = {
     "axial": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
@@ -44,11 +47,13 @@ _AXES = {
 
 @dataclass
 class Trial:
-    """One case segmented without itself. with_evidence, without: Dice, 0..1; gains: reference id -> Dice that it added."""
+    """One case segmented without itself. with_evidence, without: Dice, 0..1; gains: reference id -> Dice that it added; agreement:
+    reference id -> how far the other references lead to its mask (-1..1), where that could be checked."""
 
     with_evidence: float
     without: float
     gains: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -66,8 +71,16 @@ class HarmReport:
         return float(np.mean(gains)) if gains else None
 
     def findings(self) -> list[Finding]:
-        """Cases whose own mask is in doubt, then those that do harm, each with the cases it harmed; the worst first."""
-        return self._doubtful() + self._harmful()
+        """Cases whose own mask is in doubt, then those that others contradict, then those that do harm; the worst of each first."""
+        return self._doubtful() + self._contradicted() + self._harmful()
+
+    def served(self, what: str) -> dict[str, dict[str, float]]:
+        """``gains`` or ``agreement`` the other way round: reference id -> case that it served -> value."""
+        out: dict[str, dict[str, float]] = defaultdict(dict)
+        for case_id, trial in self.trials.items():
+            for reference, value in getattr(trial, what).items():
+                out[reference][case_id] = value
+        return out
 
     def _doubtful(self) -> list[Finding]:
         drawn = {i: t.with_evidence for i, t in self.trials.items()}
@@ -85,13 +98,22 @@ class HarmReport:
             if drawn[i] < DOUBT * median
         ]
 
+    def _contradicted(self) -> list[Finding]:
+        mean = {i: float(np.mean([*by_case.values()])) for i, by_case in self.served("agreement").items() if len(by_case) >= LEAST_USES}
+        return [
+            Finding(
+                "contradicted",
+                [i],
+                f"Case {i[:8]}: the references chosen beside it contradict its mask (agreement {mean[i]:.2f} on average). "
+                "Look whether it shows what its label says.",
+            )
+            for i in sorted(mean, key=mean.get)
+            if mean[i] < AGREED[0]
+        ]
+
     def _harmful(self) -> list[Finding]:
-        served: dict[str, dict[str, float]] = defaultdict(dict)
-        for case_id, trial in self.trials.items():
-            for reference, gain in trial.gains.items():
-                served[reference][case_id] = gain
         found = []
-        for reference, by_case in served.items():
+        for reference, by_case in self.served("gains").items():
             gains = np.array([*by_case.values()])
             mean = float(gains.mean())
             if len(gains) >= LEAST_USES and mean <= HARM and mean <= -_SURE * float(gains.std(ddof=1)) / len(gains) ** 0.5:
@@ -187,13 +209,15 @@ def try_case(segmenter: Segmenter, case: Case, barred: list[str]) -> Trial:
         ids = found.selection.ids
         references = segmenter._references(session, [key])
         wanted = [(key, ids), (key, []), *((key, ids[:n] + ids[n + 1 :]) for n in range(len(ids)) if len(ids) > 1)]
-        masks = (segmenter._fused(session, wanted, references, {})[0] > segmenter.model.config.threshold).any(1).numpy()
+        probabilities, _, agreement = segmenter._fused(session, wanted, references, {})
+        masks = (probabilities > segmenter.model.config.threshold).any(1).numpy()
     finally:
         segmenter.session = before
     truth = (case_frame(case, segmenter.model)[1][0] > 0.5).any(0).numpy()
     dices = [_dice(mask, truth) for mask in masks]
     others = dices[2:] if len(ids) > 1 else dices[1:2] * len(ids)  # without the only reference there are none
-    return Trial(dices[0], dices[1], {i: round(dices[0] - d, 5) for i, d in zip(ids, others)})
+    agreed = {i: round(a, 5) for i, a in zip(ids, agreement[0].tolist()) if not math.isnan(a)}
+    return Trial(dices[0], dices[1], {i: round(dices[0] - d, 5) for i, d in zip(ids, others)}, agreed)
 
 
 def case_volume(case: Case) -> Volume:

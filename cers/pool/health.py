@@ -16,7 +16,7 @@ from .selection import SelectionConfig
 from .store import Pool
 from .thumbnail import HASH as THUMBNAIL
 
-KINDS = ("duplicate", "contradiction", "rationale", "doubt", "harm", "gap", "alone", "unused", "unknown", "damaged")
+KINDS = ("duplicate", "contradiction", "rationale", "doubt", "contradicted", "harm", "gap", "alone", "unused", "unknown", "damaged")
 _BLOCK = 1024  # cases that are compared with all others at a time
 _AGREE = 0.5  # Dice of two masks of one picture below which they contradict each other
 _FEW_CASES, _FEW_PATIENTS = 5, 3

@@ -445,7 +445,7 @@ def _coverage(references: list[Reference], nearest: float | None, config: Select
         return Coverage(0.0, False, f"{NO_CLOSE_CASE} Only the pinned references are used." if references else NO_CLOSE_CASE)
     middle = (config.visual_threshold + config.visual_high) / 2
     slope = 2 * np.log(9) / (config.visual_high - config.visual_threshold)
-    value = round(float(1 / (1 + np.exp(-slope * (nearest - middle)))), 4)
+    value = round(float((1 + np.tanh(slope * (nearest - middle) / 2)) / 2), 4)  # the logistic; exp would overflow far off
     if not references:
         return Coverage(value, False, f"{NO_CLOSE_CASE} The nearest admissible one has a visual similarity of {nearest:.2f}.")
     own = [r for r in references if not r.pinned]
