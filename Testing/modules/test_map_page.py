@@ -106,10 +106,11 @@ def test_references_are_tried(tiny, pool_folder, screenshots):
             "findings": [
                 {"kind": "harm", "ids": ids[:2], "message": "Case x lowers the Dice of the cases that it serves."},
                 {"kind": "doubt", "ids": ids[2:3], "message": "Look whether its mask is right."},
+                {"kind": "contradicted", "ids": ids[3:4], "message": "The references chosen beside it contradict its mask."},
             ],
         }
     )
-    assert "Cases that lower it: 1. Masks in doubt: 1." in health.tried.text
+    assert "Cases that lower it: 1. Masks in doubt: 1. Contradicted by others: 1." in health.tried.text
     health.button.click()
     user.settle()
     assert "lower the Dice" in health.text.plainText and health.findings[0]["kind"] == "harm" and len(health.findings) > 1

@@ -31,7 +31,7 @@ from .embedding import case_frame, embed_pool
 from .segmenter import Segmenter
 
 LEAST_USES = 3  # cases that a reference must have served before it is judged
-HARM = -0.005  # mean gain in Dice from which it is named
+HARM = -0.02  # mean gain in Dice from which it is named
 _SURE = 1.0  # and the mean must lie so many standard errors below zero
 DOUBT = 0.25  # of the pool's median Dice: from there on a case's own mask is named
 _LEAST_MEDIAN = 0.3  # below this median the model itself is in doubt, not the masks
