@@ -51,13 +51,10 @@ def volumes_pool(folder: Path, images: Path, masks: Path, count: int):
 
 def judge(segmenter, wrong: set[str]) -> dict:
     """All signs against the planted ids, and the findings as a user would get them."""
-    from cers.inference.harm import LEAST_USES, check_harm
+    from cers.inference.harm import check_harm
 
     report = check_harm(segmenter, budget=10**6)
-    mean, agreed = (
-        {i: float(np.mean([*values.values()])) for i, values in report.served(what).items() if len(values) >= LEAST_USES}
-        for what in ("gains", "agreement")
-    )
+    mean, agreed = report.mean("gains"), report.mean("agreement")
     own = {i: t.with_evidence for i, t in report.trials.items()}
     out = {"cases": report.total, "wrong": len(wrong), "evidence_gain": report.evidence_gain}
     for name, sign in (("added to others", mean), ("own mask", own), ("agreement", agreed)):

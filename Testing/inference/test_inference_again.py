@@ -8,6 +8,7 @@ from synthetic import fill, phantom, with_references
 
 from cers.errors import InputError, PoolError
 from cers.inference import Segmenter, load_model
+from cers.inference.harm import check_harm
 from cers.network.evidence import AGREED
 from cers.pool import import_volume
 
@@ -109,3 +110,15 @@ def test_a_reference_with_a_wrong_mask_is_contradicted_and_does_not_count_unless
             elif r.id not in wrong and len(e.references) > 2:
                 assert r.agreement > AGREED[0] and r.weight > 0
     assert seen
+
+
+def test_the_pool_check_names_wrong_masks_that_others_contradict(model, own_pool, embedder):
+    right, wrong = set(fill(own_pool, patients=(1, 2, 3, 4, 6, 7))), set()
+    for patient, shift in ((5, (14, -12)), (8, (-13, 13)), (9, (15, 10))):
+        picture, mask = phantom(patient=patient)
+        moved = np.roll(mask, shift, (1, 2))
+        wrong |= set(import_volume(own_pool, picture, moved, {1: "tumor"}, max_slices=4, patient_id=f"patient{patient}"))
+    report = check_harm(Segmenter(model, own_pool, text_embedder=embedder))
+    named = {f.ids[0] for f in report.findings() if f.kind == "contradicted"}
+    assert named and named <= wrong
+    assert right & set(report.mean("agreement")), "right ones were judged as well"

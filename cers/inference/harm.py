@@ -82,6 +82,10 @@ class HarmReport:
                 out[reference][case_id] = value
         return out
 
+    def mean(self, what: str) -> dict[str, float]:
+        """Mean of ``gains`` or ``agreement`` of each reference that has served often enough to be judged."""
+        return {i: float(np.mean([*by_case.values()])) for i, by_case in self.served(what).items() if len(by_case) >= LEAST_USES}
+
     def _doubtful(self) -> list[Finding]:
         drawn = {i: t.with_evidence for i, t in self.trials.items()}
         median = float(np.median([*drawn.values()])) if drawn else 0.0
@@ -99,7 +103,7 @@ class HarmReport:
         ]
 
     def _contradicted(self) -> list[Finding]:
-        mean = {i: float(np.mean([*by_case.values()])) for i, by_case in self.served("agreement").items() if len(by_case) >= LEAST_USES}
+        mean = self.mean("agreement")
         return [
             Finding(
                 "contradicted",
