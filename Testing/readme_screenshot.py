@@ -31,7 +31,6 @@ def main() -> None:
     volume = slicer.util.loadVolume(str(sample("brain1")[0]))
     slicer.util.setSliceViewerLayers(background=volume, fit=True)
     user = User(host, host.enter_module(module))
-    user.ui.planesCombo.setCurrentIndex(1)
     user.segment(volume, "demo/pool")
     print(user.status())
     user.control.evidence.board.click()

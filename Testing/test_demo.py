@@ -138,7 +138,7 @@ def volumes(tmp_path, monkeypatch):
 
 def test_the_demonstration_writes_mask_report_and_summary(volumes, tmp_path, capsys):
     output = tmp_path / "out put ü"
-    assert demo.main(["-o", str(output), "--threads", "1"]) == 0
+    assert demo.main(["-o", str(output), "--threads", "1", "--planes", "three"]) == 0
     summary = json.loads((output / "summary.json").read_text(encoding="utf-8"))
     assert 0 <= summary["dice"] <= 1 and summary["volume_ml"] > 0 and len(summary["model_hash"]) == 16 and len(summary["pool_hash"]) == 64
     assert {"read", "load_model", "build_pool", "segment", "segment.encode", "segment.evidence", "total"} <= summary["seconds"].keys()

@@ -20,7 +20,7 @@ def measure(segmenter: Segmenter, volume, runs: int) -> tuple[dict[str, float], 
     seconds = []
     for n in range(runs + 1):
         segmenter.embedder.forget()  # the noise seldom changes the words of a single slice
-        prediction = segmenter.segment(with_noise(volume, n))
+        prediction = segmenter.segment(with_noise(volume, n), "acquisition")
         seconds.append(prediction.seconds)
     return {step: 1000 * statistics.median(s[step] for s in seconds[1:]) for step in seconds[0]}, len(prediction.evidence)
 

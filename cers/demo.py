@@ -132,7 +132,7 @@ def describe(summary: dict, files: list[Path]) -> str:
     return "\n".join([*lines, "", NOTE, "", *(f"Wrote {file}" for file in files)])
 
 
-def run(output: Path, *, device: str = "cpu", threads: int | None = None, planes: str = "three") -> dict:
+def run(output: Path, *, device: str = "cpu", threads: int | None = None, planes: str = "auto") -> dict:
     """Build the pool, segment, write the three files. Returns the summary."""
     from .inference import Segmenter, load_model
     from .inference.report import write_report
@@ -178,9 +178,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's own choice)")
     parser.add_argument(
         "--planes",
-        default="three",
-        choices=("acquisition", "three"),
-        help="decode along the scanner's plane only, or along all three, which finds fewer false lesions (default: three)",
+        default="auto",
+        choices=("auto", "acquisition", "three"),
+        help="decode along the scanner's plane only, or along all three, which finds fewer false lesions (default: as the volume allows)",
     )
     options = parser.parse_args(argv)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models come from local folders and packages only

@@ -74,15 +74,14 @@ class EvidenceModel:
         return [int(n) for n in np.flatnonzero(self.areas(plane))]
 
     def largest(self) -> tuple[str, int] | None:
-        """The slice with the most voxels of the result; without any, the middle slice of the first plane; None without slices."""
-        best, most = None, 0
-        for plane, view in self.planes.items():
-            if best is None:
-                best = (plane, len(view) // 2)
-            index = int(np.argmax(self.areas(plane)))
-            if self.areas(plane)[index] > most:
-                best, most = (plane, index), self.areas(plane)[index]
-        return best
+        """The slice with the most voxels of the result, of the plane of acquisition where that shows any: a pool's cases lie in it.
+
+        Without any voxel the middle slice of that plane; None without slices.
+        """
+        for plane in self.planes:
+            if self.areas(plane).any():
+                return plane, int(np.argmax(self.areas(plane)))
+        return next(((plane, len(view) // 2) for plane, view in self.planes.items()), None)
 
     def mask(self, key) -> np.ndarray:
         """(rows, columns) uint8 of the result in a slice, as displayed."""

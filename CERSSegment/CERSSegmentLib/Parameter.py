@@ -12,7 +12,7 @@ DEFAULTS = {
     "poolFolder": "",
     "modelFolder": "",
     "device": "auto",
-    "planes": "acquisition",
+    "planes": "auto",
     "threads": "0",
     "modality": "",
     "bodySite": "",
@@ -23,8 +23,8 @@ class Parameter:
     """Typed view of the scene's parameter node.
 
     Attributes ``inputVolume`` and ``outputSegmentation`` are nodes or None. ``text``, ``poolFolder``, ``modelFolder``, ``device``
-    ("auto", "cpu", "cuda", "mps"), ``planes`` ("acquisition", "three"), ``modality`` and ``bodySite`` ('' = as in the image) are strings.
-    ``threads`` is an int, 0 = automatic.
+    ("auto", "cpu", "cuda", "mps"), ``planes`` ("auto", "acquisition", "three"), ``modality`` and ``bodySite`` ('' = as in the image)
+    are strings. ``threads`` is an int, 0 = automatic.
     """
 
     def __init__(self, node):

@@ -32,7 +32,11 @@ DEVICES = (
     ("cuda", lambda: _("NVIDIA GPU (CUDA)")),
     ("mps", lambda: _("Apple GPU (MPS)")),
 )
-PLANES = (("acquisition", lambda: _("Plane of acquisition (quick)")), ("three", lambda: _("Three planes, fused (slower, invents less)")))
+PLANES = (
+    ("auto", lambda: _("Automatic")),
+    ("acquisition", lambda: _("Plane of acquisition (quick)")),
+    ("three", lambda: _("Three planes, fused (invents less)")),
+)
 MODALITIES = (
     ("", lambda: _("As in the image")),
     ("MR", lambda: "MR"),

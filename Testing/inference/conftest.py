@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from synthetic import fill, phantom
 
 from cers.inference import Segmenter, load_model
@@ -69,4 +70,28 @@ def run(model_folder, pool_folder, embedder, volume):
     said = []
     with Pool.open(pool_folder) as pool:
         segmenter = Segmenter(load_model(model_folder), pool, text_embedder=embedder)
-        yield segmenter.segment(volume, progress=lambda f, m: said.append((f, m))), segmenter, said
+        yield segmenter.segment(volume, "acquisition", progress=lambda f, m: said.append((f, m))), segmenter, said
+
+
+def mark_bright(segmenter: Segmenter) -> Segmenter:
+    """Both decoders mark what is bright, so that the way there and back is tested on a mask that means something."""
+    net = segmenter.model.net
+    encode = net.encode
+
+    def keep_image(x, *text):
+        encoded = encode(x, *text)
+        encoded.deepest = x  # travels with the slice, in whatever batch
+        return encoded
+
+    def evidence(encoded, plain, rationale, references=None, valid=None, counted=None):
+        weights = torch.zeros(len(encoded.deepest), 0) if valid is None else valid.float() / (valid.sum(1, keepdim=True) + 1)
+        return 6 * (encoded.deepest - 1.6), weights
+
+    net.encode, net.decode_plain, net.decode_evidence = keep_image, lambda encoded: 6 * (encoded.deepest - 1.6), evidence
+    return segmenter
+
+
+@pytest.fixture
+def marker(segmenter):
+    segmenter.model.config.size = 128
+    return mark_bright(segmenter)

@@ -56,7 +56,7 @@ def test_dropping_all_is_the_null_reference_and_the_disagreement_is_of_the_new_m
     result = segmenter.resegment(e.index, e.plane, dropped=segmenter.pool.ids())
     assert not result.evidence.references and not result.evidence.coverage.covered
     bare = Segmenter(load_model(model_folder), None, text_embedder=embedder)
-    alone = next(x for x in bare.segment(volume).evidence if x.index == e.index)
+    alone = next(x for x in bare.segment(volume, "acquisition").evidence if x.index == e.index)
     assert np.abs(result.probability - bare.resegment(e.index, e.plane).probability).max() < 1e-5
     assert result.evidence.disagreement == pytest.approx(alone.disagreement, abs=0.005)
     assert result.evidence.pixels == int((result.mask > 0).sum())
@@ -80,7 +80,7 @@ def test_a_pin_that_cannot_be_is_refused(run, model, own_pool, embedder):
     volume, mask = phantom(patient=0)
     own = import_volume(own_pool, volume, mask, {1: "tumor"}, max_slices=1)[0]
     mine = Segmenter(model, own_pool, text_embedder=embedder)
-    first = mine.segment(volume, influence=False).evidence[0]
+    first = mine.segment(volume, "acquisition", influence=False).evidence[0]
     with pytest.raises(PoolError, match="same volume"):
         mine.resegment(first.index, first.plane, pinned=[own])
 
@@ -100,7 +100,7 @@ def test_a_reference_with_a_wrong_mask_is_contradicted_and_does_not_count_unless
     wrong = set(import_volume(own_pool, picture, np.roll(mask, (14, -12), (1, 2)), {1: "tumor"}, max_slices=4, patient_id="patient5"))
     segmenter = Segmenter(model, own_pool, text_embedder=embedder)
     seen = 0
-    for e in with_references(segmenter.segment(volume)):
+    for e in with_references(segmenter.segment(volume, "acquisition")):
         for r in e.references:
             if r.id in wrong and len({x.id for x in e.references} - wrong) > 1:
                 assert r.agreement < AGREED[0] and r.weight == 0 and (r.influence or 0) < 1e-6

@@ -101,13 +101,13 @@ def test_the_rationale_is_that_of_the_plain_mask(run, volume):
 
 
 def test_two_runs_give_the_same(run, model_folder, pool, embedder, volume):
-    again = Segmenter(load_model(model_folder), pool, text_embedder=embedder).segment(volume)
+    again = Segmenter(load_model(model_folder), pool, text_embedder=embedder).segment(volume, "acquisition")
     assert np.array_equal(again.labelmap, run[0].labelmap) and np.array_equal(again.probabilities, run[0].probabilities)
     assert [e.to_dict() for e in again.evidence] == [e.to_dict() for e in run[0].evidence]
 
 
 def test_without_influence_nothing_else_changes(run, segmenter, volume):
-    prediction = segmenter.segment(volume, influence=False)
+    prediction = segmenter.segment(volume, "acquisition", influence=False)
     assert np.array_equal(prediction.labelmap, run[0].labelmap)
     assert all(r.influence is None for e in prediction.evidence for r in e.references)
 
@@ -124,7 +124,7 @@ def test_what_does_not_change_has_no_influence_however_unsure(sure):
 
 def test_influence_is_what_leaving_the_reference_out_changes(segmenter, volume):
     segmenter.model.config.selection["k"] = 2
-    prediction = segmenter.segment(volume)
+    prediction = segmenter.segment(volume, "acquisition")
     plane = segmenter.session.planes["axial"]
     pairs = [e for e in prediction.evidence if len(e.references) == 2 and e.references[0].influence is not None]
     for e in pairs:
@@ -147,7 +147,7 @@ def test_two_labels(tmp_path, embedder, own_pool, volume):
     half = np.argwhere(mask)[:, 2].mean()
     mask[..., int(half) :] *= 2
     import_volume(own_pool, other, mask, {1: "Core", 2: "EDEMA"})
-    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume, "acquisition")
     assert prediction.labels == {1: "core", 2: "edema"} and prediction.probabilities.shape[0] == 2
     assert set(np.unique(prediction.labelmap)) <= {0, 1, 2} and prediction.labelmap.any()
     assert set(prediction.volume_ml) == {"core", "edema"} and with_references(prediction)
@@ -168,27 +168,27 @@ def test_labels_are_matched_by_name_else_taken_for_the_first(tmp_path, own_pool)
 
 
 def test_small_parts_are_dropped_by_volume(segmenter, volume):
-    everything = segmenter.segment(volume, influence=False).labelmap
+    everything = segmenter.segment(volume, "acquisition", influence=False).labelmap
     segmenter.model.config.minimum_ml = 1e5
-    prediction = segmenter.segment(volume, influence=False)
+    prediction = segmenter.segment(volume, "acquisition", influence=False)
     assert everything.any() and not prediction.labelmap.any()
     assert all(e.pixels == 0 and e.confidence is None for e in prediction.evidence)
 
 
 def test_temperature_softens_the_result_and_moves_no_border(segmenter, volume):
-    sharp = segmenter.segment(volume, influence=False)
+    sharp = segmenter.segment(volume, "acquisition", influence=False)
     segmenter.model.config.temperature = 3.0
-    soft = segmenter.segment(volume, influence=False)
+    soft = segmenter.segment(volume, "acquisition", influence=False)
     assert soft.probabilities.max() < sharp.probabilities.max()
     a, b = sharp.labelmap > 0, soft.labelmap > 0
     assert 2 * (a & b).sum() / (a.sum() + b.sum()) > 0.97
 
 
 def test_a_clinical_text_is_used_and_recorded(run, segmenter, volume):
-    told = segmenter.segment(volume, text="Suspected glioma.", influence=False)
+    told = segmenter.segment(volume, "acquisition", text="Suspected glioma.", influence=False)
     assert told.provenance["settings"]["clinical_text"] is True
     assert not np.array_equal(told.probabilities, run[0].probabilities)
-    blank = segmenter.segment(volume, text="  \n", influence=False)
+    blank = segmenter.segment(volume, "acquisition", text="  \n", influence=False)
     assert np.array_equal(blank.probabilities, run[0].probabilities) and blank.provenance["settings"]["clinical_text"] is False
 
 
@@ -209,7 +209,7 @@ def test_the_probabilities_of_three_planes_are_averaged(segmenter):
 
 
 def test_unknown_planes_are_refused(segmenter, volume):
-    with pytest.raises(InputError, match="acquisition or three"):
+    with pytest.raises(InputError, match="auto, acquisition or three"):
         segmenter.segment(volume, planes="oblique")
 
 
@@ -235,7 +235,7 @@ def test_a_picture_without_pixel_size(segmenter, planes):
 
 
 def null(model_folder, embedder, volume):
-    return Segmenter(load_model(model_folder), None, text_embedder=embedder).segment(volume)
+    return Segmenter(load_model(model_folder), None, text_embedder=embedder).segment(volume, "acquisition")
 
 
 def test_no_pool(run, model_folder, embedder, volume):
@@ -248,7 +248,7 @@ def test_no_pool(run, model_folder, embedder, volume):
 
 
 def test_an_empty_pool_is_the_null_reference(model_folder, model, own_pool, embedder, volume):
-    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume, "acquisition")
     assert np.array_equal(prediction.probabilities, null(model_folder, embedder, volume).probabilities)
     assert all(not e.coverage.covered and "empty" in e.coverage.message for e in prediction.evidence)
     assert prediction.provenance["pool"] == own_pool.hash()
@@ -256,7 +256,7 @@ def test_an_empty_pool_is_the_null_reference(model_folder, model, own_pool, embe
 
 def test_no_close_case_is_said_and_equals_the_null_reference(model_folder, segmenter, embedder, volume):
     segmenter.model.config.selection |= {"visual_threshold": 0.9999, "visual_high": 0.99999}
-    prediction = segmenter.segment(volume)
+    prediction = segmenter.segment(volume, "acquisition")
     assert not with_references(prediction)
     assert all(not e.coverage.covered and e.coverage.message.startswith(NO_CLOSE_CASE[:-1]) for e in prediction.evidence)
     assert any(r.stage == "morphology" for e in prediction.evidence for r in e.rejected)
@@ -268,7 +268,7 @@ def test_another_body_site_and_modality_are_refused_with_a_reason(model, own_poo
     fill(own_pool, (2,), modality="CT")
     keep = fill(own_pool, (3,))
     unknown = fill(own_pool, (4,), modality=None, body_site=None)
-    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume, "acquisition")
     reasons = {r.reason for e in prediction.evidence for r in e.rejected if r.stage == "compatibility"}
     assert any("lung" in r and "brain" in r for r in reasons) and any("CT" in r and "MR" in r for r in reasons)
     used = {r.id for e in prediction.evidence for r in e.references}
@@ -285,7 +285,7 @@ def test_the_wrong_modality_is_refused(segmenter):
 @pytest.mark.parametrize("modality", ["MRI", "mr", " MR ", None])
 def test_the_same_modality_however_it_is_written(run, segmenter, modality):
     volume, _ = phantom(modality=modality)
-    assert np.array_equal(segmenter.segment(volume, influence=False).labelmap, run[0].labelmap)
+    assert np.array_equal(segmenter.segment(volume, "acquisition", influence=False).labelmap, run[0].labelmap)
 
 
 # ---- never its own evidence
@@ -307,7 +307,7 @@ def test_a_volume_never_meets_itself(model, own_pool, embedder, named):
 def test_the_very_picture_is_refused_even_under_another_name(model, own_pool, embedder):
     volume, mask = phantom(patient=0)
     own = import_volume(own_pool, dataclasses.replace(volume, volume_id="a copy"), mask, {1: "tumor"}, max_slices=1)
-    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume, "acquisition")
     index = own_pool.get(own[0]).slice_index
     e = next(e for e in prediction.evidence if e.index == index)
     assert not e.references and "very picture" in e.rejected[0].reason
@@ -316,7 +316,7 @@ def test_the_very_picture_is_refused_even_under_another_name(model, own_pool, em
 def test_the_same_patient_is_never_used(model, own_pool, embedder):
     fill(own_pool, (1, 2))
     volume, _ = phantom(patient=0, patient_id="patient1")
-    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume)
+    prediction = Segmenter(model, own_pool, text_embedder=embedder).segment(volume, "acquisition")
     assert {own_pool.meta(r.id)["patient_id"] for e in prediction.evidence for r in e.references} == {"patient2"}
 
 
@@ -366,7 +366,7 @@ def test_cancelling_while_the_pool_is_embedded_keeps_what_is_done(model, own_poo
 def test_slices_that_are_no_longer_kept_are_encoded_again(run, segmenter, volume, monkeypatch):
     """A volume of more slices than are kept gives the same result."""
     monkeypatch.setattr("cers.inference.planes.KEPT", 3)
-    prediction = segmenter.segment(volume)
+    prediction = segmenter.segment(volume, "acquisition")
     assert len(segmenter.session.planes["axial"].encoded) == 3
     assert np.allclose(prediction.probabilities, run[0].probabilities, atol=2e-3)
     assert [[r.id for r in e.references] for e in prediction.evidence] == [[r.id for r in e.references] for e in run[0].evidence]
@@ -381,7 +381,7 @@ def test_an_empty_and_an_overflowing_mask(segmenter, volume, bias):
     net = segmenter.model.net
     for decoder in (net.plain, net.fused):
         decoder.out.bias += bias
-    prediction = segmenter.segment(volume)
+    prediction = segmenter.segment(volume, "acquisition")
     if bias < 0:
         assert not prediction.labelmap.any()
         assert all(e.rationale is None and e.confidence is None and e.disagreement == 0 for e in prediction.evidence)
@@ -393,7 +393,7 @@ def test_an_empty_and_an_overflowing_mask(segmenter, volume, bias):
 
 def test_a_volume_whose_outer_slices_are_empty(segmenter):
     volume, _ = phantom(grid(shape=(24, 48, 48), spacing=(3, 3, 9.0)))
-    prediction = segmenter.segment(volume, influence=False)
+    prediction = segmenter.segment(volume, "acquisition", influence=False)
     indices = {e.index for e in prediction.evidence}
     assert 0 not in indices and 23 not in indices and len(indices) >= 8
     assert not prediction.labelmap[0].any()
@@ -404,7 +404,7 @@ def test_a_volume_whose_outer_slices_are_empty(segmenter):
 def test_a_volume_cropped_inside_the_head_is_decoded_throughout(segmenter):
     volume, _ = phantom(grid(shape=(7, 24, 22), spacing=(2.0, 2.0, 7.0), centre=(5, -3, 2)))
     assert volume.array.min() > 0
-    prediction = segmenter.segment(volume, influence=False)
+    prediction = segmenter.segment(volume, "acquisition", influence=False)
     assert [e.index for e in prediction.evidence] == list(range(7))
     frame = segmenter.session.planes["axial"].frame
     assert min(frame.height, frame.width) >= 20
@@ -419,10 +419,10 @@ def test_any_voxel_type_gives_the_same_mask(run, segmenter, volume, dtype):
             modality="MR",
             body_site="brain",
         )
-        assert segmenter.segment(scaled, influence=False).labelmap.any()
+        assert segmenter.segment(scaled, "acquisition", influence=False).labelmap.any()
         return
     other = Volume(volume.array.astype(dtype), volume.geometry, modality="MR", body_site="brain")
-    assert np.array_equal(segmenter.segment(other, influence=False).labelmap, run[0].labelmap)
+    assert np.array_equal(segmenter.segment(other, "acquisition", influence=False).labelmap, run[0].labelmap)
 
 
 @pytest.mark.parametrize("shape", [(3, 2, 2), (2, 40, 9), (12, 1, 40), (1, 1, 50)])

@@ -79,7 +79,9 @@ def test_a_read_only_pool_with_outdated_vectors_is_refused(model, own_pool, embe
 def test_a_read_only_pool_that_is_up_to_date_works(run, model, pool_folder, embedder, volume, tmp_path):
     shutil.copytree(pool_folder, tmp_path / "copy")
     with Pool.open(tmp_path / "copy", read_only=True) as pool:
-        assert np.array_equal(Segmenter(model, pool, text_embedder=embedder).segment(volume).probabilities, run[0].probabilities)
+        assert np.array_equal(
+            Segmenter(model, pool, text_embedder=embedder).segment(volume, "acquisition").probabilities, run[0].probabilities
+        )
 
 
 def test_a_case_of_unknown_modality_is_framed_as_the_models_own(tmp_path, own_pool):

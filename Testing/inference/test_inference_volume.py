@@ -90,3 +90,13 @@ def test_parts_that_touch_at_a_corner_are_one_and_labels_stay():
 
 def test_sharpness_is_the_ratio_of_the_sides():
     assert sharpness(None) == sharpness((0.8, 0.8)) == 1 and sharpness((6.5, 0.65)) == pytest.approx(0.1)
+
+
+def test_what_is_not_known_is_made_of_its_neighbours():
+    maps, known = torch.full((12, 1, 2, 2), 0.7), np.ones(12, bool)
+    known[[1, 2, 4, 5, 7, 8, 11]] = False
+    maps[~known] = 100.0  # must not be looked at
+    assert torch.allclose(smooth_across(maps, 1.0, known), torch.tensor(0.7))
+    step = torch.linspace(0, 1, 12)[:, None, None, None].expand(12, 1, 2, 2)
+    whole, part = smooth_across(step, 1.0), smooth_across(step, 1.0, known)
+    assert (whole - part)[2:10].abs().max() < 0.06, "a ramp stays a ramp"

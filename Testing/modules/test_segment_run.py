@@ -394,7 +394,7 @@ def test_parameters_are_saved_with_the_scene(user, kit, model, tmp_path, host):
 
     user.choose(volume_of(kit), "", model)
     user.ui.textEdit.setText("ring-enhancing mass")
-    user.ui.planesCombo.setCurrentIndex(1)
+    user.ui.planesCombo.setCurrentIndex(2)
     user.ui.bodySiteCombo.setEditText("brain")
     path = str(tmp_path / "scene.mrml")
     slicer.mrmlScene.SetURL(path)
@@ -405,6 +405,6 @@ def test_parameters_are_saved_with_the_scene(user, kit, model, tmp_path, host):
     slicer.mrmlScene.SetURL(path)
     slicer.mrmlScene.Connect()
     host.process(0.1)
-    assert user.ui.textEdit.text == "ring-enhancing mass" and user.ui.planesCombo.currentIndex == 1
+    assert user.ui.textEdit.text == "ring-enhancing mass" and user.ui.planesCombo.currentIndex == 2
     assert user.ui.bodySiteCombo.currentText == "brain" and user.ui.modelPath.currentPath == str(model)
     assert user.control.parameter.planes == "three" and user.control.parameter.threads == 1

@@ -62,7 +62,9 @@ def segment(
     ],
     pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool with the reference cases. Without it there is no evidence.")] = None,
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use (see 'cers model list').")] = None,
-    planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
+    planes: Annotated[
+        Planes, typer.Option(help="Slices to decode: of the plane the scanner took, of all three, fused, or as the volume allows.")
+    ] = Planes.auto,
     report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - for stdout.")] = None,
     probabilities: Annotated[

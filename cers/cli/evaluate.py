@@ -20,7 +20,9 @@ def evaluate(
     masks: Annotated[Path, typer.Argument(help="Folder of expert masks with matching names (case7.nii.gz, case7_mask.nrrd, ...).")],
     pool: Annotated[Optional[Path], typer.Option(help="Knowledge pool to segment with; also looked through for leaks.")] = None,
     model: Annotated[Optional[Path], typer.Option(help="Model folder. Default: the model in use.")] = None,
-    planes: Annotated[Planes, typer.Option(help="Decode along the plane the scanner took, or average all three.")] = Planes.acquisition,
+    planes: Annotated[
+        Planes, typer.Option(help="Slices to decode: of the plane the scanner took, of all three, fused, or as the volume allows.")
+    ] = Planes.auto,
     predictions: Annotated[Optional[Path], typer.Option(help="Folder of masks to evaluate instead of running the model.")] = None,
     labels: Annotated[
         Optional[str],

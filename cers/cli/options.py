@@ -6,6 +6,7 @@ from enum import Enum
 
 
 class Planes(str, Enum):
+    auto = "auto"
     acquisition = "acquisition"
     three = "three"
 

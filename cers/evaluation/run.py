@@ -55,13 +55,14 @@ class Evaluation:
 
     found: Found
     segmenter: object = None
-    planes: str = "acquisition"
+    planes: str = "auto"
     labels: Mapping[int, str] | None = None
 
     def __post_init__(self):
         if self.segmenter is not None:
             known = self.segmenter.model.labels
             self.labels = known if len(known) > 1 else None
+        self.decoded: set[str] = set()  # the planes that were taken
         self.spots, self.spots_near, self.before, self.before_near = (Reliability() for _ in range(4))
 
     def run(
@@ -108,6 +109,7 @@ class Evaluation:
         else:
             prediction = self.segmenter.segment(volume, self.planes, influence=False)
             mask, found_names = prediction.labelmap, prediction.labels
+            self.decoded.add(prediction.provenance["settings"]["planes"])
         drawn = (expert > 0 if self.labels is None else expert).tobytes()
         case = {
             "image": item.name,
@@ -183,7 +185,7 @@ class Evaluation:
             "model_name": segmenter.model.config.name if segmenter else None,
             "pool": pool.hash() if pool is not None else None,
             "pool_cases": len(pool) if pool is not None else None,
-            "planes": self.planes if segmenter else None,
+            "planes": " or ".join(sorted(self.decoded)) if segmenter else None,
             "images": len(cases),
             "labels": several or None,
             "units": {

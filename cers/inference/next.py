@@ -189,7 +189,7 @@ def measure(segmenter, volume: Volume, progress=None, cancel=None) -> Measuremen
     """Segment a volume's slices, at most ``SLICES`` of them, and measure how sure the network is."""
     name = volume.volume_id or volume.content_hash[:16]
     thin = _thinned(volume, name)
-    prediction = segmenter.segment(thin, progress=progress, cancel=cancel, influence=False)
+    prediction = segmenter.segment(thin, "acquisition", progress=progress, cancel=cancel, influence=False)
     plane = next(iter(segmenter.session.planes.values()))
     first, second = plane.plain.amax(1) > 0.5, plane.fused.amax(1) > 0.5  # (n, size, size)
     both = int(first.sum() + second.sum())

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..case import PlaneView, Volume
+from ..case import PlaneView, Volume, acquisition_plane
 from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
 from ..network.model import Encoded
+from .volume import COARSE_MM
 
+LEAST_SLICES, LEAST_MM = 12, 100.0  # of a volume across its slices, for three planes to be worth while
 KEPT = 256  # encoded slices kept for re-runs; about 2.4 MB each at 224 px
 
 
@@ -21,7 +23,8 @@ class Plane:
 
     raw: (n, rows, columns) in display order. frames: (n, 1, size, size) normalised. has_body: (n,) bool; slices without body are not
     decoded. plain, fused: (n, labels, size, size) probabilities of D_S (as D_R was trained with) and of D_R (calibrated), zero where not
-    decoded. encoded: the latest encoded slices by index; pooled: unit image vectors of all of them.
+    decoded. known: (n,) bool; slices of which ``fused`` says something: decoded, or without body. encoded: the latest encoded slices by
+    index; pooled: unit image vectors of all of them.
     """
 
     view: PlaneView
@@ -32,6 +35,7 @@ class Plane:
     spacing: tuple[float, float] | None
     plain: torch.Tensor
     fused: torch.Tensor
+    known: np.ndarray
     encoded: OrderedDict[int, Encoded] = field(default_factory=OrderedDict)
     pooled: dict[int, np.ndarray] = field(default_factory=dict)
 
@@ -39,6 +43,15 @@ class Plane:
     def slice_mm(self) -> float | None:
         """Distance between slices in mm, None where not known."""
         return self.view.slice_spacing if self.spacing else None
+
+    @property
+    def stride(self) -> int:
+        """Slices from one to the next where they are decoded ``COARSE_MM`` apart; 1 where they are thicker, or not known."""
+        return max(1, int(COARSE_MM / self.slice_mm)) if self.slice_mm else 1
+
+    def bodies(self, step: int = 1) -> list[int]:
+        """Every ``step``-th of the slices that show a part of the body."""
+        return np.flatnonzero(self.has_body)[::step].tolist()
 
     @property
     def name(self) -> str:
@@ -60,7 +73,16 @@ def prepare(volume: Volume, plane: str, size: int, labels: int, modality: str | 
     frame, frames = to_frames(raw, view.spacing, size, modality)
     has_body = foreground(raw, modality).mean((1, 2)) > 0.01
     empty = torch.zeros(len(raw), labels, size, size)
-    return Plane(view, raw, frame, frames, has_body, view.spacing if volume.spacing_known else None, empty, empty.clone())
+    spacing = view.spacing if volume.spacing_known else None
+    return Plane(view, raw, frame, frames, has_body, spacing, empty, empty.clone(), ~has_body)
+
+
+def worth_crossing(volume: Volume) -> bool:
+    """Whether a volume reaches far enough across its slices for the other two planes to show anatomy, not a strip of it."""
+    if not volume.spacing_known:
+        return False
+    view = PlaneView(volume.geometry, acquisition_plane(volume.geometry))
+    return len(view) >= LEAST_SLICES and len(view) * view.slice_spacing >= LEAST_MM
 
 
 def to_frames(raw: np.ndarray, spacing: tuple[float, float] | None, size: int, modality: str | None) -> tuple[Frame, torch.Tensor]:

@@ -3,6 +3,8 @@
 1 encode each slice; 2 plain decoder D_S; 3 measured rationale of its mask, embedded; 4 selection of references from the pool;
 5 evidence decoder D_R with them and without, slice by slice, mixed by how far they are to count; influence of each; 6 calibrated
 probabilities back in the volume's own grid.
+
+Across the plane that the scanner took, slices are first decoded some millimetres apart, then all of those that show a finding.
 """
 
 from __future__ import annotations
@@ -10,16 +12,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from .. import __version__
-from ..case import Coverage, Evidence, Prediction, Rationale, Reference, Volume, acquisition_plane
+from ..case import Coverage, Evidence, Prediction, Reference, Volume, acquisition_plane
 from ..case.geometry import PLANES
-from ..errors import Cancelled, InputError, ModelError
+from ..errors import InputError, ModelError
 from ..network.evidence import References
 from ..network.model import Encoded
 from ..pool import Pool, Query, Selection, Selector, image_hash, thumbnail
@@ -27,47 +28,13 @@ from ..rationale import TextEmbedder, describe
 from .device import numpy_on_one_thread
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
-from .planes import Plane, modality_code, prepare
-from .volume import ACROSS_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
+from .planes import Plane, modality_code, prepare, worth_crossing
+from .session import Clock, Session, Slice, SliceResult, batches, join
+from .volume import ACROSS_MM, COARSE_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
 
-BATCH = 8
+CHOICES = ("auto", "acquisition", "three")  # of planes
 UNCONFIRMED = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
 LEAST_PIXELS = 4  # a pass-1 mask below this many frame pixels is too small to describe
-
-
-@dataclass
-class SliceResult:
-    """One slice decoded anew. mask (rows, columns) uint8 label map; probability (labels, rows, columns) float32, calibrated."""
-
-    mask: np.ndarray
-    probability: np.ndarray
-    evidence: Evidence
-
-
-@dataclass
-class _Slice:
-    """What steps 3 and 4 found for one slice."""
-
-    rationale: Rationale | None = None
-    vector: np.ndarray | None = None
-    selection: Selection | None = None
-    weights: list[float] = field(default_factory=list)
-    agreement: list[float | None] = field(default_factory=list)
-    influence: list[float] | None = None
-
-
-@dataclass
-class Session:
-    """The last segmented volume, kept so that single slices can be decoded again with other references."""
-
-    volume: Volume
-    planes: dict[str, Plane]
-    slices: dict[tuple[str, int], _Slice]
-    modality: str | None
-    body_site: str | None
-    tokens: torch.Tensor | None
-    image_hash: str
-    prediction: Prediction | None = None
 
 
 class Segmenter:
@@ -95,7 +62,7 @@ class Segmenter:
     def segment(
         self,
         volume: Volume,
-        planes: str = "acquisition",
+        planes: str = "auto",
         text: str | None = None,
         progress: Callable[[float, str], None] | None = None,
         cancel: Callable[[], bool] | None = None,
@@ -104,7 +71,9 @@ class Segmenter:
         """Segment a volume.
 
         Args:
-            planes: "acquisition" decodes along the plane the scanner took, "three" along all three and fuses the probabilities.
+            planes: "acquisition" decodes along the plane the scanner took, "three" along all three and fuses the probabilities; "auto"
+                takes all three where the volume reaches far enough across its slices (``worth_crossing``), unless the finding is owed
+                to references of what the model was not trained for, which are as a rule seen from one side only.
             text: a short clinical text; optional. progress: called with (fraction, message). cancel: asked often; True stops.
             influence: measure how much each reference changes each mask (one more pass of D_R per reference).
 
@@ -112,8 +81,8 @@ class Segmenter:
             InputError: unknown ``planes``, or a modality the model was not made for. Cancelled: nothing is kept.
             PoolError: see ``embed_pool``.
         """
-        if planes not in ("acquisition", "three"):
-            raise InputError(f"Planes '{planes}' is not known. Use acquisition or three.")
+        if planes not in CHOICES:
+            raise InputError(f"Planes '{planes}' is not known. Use auto, acquisition or three.")
         config = self.model.config
         modality, site = modality_code(volume.modality or config.modality), volume.body_site or config.body_site
         if volume.modality and config.modality and modality != modality_code(config.modality):
@@ -121,43 +90,36 @@ class Segmenter:
                 f"This model segments {config.modality} images, but the image is {volume.modality}. "
                 f"Choose a model made for {volume.modality}."
             )
-        clock = _Clock(progress, cancel)
+        clock = Clock(progress, cancel)
         started = time.perf_counter()
         with clock.step("pool", "Bringing the pool up to date", 0.0):
             if self.pool is not None:
                 embed_pool(self.model, self.pool, self.embedder, lambda f, m: clock.say(0.2 * f, m), cancel)
+        first = acquisition_plane(volume.geometry)
+        # across a single slice there is nothing to see
+        crossing = planes == "three" and min(volume.geometry.shape) > 1 or planes == "auto" and worth_crossing(volume)
         with clock.step("prepare", "Preparing slices", 0.2):
-            # across a single slice there is nothing to see
-            names = PLANES if planes == "three" and min(volume.geometry.shape) > 1 else (acquisition_plane(volume.geometry),)
             tokens = torch.from_numpy(self.embedder.encode_tokens(text.strip())).to(self.model.device) if text and text.strip() else None
             session = Session(volume, {}, {}, modality, site, tokens, volume.content_hash)
-            for n in names:
-                clock.check()
-                session.planes[n] = prepare(volume, n, config.size, len(self.model.labels), modality)
-        todo = [(n, i) for n, plane in session.planes.items() for i in np.flatnonzero(plane.has_body).tolist()]
-        for done, batch in _batches(todo):
-            clock.say(0.25 + 0.3 * done, "Encoding slices")
-            self._encode(session, batch, clock)
-        with clock.step("rationale", "Measuring findings", 0.55):
-            for key in todo:
-                session.slices[key] = self._describe(session, key)
-                clock.check()
-        with clock.step("text", "Embedding rationales", 0.6):
-            described = [s for s in session.slices.values() if s.rationale is not None]
-            for s, vector in zip(described, self.embedder.encode([s.rationale.compact for s in described]) if described else ()):
-                s.vector = vector
-        with clock.step("select", "Choosing reference cases", 0.65):
-            for key in todo:
-                session.slices[key].selection = self._select(session, key)
-                clock.check()
-        with clock.step("references", "Encoding reference cases", 0.7):
-            references = self._references(session, todo, clock.check)
-            clock.check()
-        for done, batch in _batches(todo):
-            clock.say(0.75 + 0.2 * done, "Decoding with evidence")
-            self._decode(session, batch, references, influence, clock)
-        with clock.step("finish", "Putting the mask together", 0.96):
-            prediction = self._finish(session, names, planes, text, influence)
+            session.planes[first] = prepare(volume, first, config.size, len(self.model.labels), modality)
+        self._pass(session, [(first, i) for i in session.planes[first].bodies()], influence, clock, 0.25, 0.5 if crossing else 0.95)
+        if crossing and not (planes == "auto" and self._borrowed(session)):
+            with clock.step("prepare", "Preparing slices of the other planes", 0.5):
+                for name in (n for n in PLANES if n != first):
+                    clock.check()
+                    session.planes[name] = prepare(volume, name, config.size, len(self.model.labels), modality)
+            coarse = [(n, i) for n, plane in session.planes.items() if n != first for i in plane.bodies(plane.stride)]
+            self._pass(session, coarse, influence, clock, 0.5, 0.8)
+        with clock.step("finish", "Putting the mask together", 0.8 if len(session.planes) > 1 else 0.95):
+            total, labelmap = self._fuse(session)
+        start = 0.82
+        while todo := self._near(session, labelmap):
+            self._pass(session, todo, influence, clock, start, start + 0.6 * (0.95 - start))
+            start += 0.6 * (0.95 - start)
+            with clock.step("finish"):
+                total, labelmap = self._fuse(session)
+        with clock.step("finish", "Collecting the evidence", 0.96):
+            prediction = self._finish(session, total, labelmap, planes, text, influence)
         prediction.seconds.update({k: round(v, 4) for k, v in clock.seconds.items()})
         prediction.seconds["total"] = round(time.perf_counter() - started, 4)
         session.prediction = prediction
@@ -185,15 +147,18 @@ class Segmenter:
         key, view = (plane, index), session.planes[plane]
         before = session.slices.get(key)
         if before is None:
-            raise InputError(f"Slice {index} of the {plane} plane shows no part of the body and was not decoded.")
-        now = _Slice(before.rationale, before.vector, self._select(session, key, tuple(pinned), tuple(dropped)))
+            raise InputError(
+                f"Slice {index} of the {plane} plane shows no part of the body, or nothing was found near it: it was not decoded."
+            )
+        now = Slice(before.rationale, before.vector, self._select(session, key, tuple(pinned), tuple(dropped)))
         changed = replace(session, slices={key: now})
         fused = view.fused[index].clone()
         try:
-            self._decode(changed, [key], self._references(changed, [key]), True, _Clock())
+            self._decode(changed, [key], self._references(changed, [key]), True, Clock())
             r = reach(view.slice_mm)
             first = max(0, index - r)
-            around = smooth_across(view.fused[first : index + r + 1], view.slice_mm)
+            near = slice(first, index + r + 1)
+            around = smooth_across(view.fused[near], view.slice_mm, view.known[near])
             probability = view.frame.paste(around[index - first : index - first + 1])[0]
             mask = to_labelmap(probability[:, None], self.model.labels, self.model.config.threshold)[0]
             return SliceResult(mask, probability, self._evidence(changed, key, mask, probability))
@@ -201,6 +166,44 @@ class Segmenter:
             view.fused[index] = fused
 
     # ---- steps
+
+    def _pass(self, session: Session, todo, influence: bool, clock: Clock, start: float, end: float) -> None:
+        """Steps 1 to 5 for (plane, index) of ``todo``; they are what lies between ``start`` and ``end`` of the progress."""
+
+        def at(share: float) -> float:
+            return start + share * (end - start)
+
+        for done, batch in batches(todo):
+            clock.say(at(0.4 * done), "Encoding slices")
+            self._encode(session, batch, clock)
+        with clock.step("rationale", "Measuring findings", at(0.4)):
+            for key in todo:
+                session.slices[key] = self._describe(session, key)
+                clock.check()
+        with clock.step("text", "Embedding rationales", at(0.45)):
+            described = [s for s in (session.slices[key] for key in todo) if s.rationale is not None]
+            for s, vector in zip(described, self.embedder.encode([s.rationale.compact for s in described]) if described else ()):
+                s.vector = vector
+        with clock.step("select", "Choosing reference cases", at(0.5)):
+            for key in todo:
+                session.slices[key].selection = self._select(session, key)
+                clock.check()
+        with clock.step("references", "Encoding reference cases", at(0.55)):
+            references = self._references(session, todo, clock.check)
+            clock.check()
+        for done, batch in batches(todo):
+            clock.say(at(0.6 + 0.4 * done), "Decoding with evidence")
+            self._decode(session, batch, references, influence, clock)
+
+    def _near(self, session: Session, labelmap: np.ndarray) -> list[tuple[str, int]]:
+        """Slices not decoded yet that show a finding, or lie so close to one that it may reach into them."""
+        todo = []
+        for name, plane in session.planes.items():
+            shows, reaches = plane.view.slices(labelmap).any((1, 2)), np.zeros(len(plane.raw), bool)
+            for i in np.flatnonzero(shows):
+                reaches[max(0, i - plane.stride) : i + plane.stride + 1] = True
+            todo += [(name, int(i)) for i in np.flatnonzero(reaches & ~plane.known)]
+        return todo
 
     def _encode(self, session: Session, keys, clock) -> None:
         plane = session.planes[keys[0][0]]
@@ -220,15 +223,15 @@ class Segmenter:
         present = torch.ones(len(x), len(session.tokens), dtype=torch.bool, device=self.model.device)
         return self.model.net.encode(x, session.tokens.expand(len(x), -1, -1), present)
 
-    def _describe(self, session: Session, key) -> _Slice:
+    def _describe(self, session: Session, key) -> Slice:
         """Step 3: the measured rationale of D_S's mask, as pool cases are described."""
         plane, index = session.planes[key[0]], key[1]
         if int((plane.plain[index] > 0.5).any(0).sum()) < LEAST_PIXELS:
-            return _Slice()
+            return Slice()
         mask = (plane.frame.paste(plane.plain[index : index + 1])[0] > 0.5).any(0)
         if not mask.any():
-            return _Slice()
-        return _Slice(describe(plane.raw[index], mask, plane.spacing, modality=session.modality, plane=plane.name))
+            return Slice()
+        return Slice(describe(plane.raw[index], mask, plane.spacing, modality=session.modality, plane=plane.name))
 
     def _select(self, session: Session, key, pinned=(), dropped=()) -> Selection:
         """Step 4."""
@@ -276,6 +279,7 @@ class Segmenter:
             probabilities, weights, agreement = self._fused(session, wanted, references, alone)
             for n, key in enumerate(keys):
                 plane.fused[key[1]] = probabilities[n]
+                plane.known[key[1]] = True
                 k = len(session.slices[key].selection.ids)
                 session.slices[key].weights = weights[n, :k].tolist()
                 session.slices[key].agreement = [None if math.isnan(a) else a for a in agreement[n, :k].tolist()]
@@ -295,7 +299,7 @@ class Segmenter:
         """D_R's probabilities (labels, size, size) of slices without any reference, and how far references are to count there, by key."""
         if not keys:
             return {}
-        encoded = _join(self._rows(session, keys))
+        encoded = join(self._rows(session, keys))
         plain = torch.stack([session.planes[p].plain[i] for p, i in keys]).to(self.model.device)
         logits, _ = self.model.net.decode_evidence(encoded, plain, plain.new_zeros(len(keys), self.model.net.config.rationale))
         found = self._calibrated(logits)
@@ -323,7 +327,7 @@ class Segmenter:
         Probabilities are a mean of those with the references and those without (``alone``); see ``_share``.
         """
         net, device = self.model.net, self.model.device
-        encoded = _join(self._rows(session, [key for key, _ in wanted]))
+        encoded = join(self._rows(session, [key for key, _ in wanted]))
         plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
         vectors = np.stack(
             [
@@ -352,20 +356,23 @@ class Segmenter:
 
     # ---- results
 
-    def _finish(self, session: Session, names, planes: str, text, influence: bool) -> Prediction:
-        """Step 6: back to the volume's grid, planes fused, label map, evidence per slice."""
-        model, volume = self.model, session.volume
-        maps = []
+    def _fuse(self, session: Session) -> tuple[np.ndarray, np.ndarray]:
+        """Step 6: back to the volume's grid, planes fused: probabilities (labels, k, j, i) and label map (k, j, i)."""
+        model, volume, maps = self.model, session.volume, []
         for plane in session.planes.values():
-            pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm))
+            pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm, plane.known))
             maps.append(np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))]))
         total, labelmap = fuse_planes(
             maps, [sharpness(plane.spacing) for plane in session.planes.values()], model.labels, model.config.threshold
         )
-        labelmap = drop_small_parts(labelmap, model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0)
+        return total, drop_small_parts(labelmap, model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0)
+
+    def _finish(self, session: Session, total: np.ndarray, labelmap: np.ndarray, planes: str, text, influence: bool) -> Prediction:
+        """The result, with the evidence of every slice that was decoded."""
+        model, volume = self.model, session.volume
         evidence = []
-        for name in names:
-            view = session.planes[name].view
+        for name, plane in session.planes.items():
+            view = plane.view
             masks = view.slices(labelmap)
             probabilities = np.stack([view.slices(channel) for channel in total], 1)
             for i in range(len(view)):
@@ -379,12 +386,14 @@ class Segmenter:
             "pool": self.pool.hash() if self.pool is not None else None,
             "text_encoder": self.embedder.hash,
             "settings": {
-                "planes": planes,
+                "planes": "three" if len(session.planes) > 1 else "acquisition",
+                "planes_asked": planes,
                 "size": model.config.size,
                 "device": model.device,
                 "threads": torch.get_num_threads(),
                 "threshold": model.config.threshold,
                 "across_mm": ACROSS_MM,
+                "coarse_mm": COARSE_MM,
                 "margin": MARGIN,
                 "unconfirmed": UNCONFIRMED,
                 "temperature": model.config.temperature,
@@ -407,6 +416,15 @@ class Segmenter:
         if borrowed and 2 * sum(map(sum, borrowed.values())) > pixels:
             names[min(names)] = max(borrowed, key=lambda name: sum(borrowed[name]))
         return names
+
+    def _borrowed(self, session: Session) -> bool:
+        """Whether most of what the slices decoded so far show is owed to references of what the model was not trained for."""
+        owed = total = 0
+        for (name, index), found in session.slices.items() if self.store is not None else ():
+            pixels = int((session.planes[name].fused[index] >= self.model.config.threshold).any(0).sum())
+            total += pixels
+            owed += pixels if pixels and self.store.foreign(found.selection.ids) else 0
+        return 2 * owed > total
 
     def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray) -> Evidence:
         plane, found = session.planes[key[0]], session.slices[key]
@@ -435,61 +453,9 @@ class Segmenter:
         )
 
 
-def _batches(keys):
-    """Batches of slices of one plane, each with the share of all that lies before it."""
-    start = 0
-    while start < len(keys):
-        batch = [k for k in keys[start : start + BATCH] if k[0] == keys[start][0]]
-        yield start / len(keys), batch
-        start += len(batch)
-
-
 def soft_difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """1 - soft Dice with squared sums (Milletari et al., 3DV 2016) of probabilities (n, labels, h, w) and (labels, h, w): (n,), 0..1.
 
     With plain sums an unsure mask would differ from itself.
     """
     return (a - b).square().sum((1, 2, 3)) / (a.square().sum((1, 2, 3)) + b.square().sum()).clamp(min=1e-6)
-
-
-def _join(rows):
-    """Encoded slices joined to one batch."""
-    if len(rows) == 1:
-        return rows[0]
-    first = rows[0]
-    return type(first)(
-        [torch.cat(f) for f in zip(*(r.features for r in rows))],
-        torch.cat([r.deepest for r in rows]),
-        [torch.cat(k) for k in zip(*(r.keys for r in rows))],
-        torch.cat([r.layout for r in rows]),
-        torch.cat([r.pooled for r in rows]),
-        torch.cat([r.aligned for r in rows]),
-        first.size,
-        first.padded,
-    )
-
-
-class _Clock:
-    """Seconds per step, progress and cancelling in one place."""
-
-    def __init__(self, progress=None, cancel=None):
-        self.progress, self.cancel, self.seconds = progress, cancel, {}
-
-    def say(self, fraction: float, message: str) -> None:
-        if self.progress:
-            self.progress(fraction, message)
-        self.check()
-
-    def check(self) -> None:
-        if self.cancel and self.cancel():
-            raise Cancelled()
-
-    @contextmanager
-    def step(self, name: str, message: str | None = None, fraction: float | None = None):
-        if message is not None:
-            self.say(fraction, message)
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 ACROSS_MM = 2.0  # standard deviation of the smoothing across slices
+COARSE_MM = 3.0  # slices across the acquisition are decoded about so far apart at first
 MARGIN = 0.1  # of the two thresholds, above and below the model's own, where several planes are fused
 
 
@@ -14,22 +15,25 @@ def reach(spacing_mm: float | None) -> int:
     return int(2 * ACROSS_MM / spacing_mm) if spacing_mm else 0
 
 
-def smooth_across(maps: torch.Tensor, spacing_mm: float | None) -> torch.Tensor:
+def smooth_across(maps: torch.Tensor, spacing_mm: float | None, known: np.ndarray | None = None) -> torch.Tensor:
     """Probabilities (n, labels, h, w) of the slices of one plane -> the same, averaged across slices with a Gaussian of ``ACROSS_MM``.
 
     Slices are decoded one by one; where they lie closer than anatomy changes, what one sees its neighbours should see. Slices
-    thicker than twice the standard deviation stay as they are. At the ends the weights of the slices that exist sum to 1.
+    thicker than twice the standard deviation stay as they are. At the ends the weights of the slices that exist sum to 1, and so do those
+    of the slices that are ``known`` (n,) where not all are: the others are made of their neighbours.
     """
     r = min(reach(spacing_mm), len(maps) - 1)
     if r < 1:
         return maps
     weights = torch.exp(-0.5 * (torch.arange(-r, r + 1) * spacing_mm / ACROSS_MM) ** 2).to(maps)
-    out, total = torch.zeros_like(maps), torch.zeros(len(maps), 1, 1, 1).to(maps)
+    there = torch.ones(len(maps)) if known is None else torch.from_numpy(known).float()
+    there = there.to(maps)[:, None, None, None]
+    out, total = torch.zeros_like(maps), torch.zeros_like(there)
     for shift, weight in zip(range(-r, r + 1), weights):
         to, source = slice(max(0, -shift), len(maps) - max(0, shift)), slice(max(0, shift), len(maps) + min(0, shift))
-        out[to] += weight * maps[source]
-        total[to] += weight
-    return out / total
+        out[to] += weight * there[source] * maps[source]
+        total[to] += weight * there[source]
+    return out / total.clamp(min=1e-12)
 
 
 def to_labelmap(probabilities: np.ndarray, labels: dict[int, str], threshold: float) -> np.ndarray:

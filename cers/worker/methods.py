@@ -144,7 +144,7 @@ class Methods:
         self.volume = self.prediction = None
         prediction = segmenter.segment(
             volume,
-            planes=given.get("planes") or "acquisition",
+            planes=given.get("planes") or "auto",
             text=given.get("text"),
             progress=job.progress,
             cancel=job.cancelled.is_set,

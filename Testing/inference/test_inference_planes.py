@@ -1,0 +1,122 @@
+"""Which planes a volume is decoded along, and which of their slices."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic import fill, grid, phantom
+
+from cers.case import Volume
+from cers.errors import InputError
+from cers.evaluation.metrics import dice
+from cers.inference import Segmenter
+from cers.inference.planes import worth_crossing
+
+ISOTROPIC = grid(shape=(64, 72, 68), spacing=(2.4, 2.4, 2.4))
+
+
+def bright(geometry=ISOTROPIC):
+    """A head of almost one signal with a large lesion; and the lesion."""
+    return phantom(geometry, pattern=10.0, radii=(20.0, 17.0, 19.0))
+
+
+def planes(segmenter, volume, asked="auto") -> tuple[str, set[str]]:
+    """What the provenance names, and the planes with evidence."""
+    prediction = segmenter.segment(volume, asked, influence=False)
+    return prediction.provenance["settings"]["planes"], {e.plane for e in prediction.evidence}
+
+
+def test_a_volume_that_reaches_far_enough_is_read_in_three_planes(marker):
+    taken, seen = planes(marker, bright()[0])
+    assert taken == "three" and seen == {"axial", "coronal", "sagittal"}
+    assert marker.session.prediction.provenance["settings"]["planes_asked"] == "auto"
+    assert marker.session.prediction.evidence[0].plane == "axial", "the plane of acquisition comes first"
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "known", "expected"),
+    [
+        ((25, 256, 256), (0.8, 0.8, 6.5), True, True),
+        ((155, 240, 240), (1, 1, 1), True, True),
+        ((12, 256, 256), (0.8, 0.8, 6.5), True, False),  # 78 mm: the other planes show a strip of the head
+        ((8, 256, 256), (0.8, 0.8, 20), True, False),  # eight rows are no picture
+        ((1, 256, 256), (0.8, 0.8, 200), True, False),
+        ((200, 256, 256), (1, 1, 1), False, False),  # a stack of which nobody knows how far its slices are apart
+    ],
+)
+def test_when_other_planes_are_worth_while(shape, spacing, known, expected):
+    array = np.zeros(shape, np.uint8)
+    array[0, 0, 0] = 1
+    volume = Volume(array, grid(shape=shape, spacing=spacing), spacing_known=known)
+    assert worth_crossing(volume) is expected
+
+
+def test_a_slab_is_read_along_its_acquisition_only(marker):
+    slab, _ = phantom(grid(shape=(10, 70, 64), spacing=(2.4, 2.4, 7.0)))
+    assert planes(marker, slab) == ("acquisition", {"axial"})
+    assert planes(marker, slab, "three")[0] == "three", "unless all three are asked for"
+
+
+def test_what_foreign_references_show_stays_in_the_plane_in_which_they_were_drawn(model, own_pool, embedder):
+    """Cases of a structure that the model does not know lie in the pool in one plane: the others would find nothing and vote it down."""
+    volume, _ = phantom()
+    assert worth_crossing(volume)
+    fill(own_pool, (1, 2), labels={1: "hippocampus"})
+    segmenter = Segmenter(model, own_pool, text_embedder=embedder)
+    segmenter.segment(volume, "acquisition", influence=False)
+    session = segmenter.session
+    pixels = {
+        owed: sum(
+            int((session.planes[p].fused[i] >= model.config.threshold).sum())
+            for (p, i), s in session.slices.items()
+            if bool(s.selection.ids) is owed
+        )
+        for owed in (True, False)
+    }
+    alone = planes(segmenter, volume)[0] == "acquisition"
+    assert alone is (pixels[True] > pixels[False])
+    assert pixels[True], "the phantom's lesion is covered by the pool"
+
+
+# ---- from coarse to fine
+
+
+def test_slices_away_from_any_finding_are_decoded_at_intervals_and_nothing_is_lost(marker, monkeypatch):
+    volume, mask = bright()
+    coarse = marker.segment(volume, influence=False)
+    few = {n: int(p.known.sum() - (~p.has_body).sum()) for n, p in marker.session.planes.items()}
+    strides = {n: p.stride for n, p in marker.session.planes.items()}
+    assert set(strides.values()) == {1}, "slices 2.4 mm apart are all decoded"
+    monkeypatch.setattr("cers.inference.planes.COARSE_MM", 12.0)
+    monkeypatch.setattr("cers.inference.volume.ACROSS_MM", 8.0)  # so that neighbours five slices away have a say
+    sparse = marker.segment(volume, influence=False)
+    fewer = {n: int(p.known.sum() - (~p.has_body).sum()) for n, p in marker.session.planes.items()}
+    assert fewer["axial"] == few["axial"], "the plane of acquisition is read whole"
+    assert all(fewer[n] < 0.75 * few[n] for n in ("coronal", "sagittal"))
+    assert dice(sparse.labelmap > 0, mask > 0) > 0.85
+    monkeypatch.setattr("cers.inference.planes.COARSE_MM", 0.1)
+    dense = marker.segment(volume, influence=False)
+    assert dice(sparse.labelmap > 0, dense.labelmap > 0) > 0.99
+    assert coarse.labelmap.any() and dense.labelmap.any()
+
+
+def test_every_slice_that_shows_the_finding_has_evidence(marker, monkeypatch):
+    monkeypatch.setattr("cers.inference.planes.COARSE_MM", 7.5)
+    monkeypatch.setattr("cers.inference.volume.ACROSS_MM", 5.0)
+    prediction = marker.segment(bright()[0], influence=False)
+    decoded = {(e.plane, e.index) for e in prediction.evidence}
+    for name, plane in marker.session.planes.items():
+        shows = np.flatnonzero(plane.view.slices(prediction.labelmap).any((1, 2)))
+        assert len(shows) and {(name, int(i)) for i in shows} <= decoded
+    skipped = [i for i in np.flatnonzero(marker.session.planes["coronal"].has_body) if ("coronal", int(i)) not in decoded]
+    assert skipped
+    with pytest.raises(InputError, match="nothing was found near it"):
+        marker.resegment(int(skipped[0]), "coronal")
+    e = next(e for e in prediction.evidence if e.plane == "coronal" and e.pixels)
+    assert marker.resegment(e.index, "coronal").evidence.index == e.index
+
+
+def test_progress_never_goes_back(marker):
+    said: list[float] = []
+    marker.segment(bright()[0], influence=False, progress=lambda fraction, _message: said.append(fraction))
+    assert said == sorted(said) and said[-1] == 1.0
