@@ -188,16 +188,18 @@ class EvidenceBoard:
         for button in (self.rerun, self.reset):
             button.setEnabled(False)
         if evidence is None:
-            self.place.setText(escape(_("No evidence for this slice yet: press Segment in the CERS Segment panel.")))
+            known = controller.model is not None and controller.key is not None
+            words = Words.notDecoded() if known else _("No evidence for this slice yet: press Segment in the CERS Segment panel.")
+            self.place.setText(escape(words))
             self.status.setText("")
             return
-        choice = controller.choice()
+        choice, spacing = controller.choice(), controller.model.planes[controller.key[0]].spacing
         self.rerun.setEnabled(controller.canRerun())
         self.reset.setEnabled(controller.logic.state == "idle" and (bool(choice) or controller.key in controller.model.rerun))
         self.place.setText("<b>" + escape(Words.place(controller.model, controller.key)) + "</b>&nbsp;&nbsp;")
-        self.status.setText(statusHtml(*Words.coverage(evidence)) + "&nbsp;&nbsp; " + statusHtml(*Words.trust(evidence)))
+        self.status.setText(statusHtml(*Words.coverage(evidence)) + "&nbsp;&nbsp; " + statusHtml(*Words.trust(evidence, spacing)))
         self.query.title.setText("<b>" + escape(_("This slice")) + "</b>")
-        self.query.scores.setText(Words.contour(evidence, controller.model.planes[controller.key[0]].spacing))
+        self.query.scores.setText(Words.contour(evidence, spacing))
         self.query.scores.setToolTip(_("The words below were measured on the first mask, by which the references were chosen"))
         self.query.describe(evidence.get("rationale"))
         references = evidence.get("references", [])

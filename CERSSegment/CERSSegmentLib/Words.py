@@ -66,13 +66,17 @@ def coverage(evidence: dict) -> tuple[bool, str]:
     return bool(entry["covered"]), str(entry["message"])
 
 
-def trust(evidence: dict) -> tuple[bool, str]:
-    """(whether nothing speaks against the mask, the sentence to show)."""
+def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[bool, str]:
+    """(whether nothing speaks against the mask, the sentence to show). spacing: pixel size in mm, where known."""
     confidence, disagreement = evidence.get("confidence"), float(evidence.get("disagreement") or 0.0)
+    left = _area(int(evidence.get("left_out") or 0), spacing)
     if not evidence.get("pixels"):
+        if left:
+            words = _("Nothing that all planes bear out. This one alone shows {area}, which was left out: look at this slice yourself.")
+            return False, words.format(area=left)
         if disagreement > DISAGREE:
             return False, _("Nothing found with the references, but the plain decoder marks something here. Look at this slice yourself.")
-        return True, _("Both decoders find nothing in this slice.")
+        return True, _("Nothing found in this slice.")
     agreement = round(100 * (1 - disagreement))
     if disagreement <= AGREE:
         words = _("The two decoders agree ({percent}\u00a0%)")
@@ -84,7 +88,23 @@ def trust(evidence: dict) -> tuple[bool, str]:
     sure = confidence is None or confidence >= SURE
     if confidence is not None:
         words = (_("Confidence {value:.2f}") if sure else _("Low confidence {value:.2f}")).format(value=confidence) + " · " + words
-    return sure and disagreement <= DISAGREE, words
+    if left:
+        words += " · " + _("{area} more in this plane alone, left out").format(area=left)
+    return sure and disagreement <= DISAGREE and not left, words
+
+
+def notDecoded() -> str:
+    """Of a slice without evidence, in a plane that was decoded."""
+    return _("This slice was not decoded: nothing was found near it, or it shows no part of the body.")
+
+
+def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
+    """An area in cm², in pixels where their size is not known, '' for none."""
+    if not pixels:
+        return ""
+    if spacing is None:
+        return _("{count}\u00a0pixels").format(count=pixels)
+    return _("{area:.2f}\u00a0cm²").format(area=pixels * spacing[0] * spacing[1] / 100)
 
 
 def scores(reference: dict) -> str:

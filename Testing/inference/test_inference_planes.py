@@ -120,3 +120,25 @@ def test_progress_never_goes_back(marker):
     said: list[float] = []
     marker.segment(bright()[0], influence=False, progress=lambda fraction, _message: said.append(fraction))
     assert said == sorted(said) and said[-1] == 1.0
+
+
+def test_a_finding_of_one_plane_alone_is_left_out_and_said(marker, monkeypatch):
+    """A lesion that only the axial slices show is not in the mask; its slices say so, and how large it is."""
+    volume, mask = bright(grid(shape=(24, 72, 68), spacing=(2.4, 2.4, 7.0)))
+    decode = marker._fused
+
+    def blind(session, wanted, references, alone):
+        probabilities, *rest = decode(session, wanted, references, alone)
+        return probabilities * (wanted[0][0][0] == "axial"), *rest
+
+    monkeypatch.setattr(marker, "_fused", blind)
+    prediction = marker.segment(volume, influence=False)
+    assert {e.plane for e in prediction.evidence} == {"axial", "coronal", "sagittal"} and not prediction.labelmap.any()
+    found = {e.index: e.left_out for e in prediction.evidence if e.plane == "axial"}
+    expected = {i: int(n) for i, n in enumerate((mask > 0).sum((1, 2)))}
+    largest = max(expected, key=expected.get)
+    assert found[largest] == pytest.approx(expected[largest], rel=0.25) and found[min(found)] == 0
+    assert not any(e.left_out for e in prediction.evidence if e.plane != "axial")
+    assert prediction.evidence[0].to_dict()["left_out"] == found[prediction.evidence[0].index]
+    alone = marker.segment(volume, "acquisition", influence=False)
+    assert alone.labelmap.any() and not any(e.left_out for e in alone.evidence), "with one plane there is nothing to be left out"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cers.inference.volume import ACROSS_MM, fuse_planes, keep_seeded, reach, sharpness, smooth_across
+from cers.inference.volume import ACROSS_MM, fuse_planes, keep_seeded, left_out, reach, sharpness, smooth_across
 
 
 def test_thick_slices_and_unknown_distances_stay_as_they_are():
@@ -100,3 +100,16 @@ def test_what_is_not_known_is_made_of_its_neighbours():
     step = torch.linspace(0, 1, 12)[:, None, None, None].expand(12, 1, 2, 2)
     whole, part = smooth_across(step, 1.0), smooth_across(step, 1.0, known)
     assert (whole - part)[2:10].abs().max() < 0.06, "a ramp stays a ramp"
+
+
+def test_what_one_plane_alone_shows_is_left_out_and_said():
+    alone, labelmap = np.zeros((1, 6, 20, 20), np.float32), np.zeros((6, 20, 20), np.uint8)
+    alone[0, 1:4, 2:6, 2:6] = 0.9  # borne out by the others, in part: its rim is no finding of its own
+    labelmap[1:4, 3:5, 3:5] = 1
+    alone[0, 2:4, 12:16, 12:16] = 0.6  # 32 voxels of which the result holds nothing
+    alone[0, 5, 0, 0] = 0.9  # a speck
+    alone[0, 0, 10:19, 0:9] = 0.4  # below the threshold
+    left = left_out(alone, labelmap, 0.5, 10)
+    assert left.dtype == bool and left.sum() == 32 and left[2:4, 12:16, 12:16].all()
+    assert left_out(alone, labelmap, 0.5, 0).sum() == 33
+    assert not left_out(alone, labelmap, 0.5, 33).any() and not left_out(alone * 0, labelmap, 0.5, 0).any()

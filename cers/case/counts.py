@@ -27,8 +27,8 @@ def by_plane(slices: Iterable[Mapping]) -> dict[str, PlaneCount]:
 
 
 def slices_words(counts: Mapping[str, PlaneCount]) -> str:
-    """For instance "7 of 22 axial, 60 of 256 coronal slices"."""
-    return ", ".join(f"{c.lesion} of {c.slices} {plane}" for plane, c in counts.items()) + " slices"
+    """For instance "7 of 22 axial, 60 of 131 coronal slices decoded"."""
+    return ", ".join(f"{c.lesion} of {c.slices} {plane}" for plane, c in counts.items()) + " slices decoded"
 
 
 def references_words(counts: Mapping[str, PlaneCount]) -> str:

@@ -251,7 +251,8 @@ class Evidence:
 
     index: display slice of ``plane`` (see ``PlaneView``); array_index: the same along the volume's own slice axis.
     disagreement: 1 - Dice of the plain decoder's and the evidence decoder's masks, 0..1. confidence: mean calibrated
-    probability inside the mask, None without one. pixels: size of the final mask in the slice.
+    probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out: pixels of parts that this
+    plane shows and the others do not bear out, so that the final mask holds nothing of them; 0 where one plane was decoded.
     """
 
     plane: str
@@ -264,6 +265,7 @@ class Evidence:
     pixels: int = 0
     disagreement: float = 0.0
     confidence: float | None = None
+    left_out: int = 0
 
     def to_dict(self) -> dict:
         out = {f.name: getattr(self, f.name) for f in fields(self)}

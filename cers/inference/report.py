@@ -118,14 +118,20 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 
     # one slice
 
+    def size(self, pixels: int, view: PlaneView) -> str:
+        """An area in cm², or in pixels where their size is not known."""
+        if not self.volume.spacing_known:
+            return f"{pixels} pixels"
+        return f"{pixels * view.spacing[0] * view.spacing[1] / 100:.2f} cm\u00b2"
+
     def slice_section(self, e: Evidence) -> str:
         view = self.views[e.plane]
-        facts = f"{e.pixels} pixels"
-        if self.volume.spacing_known:
-            facts = f"{e.pixels * view.spacing[0] * view.spacing[1] / 100:.2f} cm\u00b2"
+        facts = self.size(e.pixels, view)
         if e.confidence is not None:
             facts += f" \u00b7 mean probability {e.confidence:.0%}"
         facts += f" \u00b7 decoders differ by {e.disagreement:.0%}"
+        if e.left_out:
+            facts += f" \u00b7 another {self.size(e.left_out, view)} in this plane alone, left out"
         references = "".join(self.reference(e, r) for r in e.references) if e.references else ""
         board = f'<div class="refs">{references}</div>' if references else self.no_reference(e)
         anchor = f"s-{e.plane}-{e.index}"

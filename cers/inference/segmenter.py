@@ -30,7 +30,7 @@ from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare, worth_crossing
 from .session import Clock, Session, Slice, SliceResult, batches, join
-from .volume import ACROSS_MM, COARSE_MM, MARGIN, drop_small_parts, fuse_planes, reach, sharpness, smooth_across, to_labelmap
+from .volume import ACROSS_MM, COARSE_MM, MARGIN, drop_small_parts, fuse_planes, left_out, reach, sharpness, smooth_across, to_labelmap
 
 CHOICES = ("auto", "acquisition", "three")  # of planes
 UNCONFIRMED = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
@@ -111,15 +111,15 @@ class Segmenter:
             coarse = [(n, i) for n, plane in session.planes.items() if n != first for i in plane.bodies(plane.stride)]
             self._pass(session, coarse, influence, clock, 0.5, 0.8)
         with clock.step("finish", "Putting the mask together", 0.8 if len(session.planes) > 1 else 0.95):
-            total, labelmap = self._fuse(session)
+            maps, total, labelmap = self._fuse(session)
         start = 0.82
         while todo := self._near(session, labelmap):
             self._pass(session, todo, influence, clock, start, start + 0.6 * (0.95 - start))
             start += 0.6 * (0.95 - start)
             with clock.step("finish"):
-                total, labelmap = self._fuse(session)
+                maps, total, labelmap = self._fuse(session)
         with clock.step("finish", "Collecting the evidence", 0.96):
-            prediction = self._finish(session, total, labelmap, planes, text, influence)
+            prediction = self._finish(session, maps, total, labelmap, planes, text, influence)
         prediction.seconds.update({k: round(v, 4) for k, v in clock.seconds.items()})
         prediction.seconds["total"] = round(time.perf_counter() - started, 4)
         session.prediction = prediction
@@ -356,28 +356,35 @@ class Segmenter:
 
     # ---- results
 
-    def _fuse(self, session: Session) -> tuple[np.ndarray, np.ndarray]:
-        """Step 6: back to the volume's grid, planes fused: probabilities (labels, k, j, i) and label map (k, j, i)."""
-        model, volume, maps = self.model, session.volume, []
+    def _fuse(self, session: Session) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+        """Step 6: back to the volume's grid: probabilities (labels, k, j, i) of each plane and of all, fused, and label map (k, j, i)."""
+        model, maps = self.model, []
         for plane in session.planes.values():
             pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm, plane.known))
             maps.append(np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))]))
         total, labelmap = fuse_planes(
             maps, [sharpness(plane.spacing) for plane in session.planes.values()], model.labels, model.config.threshold
         )
-        return total, drop_small_parts(labelmap, model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0)
+        return maps, total, drop_small_parts(labelmap, self._least(session.volume))
 
-    def _finish(self, session: Session, total: np.ndarray, labelmap: np.ndarray, planes: str, text, influence: bool) -> Prediction:
+    def _least(self, volume: Volume) -> float:
+        """Voxels that a part must have to be kept."""
+        return self.model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0
+
+    def _finish(self, session: Session, maps, total: np.ndarray, labelmap: np.ndarray, planes: str, text, influence: bool) -> Prediction:
         """The result, with the evidence of every slice that was decoded."""
         model, volume = self.model, session.volume
         evidence = []
-        for name, plane in session.planes.items():
+        for (name, plane), alone in zip(session.planes.items(), maps):
             view = plane.view
             masks = view.slices(labelmap)
+            left = np.zeros(len(view), int)
+            if len(maps) > 1:
+                left = view.slices(left_out(alone, labelmap, model.config.threshold, self._least(volume))).sum((1, 2))
             probabilities = np.stack([view.slices(channel) for channel in total], 1)
             for i in range(len(view)):
                 if (name, i) in session.slices:
-                    evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i]))
+                    evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i], int(left[i])))
         provenance = {
             "cers": __version__,
             "image": session.image_hash,
@@ -426,7 +433,7 @@ class Segmenter:
             owed += pixels if pixels and self.store.foreign(found.selection.ids) else 0
         return 2 * owed > total
 
-    def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray) -> Evidence:
+    def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray, left: int = 0) -> Evidence:
         plane, found = session.planes[key[0]], session.slices[key]
         weights = found.weights or [None] * len(found.selection.selected)
         agreement = found.agreement or [None] * len(found.selection.selected)
@@ -450,6 +457,7 @@ class Segmenter:
             int(inside.sum()),
             disagreement,
             float(probability.max(0)[inside].mean()) if inside.any() else None,
+            left,
         )
 
 

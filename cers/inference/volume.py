@@ -75,6 +75,15 @@ def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     return np.where(kept[parts], labelmap, 0).astype(labelmap.dtype)
 
 
+def left_out(probabilities: np.ndarray, labelmap: np.ndarray, threshold: float, least_voxels: float) -> np.ndarray:
+    """(k, j, i) bool: parts that one plane's probabilities (labels, k, j, i) show and of which the label map holds nothing.
+
+    Parts of fewer than ``least_voxels`` are not looked at, as in the label map itself.
+    """
+    alone = (probabilities.max(0) >= threshold).astype(np.uint8)
+    return (drop_small_parts(alone, least_voxels) > keep_seeded(alone, labelmap > 0)).astype(bool)
+
+
 def drop_small_parts(labelmap: np.ndarray, least_voxels: float) -> np.ndarray:
     """Set connected parts (full connectivity, labels together) of fewer than ``least_voxels`` voxels to 0."""
     if least_voxels <= 1 or not labelmap.any():
