@@ -155,12 +155,14 @@ class EvidenceController(VTKObservationMixin):
             return None
         window, colour = self.model.window(), self.colour()
         if self._query is None or self._query[0] != (self.key, window, colour):
+            left = self.model.leftOut(self.key)
             picture = Pictures.Picture(
                 Pictures.windowed(image, window),
                 self.model.mask(self.key).copy(),
                 self.model.planes[self.key[0]].spacing,
                 colour,
-                _("This slice, predicted contour"),
+                _("This slice, predicted contour (dashed: left out)") if left is not None else _("This slice, predicted contour"),
+                left,
             )
             self._query = ((self.key, window, colour), picture.trimmed())
         return self._query[1]

@@ -9,6 +9,7 @@ import slicer
 import vtk
 
 from cers.case import Geometry, PlaneView
+from cers.case.runs import from_runs
 
 from . import VolumeInput
 
@@ -86,6 +87,11 @@ class EvidenceModel:
     def mask(self, key) -> np.ndarray:
         """(rows, columns) uint8 of the result in a slice, as displayed."""
         return self.planes[key[0]].slices(self.labelmap)[key[1]]
+
+    def leftOut(self, key) -> np.ndarray | None:
+        """(rows, columns) bool of what this plane alone shows in a slice and the result leaves out; None where there is nothing."""
+        runs = self.slices.get(key, {}).get("left_out_runs")
+        return from_runs(runs, self.mask(key).shape) if runs else None
 
     def image(self, key) -> np.ndarray | None:
         """(rows, columns) of the volume in a slice, as displayed; None when the volume is gone or has changed its size."""

@@ -10,6 +10,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 EXPERT = (0.2, 0.85, 1.0)  # contour drawn by an expert: far from every lesion colour, also for the colour-blind
+LEFT_OUT = (1.0, 1.0, 1.0)  # dashed: what one plane alone shows
 MARGIN = 0.04  # of the picture, kept around what is not background
 SIZES = 3  # that a picture is kept in: panel, board, enlarged
 
@@ -20,7 +21,7 @@ class Picture:
 
     Args:
         image: (rows, columns) uint8. mask: (rows, columns), 0 = background. spacing: (row, column) pixel size, in any unit.
-        colour: (r, g, b) 0..1 of the contour. title: for the enlarged view.
+        colour: (r, g, b) 0..1 of the contour. title: for the enlarged view. dashed: (rows, columns) bool, outlined in dashes; or None.
     """
 
     image: np.ndarray
@@ -28,6 +29,7 @@ class Picture:
     spacing: tuple[float, float] = (1.0, 1.0)
     colour: tuple[float, float, float] = EXPERT
     title: str = ""
+    dashed: np.ndarray | None = None
     _lines: list | None = field(default=None, repr=False)
     _pixmaps: dict = field(default_factory=dict, repr=False, compare=False)
 
@@ -41,6 +43,8 @@ class Picture:
     def trimmed(self) -> Picture:
         """Without the empty border, so that a small picture shows more of the body."""
         seen = (self.image > 12) | (self.mask > 0)
+        if self.dashed is not None:
+            seen |= self.dashed
         if not seen.any():
             return self
         box = []
@@ -48,7 +52,9 @@ class Picture:
             used = np.flatnonzero(seen.any(axis=axis))
             margin = int(np.ceil(MARGIN * size))
             box.append(slice(max(0, int(used[0]) - margin), min(size, int(used[-1]) + 1 + margin)))
-        return Picture(self.image[tuple(box)], self.mask[tuple(box)], self.spacing, self.colour, self.title)
+        part = tuple(box)
+        dashed = None if self.dashed is None else self.dashed[part]
+        return Picture(self.image[part], self.mask[part], self.spacing, self.colour, self.title, dashed)
 
 
 def windowed(image: np.ndarray, window: tuple[float, float] | None) -> np.ndarray:
@@ -138,14 +144,16 @@ def _draw(picture: Picture, width: int, height: int, contour: bool, ratio: float
     if contour:
         painter.setRenderHint(qt.QPainter.Antialiasing, True)
         thickness = (1.4 if max(width, height) < 300 * ratio else 2.2) * ratio
-        path = qt.QPainterPath()
-        for line in picture.lines:
-            x, y = left + (line[:, 0] + 0.5) * (wide / columns), top + (line[:, 1] + 0.5) * (high / rows)
-            path.moveTo(float(x[0]), float(y[0]))
-            for n in range(1, len(x)):
-                path.lineTo(float(x[n]), float(y[n]))
-        _stroke(painter, path, (0.0, 0.0, 0.0), thickness + 1.4 * ratio)  # a dark rim keeps it readable over bright tissue
-        _stroke(painter, path, picture.colour, thickness)
+        dashes = [] if picture.dashed is None else contours(picture.dashed)
+        for lines, colour, dashed in ((picture.lines, picture.colour, False), (dashes, LEFT_OUT, True)):
+            path = qt.QPainterPath()
+            for line in lines:
+                x, y = left + (line[:, 0] + 0.5) * (wide / columns), top + (line[:, 1] + 0.5) * (high / rows)
+                path.moveTo(float(x[0]), float(y[0]))
+                for n in range(1, len(x)):
+                    path.lineTo(float(x[n]), float(y[n]))
+            _stroke(painter, path, (0.0, 0.0, 0.0), thickness + 1.4 * ratio, dashed)  # a dark rim keeps it readable over bright tissue
+            _stroke(painter, path, colour, thickness, dashed)
     painter.end()
     return canvas
 
@@ -162,7 +170,9 @@ def placeholder(width: int, height: int, words: str, palette):
     return canvas
 
 
-def _stroke(painter, path, colour, thickness: float) -> None:
+def _stroke(painter, path, colour, thickness: float, dashed: bool = False) -> None:
     pen = qt.QPen(qt.QColor(*(round(255 * c) for c in colour)))
     pen.setWidthF(thickness)
+    if dashed:
+        pen.setStyle(qt.Qt.DashLine)
     painter.strokePath(path, pen)

@@ -72,7 +72,9 @@ def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[b
     left = _area(int(evidence.get("left_out") or 0), spacing)
     if not evidence.get("pixels"):
         if left:
-            words = _("Nothing that all planes bear out. This one alone shows {area}, which was left out: look at this slice yourself.")
+            words = _(
+                "Nothing that all planes bear out. This one alone shows {area} (dashed), which was left out: look at this slice yourself."
+            )
             return False, words.format(area=left)
         if disagreement > DISAGREE:
             return False, _("Nothing found with the references, but the plain decoder marks something here. Look at this slice yourself.")
@@ -89,7 +91,7 @@ def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[b
     if confidence is not None:
         words = (_("Confidence {value:.2f}") if sure else _("Low confidence {value:.2f}")).format(value=confidence) + " · " + words
     if left:
-        words += " · " + _("{area} more in this plane alone, left out").format(area=left)
+        words += " · " + _("{area} more in this plane alone (dashed), left out").format(area=left)
     return sure and disagreement <= DISAGREE and not left, words
 
 

@@ -11,6 +11,7 @@ import phantom
 import pytest
 
 from cers.case import Coverage, Evidence, PlaneView, Prediction, Reference, Rejection, Volume
+from cers.case.runs import to_runs
 from cers.errors import InputError
 from cers.inference.pictures import display, outlines, svg_path
 from cers.inference.report import write_report
@@ -142,6 +143,25 @@ def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
     pictures = [a for a in page.addresses if a.startswith("data:")]
     assert len(pictures) == len(slices) + len(ids)  # each once, however often it is shown
     assert all(base64.b64decode(p.split(",")[1]).startswith(b"\x89PNG") for p in pictures)
+
+
+def test_what_one_plane_alone_shows_is_drawn_in_dashes(opened, tmp_path):
+    result, volume = prediction(opened.ids()[:2])
+    write_report(tmp_path / "before.html", result, volume, opened)
+    assert "stroke-dasharray" not in (tmp_path / "before.html").read_text(encoding="utf-8")
+    part = np.zeros(volume.array.shape[1:], bool)
+    part[4:9, 3:8] = True
+    for n, e in enumerate(result.evidence[:5]):
+        e.left_out_runs = to_runs(part[:, : 8 - n])
+    write_report(tmp_path / "r.html", result, volume, opened)
+    page, words = read(tmp_path / "r.html")
+    area = 25 * np.prod(PlaneView(volume.geometry, "axial").spacing) / 100
+    assert "Seen in one plane alone 5 slices" in words and f"{area:.2f} cm²" in words and "Dashed: in this plane alone, left out" in words
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("stroke-dasharray") >= 3
+    nothing, volume = prediction(opened.ids()[:2], mask=np.zeros(volume.array.shape, np.uint8))
+    nothing.evidence[0].left_out_runs = to_runs(part)
+    write_report(tmp_path / "n.html", nothing, volume, opened)
+    assert "What single planes show is not borne out by the others" in read(tmp_path / "n.html")[1]
 
 
 def test_no_close_case_is_said(opened, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -210,6 +212,26 @@ def test_evidence_is_saved_and_loaded_with_the_scene(user, model, pool, host, tm
     user.press()
     user.wait()
     assert user.said[-1][0] == "good", user.said
+
+
+def test_what_one_plane_alone_shows_is_drawn_and_kept_with_the_scene(user, model, pool, host, tmp_path, screenshots):
+    from cers.case.runs import from_runs, to_runs
+
+    user.segment(head(), pool, model)
+    controller = user.control.controller
+    key = controller.key
+    part = np.zeros(controller.model.mask(key).shape, bool)
+    part[part.shape[0] // 2 : part.shape[0] // 2 + 5, 8:12] = True
+    assert controller.model.leftOut(key) is None and controller.queryPicture().dashed is None
+    controller.model.slices[key] |= {"left_out": 20, "left_out_runs": to_runs(part)}
+    user.logic.finished.emit(controller.model)
+    host.process(0.2)
+    assert np.array_equal(controller.model.leftOut(key), part)
+    assert controller.queryPicture().dashed.sum() == 20 and "(dashed), left out" in spoken(user.control.evidence)[2]
+    host.screenshot(user.window, screenshots / "segment_left_out.png")
+    record = sys.modules["CERSSegmentLib.EvidenceRecord"]
+    kept = json.loads(json.dumps(record._short(controller.model.slices[key])))
+    assert np.array_equal(from_runs(kept["left_out_runs"], part.shape), part)
 
 
 def test_evidence_is_written_into_the_scene_in_portions(user, model, pool, host):

@@ -251,8 +251,9 @@ class Evidence:
 
     index: display slice of ``plane`` (see ``PlaneView``); array_index: the same along the volume's own slice axis.
     disagreement: 1 - Dice of the plain decoder's and the evidence decoder's masks, 0..1. confidence: mean calibrated
-    probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out: pixels of parts that this
-    plane shows and the others do not bear out, so that the final mask holds nothing of them; 0 where one plane was decoded.
+    probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out_runs: the parts that this
+    plane shows and the others do not bear out, so that the final mask holds nothing of them (see ``to_runs``); none where one plane
+    was decoded. left_out: how many pixels they have.
     """
 
     plane: str
@@ -265,10 +266,14 @@ class Evidence:
     pixels: int = 0
     disagreement: float = 0.0
     confidence: float | None = None
-    left_out: int = 0
+    left_out_runs: list[int] = field(default_factory=list)
+
+    @property
+    def left_out(self) -> int:
+        return sum(self.left_out_runs[1::2])
 
     def to_dict(self) -> dict:
-        out = {f.name: getattr(self, f.name) for f in fields(self)}
+        out = {f.name: getattr(self, f.name) for f in fields(self)} | {"left_out": self.left_out}
         out["references"] = [r.to_dict() for r in self.references]
         out["rejected"] = [r.to_dict() for r in self.rejected]
         out["coverage"] = self.coverage.to_dict()

@@ -11,6 +11,7 @@ from .. import __version__
 from ..case import PARTS, Evidence, PlaneView, Prediction, Rationale, Volume
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
+from ..case.runs import from_runs
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
@@ -18,6 +19,7 @@ from .pictures import data_uri, display, svg_path, trim
 from .report_style import STYLE
 
 MAX_SLICES = 12
+LEFT_OUT, LEFT_OUT_SHOWN = "#ffffff", 3  # colour; slices shown
 EXPERT = "#2fc8f0"  # no lesion colour comes near it, also for colour-blind readers
 _EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}  # top and left edge of a display slice
 _STAGES = {
@@ -73,7 +75,8 @@ class _Page:
         body = f"""<main><header><h1>{escape(self.title)}</h1><p class="soft">{escape(self.subtitle())}</p>
 <p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>
 {self.facts()}{self.legend()}</header>
-{sections}{self.all_slices()}{self.provenance()}<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological
+{sections}{self.left_out()}{self.all_slices()}{self.provenance()}
+<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological
 orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
@@ -102,7 +105,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
             seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""
-            rows.append((f"{count.lesion} of {count.slices}", f"{plane} slices with a lesion{seen}"))
+            rows.append((f"{count.lesion} of {len(self.views[plane])}", f"{plane} slices with a lesion{seen}"))
         if self.lesions:
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):
@@ -114,6 +117,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
     def legend(self) -> str:
         items = [(color, f"Predicted: {self.prediction.labels[value]}") for value, color in self.colors.items()]
         items.append((EXPERT, "Drawn by an expert"))
+        if any(e.left_out for e in self.prediction.evidence):
+            items.append(("#8a949e", "Dashed: in this plane alone, left out"))
         return '<div class="legend">' + "".join(f'<span style="--c:{c}">{escape(t)}</span>' for c, t in items) + "</div>"
 
     # one slice
@@ -161,6 +166,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         view = self.views[e.plane]
         mask = view.slices(self.prediction.labelmap)[e.index]
         paths = [(self.colors[v], svg_path(mask == v)) for v in self.prediction.labels if (mask == v).any()]
+        if e.left_out:
+            paths.append((LEFT_OUT, svg_path(from_runs(e.left_out_runs, mask.shape))))
         name = f"q-{e.plane}-{e.index}"
         self.symbol(name, self.pictures[e.plane][e.index], mask, paths, view.spacing, mm=self.volume.spacing_known)
         oriented = e.plane if self.volume.spacing_known else None
@@ -234,7 +241,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         left, top = (columns.start or 0), (rows.start or 0)
         lines = "".join(
             f'<path d="{d}" fill="none" stroke="{color}" stroke-width="{width}" stroke-opacity="{opacity}" '
-            'stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
+            + ('stroke-dasharray="4 4" ' if c == LEFT_OUT else "")
+            + 'stroke-linejoin="round" vector-effect="non-scaling-stroke"/>'
             for c, d in paths
             for color, width, opacity in (("#000", 3.4, 0.5), (c, 1.7, 1))
         )
@@ -268,6 +276,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 
     def nothing(self) -> str:
         text = "No voxel reached the model's threshold. This does not prove that there is no lesion."
+        if any(e.left_out for e in self.prediction.evidence):
+            text = "What single planes show is not borne out by the others; see below. This does not prove that there is no lesion."
         most = {plane: view.slices(self.prediction.probabilities.max(0)).max((1, 2)) for plane, view in self.views.items()}
         best = max(self.prediction.evidence, key=lambda e: most[e.plane][e.index], default=None)
         if best is None:
@@ -276,6 +286,21 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         return f"""<section id="top"><div class="board"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
 <p class="small soft">the slice with the highest probability</p></div>
 <div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
+
+    def left_out(self) -> str:
+        """The slices with most of what one plane alone shows, so that a reader can judge it."""
+        found = sorted((e for e in self.prediction.evidence if e.left_out), key=lambda e: -e.left_out)
+        if not found:
+            return ""
+        cards = "".join(
+            f'<div class="card">{self.query_picture(e, "left-out")}<p class="name">{self.slice_name(e)}</p>'
+            f'<p class="small soft">{self.size(e.left_out, self.views[e.plane])}</p></div>'
+            for e in found[:LEFT_OUT_SHOWN]
+        )
+        return f"""<section id="left-out"><div class="head"><h2>Seen in one plane alone</h2>
+<span class="soft small num">{len(found)} slices</span></div>
+<p class="soft small">What these slices show (dashed) is not borne out by the other planes and is not part of the mask. It may be normal
+anatomy, or a lesion that the other planes miss.</p><div class="refs">{cards}</div></section>"""
 
     def all_slices(self) -> str:
         if not self.lesions:

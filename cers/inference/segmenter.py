@@ -20,6 +20,7 @@ import torch
 from .. import __version__
 from ..case import Coverage, Evidence, Prediction, Reference, Volume, acquisition_plane
 from ..case.geometry import PLANES
+from ..case.runs import to_runs
 from ..errors import InputError, ModelError
 from ..network.evidence import References
 from ..network.model import Encoded
@@ -378,13 +379,13 @@ class Segmenter:
         for (name, plane), alone in zip(session.planes.items(), maps):
             view = plane.view
             masks = view.slices(labelmap)
-            left = np.zeros(len(view), int)
+            left = None
             if len(maps) > 1:
-                left = view.slices(left_out(alone, labelmap, model.config.threshold, self._least(volume))).sum((1, 2))
+                left = view.slices(left_out(alone, labelmap, model.config.threshold, self._least(volume)))
             probabilities = np.stack([view.slices(channel) for channel in total], 1)
             for i in range(len(view)):
                 if (name, i) in session.slices:
-                    evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i], int(left[i])))
+                    evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i], None if left is None else left[i]))
         provenance = {
             "cers": __version__,
             "image": session.image_hash,
@@ -433,7 +434,7 @@ class Segmenter:
             owed += pixels if pixels and self.store.foreign(found.selection.ids) else 0
         return 2 * owed > total
 
-    def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray, left: int = 0) -> Evidence:
+    def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray, left: np.ndarray | None = None) -> Evidence:
         plane, found = session.planes[key[0]], session.slices[key]
         weights = found.weights or [None] * len(found.selection.selected)
         agreement = found.agreement or [None] * len(found.selection.selected)
@@ -457,7 +458,7 @@ class Segmenter:
             int(inside.sum()),
             disagreement,
             float(probability.max(0)[inside].mean()) if inside.any() else None,
-            left,
+            [] if left is None else to_runs(left),
         )
 
 
