@@ -151,6 +151,7 @@ class Segmenter:
             raise InputError(
                 f"Slice {index} of the {plane} plane shows no part of the body, or nothing was found near it: it was not decoded."
             )
+        self._embed(session, [key], all_of_them=bool(pinned))
         now = Slice(before.rationale, before.vector, self._select(session, key, tuple(pinned), tuple(dropped)))
         changed = replace(session, slices={key: now})
         fused = view.fused[index].clone()
@@ -181,12 +182,14 @@ class Segmenter:
             for key in todo:
                 session.slices[key] = self._describe(session, key)
                 clock.check()
-        with clock.step("text", "Embedding rationales", at(0.45)):
-            described = [s for s in (session.slices[key] for key in todo) if s.rationale is not None]
-            for s, vector in zip(described, self.embedder.encode([s.rationale.compact for s in described]) if described else ()):
-                s.vector = vector
-        with clock.step("select", "Choosing reference cases", at(0.5)):
+        with clock.step("select", "Choosing reference cases", at(0.45)):
             for key in todo:
+                session.slices[key].selection = self._select(session, key)
+                clock.check()
+        with clock.step("text", "Embedding rationales", at(0.5)):
+            close = self._embed(session, todo)
+        with clock.step("select"):
+            for key in close:
                 session.slices[key].selection = self._select(session, key)
                 clock.check()
         with clock.step("references", "Encoding reference cases", at(0.55)):
@@ -233,6 +236,18 @@ class Segmenter:
         if not mask.any():
             return Slice()
         return Slice(describe(plane.raw[index], mask, plane.spacing, modality=session.modality, plane=plane.name))
+
+    def _embed(self, session: Session, keys, *, all_of_them: bool = False) -> list:
+        """Vectors of the rationales of the slices that look like any case at all; words alone choose nothing. Returns their keys."""
+        close = []
+        for key in keys:
+            found = session.slices[key]
+            near = all_of_them or found.selection.selected or any(r.stage == "cot" for r in found.selection.rejected)
+            if near and found.rationale is not None and found.vector is None:
+                close.append(key)
+        for key, vector in zip(close, self.embedder.encode([session.slices[k].rationale.compact for k in close]) if close else ()):
+            session.slices[key].vector = vector
+        return close
 
     def _select(self, session: Session, key, pinned=(), dropped=()) -> Selection:
         """Step 4."""
@@ -330,12 +345,10 @@ class Segmenter:
         net, device = self.model.net, self.model.device
         encoded = join(self._rows(session, [key for key, _ in wanted]))
         plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
-        vectors = np.stack(
-            [
-                session.slices[key].vector if session.slices[key].vector is not None else np.zeros(net.config.rationale, np.float32)
-                for key, _ in wanted
-            ]
-        )
+        # words go with the references that they chose; without any, D_R was trained without words too
+        nothing = np.zeros(net.config.rationale, np.float32)
+        told = [session.slices[key].vector if ids else None for key, ids in wanted]
+        vectors = np.stack([nothing if vector is None else vector for vector in told])
         k = max(len(ids) for _, ids in wanted)
         stock = valid = counted = None
         agreement = torch.empty(len(wanted), 0)
