@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from synthetic import fill, grid, phantom
 
 from cers.case import Volume
@@ -11,6 +12,7 @@ from cers.errors import InputError
 from cers.evaluation.metrics import dice
 from cers.inference import Segmenter
 from cers.inference.planes import worth_crossing
+from cers.inference.volume import MARGIN
 
 ISOTROPIC = grid(shape=(64, 72, 68), spacing=(2.4, 2.4, 2.4))
 
@@ -142,3 +144,42 @@ def test_a_finding_of_one_plane_alone_is_left_out_and_said(marker, monkeypatch):
     assert prediction.evidence[0].to_dict()["left_out"] == found[prediction.evidence[0].index]
     alone = marker.segment(volume, "acquisition", influence=False)
     assert alone.labelmap.any() and not any(e.left_out for e in alone.evidence), "with one plane there is nothing to be left out"
+
+
+# ---- one slice again
+
+
+def test_a_slice_decoded_again_keeps_what_the_other_planes_say(segmenter, monkeypatch):
+    """The same references give the same mask; another own probability moves the fused one by this plane's part."""
+    volume, _ = phantom(ISOTROPIC)
+    probabilities = segmenter.segment(volume, "three", influence=False).probabilities
+    monkeypatch.setattr(segmenter.model.config, "threshold", float(np.quantile(probabilities[probabilities > 0], 0.97)) - MARGIN)
+    prediction = segmenter.segment(volume, "three", influence=False)
+    session, shown = segmenter.session, 0
+    for e in [e for e in prediction.evidence if e.pixels][::9]:
+        again = segmenter.resegment(e.index, e.plane)
+        before = session.planes[e.plane].view.slices(prediction.labelmap)[e.index]
+        fused = session.planes[e.plane].view.slices(prediction.probabilities[0])[e.index]
+        assert np.allclose(again.probability[0], fused, atol=2e-3)
+        assert dice(again.mask > 0, before > 0) > 0.97
+        assert again.evidence.confidence == pytest.approx(e.confidence, abs=0.01)
+        shown += 1
+    assert shown > 3
+
+
+def test_what_a_reference_changes_in_one_plane_counts_as_one_plane(marker, monkeypatch):
+    volume, _ = bright()
+    prediction = marker.segment(volume, "three", influence=False)
+    e = max((e for e in prediction.evidence if e.plane == "coronal"), key=lambda e: e.pixels)
+    monkeypatch.setattr(
+        marker, "_fused", lambda session, wanted, references, alone: (torch.zeros(1, 1, 128, 128), torch.zeros(1, 0), torch.zeros(1, 0))
+    )
+    again = marker.resegment(e.index, e.plane)
+    plane = marker.session.planes["coronal"]
+    fused = plane.view.slices(prediction.probabilities[0])[e.index].astype(float)
+    inside = again.mask > 0
+    assert np.all(again.probability[0] <= fused + 2e-3) and again.probability.max() > 0.6, "two planes of three still say yes"
+    assert inside.any() and not again.evidence.left_out
+    everything = marker.session.planes
+    monkeypatch.setattr(marker.session, "planes", {"coronal": everything["coronal"]})
+    assert not marker.resegment(e.index, e.plane).mask.any(), "one plane by itself would say no"

@@ -60,21 +60,21 @@ def plane(*places: tuple[slice, float]) -> np.ndarray:
 
 def test_one_plane_is_taken_at_its_threshold():
     maps = np.random.default_rng(0).random((1, 3, 4, 5)).astype(np.float32)
-    mean, labelmap = fuse_planes([maps], [0.1], LABELS, 0.5)
+    mean, _, labelmap = fuse_planes([maps], [0.1], LABELS, 0.5)
     assert np.array_equal(mean, maps) and np.array_equal(labelmap, (maps[0] >= 0.5).astype(np.uint8))
 
 
 def test_what_only_the_sharp_plane_sees_is_no_lesion_but_it_says_where_a_lesion_ends():
     sharp = plane((slice(0, 4), 0.95), (slice(8, 11), 0.95))  # a lesion, and a false finding apart from it
     blurred = plane((slice(0, 2), 0.95))  # the lesion, cut short
-    mean, labelmap = fuse_planes([sharp, blurred, blurred], [1.0, 0.12, 0.12], LABELS, 0.5)
+    mean, _, labelmap = fuse_planes([sharp, blurred, blurred], [1.0, 0.12, 0.12], LABELS, 0.5)
     assert labelmap[0, 0].tolist() == [1] * 4 + [0] * 8
     assert np.allclose(mean, (sharp + 2 * blurred) / 3)
 
 
 def test_planes_alike_grow_a_sure_part_and_drop_an_unsure_one():
     sure, unsure = (slice(0, 2), 0.7), (slice(8, 10), 0.55)
-    _, labelmap = fuse_planes([plane(sure, (slice(2, 4), 0.45), unsure)] * 3, [1.0] * 3, LABELS, 0.5)
+    *_, labelmap = fuse_planes([plane(sure, (slice(2, 4), 0.45), unsure)] * 3, [1.0] * 3, LABELS, 0.5)
     assert labelmap[0, 0].tolist() == [1] * 4 + [0] * 8
 
 

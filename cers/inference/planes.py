@@ -11,7 +11,7 @@ import torch
 from ..case import PlaneView, Volume, acquisition_plane
 from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
 from ..network.model import Encoded
-from .volume import COARSE_MM
+from .volume import COARSE_MM, reach, sharpness, smooth_across
 
 LEAST_SLICES, LEAST_MM = 12, 100.0  # of a volume across its slices, for three planes to be worth while
 KEPT = 256  # encoded slices kept for re-runs; about 2.4 MB each at 224 px
@@ -45,9 +45,20 @@ class Plane:
         return self.view.slice_spacing if self.spacing else None
 
     @property
+    def sharpness(self) -> float:
+        """How far its pixels are from square; see ``sharpness``."""
+        return sharpness(self.spacing)
+
+    @property
     def stride(self) -> int:
         """Slices from one to the next where they are decoded ``COARSE_MM`` apart; 1 where they are thicker, or not known."""
         return max(1, int(COARSE_MM / self.slice_mm)) if self.slice_mm else 1
+
+    def shown(self, index: int) -> np.ndarray:
+        """(labels, rows, columns) float32: D_R's probabilities of a slice in its own pixels, smoothed across its neighbours."""
+        first, last = max(0, index - reach(self.slice_mm)), index + reach(self.slice_mm) + 1
+        around = smooth_across(self.fused[first:last], self.slice_mm, self.known[first:last])
+        return self.frame.paste(around[index - first : index - first + 1])[0]
 
     def bodies(self, step: int = 1) -> list[int]:
         """Every ``step``-th of the slices that show a part of the body."""

@@ -31,7 +31,7 @@ from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare, worth_crossing
 from .session import Clock, Session, Slice, SliceResult, batches, join
-from .volume import ACROSS_MM, COARSE_MM, MARGIN, drop_small_parts, fuse_planes, left_out, reach, sharpness, smooth_across, to_labelmap
+from .volume import ACROSS_MM, COARSE_MM, MARGIN, drop_small_parts, fuse_planes, fuse_slice, left_out, smooth_across, to_labelmap
 
 CHOICES = ("auto", "acquisition", "three")  # of planes
 UNCONFIRMED = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
@@ -133,6 +133,8 @@ class Segmenter:
     def resegment(self, index: int, plane: str, pinned=(), dropped=()) -> SliceResult:
         """Decode one slice of the last volume again, with references pinned or dropped; steps 4 to 6 only. The volume's mask stays.
 
+        What the other planes said of the slice stays as it was.
+
         Raises:
             InputError: nothing segmented yet, or no such slice. PoolError: a pinned case cannot be used.
         """
@@ -154,18 +156,31 @@ class Segmenter:
         self._embed(session, [key], all_of_them=bool(pinned))
         now = Slice(before.rationale, before.vector, self._select(session, key, tuple(pinned), tuple(dropped)))
         changed = replace(session, slices={key: now})
-        fused = view.fused[index].clone()
+        fused, first = view.fused[index].clone(), view.shown(index)
         try:
             self._decode(changed, [key], self._references(changed, [key]), True, Clock())
-            r = reach(view.slice_mm)
-            first = max(0, index - r)
-            near = slice(first, index + r + 1)
-            around = smooth_across(view.fused[near], view.slice_mm, view.known[near])
-            probability = view.frame.paste(around[index - first : index - first + 1])[0]
-            mask = to_labelmap(probability[:, None], self.model.labels, self.model.config.threshold)[0]
-            return SliceResult(mask, probability, self._evidence(changed, key, mask, probability))
+            alone = view.shown(index)
+            if len(session.planes) > 1:
+                return self._fused_again(changed, key, alone, alone - first)
+            mask = to_labelmap(alone[:, None], self.model.labels, self.model.config.threshold)[0]
+            return SliceResult(mask, alone, self._evidence(changed, key, mask, alone))
         finally:
             view.fused[index] = fused
+
+    def _fused_again(self, session: Session, key, alone: np.ndarray, change: np.ndarray) -> SliceResult:
+        """A slice whose probabilities in its own plane are ``alone`` now, after a change, fused with what the other planes showed."""
+        plane, index, threshold = session.planes[key[0]], key[1], self.model.config.threshold
+        mean, weighted = (
+            np.stack([plane.view.slices(channel)[index] for channel in stack]).astype(np.float32)
+            for stack in (session.prediction.probabilities, session.weighted)
+        )
+        mean = mean + change / len(session.planes)
+        weighted = weighted + change * plane.sharpness / sum(p.sharpness for p in session.planes.values())
+        masks = plane.view.slices(session.prediction.labelmap)
+        beside = (masks[[i for i in (index - 1, index + 1) if 0 <= i < len(masks)]] > 0).any(0)
+        mask = fuse_slice(mean, weighted, beside, self.model.labels, threshold)
+        left = left_out(alone[:, None], mask[None], threshold, LEAST_PIXELS)[0]
+        return SliceResult(mask, mean, self._evidence(session, key, mask, mean, left))
 
     # ---- steps
 
@@ -376,9 +391,10 @@ class Segmenter:
         for plane in session.planes.values():
             pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm, plane.known))
             maps.append(np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))]))
-        total, labelmap = fuse_planes(
-            maps, [sharpness(plane.spacing) for plane in session.planes.values()], model.labels, model.config.threshold
+        total, weighted, labelmap = fuse_planes(
+            maps, [plane.sharpness for plane in session.planes.values()], model.labels, model.config.threshold
         )
+        session.weighted = weighted.astype(np.float16) if len(maps) > 1 else None
         return maps, total, drop_small_parts(labelmap, self._least(session.volume))
 
     def _least(self, volume: Volume) -> float:

@@ -49,6 +49,7 @@ class Session:
     body_site: str | None
     tokens: torch.Tensor | None
     image_hash: str
+    weighted: np.ndarray | None = None  # probabilities (labels, k, j, i) float16 fused by sharpness, where several planes were
     prediction: Prediction | None = None
 
 

@@ -48,8 +48,8 @@ def sharpness(spacing: tuple[float, float] | None) -> float:
     return min(spacing) / max(spacing) if spacing else 1.0
 
 
-def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, str], threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of the planes, each (labels, k, j, i), as one: their mean and the label map (k, j, i) uint8.
+def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, str], threshold: float):
+    """Probabilities of the planes, each (labels, k, j, i), as one: their mean, that by sharpness, and the label map (k, j, i) uint8.
 
     Whether there is a lesion, all planes say alike: a part is kept where their mean somewhere exceeds the threshold by ``MARGIN``. Where
     it ends, the planes with square pixels say most: up to where the mean by sharpness falls below the threshold by as much (hysteresis,
@@ -57,9 +57,22 @@ def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, st
     """
     mean = np.mean(maps, axis=0, dtype=np.float32)
     if len(maps) == 1:
-        return mean, to_labelmap(mean, labels, threshold)
+        return mean, mean, to_labelmap(mean, labels, threshold)
     weighted = mean if len(set(sharp)) == 1 else np.average(maps, axis=0, weights=sharp).astype(np.float32)
-    return mean, keep_seeded(to_labelmap(weighted, labels, threshold - MARGIN), mean.max(0) >= threshold + MARGIN)
+    return mean, weighted, keep_seeded(to_labelmap(weighted, labels, threshold - MARGIN), mean.max(0) >= threshold + MARGIN)
+
+
+def fuse_slice(mean: np.ndarray, weighted: np.ndarray, beside: np.ndarray, labels: dict[int, str], threshold: float) -> np.ndarray:
+    """``fuse_planes`` for one slice alone: both means (labels, rows, columns) -> label map (rows, columns) uint8.
+
+    Args:
+        beside: (rows, columns) bool; where the slices on either side hold a part that is kept: what touches it is kept, too.
+    """
+    grown = to_labelmap(weighted[:, None], labels, threshold - MARGIN)
+    import SimpleITK as sitk
+
+    near = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(beside.astype(np.uint8)), [1, 1], sitk.sitkBox)) > 0
+    return keep_seeded(grown, ((mean.max(0) >= threshold + MARGIN) | near)[None])[0]
 
 
 def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
