@@ -73,7 +73,7 @@ def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[b
     if not evidence.get("pixels"):
         if left:
             words = _(
-                "Nothing that all planes bear out. This one alone shows {area} (dashed), which was left out: look at this slice yourself."
+                "Nothing found by the planes together. This one alone shows {area} (dashed), which was left out: look at this slice yourself."
             )
             return False, words.format(area=left)
         if disagreement > DISAGREE:
