@@ -80,14 +80,14 @@ class EvidenceController(VTKObservationMixin):
         if self.model is None or self.key is None:
             return
         plane, index = self.key
-        others = [n for n in self.model.lesionSlices(plane) if (n - index) * direction > 0]
+        others = [n for n in self.model.stops(plane) if (n - index) * direction > 0]
         if others:
             self.show((plane, min(others) if direction > 0 else max(others)))
 
     def canStep(self, direction: int) -> bool:
         if self.model is None or self.key is None:
             return False
-        return any((n - self.key[1]) * direction > 0 for n in self.model.lesionSlices(self.key[0]))
+        return any((n - self.key[1]) * direction > 0 for n in self.model.stops(self.key[0]))
 
     def _onSliceChanged(self, _key) -> None:
         self._query = None

@@ -74,14 +74,23 @@ class EvidenceModel:
         """Display slices of a plane that hold any voxel of the result, upwards."""
         return [int(n) for n in np.flatnonzero(self.areas(plane))]
 
+    def stops(self, plane: str) -> list[int]:
+        """Display slices of a plane worth a look, upwards: those with a lesion; without any in the volume, those with what was left out."""
+        if any(self.areas(p).any() for p in self.planes):
+            return self.lesionSlices(plane)
+        return sorted(index for (p, index), entry in self.slices.items() if p == plane and entry.get("left_out"))
+
     def largest(self) -> tuple[str, int] | None:
         """The slice with the most voxels of the result, of the plane of acquisition where that shows any: a pool's cases lie in it.
 
-        Without any voxel the middle slice of that plane; None without slices.
+        Without any voxel the slice with most of what was left out, else the middle slice of that plane; None without slices.
         """
         for plane in self.planes:
             if self.areas(plane).any():
                 return plane, int(np.argmax(self.areas(plane)))
+        left = {key: entry["left_out"] for key, entry in self.slices.items() if entry.get("left_out")}
+        if left:
+            return max(left, key=left.get)
         return next(((plane, len(view) // 2) for plane, view in self.planes.items()), None)
 
     def mask(self, key) -> np.ndarray:

@@ -127,7 +127,13 @@ class SegmentationLogic:
             words = _("Found {found} in {seconds:.1f} s.").format(found=found, seconds=seconds)
             self.said.emit(GOOD, f"{words} {Words.references(evidence)}" if evidence.pool else words)
         else:
-            self.said.emit(WARNING, _("No lesion was found in this volume."))
+            left = sum(bool(entry.get("left_out")) for entry in evidence.slices.values())
+            words = _("No lesion was found in this volume.")
+            if left:
+                words += " " + _("{count} slices show something that the planes together do not bear out: look at them (N).").format(
+                    count=left
+                )
+            self.said.emit(WARNING, words)
         self.finished.emit(evidence)
 
     # one slice again

@@ -72,13 +72,13 @@ def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[b
     left = _area(int(evidence.get("left_out") or 0), spacing)
     if not evidence.get("pixels"):
         if left:
-            words = _(
-                "Nothing found by the planes together. This one alone shows {area} (dashed), which was left out: look at this slice yourself."
-            )
+            words = _("Nothing found by the planes together. This one shows {area} (dashed), left out: look at this slice yourself.")
             return False, words.format(area=left)
         if disagreement > DISAGREE:
             return False, _("Nothing found with the references, but the plain decoder marks something here. Look at this slice yourself.")
         return True, _("Nothing found in this slice.")
+    if not evidence.get("marked", True):
+        return False, _("Neither decoder marks anything here: this part of the mask comes from the other planes.")
     agreement = round(100 * (1 - disagreement))
     if disagreement <= AGREE:
         words = _("The two decoders agree ({percent}\u00a0%)")
@@ -91,7 +91,7 @@ def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[b
     if confidence is not None:
         words = (_("Confidence {value:.2f}") if sure else _("Low confidence {value:.2f}")).format(value=confidence) + " · " + words
     if left:
-        words += " · " + _("{area} more in this plane alone (dashed), left out").format(area=left)
+        words += " · " + _("{area} more shown by this plane (dashed), left out").format(area=left)
     return sure and disagreement <= DISAGREE and not left, words
 
 

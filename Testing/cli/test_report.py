@@ -156,8 +156,9 @@ def test_what_one_plane_alone_shows_is_drawn_in_dashes(opened, tmp_path):
     write_report(tmp_path / "r.html", result, volume, opened)
     page, words = read(tmp_path / "r.html")
     area = 25 * np.prod(PlaneView(volume.geometry, "axial").spacing) / 100
-    assert "Seen in one plane alone 5 slices" in words and f"{area:.2f} cm²" in words and "Dashed: in this plane alone, left out" in words
-    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("stroke-dasharray") >= 3
+    assert "Left out of the mask in 5 slices" in words and f"{area:.2f} cm²" in words and "Dashed: shown by this plane, left out" in words
+    assert "All of them: axial 1, 2, 3, 4, 5." in words
+    assert (tmp_path / "r.html").read_text(encoding="utf-8").count("stroke-dasharray") >= 1
     nothing, volume = prediction(opened.ids()[:2], mask=np.zeros(volume.array.shape, np.uint8))
     nothing.evidence[0].left_out_runs = to_runs(part)
     write_report(tmp_path / "n.html", nothing, volume, opened)

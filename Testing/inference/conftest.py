@@ -92,6 +92,11 @@ def mark_bright(segmenter: Segmenter) -> Segmenter:
 
 
 @pytest.fixture
+def mark():
+    return mark_bright
+
+
+@pytest.fixture
 def marker(segmenter):
     segmenter.model.config.size = 128
     return mark_bright(segmenter)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cers.inference.volume import ACROSS_MM, fuse_planes, keep_seeded, left_out, reach, sharpness, smooth_across
+from cers.inference.volume import ACROSS_MM, bounds, fuse_planes, keep_seeded, left_out, reach, sharpness, smooth_across
 
 
 def test_thick_slices_and_unknown_distances_stay_as_they_are():
@@ -73,8 +73,9 @@ def test_what_only_the_sharp_plane_sees_is_no_lesion_but_it_says_where_a_lesion_
 
 
 def test_planes_alike_grow_a_sure_part_and_drop_an_unsure_one():
-    sure, unsure = (slice(0, 2), 0.7), (slice(8, 10), 0.55)
-    *_, labelmap = fuse_planes([plane(sure, (slice(2, 4), 0.45), unsure)] * 3, [1.0] * 3, LABELS, 0.5)
+    sure, unsure = (slice(0, 2), 0.7), (slice(8, 10), 0.65)  # of which one plane shows nothing
+    three = [plane(sure, (slice(2, 4), 0.45), unsure)] * 2 + [plane(sure, (slice(2, 4), 0.45), (slice(8, 10), 0.4))]
+    *_, labelmap = fuse_planes(three, [1.0] * 3, LABELS, 0.5)
     assert labelmap[0, 0].tolist() == [1] * 4 + [0] * 8
 
 
@@ -102,14 +103,37 @@ def test_what_is_not_known_is_made_of_its_neighbours():
     assert (whole - part)[2:10].abs().max() < 0.06, "a ramp stays a ramp"
 
 
-def test_what_one_plane_alone_shows_is_left_out_and_said():
-    alone, labelmap = np.zeros((1, 6, 20, 20), np.float32), np.zeros((6, 20, 20), np.uint8)
-    alone[0, 1:4, 2:6, 2:6] = 0.9  # borne out by the others, in part: its rim is no finding of its own
-    labelmap[1:4, 3:5, 3:5] = 1
-    alone[0, 2:4, 12:16, 12:16] = 0.6  # 32 voxels of which the result holds nothing
-    alone[0, 5, 0, 0] = 0.9  # a speck
-    alone[0, 0, 10:19, 0:9] = 0.4  # below the threshold
-    left = left_out(alone, labelmap, 0.5, 10)
-    assert left.dtype == bool and left.sum() == 32 and left[2:4, 12:16, 12:16].all()
-    assert left_out(alone, labelmap, 0.5, 0).sum() == 33
-    assert not left_out(alone, labelmap, 0.5, 33).any() and not left_out(alone * 0, labelmap, 0.5, 0).any()
+def test_what_one_plane_shows_and_the_mask_does_not_hold_is_left_out():
+    alone, masks = np.zeros((6, 40, 40), bool), np.zeros((6, 40, 40), bool)
+    alone[1:4, 2:12, 2:12] = True
+    masks[1:4, 3:11, 3:11] = True  # the same lesion within a tighter border: its rim is no finding
+    alone[3, 20:30, 20:30] = True  # nothing of it in the mask
+    alone[4, 2:30, 2:30], masks[4, 2:6, 2:6] = True, True  # a mask that holds a corner of it must not silence the rest
+    alone[5, 0, 0:30] = True  # a line
+    left = left_out(alone, masks, (1.0, 1.0))
+    assert left.dtype == bool and left.sum((1, 2))[[0, 1, 2, 5]].tolist() == [0] * 4
+    assert left[3].sum() == 100 and left[3, 20:30, 20:30].all() and 700 < left[4].sum() <= 28 * 28 - 16
+    assert not (left & masks).any() and not (left & ~alone).any()
+    assert left_out(alone, masks, None)[3].sum() == 100 and left_out(alone, masks, (6.5, 0.8))[3].any()
+    assert not left_out(alone & masks, masks, (1.0, 1.0)).any()
+
+
+def test_a_part_of_which_all_planes_are_just_sure_is_kept():
+    """A small lesion, whose mean is nowhere far above the threshold; a part of which only the mean is, just, is not."""
+    maps = [np.zeros((1, 5, 9, 9), np.float32) for _ in range(3)]
+    for m, value in zip(maps, (0.52, 0.58, 0.51)):
+        m[0, 2, 1:3, 1:3] = value
+    for m, value in zip(maps, (0.8, 0.8, 0.1)):
+        m[0, 2, 6:8, 6:8] = value
+    _, _, labelmap = fuse_planes(maps, [1.0] * 3, LABELS, 0.5)
+    assert labelmap.sum() == 4 and labelmap[2, 1:3, 1:3].all()
+
+
+@pytest.mark.parametrize("threshold", [0.01, 0.05, 0.5, 0.95, 0.99])
+def test_bounds_lie_within_the_probabilities(threshold):
+    low, high = bounds(threshold)
+    assert 0 < low < threshold < high < 1
+    maps = [np.zeros((1, 4, 4, 4), np.float32) for _ in range(3)]
+    for m in maps:
+        m[0, 1] = 0.999
+    assert fuse_planes(maps, [1.0, 0.1, 0.1], LABELS, threshold)[2].sum() == 16

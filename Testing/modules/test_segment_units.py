@@ -211,10 +211,12 @@ def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
     assert not good and "Low confidence 0.37" in sentence
     assert not words.trust({"pixels": 0, "disagreement": 0.9})[0]
     assert words.trust({"pixels": 0, "disagreement": 0.0}) == (True, "Nothing found in this slice.")
+    good, sentence = words.trust({**evidence, "disagreement": 0.0, "marked": False})
+    assert not good and "Neither decoder marks anything here" in sentence and "agree" not in sentence
     good, sentence = words.trust({"pixels": 0, "disagreement": 0.0, "left_out": 250}, (2.0, 1.0))
-    assert not good and "This one alone shows 5.00\u00a0cm² (dashed)" in sentence and "left out" in sentence
+    assert not good and "This one shows 5.00\u00a0cm² (dashed)" in sentence and "left out" in sentence
     good, sentence = words.trust({**evidence, "disagreement": 0.02, "left_out": 7})
-    assert not good and "Confidence 0.80" in sentence and "7\u00a0pixels more in this plane alone (dashed), left out" in sentence
+    assert not good and "Confidence 0.80" in sentence and "7\u00a0pixels more shown by this plane (dashed), left out" in sentence
     assert "CoT –" in words.scores({"visual": 0.5, "cot": None})
 
 

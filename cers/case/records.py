@@ -251,9 +251,10 @@ class Evidence:
 
     index: display slice of ``plane`` (see ``PlaneView``); array_index: the same along the volume's own slice axis.
     disagreement: 1 - Dice of the plain decoder's and the evidence decoder's masks, 0..1. confidence: mean calibrated
-    probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out_runs: the parts that this
-    plane shows and the others do not bear out, so that the final mask holds nothing of them (see ``to_runs``); none where one plane
-    was decoded. left_out: how many pixels they have.
+    probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out_runs: what this
+    plane shows and the planes together do not, so that the final mask does not hold it (see ``to_runs``); none where one plane was
+    decoded. left_out: how many pixels that is. marked: whether one of the decoders marks anything here; where none does, a mask comes
+    from the other planes, and disagreement says nothing.
     """
 
     plane: str
@@ -267,6 +268,7 @@ class Evidence:
     disagreement: float = 0.0
     confidence: float | None = None
     left_out_runs: list[int] = field(default_factory=list)
+    marked: bool = True
 
     @property
     def left_out(self) -> int:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from ..case import PlaneView, Volume, acquisition_plane
+from ..case import PlaneView, Volume
 from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
 from ..network.model import Encoded
 from .volume import COARSE_MM, reach, sharpness, smooth_across
 
-LEAST_SLICES, LEAST_MM = 12, 100.0  # of a volume across its slices, for three planes to be worth while
+LEAST_SLICES, LEAST_MM = 12, 130.0  # of a volume along each of its axes, for three planes to be worth while
 KEPT = 256  # encoded slices kept for re-runs; about 2.4 MB each at 224 px
 
 
@@ -64,6 +64,14 @@ class Plane:
         """Every ``step``-th of the slices that show a part of the body."""
         return np.flatnonzero(self.has_body)[::step].tolist()
 
+    def near(self, labelmap: np.ndarray, threshold: float, least_pixels: int) -> list[int]:
+        """Slices of which nothing is known, within a stride of one that shows a part of the label map (k, j, i) or something of its own."""
+        own = (self.fused >= threshold).any(1).flatten(1).sum(1).numpy() >= least_pixels
+        reaches = np.zeros(len(self.raw), bool)
+        for i in np.flatnonzero(own | self.view.slices(labelmap).any((1, 2))):
+            reaches[max(0, i - self.stride) : i + self.stride + 1] = True
+        return np.flatnonzero(reaches & ~self.known).tolist()
+
     @property
     def name(self) -> str:
         return self.view.plane
@@ -89,11 +97,9 @@ def prepare(volume: Volume, plane: str, size: int, labels: int, modality: str | 
 
 
 def worth_crossing(volume: Volume) -> bool:
-    """Whether a volume reaches far enough across its slices for the other two planes to show anatomy, not a strip of it."""
-    if not volume.spacing_known:
-        return False
-    view = PlaneView(volume.geometry, acquisition_plane(volume.geometry))
-    return len(view) >= LEAST_SLICES and len(view) * view.slice_spacing >= LEAST_MM
+    """Whether a volume reaches far enough in every direction for each of the three planes to show anatomy, not a strip of it."""
+    sizes = zip(volume.geometry.shape[::-1], volume.geometry.spacing)
+    return volume.spacing_known and all(n >= LEAST_SLICES and n * mm >= LEAST_MM for n, mm in sizes)
 
 
 def to_frames(raw: np.ndarray, spacing: tuple[float, float] | None, size: int, modality: str | None) -> tuple[Frame, torch.Tensor]:

@@ -19,7 +19,7 @@ from .pictures import data_uri, display, svg_path, trim
 from .report_style import STYLE
 
 MAX_SLICES = 12
-LEFT_OUT, LEFT_OUT_SHOWN = "#ffffff", 3  # colour; slices shown
+LEFT_OUT, LEFT_OUT_SHOWN = "#ffffff", 6  # colour; slices shown
 EXPERT = "#2fc8f0"  # no lesion colour comes near it, also for colour-blind readers
 _EDGES = {"axial": ("A", "R"), "coronal": ("S", "R"), "sagittal": ("S", "A")}  # top and left edge of a display slice
 _STAGES = {
@@ -105,11 +105,13 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
             seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""
-            rows.append((f"{count.lesion} of {len(self.views[plane])}", f"{plane} slices with a lesion{seen}"))
+            rows.append((f"{count.lesion} of {count.slices}", f"decoded {plane} slices with a lesion{seen}"))
         if self.lesions:
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):
                 rows.append((f"{np.average([e.confidence for e in self.lesions], weights=sizes):.0%}", "mean probability inside the mask"))
+            sizes = [e.pixels * e.marked for e in self.lesions]  # where neither marks anything, they say nothing
+        if self.lesions and any(sizes):
             changed = np.average([e.disagreement for e in self.lesions], weights=sizes)
             rows.append((f"{changed:.0%}", "by which the two decoders differ (1 \u2212 Dice)"))
         return '<div class="facts">' + "".join(f"<div><b>{escape(a)}</b><span>{escape(b)}</span></div>" for a, b in rows) + "</div>"
@@ -118,7 +120,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         items = [(color, f"Predicted: {self.prediction.labels[value]}") for value, color in self.colors.items()]
         items.append((EXPERT, "Drawn by an expert"))
         if any(e.left_out for e in self.prediction.evidence):
-            items.append(("#8a949e", "Dashed: in this plane alone, left out"))
+            items.append(("#8a949e", "Dashed: shown by this plane, left out"))
         return '<div class="legend">' + "".join(f'<span style="--c:{c}">{escape(t)}</span>' for c, t in items) + "</div>"
 
     # one slice
@@ -134,9 +136,9 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         facts = self.size(e.pixels, view)
         if e.confidence is not None:
             facts += f" \u00b7 mean probability {e.confidence:.0%}"
-        facts += f" \u00b7 decoders differ by {e.disagreement:.0%}"
+        facts += f" \u00b7 decoders differ by {e.disagreement:.0%}" if e.marked else " \u00b7 comes from the other planes"
         if e.left_out:
-            facts += f" \u00b7 another {self.size(e.left_out, view)} in this plane alone, left out"
+            facts += f" \u00b7 another {self.size(e.left_out, view)} shown by this plane, left out"
         references = "".join(self.reference(e, r) for r in e.references) if e.references else ""
         board = f'<div class="refs">{references}</div>' if references else self.no_reference(e)
         anchor = f"s-{e.plane}-{e.index}"
@@ -288,8 +290,12 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 <div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
 
     def left_out(self) -> str:
-        """The slices with most of what one plane alone shows, so that a reader can judge it."""
-        found = sorted((e for e in self.prediction.evidence if e.left_out), key=lambda e: -e.left_out)
+        """What single planes show, by the slice that shows most of each run of slices, so that a reader can judge it."""
+        left = [e for e in self.prediction.evidence if e.left_out]
+        runs: dict[tuple[str, int], list[Evidence]] = {}
+        for n, e in enumerate(sorted(left, key=lambda e: (e.plane, e.index))):
+            runs.setdefault((e.plane, e.index - n), []).append(e)
+        found = sorted((max(run, key=lambda e: e.left_out) for run in runs.values()), key=lambda e: -e.left_out)
         if not found:
             return ""
         cards = "".join(
@@ -297,17 +303,26 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
             f'<p class="small soft">{self.size(e.left_out, self.views[e.plane])}</p></div>'
             for e in found[:LEFT_OUT_SHOWN]
         )
-        return f"""<section id="left-out"><div class="head"><h2>Seen in one plane alone</h2>
-<span class="soft small num">{len(found)} slices</span></div>
-<p class="soft small">What these slices show (dashed) is not borne out by the other planes and is not part of the mask. It may be normal
-anatomy, or a lesion that the other planes miss.</p><div class="refs">{cards}</div></section>"""
+        return f"""<section id="left-out"><div class="head"><h2>Left out of the mask</h2>
+<span class="soft small num">in {len(left)} slices</span></div>
+<p class="soft small">What these slices show (dashed) the planes together do not bear out. It may be normal anatomy, or a lesion that other
+planes miss. All of them: {escape(self.places(left))}.</p><div class="refs">{cards}</div></section>"""
+
+    @staticmethod
+    def places(slices: list[Evidence]) -> str:
+        """For instance "axial 1, 6, 8; coronal 90": counted from 1, as in the names of slices."""
+        planes: dict[str, list[int]] = {}
+        for e in sorted(slices, key=lambda e: (e.plane, e.index)):
+            planes.setdefault(e.plane, []).append(e.index + 1)
+        return "; ".join(f"{plane} {', '.join(map(str, indices))}" for plane, indices in planes.items())
 
     def all_slices(self) -> str:
         if not self.lesions:
             return ""
         rows = "".join(
             f'<tr><td>{self._link(e)}</td><td class="n">{e.pixels}</td>'
-            f'<td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td><td class="n">{e.disagreement:.0%}</td>'
+            f'<td class="n">{"" if e.confidence is None else f"{e.confidence:.0%}"}</td>'
+            f'<td class="n">{f"{e.disagreement:.0%}" if e.marked else ""}</td>'
             f'<td class="n">{len(e.references)}</td><td>{escape(e.coverage.message)}</td></tr>'
             for e in sorted(self.lesions, key=lambda e: (e.plane, e.index))
         )

@@ -17,7 +17,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .. import __version__
 from ..case import Coverage, Evidence, Prediction, Reference, Volume, acquisition_plane
 from ..case.geometry import PLANES
 from ..case.runs import to_runs
@@ -30,11 +29,18 @@ from .device import numpy_on_one_thread
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, modality_code, prepare, worth_crossing
-from .session import Clock, Session, Slice, SliceResult, batches, join
-from .volume import ACROSS_MM, COARSE_MM, MARGIN, drop_small_parts, fuse_planes, fuse_slice, left_out, smooth_across, to_labelmap
+from .session import UNCONFIRMED, Clock, Session, Slice, SliceResult, batches, join, provenance
+from .volume import (
+    drop_small_parts,
+    fuse_planes,
+    fuse_slice,
+    left_out,
+    smooth_across,
+    soft_difference,
+    to_labelmap,
+)
 
 CHOICES = ("auto", "acquisition", "three")  # of planes
-UNCONFIRMED = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
 LEAST_PIXELS = 4  # a pass-1 mask below this many frame pixels is too small to describe
 
 
@@ -112,18 +118,19 @@ class Segmenter:
             coarse = [(n, i) for n, plane in session.planes.items() if n != first for i in plane.bodies(plane.stride)]
             self._pass(session, coarse, influence, clock, 0.5, 0.8)
         with clock.step("finish", "Putting the mask together", 0.8 if len(session.planes) > 1 else 0.95):
-            maps, total, labelmap = self._fuse(session)
+            maps, total, labelmap = self._fuse(session, {}, clock)
         start = 0.82
         while todo := self._near(session, labelmap):
             self._pass(session, todo, influence, clock, start, start + 0.6 * (0.95 - start))
             start += 0.6 * (0.95 - start)
             with clock.step("finish"):
-                maps, total, labelmap = self._fuse(session)
+                changed = {name for name, _ in todo}
+                maps, total, labelmap = self._fuse(session, {n: m for n, m in maps.items() if n not in changed}, clock)
         with clock.step("finish", "Collecting the evidence", 0.96):
             prediction = self._finish(session, maps, total, labelmap, planes, text, influence)
         prediction.seconds.update({k: round(v, 4) for k, v in clock.seconds.items()})
         prediction.seconds["total"] = round(time.perf_counter() - started, 4)
-        session.prediction = prediction
+        session.prediction, session.labelmap = prediction, labelmap.copy() if len(maps) > 1 else None
         clock.say(1.0, "Done")  # may still be cancelled; what was kept before must then stay
         self.session = session
         return prediction
@@ -176,10 +183,10 @@ class Segmenter:
         )
         mean = mean + change / len(session.planes)
         weighted = weighted + change * plane.sharpness / sum(p.sharpness for p in session.planes.values())
-        masks = plane.view.slices(session.prediction.labelmap)
+        masks = plane.view.slices(session.labelmap)
         beside = (masks[[i for i in (index - 1, index + 1) if 0 <= i < len(masks)]] > 0).any(0)
         mask = fuse_slice(mean, weighted, beside, self.model.labels, threshold)
-        left = left_out(alone[:, None], mask[None], threshold, LEAST_PIXELS)[0]
+        left = left_out(alone.max(0)[None] >= threshold, mask[None] > 0, plane.spacing)[0]
         return SliceResult(mask, mean, self._evidence(session, key, mask, mean, left))
 
     # ---- steps
@@ -215,14 +222,9 @@ class Segmenter:
             self._decode(session, batch, references, influence, clock)
 
     def _near(self, session: Session, labelmap: np.ndarray) -> list[tuple[str, int]]:
-        """Slices not decoded yet that show a finding, or lie so close to one that it may reach into them."""
-        todo = []
-        for name, plane in session.planes.items():
-            shows, reaches = plane.view.slices(labelmap).any((1, 2)), np.zeros(len(plane.raw), bool)
-            for i in np.flatnonzero(shows):
-                reaches[max(0, i - plane.stride) : i + plane.stride + 1] = True
-            todo += [(name, int(i)) for i in np.flatnonzero(reaches & ~plane.known)]
-        return todo
+        """Slices not decoded yet that show a finding of all planes or of their own, or lie so close to one that it may reach into them."""
+        threshold = self.model.config.threshold
+        return [(name, i) for name, plane in session.planes.items() for i in plane.near(labelmap, threshold, LEAST_PIXELS)]
 
     def _encode(self, session: Session, keys, clock) -> None:
         plane = session.planes[keys[0][0]]
@@ -385,63 +387,47 @@ class Segmenter:
 
     # ---- results
 
-    def _fuse(self, session: Session) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-        """Step 6: back to the volume's grid: probabilities (labels, k, j, i) of each plane and of all, fused, and label map (k, j, i)."""
-        model, maps = self.model, []
-        for plane in session.planes.values():
-            pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm, plane.known))
-            maps.append(np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))]))
-        total, weighted, labelmap = fuse_planes(
-            maps, [plane.sharpness for plane in session.planes.values()], model.labels, model.config.threshold
-        )
-        session.weighted = weighted.astype(np.float16) if len(maps) > 1 else None
-        return maps, total, drop_small_parts(labelmap, self._least(session.volume))
+    def _fuse(self, session: Session, maps: dict[str, np.ndarray], clock: Clock) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+        """Step 6: back to the volume's grid: probabilities (labels, k, j, i) of each plane and of all, fused, and label map (k, j, i).
 
-    def _least(self, volume: Volume) -> float:
-        """Voxels that a part must have to be kept."""
-        return self.model.config.minimum_ml / volume.geometry.voxel_ml if volume.spacing_known else 0
+        Args:
+            maps: those of planes that are as they were.
+        """
+        model, out = self.model, {}
+        for name, plane in session.planes.items():
+            clock.check()
+            if name in maps:
+                out[name] = maps[name]
+                continue
+            pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm, plane.known))
+            out[name] = np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))])
+        clock.check()
+        total, weighted, labelmap = fuse_planes(
+            list(out.values()), [plane.sharpness for plane in session.planes.values()], model.labels, model.config.threshold
+        )
+        clock.check()
+        session.weighted = weighted.astype(np.float16) if len(out) > 1 else None
+        least = model.config.minimum_ml / session.volume.geometry.voxel_ml if session.volume.spacing_known else 0
+        return out, total, drop_small_parts(labelmap, least)
 
     def _finish(self, session: Session, maps, total: np.ndarray, labelmap: np.ndarray, planes: str, text, influence: bool) -> Prediction:
         """The result, with the evidence of every slice that was decoded."""
         model, volume = self.model, session.volume
         evidence = []
-        for (name, plane), alone in zip(session.planes.items(), maps):
+        for name, plane in session.planes.items():
             view = plane.view
             masks = view.slices(labelmap)
             left = None
             if len(maps) > 1:
-                left = view.slices(left_out(alone, labelmap, model.config.threshold, self._least(volume)))
+                left = left_out(view.slices(maps[name].max(0) >= model.config.threshold), masks > 0, plane.spacing)
             probabilities = np.stack([view.slices(channel) for channel in total], 1)
             for i in range(len(view)):
                 if (name, i) in session.slices:
                     evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i], None if left is None else left[i]))
-        provenance = {
-            "cers": __version__,
-            "image": session.image_hash,
-            "model": model.hash,
-            "model_name": model.config.name,
-            "pool": self.pool.hash() if self.pool is not None else None,
-            "text_encoder": self.embedder.hash,
-            "settings": {
-                "planes": "three" if len(session.planes) > 1 else "acquisition",
-                "planes_asked": planes,
-                "size": model.config.size,
-                "device": model.device,
-                "threads": torch.get_num_threads(),
-                "threshold": model.config.threshold,
-                "across_mm": ACROSS_MM,
-                "coarse_mm": COARSE_MM,
-                "margin": MARGIN,
-                "unconfirmed": UNCONFIRMED,
-                "temperature": model.config.temperature,
-                "modality": session.modality,
-                "body_site": session.body_site,
-                "clinical_text": bool(text and text.strip()),
-                "influence": influence,
-                "selection": model.selection.to_dict(),
-            },
-        }
-        return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, provenance)
+        about = provenance(
+            session, model, self.pool, self.embedder.hash, planes=planes, text=bool(text and text.strip()), influence=influence
+        )
+        return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, about)
 
     def _names(self, evidence: list[Evidence]) -> dict[int, str]:
         """The model's label names; where most of what was found is owed to references of something else, the first is named after them."""
@@ -488,12 +474,5 @@ class Segmenter:
             disagreement,
             float(probability.max(0)[inside].mean()) if inside.any() else None,
             [] if left is None else to_runs(left),
+            bool(both),
         )
-
-
-def soft_difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """1 - soft Dice with squared sums (Milletari et al., 3DV 2016) of probabilities (n, labels, h, w) and (labels, h, w): (n,), 0..1.
-
-    With plain sums an unsure mask would differ from itself.
-    """
-    return (a - b).square().sum((1, 2, 3)) / (a.square().sum((1, 2, 3)) + b.square().sum()).clamp(min=1e-6)

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
+from .. import __version__
 from ..case import Evidence, Prediction, Rationale, Volume
 from ..errors import Cancelled
 from ..pool import Selection
 from .planes import Plane
+from .volume import ACROSS_MM, COARSE_MM, MARGIN
 
 BATCH = 8
+UNCONFIRMED = 0.5  # most that references count where decoding without any finds nothing, of what the model was trained for
 
 
 @dataclass
@@ -51,6 +54,37 @@ class Session:
     image_hash: str
     weighted: np.ndarray | None = None  # probabilities (labels, k, j, i) float16 fused by sharpness, where several planes were
     prediction: Prediction | None = None
+    labelmap: np.ndarray | None = None  # of the first result; that of the prediction follows slices that are decoded again
+
+
+def provenance(session: Session, model, pool, text_encoder: str, *, planes: str, text: bool, influence: bool) -> dict:
+    """What a result was made of: hashes of image, model, pool and text encoder, and every setting. planes: as they were asked for."""
+    return {
+        "cers": __version__,
+        "image": session.image_hash,
+        "model": model.hash,
+        "model_name": model.config.name,
+        "pool": pool.hash() if pool is not None else None,
+        "text_encoder": text_encoder,
+        "settings": {
+            "planes": "three" if len(session.planes) > 1 else "acquisition",
+            "planes_asked": planes,
+            "size": model.config.size,
+            "device": model.device,
+            "threads": torch.get_num_threads(),
+            "threshold": model.config.threshold,
+            "across_mm": ACROSS_MM,
+            "coarse_mm": COARSE_MM,
+            "margin": MARGIN,
+            "unconfirmed": UNCONFIRMED,
+            "temperature": model.config.temperature,
+            "modality": session.modality,
+            "body_site": session.body_site,
+            "clinical_text": text,
+            "influence": influence,
+            "selection": model.selection.to_dict(),
+        },
+    }
 
 
 def batches(keys):

@@ -7,6 +7,7 @@ import torch
 
 ACROSS_MM = 2.0  # standard deviation of the smoothing across slices
 COARSE_MM = 3.0  # slices across the acquisition are decoded about so far apart at first
+RIM_MM = 1.5  # by which borders may differ without a word
 MARGIN = 0.1  # of the two thresholds, above and below the model's own, where several planes are fused
 
 
@@ -48,18 +49,37 @@ def sharpness(spacing: tuple[float, float] | None) -> float:
     return min(spacing) / max(spacing) if spacing else 1.0
 
 
+def bounds(threshold: float) -> tuple[float, float]:
+    """The lower and the upper threshold where planes are fused: ``MARGIN`` away from the model's own, but always within 0..1."""
+    return max(threshold - MARGIN, threshold / 2), min(threshold + MARGIN, (1 + threshold) / 2)
+
+
 def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, str], threshold: float):
     """Probabilities of the planes, each (labels, k, j, i), as one: their mean, that by sharpness, and the label map (k, j, i) uint8.
 
-    Whether there is a lesion, all planes say alike: a part is kept where their mean somewhere exceeds the threshold by ``MARGIN``. Where
-    it ends, the planes with square pixels say most: up to where the mean by sharpness falls below the threshold by as much (hysteresis,
-    Canny, PAMI 1986). One plane alone is taken at its threshold.
+    Whether there is a lesion, all planes say alike: a part is kept where their mean somewhere exceeds the threshold by ``MARGIN``, or
+    every one of them reaches it, as in a lesion so small that its mean is never that sure. Where it ends, the planes with square pixels
+    say most: up to where the mean by sharpness falls below the threshold by as much (hysteresis, Canny, PAMI 1986). One plane alone is
+    taken at its threshold.
     """
-    mean = np.mean(maps, axis=0, dtype=np.float32)
     if len(maps) == 1:
-        return mean, mean, to_labelmap(mean, labels, threshold)
-    weighted = mean if len(set(sharp)) == 1 else np.average(maps, axis=0, weights=sharp).astype(np.float32)
-    return mean, weighted, keep_seeded(to_labelmap(weighted, labels, threshold - MARGIN), mean.max(0) >= threshold + MARGIN)
+        return maps[0], maps[0], to_labelmap(maps[0], labels, threshold)
+    mean = _mean(maps, [1.0] * len(maps))
+    weighted = mean if len(set(sharp)) == 1 else _mean(maps, sharp)
+    low, high = bounds(threshold)
+    sure = mean.max(0) >= high
+    every = maps[0].max(0) >= threshold
+    for m in maps[1:]:
+        every &= m.max(0) >= threshold
+    return mean, weighted, keep_seeded(to_labelmap(weighted, labels, low), sure | every)
+
+
+def _mean(maps: list[np.ndarray], weights: list[float]) -> np.ndarray:
+    """Weighted mean, added up in place: large volumes do not fit into memory several times."""
+    out = maps[0] * np.float32(weights[0] / sum(weights))
+    for m, weight in zip(maps[1:], weights[1:]):
+        out += m * np.float32(weight / sum(weights))
+    return out
 
 
 def fuse_slice(mean: np.ndarray, weighted: np.ndarray, beside: np.ndarray, labels: dict[int, str], threshold: float) -> np.ndarray:
@@ -68,11 +88,12 @@ def fuse_slice(mean: np.ndarray, weighted: np.ndarray, beside: np.ndarray, label
     Args:
         beside: (rows, columns) bool; where the slices on either side hold a part that is kept: what touches it is kept, too.
     """
-    grown = to_labelmap(weighted[:, None], labels, threshold - MARGIN)
     import SimpleITK as sitk
 
+    low, high = bounds(threshold)
+    grown = to_labelmap(weighted[:, None], labels, low)
     near = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(beside.astype(np.uint8)), [1, 1], sitk.sitkBox)) > 0
-    return keep_seeded(grown, ((mean.max(0) >= threshold + MARGIN) | near)[None])[0]
+    return keep_seeded(grown, ((mean.max(0) >= high) | near)[None])[0]
 
 
 def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -88,13 +109,25 @@ def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     return np.where(kept[parts], labelmap, 0).astype(labelmap.dtype)
 
 
-def left_out(probabilities: np.ndarray, labelmap: np.ndarray, threshold: float, least_voxels: float) -> np.ndarray:
-    """(k, j, i) bool: parts that one plane's probabilities (labels, k, j, i) show and of which the label map holds nothing.
+def left_out(alone: np.ndarray, masks: np.ndarray, spacing: tuple[float, float] | None) -> np.ndarray:
+    """(n, rows, columns) bool: what slices show in their own plane and the fused mask does not hold.
 
-    Parts of fewer than ``least_voxels`` are not looked at, as in the label map itself.
+    A rim of ``RIM_MM`` on either side of a border is no finding (opened with a box of that size).
+
+    Args:
+        alone, masks: (n, rows, columns) bool; the slices' own masks, and the fused one. spacing: (row, column) in mm, None if not known.
     """
-    alone = (probabilities.max(0) >= threshold).astype(np.uint8)
-    return (drop_small_parts(alone, least_voxels) > keep_seeded(alone, labelmap > 0)).astype(bool)
+    import SimpleITK as sitk
+
+    more = alone & ~masks
+    some = np.flatnonzero(more.any((1, 2)))
+    if not len(some):
+        return more
+    rows, columns = (round(RIM_MM / s) for s in spacing) if spacing else (1, 1)
+    opened = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(more[some].astype(np.uint8)), [columns, rows, 0], sitk.sitkBox)
+    out = np.zeros_like(more)
+    out[some] = sitk.GetArrayFromImage(opened) > 0
+    return out
 
 
 def drop_small_parts(labelmap: np.ndarray, least_voxels: float) -> np.ndarray:
@@ -106,3 +139,11 @@ def drop_small_parts(labelmap: np.ndarray, least_voxels: float) -> np.ndarray:
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray((labelmap > 0).astype(np.uint8)), True)
     kept = sitk.GetArrayFromImage(sitk.RelabelComponent(parts, minimumObjectSize=int(np.ceil(least_voxels)))) > 0
     return np.where(kept, labelmap, 0).astype(labelmap.dtype)
+
+
+def soft_difference(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """1 - soft Dice with squared sums (Milletari et al., 3DV 2016) of probabilities (n, labels, h, w) and (labels, h, w): (n,), 0..1.
+
+    With plain sums an unsure mask would differ from itself.
+    """
+    return (a - b).square().sum((1, 2, 3)) / (a.square().sum((1, 2, 3)) + b.square().sum()).clamp(min=1e-6)
