@@ -229,9 +229,14 @@ def test_what_one_plane_alone_shows_is_drawn_and_kept_with_the_scene(user, model
     assert np.array_equal(controller.model.leftOut(key), part)
     assert controller.queryPicture().dashed.sum() == 20 and "(dashed), left out" in spoken(user.control.evidence)[2]
     host.screenshot(user.window, screenshots / "segment_left_out.png")
+    assert controller.model.stops(key[0]) == controller.model.lesionSlices(key[0]), "where there are lesions, N goes to them"
     record = sys.modules["CERSSegmentLib.EvidenceRecord"]
     kept = json.loads(json.dumps(record._short(controller.model.slices[key])))
     assert np.array_equal(from_runs(kept["left_out_runs"], part.shape), part)
+    empty = sys.modules["CERSSegmentLib.EvidenceModel"].EvidenceModel(
+        controller.model.summary, np.zeros_like(controller.model.labelmap), controller.model.geometry, None, None
+    )
+    assert empty.stops(key[0]) == [key[1]] and empty.largest() == key, "where there are none, to what was left out"
 
 
 def test_evidence_is_written_into_the_scene_in_portions(user, model, pool, host):
