@@ -18,6 +18,7 @@ import numpy as np
 
 from .case import Prediction, Volume
 from .case.counts import by_plane, references_words, slices_words
+from .case.geometry import PLANES
 from .case.io import atomic_path, read_mask, read_volume, write_segmentation
 from .errors import CersError, InputError
 from .evaluation.metrics import dice
@@ -51,7 +52,10 @@ def read_sample(name: str) -> tuple[Volume, np.ndarray]:
 
 
 def build_pool(folder: Path):
-    """A new pool at ``folder`` with the lesion slices of the samples in ``POOL``; one that stood there before is replaced.
+    """A new pool at ``folder`` with lesion slices of the samples in ``POOL``; one that stood there before is replaced.
+
+    Samples of the query's organ are kept in three planes, others along their acquisition.
+
 
     Raises:
         InputError: the folder holds something else than a pool.
@@ -66,7 +70,9 @@ def build_pool(folder: Path):
     pool = Pool.create(folder)
     for name in POOL:
         volume, mask = read_sample(name)
-        import_volume(pool, volume, mask, LABELS, source=f"pyradiomics 3.0.1 {name}", annotator="pyradiomics expert")
+        # the query is decoded in three planes, and what is to resemble its slices must be seen from the same sides
+        for plane in PLANES if ABOUT[name] == ABOUT[QUERY] else (None,):
+            import_volume(pool, volume, mask, LABELS, plane=plane, source=f"pyradiomics 3.0.1 {name}", annotator="pyradiomics expert")
     return pool
 
 

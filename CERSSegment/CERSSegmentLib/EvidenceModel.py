@@ -81,13 +81,16 @@ class EvidenceModel:
         return sorted(index for (p, index), entry in self.slices.items() if p == plane and entry.get("left_out"))
 
     def largest(self) -> tuple[str, int] | None:
-        """The slice with the most voxels of the result, of the plane of acquisition where that shows any: a pool's cases lie in it.
+        """The slice with the most voxels of the result among those that have references, or of all where none has.
 
+        Of several planes that of acquisition is taken, if it shows any such slice.
         Without any voxel the slice with most of what was left out, else the middle slice of that plane; None without slices.
         """
-        for plane in self.planes:
-            if self.areas(plane).any():
-                return plane, int(np.argmax(self.areas(plane)))
+        for evident in (True, False):
+            for plane in self.planes:
+                found = [n for n in self.lesionSlices(plane) if not evident or self.slices.get((plane, n), {}).get("references")]
+                if found:
+                    return plane, max(found, key=lambda n: self.areas(plane)[n])
         left = {key: entry["left_out"] for key, entry in self.slices.items() if entry.get("left_out")}
         if left:
             return max(left, key=left.get)
