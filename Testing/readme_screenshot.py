@@ -35,9 +35,9 @@ def main() -> None:
     print(user.status())
     user.control.evidence.board.click()
     model = user.control.controller.model
-    covered = [n for n in model.lesionSlices("axial") if model.slices["axial", n]["references"]]
+    covered = [key for key, entry in model.slices.items() if entry["pixels"] and len(entry["references"]) > 1]
     if covered:
-        user.control.controller.show(("axial", covered[-1]))
+        user.control.controller.show(max(covered, key=lambda key: model.slices[key]["pixels"]))
     host.process(1.5)
     host.screenshot(window, ROOT / "Resources" / "Screenshots" / "segment.png")
     host.unload_modules()

@@ -110,6 +110,7 @@ def test_what_one_plane_shows_and_the_mask_does_not_hold_is_left_out():
     alone[3, 20:30, 20:30] = True  # nothing of it in the mask
     alone[4, 2:30, 2:30], masks[4, 2:6, 2:6] = True, True  # a mask that holds a corner of it must not silence the rest
     alone[5, 0, 0:30] = True  # a line
+    alone[0, 10:20, 10:20], masks[0, 10:20, 10:16] = True, True  # 40 mm2 more beside the mask: planes differ where a lesion ends
     left = left_out(alone, masks, (1.0, 1.0))
     assert left.dtype == bool and left.sum((1, 2))[[0, 1, 2, 5]].tolist() == [0] * 4
     assert left[3].sum() == 100 and left[3, 20:30, 20:30].all() and 700 < left[4].sum() <= 28 * 28 - 16

@@ -7,6 +7,7 @@ import torch
 
 ACROSS_MM = 2.0  # standard deviation of the smoothing across slices
 COARSE_MM = 3.0  # slices across the acquisition are decoded about so far apart at first
+BESIDE_MM2 = 100.0  # 1 cm2; pixels, where their size is not known
 RIM_MM = 1.5  # by which borders may differ without a word
 MARGIN = 0.1  # of the two thresholds, above and below the model's own, where several planes are fused
 
@@ -112,7 +113,8 @@ def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
 def left_out(alone: np.ndarray, masks: np.ndarray, spacing: tuple[float, float] | None) -> np.ndarray:
     """(n, rows, columns) bool: what slices show in their own plane and the fused mask does not hold.
 
-    A rim of ``RIM_MM`` on either side of a border is no finding (opened with a box of that size).
+    A rim of ``RIM_MM`` on either side of a border is no finding (opened with a box of that size), nor is less than ``BESIDE_MM2`` beside
+    the mask: where a lesion ends, planes differ.
 
     Args:
         alone, masks: (n, rows, columns) bool; the slices' own masks, and the fused one. spacing: (row, column) in mm, None if not known.
@@ -127,6 +129,15 @@ def left_out(alone: np.ndarray, masks: np.ndarray, spacing: tuple[float, float] 
     opened = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(more[some].astype(np.uint8)), [columns, rows, 0], sitk.sitkBox)
     out = np.zeros_like(more)
     out[some] = sitk.GetArrayFromImage(opened) > 0
+    pixel = spacing[0] * spacing[1] if spacing else 1.0
+    for n in some:
+        if not out[n].any() or not masks[n].any():
+            continue
+        parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(out[n].astype(np.uint8)), True))
+        near = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(masks[n].astype(np.uint8)), [2, 2], sitk.sitkBox)) > 0
+        small = np.bincount(parts.ravel()) * pixel < BESIDE_MM2
+        small[~np.isin(np.arange(len(small)), parts[near])] = False
+        out[n] &= ~small[parts]
     return out
 
 
