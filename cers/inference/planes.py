@@ -64,11 +64,13 @@ class Plane:
         """Every ``step``-th of the slices that show a part of the body."""
         return np.flatnonzero(self.has_body)[::step].tolist()
 
-    def near(self, labelmap: np.ndarray, threshold: float, least_pixels: int) -> list[int]:
+    def near(self, labelmap: np.ndarray | None, threshold: float, least_pixels: int) -> list[int]:
         """Slices of which nothing is known, within a stride of one that shows a part of the label map (k, j, i) or something of its own."""
         own = (self.fused >= threshold).any(1).flatten(1).sum(1).numpy() >= least_pixels
         reaches = np.zeros(len(self.raw), bool)
-        for i in np.flatnonzero(own | self.view.slices(labelmap).any((1, 2))):
+        if labelmap is not None:
+            own |= self.view.slices(labelmap).any((1, 2))
+        for i in np.flatnonzero(own):
             reaches[max(0, i - self.stride) : i + self.stride + 1] = True
         return np.flatnonzero(reaches & ~self.known).tolist()
 

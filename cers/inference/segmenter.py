@@ -117,12 +117,15 @@ class Segmenter:
                     session.planes[name] = prepare(volume, name, config.size, len(self.model.labels), modality)
             coarse = [(n, i) for n, plane in session.planes.items() if n != first for i in plane.bodies(plane.stride)]
             self._pass(session, coarse, influence, clock, 0.5, 0.8)
-        with clock.step("finish", "Putting the mask together", 0.8 if len(session.planes) > 1 else 0.95):
+        start = 0.8 if len(session.planes) > 1 else 0.95
+        while todo := self._near(session):  # by what each plane shows by itself, which is cheaper to ask
+            self._pass(session, todo, influence, clock, start, start + 0.5 * (0.95 - start))
+            start += 0.5 * (0.95 - start)
+        with clock.step("finish", "Putting the mask together", start):
             maps, total, labelmap = self._fuse(session, {}, clock)
-        start = 0.82
         while todo := self._near(session, labelmap):
-            self._pass(session, todo, influence, clock, start, start + 0.6 * (0.95 - start))
-            start += 0.6 * (0.95 - start)
+            self._pass(session, todo, influence, clock, start, start + 0.5 * (0.95 - start))
+            start += 0.5 * (0.95 - start)
             with clock.step("finish"):
                 changed = {name for name, _ in todo}
                 maps, total, labelmap = self._fuse(session, {n: m for n, m in maps.items() if n not in changed}, clock)
@@ -221,8 +224,8 @@ class Segmenter:
             clock.say(at(0.6 + 0.4 * done), "Decoding with evidence")
             self._decode(session, batch, references, influence, clock)
 
-    def _near(self, session: Session, labelmap: np.ndarray) -> list[tuple[str, int]]:
-        """Slices not decoded yet that show a finding of all planes or of their own, or lie so close to one that it may reach into them."""
+    def _near(self, session: Session, labelmap: np.ndarray | None = None) -> list[tuple[str, int]]:
+        """Slices not decoded yet that lie close to one that shows a finding: of its own, or of all planes, where that is known."""
         threshold = self.model.config.threshold
         return [(name, i) for name, plane in session.planes.items() for i in plane.near(labelmap, threshold, LEAST_PIXELS)]
 
