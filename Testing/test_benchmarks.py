@@ -67,3 +67,17 @@ def test_lesion_slice_stays_where_it_was():
 
 def test_median_is_in_milliseconds():
     assert median_ms(lambda: time.sleep(0.02), 3) >= 19
+
+
+def test_a_slab_stays_where_it_was_in_the_patient():
+    """Slices averaged to thicker ones lie at the middle of what they were made of."""
+    from benchmarks.planes import cut
+
+    array = np.zeros((20, 8, 9), np.float32)
+    array[6:10, 3:5, 4:7] = 100
+    volume = Volume(array, Geometry(np.array([[-1.0, 0, 0, 3], [0, -1, 0, 4], [0.1, 0, 2, 6], [0, 0, 0, 1]]), array.shape))
+    slab, inside = cut(volume, array > 0, 4, 17, 2)
+    assert slab.array.shape == (6, 8, 9) and slab.geometry.spacing[2] == pytest.approx(2 * volume.geometry.spacing[2])
+    assert inside.sum() == 2 * 2 * 3 and np.array_equal(inside, slab.array > 0)
+    centres = [g.ras(np.argwhere(mask)[:, ::-1]).mean(0) for g, mask in ((volume.geometry, array > 0), (slab.geometry, inside))]
+    assert np.allclose(*centres)
