@@ -56,7 +56,6 @@ def build_pool(folder: Path):
 
     Samples of the query's organ are kept in three planes, others along their acquisition.
 
-
     Raises:
         InputError: the folder holds something else than a pool.
     """

@@ -101,7 +101,7 @@ class EvidenceModel:
         return self.planes[key[0]].slices(self.labelmap)[key[1]]
 
     def leftOut(self, key) -> np.ndarray | None:
-        """(rows, columns) bool of what this plane alone shows in a slice and the result leaves out; None where there is nothing."""
+        """(rows, columns) bool of what this plane shows in a slice and the result leaves out; None where there is nothing."""
         runs = self.slices.get(key, {}).get("left_out_runs")
         return from_runs(runs, self.mask(key).shape) if runs else None
 

@@ -172,6 +172,8 @@ def _unpack(record: dict, volume, segmentation) -> EvidenceModel:
             bits = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
             part[np.unpackbits(bits, count=part.size).reshape(part.shape) > 0] = int(value)
     model = EvidenceModel(record, labelmap, geometry, volume, segmentation, box, pool=str(record["pool"]))
+    for key in model.slices:
+        model.leftOut(key)  # raises where it is no part of the slice, now rather than when it is to be drawn
     for plane, index, pinned, dropped in record["rerun"]:
         model.rerun.add((plane, index))
         model.choices[plane, index] = Choices(set(pinned), set(dropped))

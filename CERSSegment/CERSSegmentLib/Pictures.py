@@ -10,7 +10,7 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 EXPERT = (0.2, 0.85, 1.0)  # contour drawn by an expert: far from every lesion colour, also for the colour-blind
-LEFT_OUT = (1.0, 1.0, 1.0)  # dashed: what one plane alone shows
+LEFT_OUT = (1.0, 1.0, 1.0)  # dashed: what a plane shows and the mask leaves out
 MARGIN = 0.04  # of the picture, kept around what is not background
 SIZES = 3  # that a picture is kept in: panel, board, enlarged
 

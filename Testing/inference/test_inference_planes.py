@@ -178,3 +178,20 @@ def test_what_a_reference_changes_in_one_plane_counts_as_one_plane(marker, monke
     everything = marker.session.planes
     monkeypatch.setattr(marker.session, "planes", {"coronal": everything["coronal"]})
     assert not marker.resegment(e.index, e.plane).mask.any(), "one plane by itself would say no"
+
+
+def test_a_part_of_which_all_planes_are_just_sure_stays_when_its_slice_is_decoded_again(marker, monkeypatch):
+    """Its mean is nowhere so sure that it would be kept for that."""
+    decode = marker._fused
+
+    def unsure(session, wanted, references, alone):
+        probabilities, *rest = decode(session, wanted, references, alone)
+        return probabilities * 0.56, *rest
+
+    monkeypatch.setattr(marker, "_fused", unsure)
+    prediction = marker.segment(bright()[0], "three", influence=False)
+    assert prediction.labelmap.any() and prediction.probabilities.max() < 0.6
+    for plane in marker.session.planes:
+        e = max((e for e in prediction.evidence if e.plane == plane), key=lambda e: e.pixels)
+        assert marker.resegment(e.index, plane).evidence.pixels == pytest.approx(e.pixels, rel=0.03)
+        marker.session.labelmap[:] = 0  # even where nothing beside it is kept

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cers.inference.volume import ACROSS_MM, bounds, fuse_planes, keep_seeded, left_out, reach, sharpness, smooth_across
+from cers.inference.volume import ACROSS_MM, bounds, fuse_planes, fuse_slice, keep_seeded, left_out, reach, sharpness, smooth_across
 
 
 def test_thick_slices_and_unknown_distances_stay_as_they_are():
@@ -128,6 +128,19 @@ def test_a_part_of_which_all_planes_are_just_sure_is_kept():
         m[0, 2, 6:8, 6:8] = value
     _, _, labelmap = fuse_planes(maps, [1.0] * 3, LABELS, 0.5)
     assert labelmap.sum() == 4 and labelmap[2, 1:3, 1:3].all()
+
+
+def test_a_slice_alone_is_fused_by_the_same_rules():
+    """Every slice of a random volume: by itself, with what is kept beside it, it has what it has in the volume."""
+    rng = np.random.default_rng(3)
+    maps = [smooth_across(torch.from_numpy(rng.random((9, 1, 24, 24)).astype(np.float32)), 1.0).numpy()[:, 0][None] for _ in range(3)]
+    mean, weighted, labelmap = fuse_planes(maps, [1.0, 0.5, 0.5], LABELS, 0.5)
+    every = np.min([m[0] for m in maps], 0) >= 0.5
+    assert (every & (mean[0] < 0.6)).any(), "some parts are kept by the second rule only"
+    for k in range(1, 8):
+        beside = (labelmap[[k - 1, k + 1]] > 0).any(0)
+        alone = fuse_slice(mean[:, k], weighted[:, k], every[k], beside, LABELS, 0.5)
+        assert np.array_equal(alone, labelmap[k])
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.05, 0.5, 0.95, 0.99])

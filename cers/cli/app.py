@@ -161,9 +161,8 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
         else f"No lesion was found in {_slices(len(prediction.evidence))} ({prediction.seconds['total']:.1f} s)."
     ]
     if left := [e for e in prediction.evidence if e.left_out]:
-        lines.append(
-            f"In {_slices(len(left))} something is shown that the planes together do not bear out. It was left out; see the report."
-        )
+        words = "something is shown that the planes together do not bear out. It was left out; a report (--report) shows it."
+        lines.append(f"In {_slices(len(left))} {words}")
     if pool is None:
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:

@@ -38,6 +38,7 @@ from .volume import (
     smooth_across,
     soft_difference,
     to_labelmap,
+    votes,
 )
 
 CHOICES = ("auto", "acquisition", "three")  # of planes
@@ -79,7 +80,7 @@ class Segmenter:
 
         Args:
             planes: "acquisition" decodes along the plane the scanner took, "three" along all three and fuses the probabilities; "auto"
-                takes all three where the volume reaches far enough across its slices (``worth_crossing``), unless the finding is owed
+                takes all three where the volume reaches far enough in every direction (``worth_crossing``), unless the finding is owed
                 to references of what the model was not trained for, which are as a rule seen from one side only.
             text: a short clinical text; optional. progress: called with (fraction, message). cancel: asked often; True stops.
             influence: measure how much each reference changes each mask (one more pass of D_R per reference).
@@ -171,15 +172,16 @@ class Segmenter:
             self._decode(changed, [key], self._references(changed, [key]), True, Clock())
             alone = view.shown(index)
             if len(session.planes) > 1:
-                return self._fused_again(changed, key, alone, alone - first)
+                return self._fused_again(changed, key, first, alone)
             mask = to_labelmap(alone[:, None], self.model.labels, self.model.config.threshold)[0]
             return SliceResult(mask, alone, self._evidence(changed, key, mask, alone))
         finally:
             view.fused[index] = fused
 
-    def _fused_again(self, session: Session, key, alone: np.ndarray, change: np.ndarray) -> SliceResult:
-        """A slice whose probabilities in its own plane are ``alone`` now, after a change, fused with what the other planes showed."""
+    def _fused_again(self, session: Session, key, first: np.ndarray, alone: np.ndarray) -> SliceResult:
+        """A slice whose probabilities in its own plane were ``first`` and are ``alone`` now, fused with what the other planes showed."""
         plane, index, threshold = session.planes[key[0]], key[1], self.model.config.threshold
+        change, shown = alone - first, alone.max(0) >= threshold
         mean, weighted = (
             np.stack([plane.view.slices(channel)[index] for channel in stack]).astype(np.float32)
             for stack in (session.prediction.probabilities, session.weighted)
@@ -188,8 +190,10 @@ class Segmenter:
         weighted = weighted + change * plane.sharpness / sum(p.sharpness for p in session.planes.values())
         masks = plane.view.slices(session.labelmap)
         beside = (masks[[i for i in (index - 1, index + 1) if 0 <= i < len(masks)]] > 0).any(0)
-        mask = fuse_slice(mean, weighted, beside, self.model.labels, threshold)
-        left = left_out(alone.max(0)[None] >= threshold, mask[None] > 0, plane.spacing)[0]
+        others = plane.view.slices(session.votes)[index].astype(int) - (first.max(0) >= threshold)
+        every = others + shown == len(session.planes)
+        mask = fuse_slice(mean, weighted, every, beside, self.model.labels, threshold)
+        left = left_out(shown[None], mask[None] > 0, plane.spacing)[0]
         return SliceResult(mask, mean, self._evidence(session, key, mask, mean, left))
 
     # ---- steps
@@ -409,7 +413,8 @@ class Segmenter:
             list(out.values()), [plane.sharpness for plane in session.planes.values()], model.labels, model.config.threshold
         )
         clock.check()
-        session.weighted = weighted.astype(np.float16) if len(out) > 1 else None
+        if len(out) > 1:
+            session.weighted, session.votes = weighted.astype(np.float16), votes(list(out.values()), model.config.threshold)
         least = model.config.minimum_ml / session.volume.geometry.voxel_ml if session.volume.spacing_known else 0
         return out, total, drop_small_parts(labelmap, least)
 

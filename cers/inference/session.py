@@ -53,6 +53,7 @@ class Session:
     tokens: torch.Tensor | None
     image_hash: str
     weighted: np.ndarray | None = None  # probabilities (labels, k, j, i) float16 fused by sharpness, where several planes were
+    votes: np.ndarray | None = None  # (k, j, i) uint8: how many of several planes show something
     prediction: Prediction | None = None
     labelmap: np.ndarray | None = None  # of the first result; that of the prediction follows slices that are decoded again
 

@@ -68,11 +68,16 @@ def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, st
     mean = _mean(maps, [1.0] * len(maps))
     weighted = mean if len(set(sharp)) == 1 else _mean(maps, sharp)
     low, high = bounds(threshold)
-    sure = mean.max(0) >= high
-    every = maps[0].max(0) >= threshold
-    for m in maps[1:]:
-        every &= m.max(0) >= threshold
-    return mean, weighted, keep_seeded(to_labelmap(weighted, labels, low), sure | every)
+    sure = (mean.max(0) >= high) | (votes(maps, threshold) == len(maps))
+    return mean, weighted, keep_seeded(to_labelmap(weighted, labels, low), sure)
+
+
+def votes(maps: list[np.ndarray], threshold: float) -> np.ndarray:
+    """(k, j, i) uint8: how many of the planes reach the threshold."""
+    out = np.zeros(maps[0].shape[1:], np.uint8)
+    for m in maps:
+        out += m.max(0) >= threshold
+    return out
 
 
 def _mean(maps: list[np.ndarray], weights: list[float]) -> np.ndarray:
@@ -83,18 +88,25 @@ def _mean(maps: list[np.ndarray], weights: list[float]) -> np.ndarray:
     return out
 
 
-def fuse_slice(mean: np.ndarray, weighted: np.ndarray, beside: np.ndarray, labels: dict[int, str], threshold: float) -> np.ndarray:
+def fuse_slice(
+    mean: np.ndarray, weighted: np.ndarray, every: np.ndarray, beside: np.ndarray, labels: dict[int, str], threshold: float
+) -> np.ndarray:
     """``fuse_planes`` for one slice alone: both means (labels, rows, columns) -> label map (rows, columns) uint8.
 
     Args:
+        every: (rows, columns) bool; where all planes reach the threshold.
         beside: (rows, columns) bool; where the slices on either side hold a part that is kept: what touches it is kept, too.
     """
-    import SimpleITK as sitk
-
     low, high = bounds(threshold)
     grown = to_labelmap(weighted[:, None], labels, low)
-    near = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(beside.astype(np.uint8)), [1, 1], sitk.sitkBox)) > 0
-    return keep_seeded(grown, ((mean.max(0) >= high) | near)[None])[0]
+    return keep_seeded(grown, ((mean.max(0) >= high) | every | _around(beside, 1))[None])[0]
+
+
+def _around(mask: np.ndarray, pixels: int) -> np.ndarray:
+    """(rows, columns) bool: the mask and what lies within so many pixels of it, diagonals included."""
+    import SimpleITK as sitk
+
+    return sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(mask.astype(np.uint8)), [pixels, pixels], sitk.sitkBox)) > 0
 
 
 def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
@@ -134,9 +146,8 @@ def left_out(alone: np.ndarray, masks: np.ndarray, spacing: tuple[float, float] 
         if not out[n].any() or not masks[n].any():
             continue
         parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray(out[n].astype(np.uint8)), True))
-        near = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(masks[n].astype(np.uint8)), [2, 2], sitk.sitkBox)) > 0
         small = np.bincount(parts.ravel()) * pixel < BESIDE_MM2
-        small[~np.isin(np.arange(len(small)), parts[near])] = False
+        small[~np.isin(np.arange(len(small)), parts[_around(masks[n], 2)])] = False
         out[n] &= ~small[parts]
     return out
 
