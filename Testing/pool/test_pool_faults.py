@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
 import sqlite3
 import stat
 import sys
+import threading
 import time
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from poolkit import case, python, rationale
 
 from cers.errors import PoolError
-from cers.pool import Pool
+from cers.pool import Pool, arrays
 
 ADD = """
 from poolkit import case, rationale
@@ -412,3 +414,42 @@ def test_a_record_that_cannot_be_read_is_said_plainly(tmp_path, column, value):
             for work in (pool.counts, lambda: values(pool, project(pool).ids)):
                 with pytest.raises(PoolError, match="damaged"):
                     work()
+
+
+def test_many_threads_read_while_the_collector_interrupts_them(tmp_path):
+    """Python before 3.13 ends ``ast`` with a SystemError where another thread parses in the midst of it; numpy's headers are parsed so."""
+    data, checksum = arrays.pack(image=np.arange(12, dtype=np.float32).reshape(3, 4), mask=np.ones((3, 4), np.uint8))
+    path = tmp_path / f"{checksum}.npz"
+    path.write_bytes(data)
+    parsing, failed, right = 0, [], 0
+
+    def pause(phase, info):
+        nonlocal parsing
+        if sys._getframe(1).f_code.co_name == "parse":
+            parsing += 1
+            time.sleep(0.002)
+
+    def read():
+        nonlocal right
+        for _ in range(20):
+            try:
+                got = arrays.read(path, checksum, "a case")
+            except SystemError as error:
+                failed.append(error)
+            else:
+                right += np.array_equal(got["image"], np.arange(12).reshape(3, 4)) and bool(got["mask"].all())
+
+    before = gc.get_threshold()
+    gc.callbacks.append(pause)
+    gc.set_threshold(1)
+    try:
+        threads = [threading.Thread(target=read) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(pause)
+    assert not failed and right == 160
+    assert parsing or sys.version_info >= (3, 12)  # the collector did come in between; later Pythons run it elsewhere

@@ -10,6 +10,7 @@ import io
 import os
 import re
 import tempfile
+import threading
 import time
 import zipfile
 import zlib
@@ -20,6 +21,8 @@ import numpy as np
 from ..errors import PoolError
 
 _STALE_SECONDS = 3600  # a temporary file this old has lost its writer
+# numpy reads headers with ``ast``, whose depth counter all threads of an interpreter share before Python 3.13: one at a time
+_PARSING = threading.Lock()
 _NAME = re.compile(r"[0-9a-f]{64}\.npz")
 
 
@@ -85,7 +88,7 @@ def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
             "Restore it from a backup, or delete the case and add it again."
         )
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
+        with _PARSING, np.load(io.BytesIO(data), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except (ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise PoolError(f"The image file {path.name} of {what} is not a valid array file ({error}).") from error

@@ -65,6 +65,25 @@ def thick_slices(image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     return F.interpolate(smooth, (h, w), mode="bilinear", align_corners=False)[0]
 
 
+def slab(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keep a band of the body of (1, h, w), a fifth to four fifths of it, in the middle of the frame: a plane across a scan of few slices.
+
+    The band lies along the rows or the columns; mask (labels, h, w) is cut alike.
+    """
+    axis = 1 if rng.random() < 0.7 else 2
+    body = torch.where((image > 0.05).any(3 - axis)[0])[0]
+    if not len(body):
+        return image, mask
+    first, whole = int(body[0]), int(body[-1] - body[0]) + 1
+    kept = max(8, round(whole * float(rng.uniform(0.2, 0.8))))
+    start = first + int(rng.integers(0, max(1, whole - kept + 1)))
+    inside = torch.zeros(image.shape[axis])
+    inside[start : start + kept] = 1
+    inside = inside[:, None] if axis == 1 else inside[None]
+    shift = image.shape[axis] // 2 - (start + kept // 2)
+    return torch.roll(image * inside, shift, axis), torch.roll(mask * inside, shift, axis)
+
+
 def strip_skull(image: torch.Tensor, mask: torch.Tensor, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
     """Blank an outer band of the body of (1, h, w) and enlarge what is left, as in skull-stripped scans; depth and zoom are random.
 

@@ -10,7 +10,7 @@ import torch
 
 from ..network.frame import normalise
 from . import tasks
-from .augment import crop_without_lesion, fade, intensities, mirror_patch, strip_skull, thick_slices, transplant, warp
+from .augment import crop_without_lesion, fade, intensities, mirror_patch, slab, strip_skull, thick_slices, transplant, warp
 from .config import TrainConfig
 from .datasets import Dataset
 from .splits import Split
@@ -188,6 +188,9 @@ class Batches:
                 out, mask = strip_skull(x, label[None], rng)
                 stripped.append(mask)
             x, y = out, torch.cat(stripped)
+        if c.slab and rng.random() < c.slab:
+            x, y = slab(x, y, rng)
+            removed = removed or not bool(y.any())
         if rng.random() < c.thick:
             x = thick_slices(x, rng)
         return x, y, removed

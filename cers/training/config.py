@@ -38,7 +38,7 @@ class TrainConfig:
         as of groups in which all have one.
     drop_rationale: share of queries without a rationale. rationales: of how many pictures per group and step one is measured anew.
     refresh: steps after which the pool's image vectors are renewed; pool_momentum: their EMA per step. k_coarse, k, cot_weight: selection.
-    negative, decoy, faint, strip, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short clinical
+    negative, decoy, faint, strip, slab, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short clinical
         text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of pictures
         that one of their slices takes the place of.
     network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
@@ -90,6 +90,7 @@ class TrainConfig:
     lesion_free: list[str] = field(default_factory=list)
     free: float = 0.06
     strip: float = 0.0
+    slab: float = 0.0
     thick: float = 0.0
     text: float = 0.0
     validate: int = 10
@@ -150,6 +151,7 @@ class TrainConfig:
             "faint",
             "free",
             "strip",
+            "slab",
             "thick",
             "text",
             "average",
