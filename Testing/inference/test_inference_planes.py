@@ -12,7 +12,6 @@ from cers.case import Volume
 from cers.errors import InputError
 from cers.evaluation.metrics import dice
 from cers.inference import Segmenter
-from cers.inference.planes import worth_crossing
 from cers.inference.volume import MARGIN
 
 ISOTROPIC = grid(shape=(64, 72, 68), spacing=(2.4, 2.4, 2.4))
@@ -52,7 +51,7 @@ def test_when_other_planes_are_worth_while(shape, spacing, known, expected):
     array = np.zeros(shape, np.uint8)
     array[0, 0, 0] = 1
     volume = Volume(array, grid(shape=shape, spacing=spacing), spacing_known=known)
-    assert worth_crossing(volume) is expected
+    assert volume.worth_crossing is expected
 
 
 def test_a_slab_is_read_along_its_acquisition_only(marker):

@@ -126,6 +126,14 @@ def test_planes_count_only_when_asked(bench):
     assert only(s, mine).reason == "Different plane (coronal; the query is axial)."
 
 
+def test_a_case_of_the_querys_plane_comes_before_one_that_looks_a_little_more_alike(bench):
+    other, same, unknown = bench.add(0.95, plane="sagittal"), bench.add(0.87, plane="Axial"), bench.add(0.84, plane=None)
+    assert bench.select().ids == [same, other, unknown]
+    assert bench.select(replace(QUERY, plane=None)).ids == [other, same, unknown], "a picture's own plane is not known"
+    assert bench.select(config=replace(CONFIG, other_plane=0.0)).ids == [other, same, unknown]
+    assert bench.select(config=replace(CONFIG, k=1)).ids == [same]
+
+
 def test_too_different(bench):
     mine = bench.add(0.31)
     s = bench.select()

@@ -11,6 +11,7 @@ from ..errors import InputError
 from .geometry import Geometry
 
 PARTS = ("texture", "boundary", "context", "summary")
+LEAST_SLICES, LEAST_MM = 12, 130.0  # of a volume along each of its axes, for three planes to be worth while
 
 
 @dataclass
@@ -53,6 +54,17 @@ class Volume:
             )
         if array.size and array.min() == array.max():
             raise InputError("The image is empty: every voxel has the same value.")
+
+    @property
+    def is_picture(self) -> bool:
+        """A single slice without a size of its pixels: its geometry does not say along which plane it was taken."""
+        return not self.spacing_known and self.geometry.shape[0] == 1
+
+    @property
+    def worth_crossing(self) -> bool:
+        """Whether it reaches far enough in every direction for each of the three planes to show anatomy, not a strip of it."""
+        sizes = zip(self.geometry.shape[::-1], self.geometry.spacing)
+        return self.spacing_known and all(n >= LEAST_SLICES and n * mm >= LEAST_MM for n, mm in sizes)
 
     @property
     def content_hash(self) -> str:

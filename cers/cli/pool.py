@@ -53,14 +53,15 @@ def import_(
     ] = None,
     modality: Annotated[Optional[str], typer.Option(help="For all cases that do not say: MR, CT, ...")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="For all cases that do not say: brain, lung, ...")] = None,
-    max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most.")] = 12,
+    max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most, along each plane.")] = 12,
     keep_identity: Annotated[
         bool, typer.Option("--keep-identity", help="Keep what the headers say of the patient, in the field source.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added; change nothing.")] = False,
     as_json: _JSON = False,
 ) -> None:
-    """Add annotated images. A volume gives several cases: lesion slices spread over it, the largest among them.
+    """Add annotated images. A volume gives several cases: lesion slices spread over it, the largest among them; along all three planes
+    where it is large enough for a segmentation to read it so (a whole head), else along the plane that the scanner took.
 
     What cannot be imported is named and does not stop the rest; the exit code is then 1. Doing it twice adds nothing twice.
     """

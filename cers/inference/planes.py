@@ -13,7 +13,6 @@ from ..network.frame import Frame, body_box, foreground, normalise, scale_intens
 from ..network.model import Encoded
 from .volume import COARSE_MM, reach, sharpness, smooth_across
 
-LEAST_SLICES, LEAST_MM = 12, 130.0  # of a volume along each of its axes, for three planes to be worth while
 KEPT = 256  # encoded slices kept for re-runs; about 2.4 MB each at 224 px
 
 
@@ -96,12 +95,6 @@ def prepare(volume: Volume, plane: str, size: int, labels: int, modality: str | 
     empty = torch.zeros(len(raw), labels, size, size)
     spacing = view.spacing if volume.spacing_known else None
     return Plane(view, raw, frame, frames, has_body, spacing, empty, empty.clone(), ~has_body)
-
-
-def worth_crossing(volume: Volume) -> bool:
-    """Whether a volume reaches far enough in every direction for each of the three planes to show anatomy, not a strip of it."""
-    sizes = zip(volume.geometry.shape[::-1], volume.geometry.spacing)
-    return volume.spacing_known and all(n >= LEAST_SLICES and n * mm >= LEAST_MM for n, mm in sizes)
 
 
 def to_frames(raw: np.ndarray, spacing: tuple[float, float] | None, size: int, modality: str | None) -> tuple[Frame, torch.Tensor]:

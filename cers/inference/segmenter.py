@@ -28,7 +28,7 @@ from ..rationale import TextEmbedder, describe
 from .device import numpy_on_one_thread
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
-from .planes import Plane, modality_code, prepare, worth_crossing
+from .planes import Plane, modality_code, prepare
 from .session import UNCONFIRMED, Clock, Session, Slice, SliceResult, batches, join, provenance
 from .volume import (
     drop_small_parts,
@@ -80,8 +80,8 @@ class Segmenter:
 
         Args:
             planes: "acquisition" decodes along the plane the scanner took, "three" along all three and fuses the probabilities; "auto"
-                takes all three where the volume reaches far enough in every direction (``worth_crossing``), unless the finding is owed
-                to references of what the model was not trained for, which are as a rule seen from one side only.
+                takes all three where the volume reaches far enough in every direction (``Volume.worth_crossing``), unless the finding is
+                owed to references of what the model was not trained for, which may be seen from one side only.
             text: a short clinical text; optional. progress: called with (fraction, message). cancel: asked often; True stops.
             influence: measure how much each reference changes each mask (one more pass of D_R per reference).
 
@@ -105,7 +105,7 @@ class Segmenter:
                 embed_pool(self.model, self.pool, self.embedder, lambda f, m: clock.say(0.2 * f, m), cancel)
         first = acquisition_plane(volume.geometry)
         # across a single slice there is nothing to see
-        crossing = planes == "three" and min(volume.geometry.shape) > 1 or planes == "auto" and worth_crossing(volume)
+        crossing = planes == "three" and min(volume.geometry.shape) > 1 or planes == "auto" and volume.worth_crossing
         with clock.step("prepare", "Preparing slices", 0.2):
             tokens = torch.from_numpy(self.embedder.encode_tokens(text.strip())).to(self.model.device) if text and text.strip() else None
             session = Session(volume, {}, {}, modality, site, tokens, volume.content_hash)
@@ -286,7 +286,7 @@ class Segmenter:
             rationale_vector=found.vector,
             modality=session.modality,
             body_site=session.body_site,
-            plane=plane.name,
+            plane=None if volume.is_picture else plane.name,
             patient_id=volume.patient_id,
             # the importer names a volume without a name of its own in the same way
             volume_id=volume.volume_id or session.image_hash[:16],

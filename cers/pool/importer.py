@@ -111,12 +111,14 @@ def import_volume(
 
     Args:
         mask: (k, j, i) label map on the volume's grid. labels: value -> name.
-        plane: slices to take; default the acquisition plane. For a picture it only says how the picture was taken.
+        plane: slices to take; default the planes in which a segmentation reads such a volume by itself: all three of a whole head, the
+            acquisition plane of a slab. For a picture it only says how the picture was taken.
+        max_slices: of each plane at most.
         min_pixels: smaller lesion areas are left out, unless the whole lesion is that small.
         metadata: patient_id, group, modality, body_site, diagnosis, annotator, source, review; override the volume's own.
 
     Returns:
-        ids of the cases, in display order; those that were in the pool before are included.
+        ids of the cases, plane by plane in display order; those that were in the pool before are included.
 
     Raises:
         InputError: mask of another size, empty, or with unnamed labels. PoolError: the pool cannot be written.
@@ -133,20 +135,29 @@ def import_volume(
         raise InputError(f"The plane must be one of {', '.join(PLANES)}, not {plane!r}.")
     if max_slices < 1:
         raise InputError("At least one slice must be taken from each volume.")
-    picture = not volume.spacing_known and volume.geometry.shape[0] == 1
-    view = PlaneView(volume.geometry, "axial" if picture else plane or acquisition_plane(volume.geometry))
-    images, masks = view.slices(volume.array), view.slices(mask)
-    area = np.count_nonzero(masks, axis=(1, 2))
-    if not area.any():
+    if not mask.any():
         raise InputError(f"The mask of {volume.name!r} is empty, so there is nothing to keep as a reference.")
     own = {"modality": volume.modality, "body_site": volume.body_site, "patient_id": volume.patient_id, "source": volume.name}
     own |= {k: v for k, v in metadata.items() if v is not None}
+    views = [PlaneView(volume.geometry, "axial" if volume.is_picture else name) for name in _planes(volume, plane)]
+    return [i for view in views for i in _add_slices(pool, volume, mask, labels, view, plane, max_slices, min_pixels, own)]
+
+
+def _planes(volume: Volume, plane: str | None) -> list[str]:
+    """The plane asked for, else those that a segmentation of the volume reads by itself, that of acquisition first."""
+    first = plane or acquisition_plane(volume.geometry)
+    return [first, *(p for p in PLANES if p != first)] if plane is None and volume.worth_crossing else [first]
+
+
+def _add_slices(pool, volume: Volume, mask, labels, view: PlaneView, plane: str | None, max_slices, min_pixels, own: dict) -> list[str]:
+    images, masks = view.slices(volume.array), view.slices(mask)
+    area = np.count_nonzero(masks, axis=(1, 2))
     ids = []
     for n in spread(area, max_slices, min_pixels):
         image, small = np.ascontiguousarray(images[n]), np.ascontiguousarray(masks[n])
         present = {int(v): str(labels[v]) for v in np.unique(small).tolist() if v in labels}
         spacing = tuple(view.spacing) if volume.spacing_known else None
-        shown = plane if picture else view.plane
+        shown = plane if volume.is_picture else view.plane
         ids.append(
             pool.add(
                 Case(
@@ -156,7 +167,7 @@ def import_volume(
                     spacing=spacing,
                     ijkToRAS=view.slice_ijkToRAS(n) if volume.spacing_known else None,
                     plane=shown,
-                    slice_index=None if picture else n,
+                    slice_index=None if volume.is_picture else n,
                     volume_id=volume.volume_id or volume.content_hash[:16],
                     rationale=describe(image, small > 0, spacing, modality=own["modality"], plane=shown),
                     **own,

@@ -31,7 +31,8 @@ class SelectionConfig:
         cot_threshold: least CoT consistency 0..1; contradiction_penalty: taken off it for each contradiction; a candidate with
             ``max_contradictions`` or more is refused. cot_weight: candidates are ranked by visual + cot_weight * cot.
         near_duplicate: correlation of thumbnails from which two pictures count as one.
-        max_per_volume: references from one volume at most. same_plane: refuse other planes than the query's, too.
+        max_per_volume: references from one volume at most. other_plane: taken off the rank of a case of another plane than the query's,
+            where both are known; same_plane: refuse it.
         max_rejected: rejections reported at most, but at least one for each stage that occurred.
     """
 
@@ -45,6 +46,7 @@ class SelectionConfig:
     max_contradictions: int = 2
     near_duplicate: float = 0.99
     max_per_volume: int = 3
+    other_plane: float = 0.1
     same_plane: bool = False
     max_rejected: int = 12
 
@@ -194,6 +196,9 @@ class Selector:
         candidates, nearest = self._morphology(query, vector, admissible, config, rejected, {index.row[p] for p in pinned})
         pins = self._pins(query, vector, pinned, excluded, rejected, config)
         candidates = self._cot(query, pins + [c for c in candidates if c.row not in {p.row for p in pins}], config, rejected)
+        if (own := _word(query.plane)) is not None:
+            for c in candidates:
+                c.score -= config.other_plane * (self._plane.codes[c.row] >= 0 and not self._plane.equal(own)[c.row])
         chosen = self._limit(candidates, config, rejected)
         references = [
             Reference(index.ids[c.row], rank, round(c.visual, 6), None if c.cot is None else round(c.cot, 6), pinned=c.pinned)

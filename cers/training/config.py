@@ -38,9 +38,9 @@ class TrainConfig:
         as of groups in which all have one.
     drop_rationale: share of queries without a rationale. rationales: of how many pictures per group and step one is measured anew.
     refresh: steps after which the pool's image vectors are renewed; pool_momentum: their EMA per step. k_coarse, k, cot_weight: selection.
-    negative, decoy, faint, strip, slab, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short clinical
-        text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of pictures
-        that one of their slices takes the place of.
+    negative, decoy, faint, strip, slab, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short
+        clinical text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of
+        pictures that one of their slices takes the place of.
     network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
     """
 
