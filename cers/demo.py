@@ -18,7 +18,6 @@ import numpy as np
 
 from .case import Prediction, Volume
 from .case.counts import by_plane, references_words, slices_words
-from .case.geometry import PLANES
 from .case.io import atomic_path, read_mask, read_volume, write_segmentation
 from .errors import CersError, InputError
 from .evaluation.metrics import dice
@@ -69,9 +68,7 @@ def build_pool(folder: Path):
     pool = Pool.create(folder)
     for name in POOL:
         volume, mask = read_sample(name)
-        # the query is decoded in three planes, and what is to resemble its slices must be seen from the same sides
-        for plane in PLANES if ABOUT[name] == ABOUT[QUERY] else (None,):
-            import_volume(pool, volume, mask, LABELS, plane=plane, source=f"pyradiomics 3.0.1 {name}", annotator="pyradiomics expert")
+        import_volume(pool, volume, mask, LABELS, source=f"pyradiomics 3.0.1 {name}", annotator="pyradiomics expert")
     return pool
 
 

@@ -123,6 +123,8 @@ def test_what_is_no_single_scalar_volume_is_refused(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(bad), str(tmp_path / "nan.nrrd"))
     (tmp_path / "text.nrrd").write_text("not an image")
     (tmp_path / "empty.nii.gz").write_bytes(b"")
+    bad[0, 0, 0] = np.finfo(np.float32).min  # as some formats mark missing voxels
+    sitk.WriteImage(sitk.GetImageFromArray(bad), str(tmp_path / "fill.nrrd"))
     whole = (tmp_path / "nan.nrrd").read_bytes()
     (tmp_path / "cut.nrrd").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "folder").mkdir()
@@ -131,6 +133,7 @@ def test_what_is_no_single_scalar_volume_is_refused(tmp_path):
         "vector.nrrd": "values per voxel",
         "flat.nrrd": "same value",
         "nan.nrrd": "not numbers",
+        "fill.nrrd": "as large as -3.4e\\+38",
         "text.nrrd": "could not be read",
         "empty.nii.gz": "empty file",
         "cut.nrrd": "could not be read",

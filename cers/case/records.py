@@ -11,6 +11,7 @@ from ..errors import InputError
 from .geometry import Geometry
 
 PARTS = ("texture", "boundary", "context", "summary")
+LARGEST = 1e30  # of an image's values; 3.4e38, float32's last, marks missing voxels in some formats
 LEAST_SLICES, LEAST_MM = 12, 130.0  # of a volume along each of its axes, for three planes to be worth while
 
 
@@ -27,7 +28,7 @@ class Volume:
         spacing_known: False for PNG/JPG, whose pixels have no size; lengths are then given in pixels.
 
     Raises:
-        InputError: not three-dimensional, empty, complex or RGB, or any value NaN or infinite.
+        InputError: not three-dimensional, empty, complex or RGB, or any value NaN, infinite or beyond ±1e30.
     """
 
     array: np.ndarray
@@ -52,8 +53,16 @@ class Volume:
             raise InputError(
                 "The image contains voxels that are not numbers (NaN or infinite). Replace them, for instance by zero, and try again."
             )
-        if array.size and array.min() == array.max():
+        if not array.size:
+            return
+        low, high = float(array.min()), float(array.max())
+        if low == high:
             raise InputError("The image is empty: every voxel has the same value.")
+        if max(-low, high) > LARGEST:
+            raise InputError(
+                f"The image has values as large as {max(low, high, key=abs):.2g}, which are no intensities but as a rule stand for "
+                "missing voxels. Replace them, for instance by zero, and try again."
+            )
 
     @property
     def is_picture(self) -> bool:
