@@ -66,6 +66,25 @@ def test_a_stripped_skull_takes_the_mask_along():
     assert (image[0] > 0).sum() > 0
 
 
+def test_a_slab_is_a_band_in_the_middle_of_the_frame():
+    image, mask = scene(n=1)
+    body, extents, cut = image[0] > 0.05, [], 0
+    for seed in range(30):
+        x, y = augment.slab(image[0], mask[0], np.random.default_rng(seed))
+        assert x.shape == image[0].shape and y.shape == mask[0].shape
+        shown = x[0] > 0.05
+        rows, columns = torch.where(shown.any(1))[0], torch.where(shown.any(0))[0]
+        lying = rows[-1] - rows[0] < columns[-1] - columns[0]
+        along, whole = (rows, body[0].any(1).sum()) if lying else (columns, body[0].any(0).sum())
+        extents.append(float(len(along) / whole))
+        assert abs(float(along[0] + along[-1]) / 2 - 64) < 2, "in the middle"
+        assert torch.equal(x > 0.7, y > 0), "the mask goes with its picture"
+        cut += not y.any()
+    assert 0.15 < min(extents) < 0.4 and 0.6 < max(extents) < 0.85 and 0 < cut < 30
+    empty = torch.zeros(1, 128, 128)
+    assert not augment.slab(empty, empty, np.random.default_rng(0))[0].any()
+
+
 def test_mirroring_takes_the_lesion_away():
     image, mask = scene()
     x, y = augment.mirror_patch(image[0], mask[0], np.random.default_rng(0), remove=True)
