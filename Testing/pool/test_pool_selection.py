@@ -134,6 +134,17 @@ def test_a_case_of_the_querys_plane_comes_before_one_that_looks_a_little_more_al
     assert bench.select(config=replace(CONFIG, k=1)).ids == [same]
 
 
+def test_a_case_of_another_plane_must_look_more_alike(bench):
+    other = bench.add(0.55, plane="sagittal")
+    s = bench.select()
+    assert s.ids == [] and only(s, other).stage == "morphology"
+    assert only(s, other).reason == "Looks too different (visual similarity 0.55; at least 0.60 is needed in another plane, here sagittal)."
+    assert s.coverage.message == "No close case in this pool. The nearest admissible one has a visual similarity of 0.55."
+    assert bench.select(replace(QUERY, plane="sagittal")).ids == [other]
+    assert s.coverage.value < bench.select(replace(QUERY, plane=None)).coverage.value
+    assert bench.select(pinned=[other]).ids == [other], "whoever pins it wants it"
+
+
 def test_too_different(bench):
     mine = bench.add(0.31)
     s = bench.select()

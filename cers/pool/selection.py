@@ -31,8 +31,8 @@ class SelectionConfig:
         cot_threshold: least CoT consistency 0..1; contradiction_penalty: taken off it for each contradiction; a candidate with
             ``max_contradictions`` or more is refused. cot_weight: candidates are ranked by visual + cot_weight * cot.
         near_duplicate: correlation of thumbnails from which two pictures count as one.
-        max_per_volume: references from one volume at most. other_plane: taken off the rank of a case of another plane than the query's,
-            where both are known; same_plane: refuse it.
+        max_per_volume: references from one volume at most. other_plane: by how much more a case of another plane than the query's, where
+            both are known, must look alike; same_plane: refuse it.
         max_rejected: rejections reported at most, but at least one for each stage that occurred.
     """
 
@@ -105,6 +105,7 @@ class _Candidate:
     visual: float
     cot: float | None = None
     pinned: bool = False
+    turned: float = 0.0  # taken off its visual similarity where it is of another plane
     score: float = field(default=0.0)
 
 
@@ -196,9 +197,6 @@ class Selector:
         candidates, nearest = self._morphology(query, vector, admissible, config, rejected, {index.row[p] for p in pinned})
         pins = self._pins(query, vector, pinned, excluded, rejected, config)
         candidates = self._cot(query, pins + [c for c in candidates if c.row not in {p.row for p in pins}], config, rejected)
-        if (own := _word(query.plane)) is not None:
-            for c in candidates:
-                c.score -= config.other_plane * (self._plane.codes[c.row] >= 0 and not self._plane.equal(own)[c.row])
         chosen = self._limit(candidates, config, rejected)
         references = [
             Reference(index.ids[c.row], rank, round(c.visual, 6), None if c.cot is None else round(c.cot, 6), pinned=c.pinned)
@@ -269,8 +267,8 @@ class Selector:
         config: SelectionConfig,
         rejected: dict[int, Rejection],
         pins: set[int],
-    ) -> tuple[list[_Candidate], float | None]:
-        """Up to k_coarse candidates above the visual threshold, and the similarity of the nearest case that is no near-duplicate."""
+    ) -> tuple[list[_Candidate], _Candidate | None]:
+        """Up to k_coarse candidates above the visual threshold, and the nearest case that is no near-duplicate."""
         total, want = int(np.count_nonzero(admissible)), config.k_coarse + 8
         while True:
             rows, visual = self._index.search(vector, want, admissible)
@@ -279,7 +277,7 @@ class Selector:
                 break
             want *= 4  # a pool full of the query's near-duplicates
         candidates, nearest = [], None
-        for row, similarity, same in zip(rows.tolist(), visual.tolist(), twin):
+        for row, similarity, same, turned in zip(rows.tolist(), visual.tolist(), twin, self._turned(query, rows, config)):
             if same:
                 if row not in pins:
                     rejected[row] = Rejection(
@@ -289,19 +287,30 @@ class Selector:
                         similarity,
                     )
                 continue
-            nearest = similarity if nearest is None else nearest
+            case = _Candidate(row, similarity, turned=turned)
+            if nearest is None or similarity - turned > nearest.visual - nearest.turned:
+                nearest = case
             if len(candidates) == config.k_coarse:
                 break
-            if similarity >= config.visual_threshold or row in pins:
-                candidates.append(_Candidate(row, similarity))
+            least = config.visual_threshold + turned
+            if similarity >= least or row in pins:
+                candidates.append(case)
             else:
+                where = f" in another plane, here {self._plane.name(row)}" if turned else ""
                 rejected[row] = Rejection(
                     self._index.ids[row],
                     "morphology",
-                    f"Looks too different (visual similarity {similarity:.2f}; at least {config.visual_threshold:.2f} is needed).",
+                    f"Looks too different (visual similarity {similarity:.2f}; at least {least:.2f} is needed{where}).",
                     similarity,
                 )
         return candidates, nearest
+
+    def _turned(self, query: Query, rows: np.ndarray, config: SelectionConfig) -> list[float]:
+        """What is taken off the visual similarity of each row: ``other_plane`` where its plane and the query's are known and differ."""
+        own = _word(query.plane)
+        if own is None:
+            return [0.0] * len(rows)
+        return (config.other_plane * ((self._plane.codes >= 0) & ~self._plane.equal(own))[rows]).tolist()
 
     def _near_duplicates(self, query: Query, rows: np.ndarray, config: SelectionConfig) -> np.ndarray:
         if query.thumbnail is None or not len(rows):
@@ -325,13 +334,14 @@ class Selector:
             if reason is not None:
                 raise PoolError(f"The pinned case {self._index.ids[row]} cannot be used. {reason}")
             rejected.pop(row, None)
-        return [_Candidate(int(row), float(v), pinned=True) for row, v in zip(rows, self._index.cosines(vector, rows))]
+        turned = self._turned(query, rows, config)
+        return [_Candidate(int(row), float(v), None, True, t) for row, v, t in zip(rows, self._index.cosines(vector, rows), turned)]
 
     def _cot(self, query: Query, candidates: list[_Candidate], config: SelectionConfig, rejected: dict[int, Rejection]) -> list[_Candidate]:
         """Those whose rationale agrees with the query's. A case without one passes with cot None, that is, with no credit for it."""
         if query.rationale is None and query.rationale_vector is None or not candidates:
             for c in candidates:
-                c.score = c.visual
+                c.score = c.visual - c.turned
             return candidates
         from ..rationale import contradictions
 
@@ -347,7 +357,7 @@ class Selector:
             other = rationales.get(c.row)
             against = contradictions(query.rationale, other) if other is not None else []
             c.cot = max(0.0, cosine - config.contradiction_penalty * len(against)) if has_vector else None
-            c.score = c.visual + config.cot_weight * (c.cot or 0.0)
+            c.score = c.visual - c.turned + config.cot_weight * (c.cot or 0.0)
             reason = None
             if len(against) >= config.max_contradictions:
                 reason = f"Its rationale contradicts (this lesion against the reference): {'; '.join(against)}."
@@ -399,6 +409,9 @@ class _Facet:
     def equal(self, value: str | None) -> np.ndarray:
         return self.codes == self.values.get(self.norm(value), -2)
 
+    def name(self, row: int) -> str:
+        return next(value for value, code in self.values.items() if code == self.codes[row])
+
 
 class _Rows:
     """Vectors of another kind by the index's rows, read from the pool when first asked for."""
@@ -444,15 +457,16 @@ def _unit(vector: np.ndarray, dimension: int, what: str = "image vector") -> np.
     return vector / norm
 
 
-def _coverage(references: list[Reference], nearest: float | None, config: SelectionConfig) -> Coverage:
+def _coverage(references: list[Reference], near: _Candidate | None, config: SelectionConfig) -> Coverage:
     """0.1 at visual_threshold, 0.9 at visual_high, logistic in between and beyond."""
-    if nearest is None:
+    if near is None:
         return Coverage(0.0, False, f"{NO_CLOSE_CASE} Only the pinned references are used." if references else NO_CLOSE_CASE)
     middle = (config.visual_threshold + config.visual_high) / 2
     slope = 2 * np.log(9) / (config.visual_high - config.visual_threshold)
+    nearest = near.visual - near.turned
     value = round(float((1 + np.tanh(slope * (nearest - middle) / 2)) / 2), 4)  # the logistic; exp would overflow far off
     if not references:
-        return Coverage(value, False, f"{NO_CLOSE_CASE} The nearest admissible one has a visual similarity of {nearest:.2f}.")
+        return Coverage(value, False, f"{NO_CLOSE_CASE} The nearest admissible one has a visual similarity of {near.visual:.2f}.")
     own = [r for r in references if not r.pinned]
     if not own:
         return Coverage(value, False, f"{NO_CLOSE_CASE} Only the pinned references are used.")
