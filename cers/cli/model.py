@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -89,6 +90,31 @@ def card(
     before = path.read_text(encoding="utf-8") if path.is_file() else f"# {config.name}\n"
     write_card(path, update_card(before, digest, results))
     print(f"Wrote {path} from {len(results)} result file{'s' * (len(results) > 1)}.")
+
+
+@model_app.command()
+@command(cancelled="Cancelled. No model was written.")
+def mean(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN ...", help="Folders of finished runs on one data set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Model folder to write; must not exist.")],
+    shares: Annotated[
+        Optional[list[float]], typer.Option("--share", help="Share of each run, in their order; give it once for each. Default: all alike.")
+    ] = None,
+    cache: Annotated[Optional[Path], typer.Option(help="Where the runs kept their slices. Default: the cache of the last run.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Average the weights of runs that began from the same trained weights, and calibrate the mean on the last run's validation pictures.
+
+    cers train --config a.yaml --out run-a; cers train --config b.yaml --out run-b; cers model mean run-a run-b -o my-model
+    """
+    from ..training.soup import mean_model
+
+    figures = mean_model(runs, out, shares, cache, lambda words: print(words, file=sys.stderr))
+    if as_json:
+        say_json({"folder": str(out), "validation": figures})
+    else:
+        print(f"Wrote {out}; Dice on validation pictures: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        print(f"Use it with: cers segment IMAGE --model {out}, or install it: cers model install {out} --use")
 
 
 @model_app.command("list")

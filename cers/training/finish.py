@@ -19,8 +19,11 @@ from .runfolder import RunFolder
 from .validation import pooled, validate
 
 
-def write_model(trainer, folder: Path) -> dict:
-    """Write ``model.safetensors`` and ``model/`` into the run folder; returns the validation figures."""
+def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
+    """Write ``model.safetensors`` and ``model/`` into the run folder; returns the validation figures.
+
+    origin: what the card says of where the weights come from, if not from this run's steps.
+    """
     c, data, split = trainer.config, trainer.data, trainer.split
     state = {k: v.detach().cpu() for k, v in trainer.teacher.state_dict().items()}
     if not c.text:
@@ -55,9 +58,9 @@ def write_model(trainer, folder: Path) -> dict:
         text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None,
         name=f"{c.method}, {folder.name}",
     )
-    save_model(folder / "model", state, config, _card(trainer, figures, config))
+    save_model(folder / "model", state, config, _card(trainer, figures, config, origin))
     if (result := measure(trainer, config, folder / "model")) is not None:
-        write_card(folder / "model" / CARD, _card(trainer, figures, config) + _measured(result))
+        write_card(folder / "model" / CARD, _card(trainer, figures, config, origin) + _measured(result))
     return figures
 
 
@@ -75,12 +78,12 @@ def selection_thresholds(similar: np.ndarray, expert: np.ndarray) -> dict:
     return {"visual_threshold": round(low, 3), "visual_high": round(high, 3), "cot_threshold": round(cot, 3)}
 
 
-def _card(trainer, figures: dict, config: ModelConfig) -> str:
+def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> str:
     c, counts = trainer.config, trainer.split.report["counts"]
     lines = [
         f"# {config.name}",
         "",
-        f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
+        origin or f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
         f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
         f"split by {trainer.split.report['by']}.",
         "",

@@ -289,7 +289,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         if run.checkpoints() and not resume:
             raise InputError(f"The run folder '{folder}' already holds a run. Resume it, or choose another folder.")
         run.begin()
-    data, split = _prepare(config, run, cache)
+    data, split = prepare(config, run, cache)
     if run is not None:
         config.write(run.path(CONFIG))
         run.write_json(SETTINGS, asdict(config))
@@ -318,7 +318,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     return ended
 
 
-def _prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Dataset, Split]:
+def prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Dataset, Split]:
     data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
     if len(data.labels) > 1 and config.strip:
         log.info("skulls are stripped by one cut for all labels")

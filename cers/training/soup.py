@@ -1,0 +1,90 @@
+"""The mean of the weights of several runs as one model (model soup: Wortsman et al., ICML 2022), calibrated anew.
+
+It is as small and as quick as one run's model. It is better than each as a rule where the runs began from the same trained weights; runs
+from different random weights have nothing in common that could be averaged.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..errors import InputError
+from .config import TrainConfig
+from .finish import write_model
+from .runfolder import CONFIG, WEIGHTS
+from .trainer import Trainer, prepare
+
+
+def mean_weights(files: Sequence[Path], shares: Sequence[float] | None = None) -> dict[str, torch.Tensor]:
+    """Weighted mean of weights files; what is not a floating-point number is taken from the last.
+
+    Raises:
+        InputError: fewer than two, shares that do not fit them, or files that cannot be read or are of different networks.
+    """
+    shares = list(shares) if shares else [1.0] * len(files)
+    if len(files) < 2:
+        raise InputError("A mean needs at least two runs.")
+    if len(shares) != len(files) or min(shares) < 0 or not sum(shares) > 0:
+        raise InputError(f"{len(files)} runs need {len(files)} shares of 0 or more, not all of them 0.")
+    read = []
+    for file in files:
+        try:
+            read.append(load_file(file))
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"The weights '{file}' cannot be read ({error}). Choose the folder of a finished run.") from error
+    shapes = [{name: tuple(tensor.shape) for name, tensor in weights.items()} for weights in read]
+    for file, shape in zip(files, shapes):
+        if shape != shapes[0]:
+            raise InputError(f"'{file}' and '{files[0]}' are of different networks. Choose runs with the same labels and network.")
+    total = sum(shares)
+
+    def mean(name: str, last: torch.Tensor) -> torch.Tensor:
+        if not last.is_floating_point():
+            return last
+        return sum((s / total) * weights[name].float() for s, weights in zip(shares, read)).to(last.dtype)
+
+    return {name: mean(name, tensor) for name, tensor in read[-1].items()}
+
+
+def mean_model(
+    runs: Sequence[Path],
+    folder: Path,
+    shares: Sequence[float] | None = None,
+    cache: Path | None = None,
+    say: Callable[[str], None] = lambda words: None,
+) -> dict:
+    """Write a model folder with the mean of finished runs; temperature, thresholds and figures are those of the last run's validation.
+
+    Returns:
+        Dice on the validation pictures, by decoding.
+
+    Raises:
+        InputError: the runs do not fit each other, their data is not there any more, or ``folder`` exists.
+    """
+    folder, runs = Path(folder), [Path(run) for run in runs]
+    if folder.exists():
+        raise InputError(f"'{folder}' exists already. Choose a new folder for the model.")
+    weights = mean_weights([run / WEIGHTS for run in runs], shares)
+    configs = [TrainConfig.read(run / CONFIG) for run in runs]
+    if len({(c.data, c.method, c.split_seed, c.validation, c.labelled) for c in configs}) > 1:
+        raise InputError("The runs were not trained on one split of one data set, so none of them could tell how good their mean is.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        work = Path(temporary) / folder.name
+        work.mkdir()
+        say("Reading the data")
+        cache = cache or runs[-1] / "cache"
+        trainer = Trainer(configs[-1], *prepare(configs[-1], None, cache), cache)
+        trainer.teacher.load_state_dict(weights)
+        say("Calibrating on the validation pictures")
+        parts = [f"{run.name} ({share:g})" for run, share in zip(runs, shares or [1] * len(runs))]
+        figures = write_model(trainer, work, f"Mean of the weights of {len(runs)} runs (share): {', '.join(parts)}.")
+        shutil.move(work / "model", folder)
+    return figures
