@@ -307,10 +307,10 @@ class Selector:
 
     def _turned(self, query: Query, rows: np.ndarray, config: SelectionConfig) -> list[float]:
         """What is taken off the visual similarity of each row: ``other_plane`` where its plane and the query's are known and differ."""
-        own = _word(query.plane)
+        own, codes = _word(query.plane), self._plane.codes[rows]
         if own is None:
             return [0.0] * len(rows)
-        return (config.other_plane * ((self._plane.codes >= 0) & ~self._plane.equal(own))[rows]).tolist()
+        return (config.other_plane * ((codes >= 0) & (codes != self._plane.values.get(own, -2)))).tolist()
 
     def _near_duplicates(self, query: Query, rows: np.ndarray, config: SelectionConfig) -> np.ndarray:
         if query.thumbnail is None or not len(rows):
