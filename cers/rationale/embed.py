@@ -53,6 +53,10 @@ class TextEmbedder:
             ) from error
         self.forward_passes = 0  # how often the network ran: lets a caller see that the cache works
 
+    def __reduce__(self):
+        """For another process: reads the same folder."""
+        return TextEmbedder, (self.folder,)
+
     @property
     def hash(self) -> str:
         """SHA-256 (hex, 16 digits) over weights, configuration and tokenizer files: the key under which embeddings are kept."""

@@ -3,7 +3,7 @@ often a run was stopped and over however many processes it is spread."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,7 +30,8 @@ class Batch:
     find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool: of a group whose task is made
     up. misled (n,) bool: of a group whose references all show the masks of others. removed (n,) bool: the lesion was taken away. index,
     valid (n + u, members): references of each labelled, then unlabelled picture, as numbers into the labelled. keep (n + u,) bool:
-    queries that have a rationale. feature: generators for feature noise, one per unlabelled picture.
+    queries that have a rationale. feature: generators for feature noise, one per unlabelled picture. told: (first labelled picture of
+    a group whose task is made up, vector (r,) of that task's rationale), where rationales are used.
     """
 
     rows: np.ndarray
@@ -48,6 +49,7 @@ class Batch:
     weak: torch.Tensor | None
     strong: torch.Tensor | None
     feature: list[np.random.Generator]
+    told: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
     def to(self, device: str) -> Batch:
         for name, value in vars(self).items():

@@ -41,6 +41,7 @@ class TrainConfig:
     negative, decoy, faint, strip, slab, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short
         clinical text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of
         pictures that one of their slices takes the place of.
+    loaders: processes that draw batches ahead, at about a tenth of a second a batch; a GPU would wait for them otherwise.
     network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
     """
 
@@ -100,6 +101,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "cpu"
     threads: int = 0
+    loaders: int = 0
     precision: str = "float32"
     deterministic: bool = True
     initial: str = "imagenet"
@@ -108,7 +110,7 @@ class TrainConfig:
     @property
     def hash(self) -> str:
         """12 hex digits over all that decides the weights; where and how fast it runs is left out."""
-        record = {k: v for k, v in asdict(self).items() if k not in ("device", "threads", "keep", "checkpoint_steps")}
+        record = {k: v for k, v in asdict(self).items() if k not in ("device", "threads", "loaders", "keep", "checkpoint_steps")}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -37,6 +37,10 @@ class Stack:
         self.parts, self.starts = parts, np.cumsum([0, *(len(p) for p in parts)])
         self.shape = (int(self.starts[-1]), *parts[0].shape[1:])
 
+    def __reduce__(self):
+        """For another process: by the names of the files."""
+        return _stack, ([str(p.filename) if isinstance(p, np.memmap) else p for p in self.parts],)
+
     def __len__(self) -> int:
         return self.shape[0]
 
@@ -47,6 +51,10 @@ class Stack:
         for n, (p, row) in enumerate(zip(part, rows)):
             out[n] = self.parts[p][row - self.starts[p]]
         return out[0] if single else out
+
+
+def _stack(parts: list[str | np.ndarray]) -> Stack:
+    return Stack([np.load(p, mmap_mode="r") if isinstance(p, str) else p for p in parts])
 
 
 @dataclass

@@ -26,6 +26,37 @@ NEAR = 12  # neighbours kept of each picture
 BATCH = 32
 
 
+class Narrator:
+    """Rationales of training pictures under a mask: their words, and these as vectors."""
+
+    def __init__(self, data: Dataset, embedder: TextEmbedder):
+        self.data, self.embedder = data, embedder
+
+    def describe(self, image: np.ndarray, mask: np.ndarray, row: int) -> str:
+        plane = self.data.table[row].get("plane") or None
+        return describe(image, mask, None, modality=self.data.modality, plane=plane).compact if mask.any() else ""
+
+    def encode(self, texts: list[str]) -> np.ndarray:
+        """(n, r), zeros for empty texts."""
+        out = np.zeros((len(texts), self.embedder.dimension), np.float32)
+        some = [n for n, t in enumerate(texts) if t]
+        if some:
+            out[some] = self.embedder.encode([texts[n] for n in some])
+        return out
+
+    def tell(self, batch: Batch, members: int) -> None:
+        """References of made-up tasks get the rationale of what they show, measured once for a group (text embedding is dear).
+
+        Without one, its absence would tell a task from the usual thing, and references with a rationale would be trusted less.
+        """
+        starts = [n for n in range(0, len(batch.rows), members) if batch.task[n]]
+        texts = []
+        for start in starts:
+            n = start + int(batch.y_task[start : start + members].amax(1).sum((1, 2)).argmax())
+            texts.append(self.describe(batch.x[n, 0].numpy(), (batch.y_task[n].amax(0) > 0.5).numpy(), int(batch.rows[n])))
+        batch.told = list(zip(starts, self.encode(texts)))
+
+
 class Memory:
     """Rows are positions in ``train``: the labelled, then the unlabelled pictures.
 
@@ -37,6 +68,7 @@ class Memory:
         self, data: Dataset, split: Split, config: TrainConfig, encoder, embedder: TextEmbedder | None, rank: int, world: int, cache: Path
     ):
         self.data, self.split, self.config, self.embedder, self.rank, self.world = data, split, config, embedder, rank, world
+        self.narrator = Narrator(data, embedder) if embedder else None
         self.train = np.concatenate([split.labelled, split.unlabelled if config.method != "supervised" else split.unlabelled[:0]])
         self.place = {int(row): n for n, row in enumerate(self.train)}
         device = next(encoder.parameters()).device
@@ -90,19 +122,8 @@ class Memory:
         return np.concatenate(out)
 
     def _experts(self) -> np.ndarray:
-        texts = [self._describe(self.data.images[int(r)], self.data.masks[int(r)] > 0, int(r)) for r in self.split.labelled]
-        return self._encode(texts)
-
-    def _describe(self, image: np.ndarray, mask: np.ndarray, row: int) -> str:
-        plane = self.data.table[row].get("plane") or None
-        return describe(image, mask, None, modality=self.data.modality, plane=plane).compact if mask.any() else ""
-
-    def _encode(self, texts: list[str]) -> np.ndarray:
-        out = np.zeros((len(texts), self.embedder.dimension), np.float32)
-        some = [n for n, t in enumerate(texts) if t]
-        if some:
-            out[some] = self.embedder.encode([texts[n] for n in some])
-        return out
+        tell, data = self.narrator.describe, self.data
+        return self.narrator.encode([tell(data.images[int(r)], data.masks[int(r)] > 0, int(r)) for r in self.split.labelled])
 
     def due(self, step: int) -> bool:
         return self.renewed < 0 or step - self.renewed >= max(1, self.config.refresh)
@@ -142,24 +163,10 @@ class Memory:
             return torch.zeros(n, dimension), torch.zeros(n + len(batch.unlabelled_rows), dimension)
         at = np.array([self.place[int(r)] for r in batch.rows])
         expert = torch.from_numpy(self.expert[self.shown_as[at]]).masked_fill((batch.removed & ~batch.task)[:, None], 0)
-        if self.config.evidence != "shuffled_rationale":
-            self._made_up(batch, expert)
+        for start, vector in batch.told:
+            expert[start : start + self.config.members] = torch.from_numpy(vector)
         asking = np.concatenate([at, [self.place[int(r)] for r in batch.unlabelled_rows]]).astype(np.int64)
         return expert, torch.from_numpy(self.query[asking]) * batch.keep[:, None]
-
-    def _made_up(self, batch: Batch, expert: torch.Tensor) -> None:
-        """References of made-up tasks get the rationale of what they show, measured once for a group (text embedding is dear).
-
-        Without one, its absence would tell a task from the usual thing, and references with a rationale would be trusted less.
-        """
-        m = self.config.members
-        groups = [g for g in range(len(batch.rows) // m) if batch.task[g * m]]
-        texts = []
-        for g in groups:
-            n = g * m + int(batch.y_task[g * m : (g + 1) * m].amax(1).sum((1, 2)).argmax())
-            texts.append(self._describe(batch.x[n, 0].numpy(), (batch.y_task[n].amax(0) > 0.5).numpy(), int(batch.rows[n])))
-        for g, vector in zip(groups, self._encode(texts)):
-            expert[g * m : (g + 1) * m] = torch.from_numpy(vector)
 
     def remember(self, batch: Batch, out: Outcome, step: int, groups: list[int]) -> None:
         """Measure the rationale under the first mask of some pictures, as inference does; all processes get to know.
@@ -184,8 +191,8 @@ class Memory:
                     if batch.task[n] or batch.removed[n]:
                         row = -1
                 rows.append(int(row))
-                texts.append(self._describe(x.float().cpu().numpy(), (p.amax(0) > 0.5).cpu().numpy(), int(row)) if row >= 0 else "")
-        found = np.concatenate([np.array(rows, np.float32)[:, None], self._encode(texts)], 1)
+                texts.append(self.narrator.describe(x.float().cpu().numpy(), (p.amax(0) > 0.5).cpu().numpy(), int(row)) if row >= 0 else "")
+        found = np.concatenate([np.array(rows, np.float32)[:, None], self.narrator.encode(texts)], 1)
         device = batch.x.device
         found = distributed.gather_plain(torch.from_numpy(found).to(device)).cpu().numpy()
         for record in found:

@@ -34,6 +34,19 @@ from .runs import (  # noqa: F401 - some for who trains
 LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
 
+_held: set = set()  # open lock files
+
+
+def _let_go() -> None:
+    """A forked process, which prepares pictures, must not keep the lock of a trainer that was killed."""
+    for file in _held:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 class RunFolder:
     """Exclusive use of a run folder, as a context manager.
 
@@ -63,12 +76,14 @@ class RunFolder:
                         f"Another training is going on in '{self.folder}'. Stop it first, or choose another run folder."
                     ) from error
                 time.sleep(LOCK_WAIT)
+        _held.add(self._lock)
         for left in (self.folder / CHECKPOINTS).glob(".*"):
             shutil.rmtree(left)
         return self
 
     def __exit__(self, *exc) -> None:
         if self._lock is not None:
+            _held.discard(self._lock)
             self._lock.close()  # the lock goes with the file, and with the process however it ends
 
     def path(self, name: str) -> Path:

@@ -20,12 +20,13 @@ from ..inference.model import resolve_device
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from . import distributed, methods
+from .ahead import Ahead
 from .batches import Batch, Batches, generator
 from .config import TrainConfig
 from .data import lesion_free
 from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
-from .memory import Memory
+from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import out_of_memory, smaller, words
 from .runfolder import CONFIG, LOG, SETTINGS, SPLIT, RunFolder
@@ -36,6 +37,20 @@ from .validation import validate
 log = logging.getLogger("cers.training")
 TEXT = 99  # purpose of the generator of clinical texts
 STATUS_SECONDS = 2.0
+
+
+class Draw:
+    """Draws the batch of a step, here or in another process."""
+
+    def __init__(self, batches: Batches, groups: list[int], narrator: Narrator | None):
+        self.batches, self.groups, self.narrator = batches, groups, narrator
+
+    def __call__(self, step: int, semi: bool, tasks: float) -> Batch:
+        c = self.batches.config
+        batch = self.batches.draw(step, self.groups, semi, tasks, random_references=c.evidence == "random")
+        if c.method == "cers" and c.evidence != "shuffled_rationale" and self.narrator:
+            self.narrator.tell(batch, c.members)
+        return batch
 
 
 class Trainer:
@@ -54,6 +69,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         torch.set_flush_denormal(True)
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+        torch.backends.cudnn.benchmark = not config.deterministic  # the shapes are the same in every step
         self.device = resolve_device(config.device)
         torch.manual_seed(config.seed)
         self.net = self._build().to(self.device, memory_format=torch.channels_last)
@@ -71,6 +87,9 @@ class Trainer:
         self.step, self.elapsed = 0, 0.0
         per = config.groups // world
         self.groups = list(range(rank * per, (rank + 1) * per))
+        self.draw = Draw(self.batches, self.groups, self.memory.narrator)
+        self.ahead = Ahead(config.loaders, self.draw, self._coming) if config.loaders else None
+        self._share = 0.0
 
     def _build(self) -> CersNet:
         c = self.config
@@ -100,15 +119,12 @@ class Trainer:
 
     def one_step(self, share: float) -> dict:
         """One update; returns loss terms and the training Dice of both decoders, over the pictures of this process."""
-        c = self.config
-        semi = c.method != "supervised" and share >= c.warmup and len(self.split.unlabelled) > 0
-        self._refresh(semi)
+        c, self._share = self.config, share
+        batch = self._batch(share)
+        semi = batch.weak is not None
         lr = c.lr * min(1.0, (self.step + 1) / max(1, c.lr_warmup)) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        referring = c.referring and c.evidence != "random"
-        tasks = (c.tasks + (c.tasks_end - c.tasks) * share) if referring else 0.0
-        batch = self.batches.draw(self.step, self.groups, semi, tasks, random_references=c.evidence == "random")
         expert, query = self.memory.rationales(batch, self.net.config.rationale)
         tokens = present = None
         if self.tokens:
@@ -131,12 +147,17 @@ class Trainer:
             if c.method == "cers" and c.align:
                 out.terms["align"] = c.align * self._align(out, batch, expert)
         loss = sum(term.float() for term in out.terms.values())
-        if not math.isfinite(value := loss.item()):
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        # read together and late: a GPU has to be waited for each time
+        measured = {"loss": loss, **out.terms, "dice_plain": hard_dice(out.plain, batch.y).mean()}
+        if out.fused is not None:
+            measured["dice_fused"] = hard_dice(out.fused, batch.y_task).mean()
+        figures = dict(zip(measured, torch.stack([v.detach().float() for v in measured.values()]).tolist()))
+        if not math.isfinite(figures["loss"]):
             raise TrainingError(
                 f"The loss is no longer a number at step {self.step}. Lower the learning rate, or resume with another seed."
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         distributed.average_gradients(self.net.parameters())
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), c.clip)
         self.optimizer.step()
@@ -145,10 +166,31 @@ class Trainer:
         if c.method == "cers":
             self.memory.remember(batch, out, self.step, self.groups)
         self.step += 1
-        figures = {"loss": value, **{k: v.item() for k, v in out.terms.items()}, "dice_plain": hard_dice(out.plain, batch.y).mean().item()}
-        if out.fused is not None:
-            figures["dice_fused"] = hard_dice(out.fused, batch.y_task).mean().item()
         return {"lr": lr, **self._mean(figures)}
+
+    def _kind(self, share: float) -> tuple[bool, float]:
+        """Of a step: whether it has unlabelled pictures, and the share of made-up tasks."""
+        c = self.config
+        semi = c.method != "supervised" and share >= c.warmup and len(self.split.unlabelled) > 0
+        referring = c.referring and c.evidence != "random"
+        return semi, (c.tasks + (c.tasks_end - c.tasks) * share) if referring else 0.0
+
+    def _batch(self, share: float) -> Batch:
+        if self.ahead is not None:
+            batch = self.ahead.take(self.step)
+            if batch is not None:
+                return batch
+            self._refresh(True)
+            return self.ahead.take(self.step)
+        semi, tasks = self._kind(share)
+        self._refresh(semi)
+        return self.draw(self.step, semi, tasks)
+
+    def _coming(self, step: int) -> tuple[bool, float] | None:
+        """``_kind`` of a step to come, None if the memory is to be refreshed before it. Of a run by the clock, as things are now."""
+        c = self.config
+        semi, tasks = self._kind(step / c.steps if c.steps and not c.minutes else self._share)
+        return None if semi and c.method == "cers" and self.memory.due(step) else (semi, tasks)
 
     def _mean(self, figures: dict) -> dict:
         values = torch.tensor(list(figures.values()), dtype=torch.float64 if self.device == "cpu" else torch.float32, device=self.device)
@@ -168,8 +210,11 @@ class Trainer:
     def _follow(self) -> None:
         """The teacher's weights move towards the student's."""
         decay = min(self.config.average, (1 + self.step) / (20 + self.step))
-        for mean, now in zip(self.teacher.state_dict().values(), self.net.state_dict().values()):
-            mean.lerp_(now, 1 - decay) if mean.is_floating_point() else mean.copy_(now)
+        pairs = list(zip(self.teacher.state_dict().values(), self.net.state_dict().values()))
+        torch._foreach_lerp_(*map(list, zip(*(p for p in pairs if p[0].is_floating_point()))), 1 - decay)
+        for mean, now in pairs:
+            if not mean.is_floating_point():
+                mean.copy_(now)
 
     def _refresh(self, semi: bool) -> None:
         if semi and self.config.method == "cers" and self.memory.due(self.step):
@@ -309,6 +354,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         return _stopped(trainer, run, trainer.share, {})
     with _signals() as asked:
         ended = _loop(trainer, run, asked, progress)
+    if trainer.ahead is not None:
+        trainer.ahead.close()
     if run is not None and ended == "finished":
         figures = write_model(trainer, folder)
         run.metrics({"step": trainer.step, "final": figures})

@@ -1,0 +1,88 @@
+"""Batches drawn ahead by other processes are those that are drawn when needed."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from runs import settings
+
+from cers.training.config import METHODS
+from cers.training.datasets import open_dataset
+from cers.training.runfolder import RunFolder
+from cers.training.runs import locked
+from cers.training.splits import make_split
+from cers.training.trainer import Trainer, train
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("frames")
+
+
+def trainer(folder, cache, **changes) -> Trainer:
+    config = settings(folder, **changes)
+    data = open_dataset(config.data, [], config.frame, config.plane, cache)
+    return Trainer(config, data, make_split(data, config), cache)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_with_loaders_is_the_same_run(folder, cache, method):
+    """Across the beginning of stage 2 and renewals of the image vectors, with made-up tasks and their rationales."""
+
+    def run(loaders):
+        made = trainer(folder, cache, method=method, steps=7, refresh=2, tasks=1.0, tasks_end=0.5, loaders=loaders)
+        figures = [made.one_step(made.share) for _ in range(7)]
+        return made, figures
+
+    (alone, a), (helped, b) = run(0), run(2)
+    helped.ahead.close()
+    assert alone.config.hash == helped.config.hash
+    assert a == b
+    ours, theirs = alone.net.state_dict(), helped.net.state_dict()
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours) and np.array_equal(alone.memory.query, helped.memory.query)
+
+
+def test_a_run_by_the_clock_ends_with_loaders_too(folder, cache, tmp_path):
+    assert train(settings(folder, steps=0, minutes=0.05, loaders=1), tmp_path / "run", cache) == "finished"
+
+
+def test_draws_pass_to_a_process_that_shares_nothing(folder, cache):
+    """As on Windows and macOS, where processes are not forked."""
+    made = trainer(folder, cache, tasks=1.0)
+    made.one_step(0.0)
+    data = pickle.dumps(made.draw)
+    there = pickle.loads(data)
+    assert len(data) < 5_000_000 and isinstance(there.batches.data.images.parts[0], np.memmap)
+    a, b = made.draw(1, False, 1.0), there(1, False, 1.0)
+    assert torch.equal(a.x, b.x) and a.told and np.array_equal(a.told[0][1], b.told[0][1])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no kill -9 on Windows")
+def test_a_killed_trainer_leaves_no_lock_behind(folder, cache, tmp_path):
+    config = settings(folder, steps=100_000, loaders=2)
+    config.write(tmp_path / "config.yaml")
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom cers.training.config import TrainConfig\nfrom cers.training.trainer import train\n"
+        "train(TrainConfig.read(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, *map(str, (tmp_path / "config.yaml", tmp_path / "run", cache))])
+    try:
+        end = time.monotonic() + 120
+        while not (tmp_path / "run" / "metrics.jsonl").exists():
+            assert run.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        assert locked(tmp_path / "run")
+    finally:
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    assert not locked(tmp_path / "run")
+    with RunFolder(tmp_path / "run"):
+        pass
