@@ -58,8 +58,8 @@ class Bench:
     rows: of the test pictures in the dataset. stock: of the pool. picks: {row name: (n, k) positions in ``stock``}.
     """
 
-    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0, grown: bool = False):
-        self.data, self.size, test = data, size, split.test
+    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0, grown: bool = False, device: str = "cpu"):
+        self.data, self.size, self.device, test = data, size, device, split.test
         if held:
             column, value = held
             test = test[data.column(column)[test] == value]
@@ -85,10 +85,11 @@ class Bench:
     def _layout(self, rows: np.ndarray) -> np.ndarray:
         encoder = CersNet(NetworkConfig()).encoder.eval()
         encoder.load_imagenet()
+        encoder.to(self.device)
         with torch.no_grad():
             v = np.concatenate(
                 [
-                    F.adaptive_avg_pool2d(encoder(frames(self.data, rows[s : s + 32], 128))[-2], 4).flatten(1).numpy()
+                    F.adaptive_avg_pool2d(encoder(frames(self.data, rows[s : s + 32], 128, self.device))[-2], 4).flatten(1).cpu().numpy()
                     for s in range(0, len(rows), 32)
                 ]
             )
@@ -198,22 +199,23 @@ class Bench:
 @torch.no_grad()
 def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, dict[str, list]]:
     """Scores per test picture, by row: the plain decoder, and D_R with every kind of evidence, where it was trained."""
-    net.eval()
-    size, n = config.size, len(bench.rows)
+    net.eval().to(bench.device)
+    size, device, n = config.size, bench.device, len(bench.rows)
     side = bench.data.images.shape[1:]
 
     def up(logits):
-        return (F.interpolate(logits, side, mode="bilinear", align_corners=False) > 0).numpy()
+        return (F.interpolate(logits, side, mode="bilinear", align_corners=False) > 0).cpu().numpy()
 
-    encoded = [net.encode(frames(bench.data, bench.rows[s : s + BATCH], size)) for s in range(0, n, BATCH)]
+    encoded = [net.encode(frames(bench.data, bench.rows[s : s + BATCH], size, device)) for s in range(0, n, BATCH)]
     plain = [net.decode_plain(e) for e in encoded]
     first = np.concatenate([up(p) for p in plain])
     out = {"plain": bench.score(first)}
     if not config.fused:
         return out
-    query = torch.zeros(n, net.config.rationale)
+    texts = np.zeros((n, net.config.rationale), np.float32)
     if config.method == "cers":
-        query = torch.from_numpy(bench._rationales(bench.rows, [m.any(0) for m in first]))
+        texts = bench._rationales(bench.rows, [m.any(0) for m in first])
+    query = torch.from_numpy(texts).to(device)
 
     def decode(picks, swapped=None, expert=None):
         done = []
@@ -228,13 +230,13 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
                 if not len(unique):
                     done.append(up(net.decode_evidence(e, p.sigmoid(), query[part])[0]))
                     continue
-                keys = frames(bench.data, bench.stock[unique], size)
-                drawn = masks(bench.data, bench.stock[unique if swapped is None or swapped is ... else swapped[unique]], size)
-                stock = net.references(net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]))
+                keys = frames(bench.data, bench.stock[unique], size, device)
+                drawn = masks(bench.data, bench.stock[unique if swapped is None or swapped is ... else swapped[unique]], size, device)
+                stock = net.references(net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]).to(device))
                 place = np.zeros(chosen.shape, np.int64)
                 place[chosen >= 0] = index
                 logits = net.decode_evidence(
-                    e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0)
+                    e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0).to(device)
                 )[0]
             done.append(up(logits))
         return bench.score(np.concatenate(done))
@@ -245,7 +247,7 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
     for name, picks in bench.picks.items():
         out[name] = decode(picks)
     others = np.random.default_rng(3).permutation(len(bench.stock))
-    out["two-stage (with CoT)"] = decode(bench.two_stage(query.numpy()))
+    out["two-stage (with CoT)"] = decode(bench.two_stage(texts))
     out["shuffled rationale"] = decode(bench.picks["retrieved"], expert=bench.expert[others])
     out["swapped masks"] = decode(bench.picks["retrieved"], swapped=others)
     out["empty masks"] = decode(bench.picks["retrieved"], swapped=...)
@@ -322,6 +324,7 @@ def main() -> int:
     )
     parser.add_argument("--set", nargs="*", default=[], metavar="NAME=VALUE", help="further settings of TrainConfig, for instance groups=4")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="where to train and measure, for instance cuda")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
@@ -334,6 +337,7 @@ def main() -> int:
             "steps": given.steps,
             "size": given.size,
             "threads": given.threads,
+            "device": given.device,
             "validate": 0,
             "exclude": {held[0]: held[1]} if held else {},
             **settings_of(given.set),
@@ -364,7 +368,7 @@ def run_all(given, base: dict, held) -> None:
     first = runs[0][2]
     data = open_dataset(first.data, [], first.frame, first.plane, given.cache)
     split = make_split(data, first)
-    bench = Bench(data, split, held, given.size, given.dev, given.grown)
+    bench = Bench(data, split, held, given.size, given.dev, given.grown, given.device)
     images = [data.table[int(r)]["image"] for r in bench.rows]
     if result.get("images", images) != images or result.get("pool", len(bench.stock)) != len(bench.stock):
         raise CersError(f"'{file}' is of other test pictures or another pool. Choose another folder for this ablation.")
