@@ -58,7 +58,9 @@ class Bench:
     rows: of the test pictures in the dataset. stock: of the pool. picks: {row name: (n, k) positions in ``stock``}.
     """
 
-    def __init__(self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0, grown: bool = False, device: str = "cpu"):
+    def __init__(
+        self, data: Dataset, split: Split, held: tuple[str, str] | None, size: int, dev: int = 0, grown: bool = False, device: str = "cpu"
+    ):
         self.data, self.size, self.device, test = data, size, device, split.test
         if held:
             column, value = held
@@ -232,7 +234,9 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
                     continue
                 keys = frames(bench.data, bench.stock[unique], size, device)
                 drawn = masks(bench.data, bench.stock[unique if swapped is None or swapped is ... else swapped[unique]], size, device)
-                stock = net.references(net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]).to(device))
+                stock = net.references(
+                    net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]).to(device)
+                )
                 place = np.zeros(chosen.shape, np.int64)
                 place[chosen >= 0] = index
                 logits = net.decode_evidence(

@@ -14,6 +14,7 @@ import pytest
 import torch
 from runs import settings
 
+from cers.training.ahead import processes
 from cers.training.config import METHODS
 from cers.training.datasets import open_dataset
 from cers.training.runfolder import RunFolder
@@ -48,6 +49,14 @@ def test_a_run_with_loaders_is_the_same_run(folder, cache, method):
     assert a == b
     ours, theirs = alone.net.state_dict(), helped.net.state_dict()
     assert all(torch.equal(ours[k], theirs[k]) for k in ours) and np.array_equal(alone.memory.query, helped.memory.query)
+
+
+def test_a_gpu_is_given_processes(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert processes(0, "cpu") == 0 and processes(3, "cpu") == 3
+    assert processes(0, "cuda") == 4 and processes(0, "cuda", world=4) == 2 and processes(1, "cuda") == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert processes(0, "mps") == 1
 
 
 def test_a_run_by_the_clock_ends_with_loaders_too(folder, cache, tmp_path):

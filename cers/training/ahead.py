@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -9,6 +10,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .batches import Batch
 
 AHEAD = 3  # batches that each process keeps ready
+ENOUGH = 4  # processes that keep a GPU busy: a batch of 20 pictures takes one about 0.1 s, and the network on an H100 about as long
+
+
+def processes(wanted: int, device: str, world: int = 1) -> int:
+    """How many draw for one trainer of ``world`` on this machine: as ``wanted``, or if that is 0 as many as the device needs."""
+    if wanted or device == "cpu":
+        return wanted
+    return max(1, min(ENOUGH, ((os.cpu_count() or 1) - 1) // world))
 
 
 class _Steps(Sampler):
@@ -52,9 +61,7 @@ class Ahead:
         if self._batches is None or step != self._next:
             steps = _Steps(step, self.plan)
             self._batches = iter(
-                DataLoader(
-                    _Draws(self.draw), None, sampler=steps, num_workers=self.processes, prefetch_factor=AHEAD, collate_fn=_same
-                )
+                DataLoader(_Draws(self.draw), None, sampler=steps, num_workers=self.processes, prefetch_factor=AHEAD, collate_fn=_same)
             )
         self._next = step + 1
         batch = next(self._batches, None)

@@ -41,7 +41,7 @@ class TrainConfig:
     negative, decoy, faint, strip, slab, thick: shares of pictures augmented so (``cers.training.augment``). text: share with a short
         clinical text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of
         pictures that one of their slices takes the place of.
-    loaders: processes that draw batches ahead, at about a tenth of a second a batch; a GPU would wait for them otherwise.
+    loaders: processes that draw batches ahead; 0: none on the CPU, and on a GPU, which would wait for pictures, as many as it takes.
     network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
     """
 

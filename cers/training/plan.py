@@ -137,6 +137,7 @@ def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[st
         with tempfile.TemporaryDirectory(prefix="cers-plan-", ignore_cleanup_errors=True) as folder:
             started = time.monotonic()
             trainer = Trainer(config, data, few, Path(folder))
+            trainer.ahead = None  # a few steps tell nothing of batches drawn ahead, so that a GPU may be quicker than this
             opening, end = time.monotonic() - started, started + TRIAL_SECONDS
             looking, describing = _preparing(trainer)
             fixed = memory_used(config.device)

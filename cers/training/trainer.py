@@ -20,7 +20,7 @@ from ..inference.model import resolve_device
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from . import distributed, methods
-from .ahead import Ahead
+from .ahead import Ahead, processes
 from .batches import Batch, Batches, generator
 from .config import TrainConfig
 from .data import lesion_free
@@ -88,7 +88,8 @@ class Trainer:
         per = config.groups // world
         self.groups = list(range(rank * per, (rank + 1) * per))
         self.draw = Draw(self.batches, self.groups, self.memory.narrator)
-        self.ahead = Ahead(config.loaders, self.draw, self._coming) if config.loaders else None
+        loaders = processes(config.loaders, self.device, world)
+        self.ahead = Ahead(loaders, self.draw, self._coming) if loaders else None
         self._share = 0.0
 
     def _build(self) -> CersNet:
