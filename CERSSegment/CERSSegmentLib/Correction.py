@@ -61,10 +61,13 @@ def foreignSegments(segmentation) -> list[str]:
     return [content.GetSegment(i).GetName() for i in identifiers if i not in own]
 
 
-def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, np.ndarray]:
+def read(segmentation, volume, labels: dict[int, str], empty: bool = False) -> Generator[None, None, np.ndarray]:
     """The result as it is now: (k, j, i) uint8 in the volume's grid, each label read from its own segment, whatever is shown or selected.
 
     Where segments overlap, the later label counts.
+
+    Args:
+        empty: whether there may be nothing in any of the segments.
 
     Raises:
         InputError: nothing is left in any of the segments.
@@ -77,7 +80,7 @@ def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, 
             if mask is not None:
                 array[mask > 0] = value
         yield
-    if not array.any():
+    if not empty and not array.any():
         raise InputError(_("The corrected segmentation is empty, so there is nothing to keep as a reference."))
     return array
 

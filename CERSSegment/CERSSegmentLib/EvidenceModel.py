@@ -137,6 +137,10 @@ class EvidenceModel:
                 return (plane, index) if 0 <= index < len(view) else None
         return None
 
+    def ofSlice(self, key, labelmap: np.ndarray) -> np.ndarray:
+        """A slice (rows, columns) of a label map (k, j, i)."""
+        return self.planes[key[0]].slices(labelmap)[key[1]]
+
     def apply(self, key, mask: np.ndarray, evidence: dict) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Takes over a re-run slice. Returns it as (k, j, i) array one voxel thick, with its first voxel (k, j, i)."""
         view = self.planes[key[0]]

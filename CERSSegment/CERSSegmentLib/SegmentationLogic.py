@@ -26,6 +26,7 @@ class SegmentationLogic:
 
     Signals:
         stateChanged(state), progressed(fraction, words), said(kind, sentence), finished(EvidenceModel), sliceChanged(key): a re-run is in,
+        kept(): the result before a re-run was kept, because a person had changed it,
         added(volume, kept): a correction is in the pool, its whole mask in the file ``kept``, '' if there is none,
         missingPackages(): the worker cannot start without further packages.
     """
@@ -34,6 +35,7 @@ class SegmentationLogic:
         self.worker = worker or WorkerClient()
         self.stateChanged, self.progressed, self.said = Signal(), Signal(), Signal()
         self.finished, self.sliceChanged, self.added, self.missingPackages = Signal(), Signal(), Signal(), Signal()
+        self.kept = Signal()
         self.state = IDLE
         self._task: Task | None = None
         self._stopReason = ""
@@ -92,6 +94,7 @@ class SegmentationLogic:
                 _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")
             )
         segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
+        self._stopped = _("Stopped while the mask was being written. Bring back previous result has the earlier one.")
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
         yield from SegmentationResult.fill(segmentation, volume, labelmap, box, labels)
@@ -152,23 +155,32 @@ class SegmentationLogic:
         self._begin(self._rerun(evidence, key), self._onRerun)
         return True
 
-    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[str, int]]:
+    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool]]:
         choice = evidence.choice(key)
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
         result = yield Call(
             "resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}
         )
         mask = np.load(result["mask"], allow_pickle=False)
+        drawn = yield from Correction.read(evidence.segmentation, evidence.volume, evidence.labels, empty=True)
         if not evidence.alive:
             raise InputError(_("The volume or its segmentation was removed during the run; nothing was changed."))
+        corrected = not np.array_equal(evidence.ofSlice(key, drawn), evidence.ofSlice(key, evidence.labelmap))
+        if corrected:
+            SegmentationResult.keepPrevious(evidence.segmentation)
         part, start = evidence.apply(key, mask, result["evidence"])
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
         (evidence.rerun.add if choice else evidence.rerun.discard)(key)
-        return key
+        return key, corrected
 
-    def _onRerun(self, key) -> None:
+    def _onRerun(self, outcome: tuple[tuple[str, int], bool]) -> None:
+        key, corrected = outcome
         self._setState(IDLE)
-        self.said.emit(GOOD, _("This slice was segmented again with your references."))
+        words = _("This slice was segmented again with your references.")
+        if corrected:
+            words += " " + _("It had been changed by hand: Bring back previous result has it as it was.")
+            self.kept.emit()
+        self.said.emit(WARNING if corrected else GOOD, words)
         self.sliceChanged.emit(key)
 
     # what a person made of the result
@@ -194,8 +206,10 @@ class SegmentationLogic:
             self.said.emit(ERROR, problem)
             return False
         origin = VolumeInput.origin(volume)
+        image = evidence.summary.get("provenance", {}).get("image") if evidence is not None else None
         settings = {
             "annotator": annotator.strip(),
+            **({"made_for": image} if image and evidence.segmentation is segmentation else {}),
             "patient_id": origin["patient_id"],
             "modality": parameter.modality or origin["modality"],
             "body_site": parameter.bodySite or None,
@@ -228,6 +242,7 @@ class SegmentationLogic:
                 del paths["proposed"]
             yield from self.prepare(model, pool)
             self.progressed.emit(0.3, _("Adding the case to the pool"))
+            self._stopped = _("Stopped. Slices that were in the pool by then stay there; add the result again for the rest.")
             result = yield Call(
                 "add_case",
                 {
@@ -372,7 +387,7 @@ class SegmentationLogic:
         self.worker.close()
 
     def _begin(self, generator: Generator, onDone: Callable) -> None:
-        self._stopReason = ""
+        self._stopReason, self._stopped = "", _("Stopped. Nothing was changed.")
         self._setState(RUNNING)
         self._task = Task(generator, self.worker, onDone, self._onError, self._onProgress)
 
@@ -383,8 +398,9 @@ class SegmentationLogic:
     def _onError(self, error: Exception) -> None:
         self._setState(IDLE)
         if isinstance(error, Cancelled):
-            self.said.emit(WARNING if self._stopReason else INFO, self._stopReason or _("Stopped. Nothing was changed."))
+            self.said.emit(WARNING if self._stopReason else INFO, self._stopReason or self._stopped)
         elif isinstance(error, CersError):
+            self._pool = ()  # it may have been replaced: opened anew the next time
             self.said.emit(ERROR, str(error))
             if isinstance(error, WorkerError) and error.code in ("worker", "packages", "missing"):
                 self.missingPackages.emit()

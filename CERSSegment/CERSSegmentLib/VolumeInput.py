@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from pathlib import Path
 
@@ -98,12 +99,18 @@ def write(volume, path: str) -> Generator[None, None, np.ndarray]:
                 target[k, start : start + rows] = piece
                 yield
     finally:
-        target.flush()
+        _done(target)
         del target
     if low == high:
         Path(path).unlink(missing_ok=True)
         raise InputError(_("The volume is empty: every voxel has the same value."))
     return array
+
+
+def _done(target: np.memmap) -> None:
+    """Elsewhere than on Windows other processes see what was written at once, and waiting for the disk would hold up the application."""
+    if os.name == "nt":
+        target.flush()
 
 
 def save(array: np.ndarray, path: str) -> Generator[None, None, None]:
@@ -114,7 +121,7 @@ def save(array: np.ndarray, path: str) -> Generator[None, None, None]:
             target[k] = array[k]
             yield
     finally:
-        target.flush()
+        _done(target)
         del target
 
 

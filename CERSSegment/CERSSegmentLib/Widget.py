@@ -133,6 +133,7 @@ class Widget(VTKObservationMixin):
         self.logic.said.connect(self.say)
         self.logic.finished.connect(self._onFinished)
         self.logic.sliceChanged.connect(lambda _key: self._keepEvidence())
+        self.logic.kept.connect(self._onKept)
         self.logic.missingPackages.connect(self._updateInstall)
         self.evidence.boardRequested.connect(self._toggleBoard)
         self.evidence.exportRequested.connect(self.onExport)
@@ -275,6 +276,10 @@ class Widget(VTKObservationMixin):
             else:
                 self.keeper.forget(self.parameter.outputSegmentation)
             self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
+
+    def _onKept(self) -> None:
+        """What the button brings back is now the same run's result, as a person had changed it."""
+        self._earlier = self._current
 
     def onCorrect(self) -> None:
         """Opens the Segment Editor on the result."""

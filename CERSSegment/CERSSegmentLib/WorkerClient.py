@@ -249,7 +249,10 @@ def crashSentence(log: list[str]) -> str:
             )
         if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
             return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
-    return _("The worker process ended unexpectedly; nothing was changed. Press Segment to try again.")
+    return _(
+        "The worker process ended unexpectedly; nothing was changed. Perhaps memory ran out: close other programs or crop a large volume, "
+        "then press Segment again."
+    )
 
 
 def closeAll() -> None:

@@ -235,3 +235,102 @@ def test_mask_is_read_in_the_volumes_grid(host, scene, loaded, moved):
         expected = np.where(np.roll(array, 1, axis=2) == 1, 1, 0)
         expected[:1, :, :4] = 2
         assert np.array_equal(read(), expected)
+
+
+def test_what_was_not_segmented_is_not_kept(user, model, pool):
+    """A sequence shows another time point by now."""
+    import slicer
+    import vtk
+
+    volume = head("one")
+    user.segment(volume, pool, model)
+    other = vtk.vtkImageData()
+    other.DeepCopy(volume.GetImageData())
+    volume.SetAndObserveImageData(other)
+    voxels = slicer.util.arrayFromVolume(volume)
+    voxels[:] = np.roll(voxels, 9, axis=1) + 100
+    slicer.util.arrayFromVolumeModified(volume)
+    assert "another time point" in add(user)
+    with Pool.open(pool) as opened:
+        assert not len(opened)
+
+
+def test_a_duplicate_of_the_segment_is_a_backup(user, model, pool):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    volume = head("two")
+    user.segment(volume, pool, model)
+    content, own = user.segmentation.GetSegmentation(), SegmentationResult.ownSegments(user.segmentation)["tumor"]
+    content.CopySegmentFromSegmentation(content, own, False)
+    assert content.GetNumberOfSegments() == 2 and SegmentationResult.ownSegments(user.segmentation) == {"tumor": own}
+    corrected = phantom.head(7)[1]
+    slicer.util.updateSegmentBinaryLabelmapFromArray(corrected.astype(np.uint8), user.segmentation, own, volume)
+    add(user)
+    view = user.control.controller.model.planes["axial"]
+    with Pool.open(pool) as opened:
+        kept = [opened.get(i) for i in opened.ids()]
+    assert kept and all(np.array_equal(c.mask > 0, view.slices(corrected)[c.slice_index] > 0) for c in kept)
+    content.RemoveSegment(own)
+    assert list(SegmentationResult.ownSegments(user.segmentation)) == ["tumor"]  # the backup is what is left
+
+
+def test_a_rerun_keeps_what_a_person_had_drawn(user, model, pool):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    from cers.case import Case
+
+    square = np.zeros((64, 64), np.uint8)
+    square[20:40, 20:40] = 1
+    with Pool.open(pool) as opened:
+        case = opened.add(Case(np.random.default_rng(0).normal(100, 20, (64, 64)).astype("f4"), square, {1: "tumor"}, volume_id="v"))
+    volume = head("one")
+    user.segment(volume, pool, model)
+    evidence, key = user.control.controller.model, user.control.controller.key
+    view = evidence.planes[key[0]]
+
+    def drawn():
+        own = SegmentationResult.ownSegments(user.segmentation)["tumor"]
+        return view.slices(slicer.util.arrayFromSegmentBinaryLabelmap(user.segmentation, own, volume))[key[1]].copy()
+
+    paint(user.segmentation, volume, np.roll(phantom.head(7)[1], 2, axis=2))
+    mine = drawn()
+    user.control.controller.pin(case, True)
+    user.control.controller.rerun()
+    user.wait()
+    assert "by hand" in user.said[-1][1] and not np.array_equal(drawn(), mine)
+    user.ui.previousButton.click()
+    assert np.array_equal(drawn(), mine) and user.control.controller.model is evidence
+
+
+def test_a_rerun_of_a_result_as_it_was_keeps_nothing(user, model, pool):
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    user.control.controller.rerun()
+    user.wait()
+    assert "by hand" not in user.said[-1][1] and SegmentationResult.previous(user.segmentation) is None
+
+
+def test_cancelled_while_vectors_are_made_says_what_stays(user, model, pool, host):
+    from cers.case import Case
+
+    volume = head("three")
+    user.segment(volume, pool, model)
+    square, rng = np.zeros((64, 64), np.uint8), np.random.default_rng(0)
+    square[20:40, 20:40] = 1
+    with Pool.open(pool) as opened:  # another annotator's import, without vectors yet
+        for n in range(200):
+            opened.add(Case(rng.normal(100, 20, (64, 64)).astype("f4"), square, {1: "tumor"}, volume_id=f"v{n}"))
+        before = len(opened)
+    user.said.clear()
+    seen = []
+    user.logic.progressed.connect(lambda _fraction, words: seen.append(words))
+    user.ui.addButton.click()
+    host.wait_for(lambda: any("Embedding" in words for words in seen), 60, "embedding")
+    user.ui.segmentButton.click()
+    user.wait()
+    with Pool.open(pool) as opened:
+        assert len(opened) > before
+    assert "stay there" in user.said[-1][1]

@@ -102,3 +102,23 @@ def test_what_is_refused_changes_nothing(pool, masks, tmp_path):
     with Pool.open(tmp_path / "pool", read_only=True) as closed, pytest.raises(PoolError, match="can only be read"):
         add(closed, masks[0])
     assert len(pool) == 0
+
+
+def test_cases_of_another_structure_stay_as_they_are(pool, masks):
+    from cers.pool import import_volume
+
+    other = np.roll(masks[0], 9, axis=2)
+    expert = import_volume(pool, phantom.volume(), other, {1: "hippocampus"}, annotator="Expert", review="approved")
+    report = add(pool, masks[1])
+    assert report.added and not report.replaced
+    assert {pool.meta(i)["review"] for i in expert} == {"approved"}
+
+
+def test_a_version_that_is_back_is_reviewed_as_it_was(pool, masks):
+    first = add(pool, masks[0])
+    for case_id in first.ids:
+        pool.review(case_id, "approved", reviewer="Expert")
+    replaced = add(pool, masks[1]).replaced
+    assert set(replaced) <= set(first.ids) and {pool.meta(i)["review"] for i in replaced} == {"excluded"}
+    add(pool, masks[0])
+    assert {pool.meta(i)["review"] for i in first.ids} == {"approved"}

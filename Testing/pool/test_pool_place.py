@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 from poolkit import case
 
+from cers.errors import PoolError
 from cers.pool import Pool, place
+from cers.pool.transfer import export_pool
 
 LINUX = """22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw
 30 22 0:40 / /mnt/group\\040share rw - nfs4 server:/export rw
@@ -73,3 +77,29 @@ def test_the_journal_fits_the_place(tmp_path, monkeypatch):
     monkeypatch.undo()
     with Pool.open(tmp_path / "far") as pool:
         assert journal(pool.folder) == "wal" and len(pool) == 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="rights of this kind are those of Linux and macOS")
+def test_a_shared_pool_can_be_read_by_others(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with Pool.create(tmp_path / "pool") as pool:
+            pool.add(case())
+            export_pool(pool, tmp_path / "pool.zip")
+    finally:
+        os.umask(before)
+    files = [p for p in tmp_path.rglob("*") if p.suffix in (".npz", ".sqlite", ".zip")]
+    assert len(files) == 3 and {oct(p.stat().st_mode & 0o777) for p in files} == {"0o644"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows lets nobody replace a file that is open")
+def test_a_pool_that_was_replaced_takes_nothing_more(tmp_path):
+    with Pool.create(tmp_path / "pool") as pool:
+        first = pool.add(case())
+        pool._db.connection().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        shutil.copy(tmp_path / "pool" / "pool.sqlite", tmp_path / "backup")
+        os.replace(tmp_path / "backup", tmp_path / "pool" / "pool.sqlite")
+        with pytest.raises(PoolError, match="Open the pool again"):
+            pool.ids()
+    with Pool.open(tmp_path / "pool") as again:
+        assert again.ids() == [first]

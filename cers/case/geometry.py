@@ -12,6 +12,7 @@ import numpy as np
 
 from ..errors import InputError
 
+FLAT = 4  # times that the next axis has as many slices as the shortest one of a slab
 PLANES = ("axial", "coronal", "sagittal")
 
 # display axes of each plane as RAS unit directions: (through-plane, rows downwards, columns to the right). Radiological convention.
@@ -86,13 +87,18 @@ class Geometry:
 
 
 def acquisition_plane(geometry: Geometry) -> str:
-    """The plane whose slices the scanner took: across the axis of the largest spacing, axial where voxels are near cubes."""
-    spacing = np.array(geometry.spacing)
-    axis = int(np.argmax(spacing))
-    if geometry.shape[::-1][axis] > 1 and spacing[axis] < 1.2 * np.median(spacing):
-        return "axial"
-    if min(geometry.shape) == 1:
-        axis = 2 - int(np.argmin(geometry.shape))  # a single slice, whatever its header says of thickness
+    """The plane whose slices the scanner took: across the axis of the largest spacing.
+
+    Where voxels are near cubes it is across the shortest axis if that is by far the shortest, and axial otherwise.
+    """
+    spacing, sizes = np.array(geometry.spacing), np.array(geometry.shape[::-1])
+    axis, shortest = int(np.argmax(spacing)), int(np.argmin(sizes))
+    if sizes[shortest] == 1:
+        axis = shortest  # a single slice, whatever its header says of thickness
+    elif spacing[axis] < 1.2 * np.median(spacing):
+        if FLAT * sizes[shortest] > np.sort(sizes)[1]:
+            return "axial"
+        axis = shortest
     direction = np.abs(geometry.ijkToRAS[:3, axis] / spacing[axis])
     return ("sagittal", "coronal", "axial")[int(np.argmax(direction))]
 

@@ -189,6 +189,13 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
     return path
 
 
+def let_others_read(temporary: str | Path) -> None:
+    """Give a file that ``mkstemp`` made, which only its owner reads, the rights of any new file."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(temporary, 0o666 & ~umask)
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` with the same ending; it replaces ``path`` at the end, and is removed after any error."""
@@ -197,11 +204,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(prefix=".cers-", suffix=_suffix(path), dir=path.parent)
         os.close(handle)
         temporary = Path(name)
-        umask = os.umask(0)
-        os.umask(umask)
         try:
             yield temporary
-            os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner reads
+            let_others_read(temporary)
             with open(temporary, "rb") as done:
                 os.fsync(done.fileno())
             os.replace(temporary, path)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 import numpy as np
 
 from ..errors import InputError
-from .geometry import Geometry
+from .geometry import Geometry, PlaneView
 
 PARTS = ("texture", "boundary", "context", "summary")
 LARGEST = 1e30  # of an image's values; 3.4e38, float32's last, marks missing voxels in some formats
@@ -77,11 +77,17 @@ class Volume:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 over voxels and geometry; two equal volumes have one hash, whatever their files."""
+        """SHA-256 over voxels and where they lie; two equal volumes have one hash, whatever their files and the order of their axes.
+
+        3D Slicer turns the axes of a left-handed file when it loads it; the same file read here keeps them.
+        """
+        view = PlaneView(self.geometry, "axial")
+        array = view.slices(self.array)
         h = hashlib.sha256()
-        h.update(str((self.array.dtype.str, self.array.shape)).encode())
-        h.update(np.round(self.geometry.ijkToRAS, 6).tobytes())
-        h.update(np.ascontiguousarray(self.array).tobytes())
+        h.update(str((self.array.dtype.str, array.shape)).encode())
+        h.update((np.round(view.slice_ijkToRAS(0), 4) + 0.0).tobytes())  # + 0.0: there is a minus zero, too
+        for part in array:
+            h.update(np.ascontiguousarray(part).tobytes())
         return h.hexdigest()
 
 

@@ -24,16 +24,15 @@ BATCH = 8
 def case_frame(case: Case, model: Model) -> tuple[torch.Tensor, torch.Tensor]:
     """Image (1, 1, size, size), normalised, and masks (1, labels, size, size) of a case in the model's frame.
 
-    Labels are matched by name; where the case has none of the model's names, all of its lesions count as the model's first label.
+    Labels are matched by meaning; where the case has none of the model's names, all of its lesions count as the model's first label.
     """
     # an unknown modality is taken for the model's own, as for a query
     frame, image = to_frames(case.image[None], case.spacing, model.config.size, modality_code(case.modality or model.config.modality))
-    named = {name.lower(): value for value, name in case.labels.items()}
-    known = [named.get(name.lower()) for name in model.labels.values()]
-    if not any(value is not None for value in known):
+    known = [[value for value, name in case.labels.items() if same_meaning(name, label)] for label in model.labels.values()]
+    if not any(known):
         masks = [case.mask > 0] + [np.zeros_like(case.mask, bool)] * (len(known) - 1)
     else:
-        masks = [case.mask == value if value is not None else np.zeros_like(case.mask, bool) for value in known]
+        masks = [np.isin(case.mask, values) for values in known]
     return image, frame.crop(np.stack(masks).astype(np.float32)).transpose(0, 1)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..case.io import let_others_read
 from ..errors import PoolError
 
 _STALE_SECONDS = 3600  # a temporary file this old has lost its writer
@@ -48,6 +49,7 @@ def write_temporary(folder: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        let_others_read(name)  # a pool may be shared
     except BaseException:
         os.unlink(name)
         raise

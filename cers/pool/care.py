@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..case import PARTS, Case, Rationale, Statement
 from ..case.geometry import PLANES
+from ..case.io import let_others_read
 from ..errors import InputError, PoolError
 from . import arrays
 from .database import Database
@@ -352,6 +353,7 @@ def write_file(path: str | PathLike, data: bytes) -> None:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
         with os.fdopen(handle, "wb") as file:
             file.write(data)
+        let_others_read(temporary)
         os.replace(temporary, path)
     except OSError as error:
         if temporary is not None:

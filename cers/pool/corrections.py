@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from ..case import PlaneView, Volume
+from ..case.terminology import same_meaning
 from ..errors import InputError, PoolError
 from .importer import import_volume
 from .store import Pool
@@ -49,8 +50,9 @@ def add_correction(
 ) -> CorrectionReport:
     """Add the lesion slices of a corrected volume as cases, each with a rationale measured on the corrected mask.
 
-    Cases of the same volume (the same voxels in the same place) whose mask is another one by now are kept but excluded from use as
-    evidence; a mask that is in the pool already is not added twice, and is used again if a correction had replaced it.
+    Cases of the same volume (the same voxels in the same place) and the same structures whose mask is another one by now are kept but
+    excluded from use as evidence; a mask that is in the pool already is not added twice, and is used again, reviewed as it was, if a
+    correction had replaced it. Cases of other structures stay as they are.
 
     Args:
         mask: (k, j, i) label map on the volume's grid. labels: value -> name. annotator: who corrected it.
@@ -68,7 +70,11 @@ def add_correction(
     if proposed is not None and np.shape(proposed) != mask.shape:
         raise InputError("What the model proposed and the correction are not of one size. Segment the volume again, then correct it.")
     name = volume.volume_id or volume.content_hash[:16]
-    before = {case["id"]: case["review"] for case in pool.list(volume_id=name)}
+    before = {
+        case["id"]: case["review"]
+        for case in pool.list(volume_id=name)
+        if any(same_meaning(a, b) for a in case["labels"].values() for b in labels.values())
+    }
     ids = list(dict.fromkeys(import_volume(pool, volume, mask, labels, annotator=annotator.strip(), max_slices=max_slices, **metadata)))
     report = CorrectionReport(ids, [i for i in ids if i not in before])
     if proposed is not None:
@@ -76,8 +82,8 @@ def add_correction(
         report.dice = 2 * both / (np.count_nonzero(proposed) + np.count_nonzero(mask))
     _record(pool, volume, report, proposed, model)
     for case_id in ids:
-        if before.get(case_id) == "excluded" and _was_superseded(pool, case_id):
-            pool.review(case_id, "unreviewed", reviewer=annotator, note="This version is the current one again")
+        if before.get(case_id) == "excluded" and (review := _before_superseded(pool, case_id)):
+            pool.review(case_id, review, reviewer=annotator, note="This version is the current one again")
             report.added.append(case_id)
     # last: a kill before this leaves two versions in use, and adding the same correction again finishes it
     for case_id, review in before.items():
@@ -111,7 +117,9 @@ def _record(pool: Pool, volume: Volume, report: CorrectionReport, proposed: np.n
     pool.record_action(ACTION, details)
 
 
-def _was_superseded(pool: Pool, case_id: str) -> bool:
-    """Whether a correction, and not a reviewer, excluded the case."""
-    last = next((e for e in reversed(pool.history(case_id)) if e["action"] == "reviewed"), None)
-    return last is not None and (last["note"] or "").startswith(_SUPERSEDED)
+def _before_superseded(pool: Pool, case_id: str) -> str | None:
+    """The review that a case had before a correction replaced it; None where a reviewer excluded it."""
+    reviews = [e for e in pool.history(case_id) if e["action"] == "reviewed"]
+    if not reviews or not (reviews[-1]["note"] or "").startswith(_SUPERSEDED):
+        return None
+    return reviews[-2]["review"] if len(reviews) > 1 else "unreviewed"

@@ -149,6 +149,15 @@ def _journal(network: bool) -> str:
     return "DELETE" if network else "WAL"
 
 
+def _file(path: Path) -> tuple[int, int] | None:
+    """Which file has a name now, None where none has: another one of the same name is another file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 class Database:
     """One connection per thread and process to a pool's SQLite file in WAL mode. An older pool is brought to the present format, unless
     it is opened for reading only; one that may not be written is always opened so.
@@ -168,6 +177,7 @@ class Database:
         self._connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
         self._lock = threading.Lock()
         self._closed = False
+        self._file = _file(self.path)
         self.network = place.on_network(folder)
         with self.translated():
             self.version = self._check(self.connection())
@@ -204,6 +214,8 @@ class Database:
         if self._closed:
             raise PoolError("The pool has been closed. Open it again to go on.")
         connection = getattr(self._local, "connection", None)
+        if connection is not None and _file(self.path) != self._file:
+            raise PoolError(f"The file of the pool {self.folder} was replaced or removed, for instance by a backup. Open the pool again.")
         if connection is None or self._local.process != os.getpid():  # a connection must not cross a fork
             connection = self._connect()
             self._local.connection, self._local.process = connection, os.getpid()

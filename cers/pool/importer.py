@@ -139,6 +139,7 @@ def import_volume(
         raise InputError(f"The mask of {volume.name!r} is empty, so there is nothing to keep as a reference.")
     own = {"modality": volume.modality, "body_site": volume.body_site, "patient_id": volume.patient_id, "source": volume.name}
     own |= {k: v for k, v in metadata.items() if v is not None}
+    own["volume_id"] = volume.volume_id or volume.content_hash[:16]
     views = [PlaneView(volume.geometry, "axial" if volume.is_picture else name) for name in _planes(volume, plane)]
     return [i for view in views for i in _add_slices(pool, volume, mask, labels, view, plane, max_slices, min_pixels, own)]
 
@@ -168,7 +169,6 @@ def _add_slices(pool, volume: Volume, mask, labels, view: PlaneView, plane: str 
                     ijkToRAS=view.slice_ijkToRAS(n) if volume.spacing_known else None,
                     plane=shown,
                     slice_index=None if volume.is_picture else n,
-                    volume_id=volume.volume_id or volume.content_hash[:16],
                     rationale=describe(image, small > 0, spacing, modality=own["modality"], plane=shown),
                     **own,
                 )

@@ -15,6 +15,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..case import Case, Rationale
+from ..case.io import let_others_read
 from ..errors import CersError, InputError, PoolError
 from . import arrays
 from .database import FILE
@@ -79,6 +80,7 @@ def export_pool(
             manifest = json.dumps({"format": FORMAT, "pool": pool.uid, "cases": cases}, ensure_ascii=False, sort_keys=True).encode()
             archive.writestr(_MANIFEST, manifest, zipfile.ZIP_DEFLATED)
             archive.writestr(_MANIFEST + ".sha256", hashlib.sha256(manifest).hexdigest() + "\n")
+        let_others_read(temporary)
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
