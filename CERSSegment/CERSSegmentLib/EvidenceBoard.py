@@ -246,7 +246,7 @@ class EvidenceBoard:
             self.grid.setColumnStretch(n, 1 if n < count else 0)
         if count == 1:
             self.grid.setColumnStretch(1, 2)  # beside the query: why there is no reference
-        self.query.picture.show(self.controller.queryPicture(), width, width, _("The volume is gone."))
+        self.query.picture.show(self.controller.queryPicture(), width, width, _("The volume is gone or shows something else."))
         for column in self.columns[: count - 1]:
             missing = _("Loading…") if self.controller.asked(column.identifier) else _("The picture cannot be read from the pool.")
             column.picture.show(self.controller.casePicture(column.identifier), width, width, missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,8 @@ from cers.case import Geometry, PlaneView
 from cers.case.runs import from_runs
 
 from . import VolumeInput
+
+SAMPLED = 1 << 15  # voxels
 
 
 @dataclass
@@ -50,6 +53,7 @@ class EvidenceModel:
         self._areas: dict[str, np.ndarray] = {}
         self.choices: dict[tuple[str, int], Choices] = {}
         self.rerun: set[tuple[str, int]] = set()
+        self._looks = self._sample()
 
     @property
     def alive(self) -> bool:
@@ -106,11 +110,23 @@ class EvidenceModel:
         return from_runs(runs, self.mask(key).shape) if runs else None
 
     def image(self, key) -> np.ndarray | None:
-        """(rows, columns) of the volume in a slice, as displayed; None when the volume is gone or has changed its size."""
+        """(rows, columns) of the volume in a slice, as displayed; None when the volume is gone or shows something else by now."""
+        array = self._voxels()
+        same = array is not None and array.shape == self.geometry.shape and self._sample() == self._looks
+        return self.planes[key[0]].slices(array)[key[1]] if same else None
+
+    def _voxels(self) -> np.ndarray | None:
         if self.volume is None or self.volume.GetScene() is None or self.volume.GetImageData() is None:
             return None
-        array = slicer.util.arrayFromVolume(self.volume)
-        return self.planes[key[0]].slices(array)[key[1]] if array.shape == self.geometry.shape else None
+        return slicer.util.arrayFromVolume(self.volume)
+
+    def _sample(self) -> int | None:
+        """What tells whether the volume still shows what it did, as a sequence does not that went on: some of its voxels, quickly read."""
+        array = self._voxels()
+        if array is None:
+            return None
+        step = max(1, round((array.size / SAMPLED) ** (1 / 3)))
+        return zlib.crc32(np.ascontiguousarray(array[::step, ::step, ::step]))
 
     def window(self) -> tuple[float, float] | None:
         """(lowest, highest) grey value that the slice views show."""

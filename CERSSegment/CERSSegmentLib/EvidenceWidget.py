@@ -162,7 +162,7 @@ class EvidenceWidget:
     def _fill(self) -> None:
         controller, evidence, palette = self.controller, self.controller.evidence, self.widget.palette
         self.place.setText(Words.place(controller.model, controller.key))
-        self.query.show(controller.queryPicture(), QUERY, QUERY, _("The volume is gone."))
+        self.query.show(controller.queryPicture(), QUERY, QUERY, _("The volume is gone or shows something else."))
         self.coverage.setText(statusHtml(*Words.coverage(evidence)) if evidence else "")
         spacing = controller.model.planes[controller.key[0]].spacing
         self.trust.setText(statusHtml(*Words.trust(evidence, spacing)) if evidence else escape(Words.notDecoded()))

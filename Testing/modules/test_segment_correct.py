@@ -244,12 +244,14 @@ def test_what_was_not_segmented_is_not_kept(user, model, pool):
 
     volume = head("one")
     user.segment(volume, pool, model)
+    assert user.control.controller.queryPicture() is not None
     other = vtk.vtkImageData()
     other.DeepCopy(volume.GetImageData())
     volume.SetAndObserveImageData(other)
     voxels = slicer.util.arrayFromVolume(volume)
     voxels[:] = np.roll(voxels, 9, axis=1) + 100
     slicer.util.arrayFromVolumeModified(volume)
+    assert user.control.controller.queryPicture() is None  # no contour on a picture that it was not drawn on
     assert "another time point" in add(user)
     with Pool.open(pool) as opened:
         assert not len(opened)
