@@ -28,8 +28,9 @@ section{margin:26px 0 0;background:var(--paper);border:1px solid var(--line);bor
 .coverage{display:flex;gap:9px;align-items:center;margin:8px 0 16px;font-size:14px}
 .dot{flex:none;width:10px;height:10px;border-radius:50%;background:var(--none)}
 .dot.good{background:var(--good)}.dot.part{background:var(--part)}
-.board{display:grid;grid-template-columns:minmax(210px,1fr) 4.2fr;gap:18px;align-items:start}
+.board{display:grid;grid-template-columns:max(210px,min(262px,calc((100% - 40px)/(var(--n) + 1)))) 1fr;gap:18px;align-items:start}
 .refs{display:grid;grid-template-columns:repeat(auto-fill,minmax(158px,1fr));gap:18px 14px}
+.board .refs{grid-template-columns:repeat(auto-fit,minmax(158px,1fr));max-width:calc(var(--n)*262px)}
 .card{min-width:0}
 .query{padding-right:18px;border-right:1px solid var(--line)}
 .pic{display:block;position:relative;background:#000;border-radius:8px;overflow:hidden;cursor:zoom-in}
@@ -81,6 +82,6 @@ body{background:#fff;font-size:11.5px}main{max-width:none;padding:0}section{bord
  .card,.facts,tr,.head,.coverage,.note{break-inside:avoid}.head{break-after:avoid}.zoom{display:none!important}
  .pic,.rank,.pin,.dot,.scores u,.scores b,.note,.legend span::before{-webkit-print-color-adjust:exact;print-color-adjust:exact}
  .board{grid-template-columns:1.2fr 4fr;gap:12px}.query{padding-right:12px;border-right:1px solid #ccc}\
-.refs{grid-template-columns:repeat(5,1fr);gap:10px}
+.board .refs{grid-template-columns:repeat(5,1fr);gap:10px;max-width:none}
  dl{font-size:10.5px}@page{size:A4 landscape;margin:11mm}}
 """
