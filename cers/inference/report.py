@@ -143,7 +143,8 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         board = f'<div class="refs">{references}</div>' if references else self.no_reference(e)
         anchor = f"s-{e.plane}-{e.index}"
         return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>
-{self.coverage(e)}<div class="board" style="--n:{len(e.references)}"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>
+{self.coverage(e)}
+<div class="board" style="--n:{len(e.references)}"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>
 {_findings(e.rationale)}{_MEASURED if e.rationale else ""}</div>{board}</div>
 {self.rejected(e)}</section>"""
 
