@@ -106,3 +106,21 @@ def test_a_text_encoder_of_another_dimension_is_refused(model, tmp_path, embedde
 
     with pytest.raises(ModelError, match="99"):
         Segmenter(model, None, text_embedder=Other())
+
+
+def test_labels_of_a_case_are_matched_by_meaning():
+    from types import SimpleNamespace
+
+    from cers.case import Case
+    from cers.inference.embedding import case_frame
+
+    image = np.random.default_rng(0).normal(100, 20, (64, 64)).astype(np.float32)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[10:20, 10:20], mask[40:55, 40:55] = 1, 2
+    model = SimpleNamespace(config=SimpleNamespace(size=64, modality="MR"), labels={1: "tumor", 2: "edema"})
+    named, other, neither = (
+        case_frame(Case(image, mask, {1: first, 2: second}), model)[1]
+        for first, second in (("tumor", "edema"), ("Lesion", "edema"), ("a", "b"))
+    )
+    assert named[0, 0].sum() > 0 and named[0, 1].sum() > 0 and np.array_equal(named, other)
+    assert neither[0, 0].sum() > named[0, 0].sum() and neither[0, 1].sum() == 0
