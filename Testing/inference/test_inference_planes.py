@@ -12,7 +12,7 @@ from cers.case import Volume
 from cers.errors import InputError
 from cers.evaluation.metrics import dice
 from cers.inference import Segmenter
-from cers.inference.volume import MARGIN
+from cers.inference.volume import MARGIN, smooth_across
 
 ISOTROPIC = grid(shape=(64, 72, 68), spacing=(2.4, 2.4, 2.4))
 
@@ -194,3 +194,14 @@ def test_a_part_of_which_all_planes_are_just_sure_stays_when_its_slice_is_decode
         e = max((e for e in prediction.evidence if e.plane == plane), key=lambda e: e.pixels)
         assert marker.resegment(e.index, plane).evidence.pixels == pytest.approx(e.pixels, rel=0.03)
         marker.session.labelmap[:] = 0  # even where nothing beside it is kept
+
+
+@pytest.mark.parametrize("plane", ["axial", "coronal", "sagittal"])
+def test_probabilities_come_back_to_the_volume_as_if_pasted_at_once(marker, plane):
+    """They are put back some slices at a time."""
+    marker.segment(bright()[0], "three", influence=False)
+    view = marker.session.planes[plane]
+    assert len(view.view) > 32
+    pasted = view.frame.paste(smooth_across(view.fused, view.slice_mm, view.known))
+    whole = np.stack([view.view.volume(pasted[:, channel]) for channel in range(pasted.shape[1])])
+    assert whole.max() > 0.5 and np.abs(view.probabilities() - whole).max() < 1e-6

@@ -187,3 +187,20 @@ def test_normalised_body_has_mean_zero_and_variance_one():
     y, body = normalise(x), x > 0.05
     for n in range(3):
         assert abs(float(y[n][body[n]].mean())) < 0.05 and float(y[n][body[n]].std()) == pytest.approx(1, abs=0.2)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int16])
+def test_a_tall_stack_read_backwards_or_across_is_scaled_as_a_whole(dtype):
+    """Large volumes are read some slices at a time, as views of an array; the map must be that of all of them."""
+    rng = np.random.default_rng(0)
+    stack = np.concatenate([head(seed=n) * (1 + n / 20) for n in range(14)])  # 42 slices of rising signal, 504,000 values
+    stack = (stack + (stack > 0) * rng.normal(0, 5, stack.shape)).astype(dtype)
+    body = foreground(stack)
+    inside = stack[body].astype(np.float32)
+    low, high = np.percentile(inside[:: max(1, inside.size // 400_000)], (0.5, 99.5))
+    low = min(low, float(stack[0, 0, 0]))
+    expected = np.clip((stack.astype(np.float32) - np.float32(low)) / np.float32(high - low), 0, 1)
+    assert np.abs(scale_intensities(stack) - expected).max() < 1e-6
+    across = np.ascontiguousarray(stack.transpose(1, 2, 0)[::-1]).transpose(2, 0, 1)[:, ::-1]  # the same values, strided and flipped
+    assert not across.flags.c_contiguous and (across == stack).all()
+    assert (foreground(across) == body).all() and (scale_intensities(across) == scale_intensities(stack)).all()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..case import PlaneView, Volume
-from ..network.frame import Frame, body_box, foreground, normalise, scale_intensities
+from ..network.frame import Frame, Intensities, box_of, foreground, normalise, parts
 from ..network.model import Encoded
 from .volume import COARSE_MM, reach, sharpness, smooth_across
 
@@ -73,6 +73,16 @@ class Plane:
             reaches[max(0, i - self.stride) : i + self.stride + 1] = True
         return np.flatnonzero(reaches & ~self.known).tolist()
 
+    def probabilities(self) -> np.ndarray:
+        """(labels, k, j, i) float32: D_R's, smoothed across slices, in the volume's own grid."""
+        maps = smooth_across(self.fused, self.slice_mm, self.known)
+        out = np.empty((maps.shape[1], *self.view.geometry.shape), np.float32)
+        for part in parts(len(maps)):
+            pasted = self.frame.paste(maps[part])
+            for channel in range(len(out)):
+                self.view.slices(out[channel])[part] = pasted[:, channel]
+        return out
+
     @property
     def name(self) -> str:
         return self.view.plane
@@ -90,17 +100,25 @@ def prepare(volume: Volume, plane: str, size: int, labels: int, modality: str | 
     """Read a volume along a plane: permute, scale intensities over the whole volume, crop to the body, resample in-plane, normalise."""
     view = PlaneView(volume.geometry, plane)
     raw = view.slices(volume.array)
-    frame, frames = to_frames(raw, view.spacing, size, modality)
-    has_body = foreground(raw, modality).mean((1, 2)) > 0.01
+    body = foreground(raw, modality)
+    frame, frames = to_frames(raw, view.spacing, size, modality, body)
+    has_body = body.mean((1, 2)) > 0.01
     empty = torch.zeros(len(raw), labels, size, size)
     spacing = view.spacing if volume.spacing_known else None
     return Plane(view, raw, frame, frames, has_body, spacing, empty, empty.clone(), ~has_body)
 
 
-def to_frames(raw: np.ndarray, spacing: tuple[float, float] | None, size: int, modality: str | None) -> tuple[Frame, torch.Tensor]:
-    """Raw slices (n, rows, columns) of one image -> their common frame and the normalised input (n, 1, size, size)."""
-    frame = Frame.around(body_box(raw, modality), raw.shape[1:], spacing or (1.0, 1.0), size)
-    return frame, normalise(frame.crop(scale_intensities(raw, modality)))
+def to_frames(
+    raw: np.ndarray, spacing: tuple[float, float] | None, size: int, modality: str | None, body: np.ndarray | None = None
+) -> tuple[Frame, torch.Tensor]:
+    """Raw slices (n, rows, columns) of one image -> their common frame and the normalised input (n, 1, size, size).
+
+    body: their foreground, where it is known.
+    """
+    body = foreground(raw, modality) if body is None else body
+    frame = Frame.around(box_of(body), raw.shape[1:], spacing or (1.0, 1.0), size)
+    scale = Intensities(raw, modality, body)
+    return frame, torch.cat([normalise(frame.crop(scale(raw[part]))) for part in parts(len(raw))])
 
 
 def modality_code(value: str | None) -> str | None:

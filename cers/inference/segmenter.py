@@ -35,8 +35,8 @@ from .volume import (
     fuse_planes,
     fuse_slice,
     left_out,
-    smooth_across,
     soft_difference,
+    strongest,
     to_labelmap,
     votes,
 )
@@ -403,11 +403,7 @@ class Segmenter:
         model, out = self.model, {}
         for name, plane in session.planes.items():
             clock.check()
-            if name in maps:
-                out[name] = maps[name]
-                continue
-            pasted = plane.frame.paste(smooth_across(plane.fused, plane.slice_mm, plane.known))
-            out[name] = np.stack([plane.view.volume(pasted[:, channel]) for channel in range(len(model.labels))])
+            out[name] = maps[name] if name in maps else plane.probabilities()
         clock.check()
         total, weighted, labelmap = fuse_planes(
             list(out.values()), [plane.sharpness for plane in session.planes.values()], model.labels, model.config.threshold
@@ -427,11 +423,15 @@ class Segmenter:
             masks = view.slices(labelmap)
             left = None
             if len(maps) > 1:
-                left = left_out(view.slices(maps[name].max(0) >= model.config.threshold), masks > 0, plane.spacing)
-            probabilities = np.stack([view.slices(channel) for channel in total], 1)
+                left = left_out(view.slices(strongest(maps[name]) >= model.config.threshold), masks > 0, plane.spacing)
+            probabilities = [view.slices(channel) for channel in total]
             for i in range(len(view)):
                 if (name, i) in session.slices:
-                    evidence.append(self._evidence(session, (name, i), masks[i], probabilities[i], None if left is None else left[i]))
+                    evidence.append(
+                        self._evidence(
+                            session, (name, i), masks[i], np.stack([p[i] for p in probabilities]), None if left is None else left[i]
+                        )
+                    )
         about = provenance(
             session, model, self.pool, self.embedder.hash, planes=planes, text=bool(text and text.strip()), influence=influence
         )

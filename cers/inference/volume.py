@@ -40,9 +40,18 @@ def smooth_across(maps: torch.Tensor, spacing_mm: float | None, known: np.ndarra
 
 def to_labelmap(probabilities: np.ndarray, labels: dict[int, str], threshold: float) -> np.ndarray:
     """(labels, k, j, i) -> (k, j, i) uint8: the most probable label where it reaches the threshold, else 0."""
-    best = probabilities.argmax(0)
     values = np.array(list(labels), np.uint8)
-    return np.where(probabilities.max(0) >= threshold, values[best], 0).astype(np.uint8)
+    out = np.zeros(probabilities.shape[1:], np.uint8)
+    for k in range(len(out)):  # one by one: argmax takes 8 bytes a voxel
+        there = strongest(probabilities[:, k]) >= threshold
+        if there.any():
+            out[k] = np.where(there, values[probabilities[:, k].argmax(0)], 0)
+    return out
+
+
+def strongest(probabilities: np.ndarray) -> np.ndarray:
+    """(labels, ...) -> (...): the largest over the labels; not copied where there is one label only."""
+    return probabilities[0] if len(probabilities) == 1 else probabilities.max(0)
 
 
 def sharpness(spacing: tuple[float, float] | None) -> float:
@@ -68,7 +77,7 @@ def fuse_planes(maps: list[np.ndarray], sharp: list[float], labels: dict[int, st
     mean = _mean(maps, [1.0] * len(maps))
     weighted = mean if len(set(sharp)) == 1 else _mean(maps, sharp)
     low, high = bounds(threshold)
-    sure = (mean.max(0) >= high) | (votes(maps, threshold) == len(maps))
+    sure = (strongest(mean) >= high) | (votes(maps, threshold) == len(maps))
     return mean, weighted, keep_seeded(to_labelmap(weighted, labels, low), sure)
 
 
@@ -76,7 +85,7 @@ def votes(maps: list[np.ndarray], threshold: float) -> np.ndarray:
     """(k, j, i) uint8: how many of the planes reach the threshold."""
     out = np.zeros(maps[0].shape[1:], np.uint8)
     for m in maps:
-        out += m.max(0) >= threshold
+        out += strongest(m) >= threshold
     return out
 
 
@@ -99,7 +108,7 @@ def fuse_slice(
     """
     low, high = bounds(threshold)
     grown = to_labelmap(weighted[:, None], labels, low)
-    return keep_seeded(grown, ((mean.max(0) >= high) | every | _around(beside, 1))[None])[0]
+    return keep_seeded(grown, ((strongest(mean) >= high) | every | _around(beside, 1))[None])[0]
 
 
 def _around(mask: np.ndarray, pixels: int) -> np.ndarray:
@@ -115,7 +124,8 @@ def keep_seeded(labelmap: np.ndarray, seeds: np.ndarray) -> np.ndarray:
         return labelmap
     import SimpleITK as sitk
 
-    parts = sitk.GetArrayFromImage(sitk.ConnectedComponent(sitk.GetImageFromArray((labelmap > 0).astype(np.uint8)), True))
+    image = sitk.ConnectedComponent(sitk.GetImageFromArray((labelmap > 0).astype(np.uint8)), True)
+    parts = sitk.GetArrayViewFromImage(image)
     kept = np.zeros(parts.max() + 1, bool)
     kept[parts[seeds]] = True
     kept[0] = False
@@ -159,7 +169,8 @@ def drop_small_parts(labelmap: np.ndarray, least_voxels: float) -> np.ndarray:
     import SimpleITK as sitk
 
     parts = sitk.ConnectedComponent(sitk.GetImageFromArray((labelmap > 0).astype(np.uint8)), True)
-    kept = sitk.GetArrayFromImage(sitk.RelabelComponent(parts, minimumObjectSize=int(np.ceil(least_voxels)))) > 0
+    large = sitk.RelabelComponent(parts, minimumObjectSize=int(np.ceil(least_voxels)))
+    kept = sitk.GetArrayViewFromImage(large) > 0
     return np.where(kept, labelmap, 0).astype(labelmap.dtype)
 
 

@@ -23,51 +23,94 @@ def foreground(stack: np.ndarray, modality: str | None = None) -> np.ndarray:
     level by more than 8 % of the robust range, so that skull-stripped images with negative values work too. Where the border
     shows tissue (an image cropped inside the body: neither dark nor of one level), the background is the darkest there is.
     """
-    stack = np.asarray(stack, np.float32)
+    stack = np.asarray(stack)
     if modality == "CT":
         return stack > -500
     border = np.concatenate([stack[:, 0].ravel(), stack[:, -1].ravel(), stack[:, :, 0].ravel(), stack[:, :, -1].ravel()])
+    border = border.astype(np.float32, copy=False)
     low, high = np.percentile(_sample(stack), (0.5, 99.5))
     level, span = np.median(border), max(float(high - low), 1e-6)
     if level > low + 0.15 * span and (np.abs(border - level) < 0.02 * span).mean() < 0.5:
         level = low
-    return np.abs(stack - level) > 0.08 * span
+    out = np.empty(stack.shape, bool)
+    for part in parts(len(stack)):
+        np.greater(np.abs(stack[part].astype(np.float32, copy=False) - level), 0.08 * span, out=out[part])
+    return out
+
+
+def parts(n: int, size: int = 16):
+    """Slices of a stack, some at a time: large volumes do not fit into memory several times."""
+    return (slice(start, start + size) for start in range(0, n, size))
 
 
 def _sample(values: np.ndarray, limit: int = 400_000) -> np.ndarray:
-    flat = values.ravel()
-    return flat[:: max(1, flat.size // limit)]
+    """At most about ``limit`` of the values, evenly spread, as float32."""
+    step = max(1, values.size // limit)
+    flat = values.ravel() if step == 1 or values.flags.c_contiguous else values.flat
+    return flat[::step].astype(np.float32, copy=False)
 
 
-def scale_intensities(stack: np.ndarray, modality: str | None = None) -> np.ndarray:
-    """Raw values (n, rows, columns) -> float32 in 0..1, by one map for the whole stack.
+class Intensities:
+    """The map of raw values to 0..1 that a whole stack (n, rows, columns) shares; calling it gives float32.
 
     MR and others: 0.5 and 99.5 percentile of the body; CT: a soft-tissue window. A constant background that lies inside the
     body's range (z-normalised, skull-stripped volumes) is set to 0.
     """
-    stack = np.asarray(stack, np.float32)
-    if modality == "CT":
-        return np.clip((stack - CT_WINDOW[0]) / (CT_WINDOW[1] - CT_WINDOW[0]), 0, 1)
-    body = foreground(stack)
-    inside = _sample(stack[body]) if body.any() else _sample(stack)
-    low, high = (float(v) for v in np.percentile(inside, (0.5, 99.5)))
-    background = float(stack[0, 0, 0])
-    exact = stack == background
-    if not (exact.mean() > 0.2 and low < background):
-        low, exact = min(low, background), None
-    out = np.clip((stack - low) / max(high - low, 1e-6), 0, 1)
-    if exact is not None:
-        out[exact] = 0
-    return out
+
+    def __init__(self, stack: np.ndarray, modality: str | None = None, body: np.ndarray | None = None):
+        """body: the stack's foreground, where it is known."""
+        self.background: float | None = None
+        if modality == "CT":
+            self.low, self.high = CT_WINDOW
+            return
+        stack = np.asarray(stack)
+        inside = self._inside(stack, foreground(stack) if body is None else body)
+        self.low, self.high = (float(v) for v in np.percentile(inside, (0.5, 99.5)))
+        background = np.float32(stack[0, 0, 0])
+        exact = sum(int((stack[part].astype(np.float32, copy=False) == background).sum()) for part in parts(len(stack)))
+        if exact > 0.2 * stack.size and self.low < background:
+            self.background = float(background)
+        else:
+            self.low = min(self.low, float(background))
+
+    @staticmethod
+    def _inside(stack: np.ndarray, body: np.ndarray) -> np.ndarray:
+        """What ``_sample`` would give of the values of the body, which are not copied for it."""
+        count = int(body.sum())
+        if not count:
+            return _sample(stack)
+        step, seen, found = max(1, count // 400_000), 0, []
+        for part in parts(len(stack)):
+            values = stack[part][body[part]]
+            found.append(values[-seen % step :: step].astype(np.float32, copy=False))
+            seen += len(values)
+        return np.concatenate(found)
+
+    def __call__(self, stack: np.ndarray) -> np.ndarray:
+        stack = np.asarray(stack, np.float32)
+        out = np.clip((stack - self.low) / max(self.high - self.low, 1e-6), 0, 1)
+        if self.background is not None:
+            out[stack == np.float32(self.background)] = 0
+        return out
+
+
+def scale_intensities(stack: np.ndarray, modality: str | None = None) -> np.ndarray:
+    """Raw values (n, rows, columns) -> float32 in 0..1, by one map for the whole stack (``Intensities``)."""
+    return Intensities(stack, modality)(stack)
 
 
 def body_box(stack: np.ndarray, modality: str | None = None) -> tuple[int, int, int, int]:
     """(row0, row1, column0, column1), end exclusive, that holds the body over all slices of (n, rows, columns)."""
-    union = foreground(stack, modality).mean(0) > (0.5 / len(stack) if len(stack) > 1 else 0)
+    return box_of(foreground(stack, modality))
+
+
+def box_of(body: np.ndarray) -> tuple[int, int, int, int]:
+    """``body_box`` of a foreground (n, rows, columns) that is known."""
+    union = body.mean(0) > (0.5 / len(body) if len(body) > 1 else 0)
     rows = np.flatnonzero(union.mean(1) > 0.02)
     columns = np.flatnonzero(union.mean(0) > 0.02)
     if not len(rows) or not len(columns):
-        return 0, stack.shape[1], 0, stack.shape[2]
+        return 0, body.shape[1], 0, body.shape[2]
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
