@@ -125,6 +125,15 @@ class ImportPage:
             form.addRow(words, path)
         self.masks.toolTip = _("Masks are matched by file name: case7.nii.gz, case7_mask.nii.gz … May be the folder of the images.")
         self.table.toolTip = _("Optional: columns image, patient, diagnosis, modality, body_site, label …")
+        self.label = qt.QLineEdit(self.frames["folder"])
+        self.label.setPlaceholderText(_("for instance tumor"))
+        self.label.setToolTip(
+            _(
+                "What the masks show, where neither they nor the table say it; with several values: 1=core; 2=edema. "
+                "Name it after the structure: references of another name than the model's own labels decide by themselves"
+            )
+        )
+        form.addRow(_("Label"), self.label)
 
     def _setUpPool(self, form) -> None:
         self.other = qt.QLineEdit(self.frames["pool"])
@@ -190,6 +199,7 @@ class ImportPage:
                     "images": images,
                     "masks": masks or images,
                     "csv": table or None,
+                    "label": self.label.text.strip() or None,
                     **common,
                     "dry_run": dry,
                     "keep_identity": bool(self.keep.checked),

@@ -44,6 +44,20 @@ def test_make_fill_and_list(cers, folders, tmp_path):
     assert "already" in cers("pool", "create", pool)[1]
 
 
+def test_masks_that_do_not_say_what_they_show_are_named(cers, folders, tmp_path):
+    images, masks = folders
+    (masks / "case1.seg.nrrd").rename(tmp_path / "old.seg.nrrd")
+    plain = sitk.GetImageFromArray(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "old.seg.nrrd"))))
+    plain.CopyInformation(sitk.ReadImage(str(images / "case1.nii.gz")))
+    sitk.WriteImage(plain, str(masks / "case1.nii.gz"))  # a segmentation's names are lost
+    pool = tmp_path / "pool"
+    cers("pool", "create", pool)
+    asked = ("pool", "import", pool, "--images", images, "--masks", masks, "--max-slices", "1")
+    assert cers(*asked, "--label", "metastasis")[0] == 0
+    found = {c["source"]: c["labels"] for c in json.loads(cers("pool", "list", pool, "--json")[1])}
+    assert found == {"case1.nii.gz": {"1": "metastasis"}, "case2.nii.gz": {"1": "tumor"}}, "a mask's own name stays"
+
+
 def test_a_bad_item_is_named_and_the_rest_goes_in(cers, folders, tmp_path):
     images, masks = folders
     (images / "case3.nii.gz").write_text("broken")

@@ -179,7 +179,11 @@ def test_planted_leaks_are_found_by_reason(pictures, pool, tmp_path):
     twin = next(r for r in report["images"] if r["image"] == "worn")["near_duplicate"]
     assert 0.99 < twin["correlation"] < 1 and twin["cases"] == pool.find(pool.list(patient_id=pseudonym("Anna"))[0]["content_hash"])
     words = leak_words(report)
-    assert "4 of the images LEAK" in words and "worn: 1 cases that are near-duplicates" in words and "Anna" not in words
+    assert (
+        "4 of the images LEAK" in words
+        and "worn: cases that are near-duplicates (thumbnail correlation above 0.99): 1 (" in words
+        and "Anna" not in words
+    )
 
 
 def test_a_volume_leaks_through_one_of_its_slices(volumes, tmp_path):

@@ -151,10 +151,16 @@ def test_what_the_headers_say_is_shown_and_dropped_unless_kept(user, pool_folder
     user.settle()
     text = page.result.plainText
     assert "2 cases would be added" in text and "it is dropped" in text and "Doe^Jane" in text and "v0: cases 1" in text
+    assert "(lesion)" in text, "no mask says what it shows"
+    page.label.setText("node")
+    page.preview.click()
+    user.settle()
+    assert "v0: cases 1 (node)" in page.result.plainText
     user.host.screenshot(user.host.window, screenshots / "knowledge_pool_import.png")
     page.start.click()
     user.settle()
     with Pool.open(pool_folder, read_only=True) as pool:
+        assert sum(list(c["labels"].values()) == ["node"] for c in pool.list()) == 2
         assert "Doe" not in str(pool.list()) + str(pool.audit()) and len(pool) == 7
     for file in pool_folder.rglob("*"):
         assert file.is_dir() or b"Doe^Jane" not in file.read_bytes(), file

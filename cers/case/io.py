@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -103,9 +103,14 @@ def read_mask(path: str | Path, geometry: Geometry) -> tuple[np.ndarray, dict[in
         raise InputError(f"The mask '{path.name}' has {len(array)} values per voxel. Save it as one label map or as .seg.nrrd.")
     else:
         labelmap = array[0]
-        values = [int(v) for v in np.unique(labelmap) if v]
-        labels = {v: "lesion" if len(values) == 1 else f"label {v}" for v in values}
+        labels = unnamed_labels(int(v) for v in np.unique(labelmap) if v)
     return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
+
+
+def unnamed_labels(values: Iterable[int]) -> dict[int, str]:
+    """What the labels of a mask are called that does not name them itself."""
+    values = list(values)
+    return {v: "lesion" if len(values) == 1 else f"label {v}" for v in values}
 
 
 def write_segmentation(

@@ -53,6 +53,10 @@ def import_(
     ] = None,
     modality: Annotated[Optional[str], typer.Option(help="For all cases that do not say: MR, CT, ...")] = None,
     body_site: Annotated[Optional[str], typer.Option(help="For all cases that do not say: brain, lung, ...")] = None,
+    label: Annotated[
+        Optional[str],
+        typer.Option(help="What masks show that do not say: tumor, or '1=core; 2=edema'. Without it, lesion; or label 1, label 2, ..."),
+    ] = None,
     max_slices: Annotated[int, typer.Option(min=1, help="Slices taken from one volume at most, along each plane.")] = 12,
     keep_identity: Annotated[
         bool, typer.Option("--keep-identity", help="Keep what the headers say of the patient, in the field source.")
@@ -67,7 +71,7 @@ def import_(
     """
     from ..pool.importer import DryRun, import_folder
 
-    defaults = {key: value for key, value in (("modality", modality), ("body_site", body_site)) if value}
+    defaults = {key: value for key, value in (("modality", modality), ("body_site", body_site), ("label", label)) if value}
     with _open(folder, write=not dry_run) as pool:
         dry = DryRun(pool) if dry_run else None
         with progress() as show:

@@ -93,14 +93,12 @@ def leak_words(report: dict | None, most: int = 20) -> str:
     by_reason = "; ".join(f"{n} with cases {REASONS[r]}" for r, n in report["by_reason"].items())
     lines = [head + f"{report['leaking']} of the images LEAK ({by_reason})."]
     for row in report["images"][:most]:
-        lines.append(
-            f"  {row['image']}: "
-            + "; ".join(
-                f"{row[r]['count']} cases {REASONS[r]} ({', '.join(row[r]['cases'][:3])}" + (", ..." if row[r]["count"] > 3 else "") + ")"
-                for r in REASONS
-                if r in row
-            )
-        )
+        reasons = [
+            f"cases {REASONS[r]}: {row[r]['count']} ({', '.join(row[r]['cases'][:3])}{', ...' if row[r]['count'] > 3 else ''})"
+            for r in REASONS
+            if r in row
+        ]
+        lines.append(f"  {row['image']}: {'; '.join(reasons)}")
     if report["leaking"] > most:
         lines.append(f"  and {report['leaking'] - most} more, named in the JSON file.")
     return "\n".join(lines)

@@ -13,7 +13,7 @@ import numpy as np
 from ..case import Case, PlaneView, Volume, acquisition_plane
 from ..case.geometry import PLANES
 from ..case.identity import identifying
-from ..case.io import pseudonym, read_mask, read_volume
+from ..case.io import pseudonym, read_mask, read_volume, unnamed_labels
 from ..errors import CersError, InputError, PoolError
 from ..rationale import describe
 from .dicom import read_dicom_seg
@@ -211,7 +211,7 @@ def import_folder(
 
     Args:
         csv: table with a column ``image`` and any of those of ``cers.pool.table.COLUMNS``.
-        defaults: metadata (modality, body_site, ...) for all cases of which neither the table nor the image says it.
+        defaults: metadata (modality, body_site, label, ...) for all cases of which neither the table nor the image or mask says it.
         keep_identity: keep what the headers say of the patient in the field ``source``. The patient's own field is a pseudonym either way,
             so that later images of the same patient are recognised.
 
@@ -239,7 +239,8 @@ def import_folder(
             array, labels = read_dicom_seg(mask, volume.geometry, series=image) if dicom else read_mask(mask, volume.geometry)
             said = {k for k in ("modality", "body_site") if getattr(volume, k)}
             fields = {**{k: v for k, v in (defaults or {}).items() if k not in said}, **row.values}
-            labels = _renamed(labels, fields.pop("label", None))
+            called = fields.pop("label", None)
+            labels = _renamed(labels, called if row.values.get("label") or labels == unnamed_labels(labels) else None)
             patient = fields.pop("patient", None)
             ids = import_volume(
                 pool,

@@ -250,6 +250,7 @@ def merge(self: Methods, job: Job, given: dict) -> dict:
     body_site=str,
     annotator=str,
     diagnosis=str,
+    label=str,
     max_slices=int,
     dry_run=bool,
     keep_identity=bool,
@@ -260,7 +261,7 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
 
     pool = _writable(self, given)
     dry = DryRun(pool) if given.get("dry_run") else None
-    defaults = {name: given[name] for name in ("modality", "body_site", "annotator", "diagnosis") if given.get(name)}
+    defaults = {name: given[name] for name in ("modality", "body_site", "annotator", "diagnosis", "label") if given.get(name)}
     report = fill(
         dry or pool,
         given["images"],
