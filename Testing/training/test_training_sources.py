@@ -123,6 +123,14 @@ def test_volumes_of_several_labels(tmp_path, method):
     assert "group and identical files" in split.report["by"]
 
 
+def test_of_one_patient_none_can_be_held_out(tmp_path):
+    folder = volumes(tmp_path / "data", count=1)
+    with pytest.raises(InputError, match="of one patient, volume or group.*validation to 0"):
+        opened(settings(folder, labelled=1.0), tmp_path)
+    _, split = opened(settings(folder, labelled=1.0, validation=0.0), tmp_path)
+    assert len(split.labelled) and not len(split.validation)
+
+
 def test_a_pool_with_unlabelled_pictures(folder, tmp_path):
     rng = np.random.default_rng(1)
     with Pool.create(tmp_path / "pool") as pool:

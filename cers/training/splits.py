@@ -50,6 +50,11 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     train = (given == "train") & ~excluded
     if not (given == "validation").any() and config.validation:
         order = rng.permutation(np.unique(kin[train]))
+        if len(order) == 1:
+            raise InputError(
+                "All training pictures are of one patient, volume or group, so that none can be held out to see whether the model is "
+                "any good. Add cases of other patients, or set validation to 0 to train without."
+            )
         held = order[: max(1, round(len(order) * config.validation))]
         side[train & np.isin(kin, held)] = "validation"
     side[(given == "validation") & excluded] = ""
