@@ -4,7 +4,8 @@
 
 The first volumes by name go to the pool, as an annotator would add them, the last ones are segmented with the model as it is, and all
 labels of a mask count as one. Copy: the mask of the reference that was chosen first, moved into the query's frame, without any network.
-Intervals are 95 % bootstrap over volumes.
+With ``--train MINUTES`` a model is then trained on each pool, as *Train* in the module would, from the model and with the form's first
+settings; and measured without and with the pool. Intervals are 95 % bootstrap over volumes.
 """
 
 from __future__ import annotations
@@ -64,9 +65,41 @@ def measure(model, embedder, pool, queries, modality: str, site: str) -> dict[st
         plain = plane.view.volume(plane.frame.paste(plane.plain)[:, 0] >= model.config.threshold) > 0
         out["plain"].append(dice(plain, truth))
         out["retrieved"].append(dice(found.labelmap > 0, truth))
-        out["copy"].append(dice(copied(segmenter), truth) if len(pool) else 0.0)
+        out["copy"].append(dice(copied(segmenter), truth) if pool is not None and len(pool) else 0.0)
         out["covered"].append(float(np.mean([bool(e.references) for e in found.evidence])))
     return out
+
+
+def taught(model, pool: Path, folder: Path, minutes: float, start: str, threads: int) -> Path:
+    """The folder of a model trained on a pool; start: "model" begins with the model's weights, else as ``TrainConfig.initial``."""
+    from cers.training.config import TrainConfig
+    from cers.training.trainer import train
+
+    own = {
+        "initial": str(model.folder / "model.safetensors"),
+        "network": {k: v for k, v in model.net.config.to_dict().items() if k != "labels"},
+    }
+    config = TrainConfig(
+        data=str(pool),
+        minutes=minutes,
+        size=model.config.size,
+        threads=threads,
+        precision="bfloat16",
+        deterministic=False,
+        **(own if start == "model" else {"initial": start}),
+    )
+    train(config, folder)
+    return folder / "model"
+
+
+def summed(scores: dict[str, list[float]]) -> dict:
+    """Means with their intervals."""
+    out = {name: interval(values) for name, values in scores.items()}
+    return {**out, "retrieved - plain": interval([a - b for a, b in zip(scores["retrieved"], scores["plain"])])}
+
+
+def words(scores: dict[str, list[float]]) -> str:
+    return ", ".join(f"{name} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for name, r in summed(scores).items())
 
 
 def main() -> None:
@@ -80,6 +113,8 @@ def main() -> None:
     parser.add_argument("--modality", default="MR")
     parser.add_argument("--body-site", default="brain")
     parser.add_argument("--model", type=Path)
+    parser.add_argument("--train", type=float, default=0, metavar="MINUTES", help="also train on each pool, for so long")
+    parser.add_argument("--start", default="model", help="weights that training begins with: model, imagenet or random")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
@@ -102,14 +137,15 @@ def main() -> None:
                     import_volume(pool, volume, truth, LABELS)
             added = size
             scores = measure(model, embedder, pool, files[-given.queries :], given.modality, given.body_site)
-            row = {name: interval(values) for name, values in scores.items()}
-            row["retrieved - plain"] = interval([a - b for a, b in zip(scores["retrieved"], scores["plain"])])
-            result["rows"][size] = {"cases": len(pool), **row}
-            print(
-                f"{size:4d} volumes, {len(pool):5d} cases: "
-                + ", ".join(f"{name} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for name, r in row.items()),
-                flush=True,
-            )
+            result["rows"][size] = {"cases": len(pool), **summed(scores)}
+            print(f"{size:4d} volumes, {len(pool):5d} cases: {words(scores)}", flush=True)
+            if given.train and len(pool):
+                made = taught(model, pool.folder, Path(temporary) / f"run {size}", given.train, given.start, given.threads)
+                trained = load_model(made, threads=given.threads)
+                for name, source in (("trained", None), ("trained, with the pool", pool)):
+                    scores = measure(trained, embedder, source, files[-given.queries :], given.modality, given.body_site)
+                    result["rows"][size][name] = summed(scores)
+                    print(f"     {name}: {words(scores)}", flush=True)
     if given.json:
         given.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 

@@ -5,9 +5,10 @@
 
 One network, one pool of all training pictures, one set of queries: the validation pictures of the default split, or the test pictures of a
 class kept out of training. Only the choice of the references differs: by look alone, at random, or by look and then by one of these, as the
-query's first mask has it ("first") or as its expert mask has it ("true", a ceiling that no method can know): the embedded rationale
-("words"), or the distance of the measured descriptors ("numbers"). "Mask alike" takes the references whose masks overlap most with the
-query's own. Dice at the stored frame; differences to "look" in points, paired, 95 % bootstrap over pictures.
+query's first mask has it ("first"), the mask that references chosen by look led to ("second"), or its expert mask ("true", a ceiling that
+no method can know): the embedded rationale ("words"), or the distance of the measured descriptors ("numbers"). "Mask alike" takes the
+references whose masks overlap most with the query's own. Dice at the stored frame; differences to "look" in points, paired, 95 % bootstrap
+over pictures.
 """
 
 from __future__ import annotations
@@ -96,9 +97,9 @@ class Study:
         theirs = torch.from_numpy(np.stack([self.data.masks[int(r)] > 0 for r in self.stock]).astype(np.float32)).flatten(1)
         return (2 * ours @ theirs.T / (ours.sum(1)[:, None] + theirs.sum(1)[None]).clamp(min=1)).numpy()
 
-    def dice(self, picks: np.ndarray, words: np.ndarray | None = None) -> np.ndarray:
-        """Of each query, decoded with the references ``picks`` (q, k), positions in the pool."""
-        out, words = [], self.words_first if words is None else words
+    def decode(self, picks: np.ndarray, words: np.ndarray | None = None):
+        """Logits (n, labels, h, w) of the queries, batch after batch, with the references ``picks`` (q, k), positions in the pool."""
+        words = self.words_first if words is None else words
         for n, start in enumerate(range(0, len(self.queries), BATCH)):
             part = slice(start, start + BATCH)
             unique, index = np.unique(picks[part], return_inverse=True)
@@ -107,9 +108,12 @@ class Study:
                 self.net.encode(frames(self.data, rows, self.size)), masks(self.data, rows, self.size), torch.from_numpy(self.words[unique])
             )
             chosen = stock.gather(torch.from_numpy(index.reshape(picks[part].shape)))
-            logits = self.net.decode_evidence(self.encoded[n], self.plain[n].sigmoid(), torch.from_numpy(words[part]), chosen)[0]
-            out.append(hard_dice(self._up(logits), self.truth[part]).reshape(len(logits), -1).mean(1))
-        return torch.cat(out).numpy()
+            yield self._up(self.net.decode_evidence(self.encoded[n], self.plain[n].sigmoid(), torch.from_numpy(words[part]), chosen)[0])
+
+    def dice(self, picks: np.ndarray, words: np.ndarray | None = None) -> np.ndarray:
+        """Of each query."""
+        found = torch.cat(list(self.decode(picks, words)))
+        return hard_dice(found, self.truth).reshape(len(found), -1).mean(1).numpy()
 
     def rows(self):
         """(name, picks, query rationales or None) of all that is compared."""
@@ -118,12 +122,18 @@ class Study:
         yield "look, query without rationale", self.best(self.similar), np.zeros_like(self.words_first)
         yield "random", self.best(np.where(self.barred, -9, rng.random(self.similar.shape))), None
         yield f"random of the {COARSE} alike", self.second_stage(rng.random(self.similar.shape), 99), None
+        second = (torch.cat(list(self.decode(self.best(self.similar)))) > 0).numpy().any(1)
+        words_second, numbers_second = self.described(self.queries, second)
         for weight in (0.5, 2):
+            yield f"words, second, {weight}", self.second_stage(words_second @ self.words.T, weight), words_second
             yield f"words, first, {weight}", self.second_stage(self.words_first @ self.words.T, weight), None
             yield f"words, true, {weight}", self.second_stage(self.words_true @ self.words.T, weight), None
         for weight in (0.1, 0.5):
+            yield f"numbers, second, {weight}", self.second_stage(self.near(numbers_second), weight), words_second
             yield f"numbers, first, {weight}", self.second_stage(self.near(self.numbers_first), weight), None
             yield f"numbers, true, {weight}", self.second_stage(self.near(self.numbers_true), weight), None
+        for weight in (0.2, 0.5, 9):
+            yield f"mask alike, second, of the {COARSE} alike, {weight}", self.second_stage(self.overlap(second), weight), words_second
         truth = self.overlap(self.truth.numpy().max(1))
         yield f"mask alike, true, of the {COARSE} alike", self.second_stage(truth, 9), None
         yield "mask alike, true, of all", self.best(np.where(self.barred, -9, truth)), None
