@@ -159,6 +159,8 @@ def html(report: dict) -> str:
     ]
     if not counts["validation"]:
         rows.append(bad + escape(_("Nothing is held out, so there will be no validation. Raise the held-out share, or add patients.")))
+    if report.get("set_aside"):
+        rows.append(good + escape(_("Left out, because they are held-out pictures or related to them: {n}.").format(n=report["set_aside"])))
     if leaks["found"]:
         rows.append(bad + escape(_("Leak: {words}. Figures of such a run would be too good.").format(words=leaks["words"])))
         for pair in ("train/validation", "train/test", "validation/test"):

@@ -21,7 +21,7 @@ from cers.training import runs
 
 RUNS_SETTING = "CERS/RunsFolder"
 PICTURES = ".pictures"  # prepared ones, shared by the runs of a folder
-START = "start.safetensors"  # weights that a run begins with
+START = runs.START
 _sent: list[subprocess.Popen] = []
 
 

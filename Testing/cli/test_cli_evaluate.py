@@ -17,6 +17,9 @@ from PIL import Image
 
 from cers.case import Geometry
 from cers.case.io import write_image, write_segmentation
+from cers.evaluation.card import _evaluation
+from cers.evaluation.leak import leaking
+from cers.evaluation.page import write_page
 from cers.pool import Pool
 from cers.pool.importer import import_folder
 
@@ -137,7 +140,7 @@ def test_the_page_is_safe_and_has_the_diagram(done):
     assert 'aria-label="Reliability diagram"' in page and "LEAK" in page and "case3" in page and "src=" not in page
 
 
-def test_leaking_images_can_be_left_out(folders, model, cers):
+def test_leaking_images_can_be_left_out(folders, model, cers, tmp_path):
     code, out, err = cers(
         *against_pool(folders, model),
         "--without-leaks",
@@ -149,6 +152,10 @@ def test_leaking_images_can_be_left_out(folders, model, cers):
     result = json.loads(out)
     assert code == 0 and "it leaks" in result["left"]["case1"] and "case1" not in [c["image"] for c in result["cases"]]
     assert err.startswith("Leak report") and result["leak"]["checked"] == 3
+    assert result["leak"]["leaking"] and leaking(result) == 0
+    assert "0 of them in or close to the pool" in _evaluation(result, Path("r.json"))
+    page = write_page(tmp_path / "page.html", result).read_text(encoding="utf-8")
+    assert "None of these is among the images of this page" in page
 
 
 def test_volumes_without_a_pool_along_three_planes(model, cers, tmp_path):

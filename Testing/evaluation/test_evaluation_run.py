@@ -8,15 +8,16 @@ import json
 import numpy as np
 import phantom
 import pytest
+import SimpleITK as sitk
 from folders import picture, save_picture
 
 from cers.case import Geometry
-from cers.case.io import pseudonym, write_image, write_segmentation
+from cers.case.io import Unnamed, pseudonym, write_image, write_segmentation
 from cers.errors import InputError
 from cers.evaluation.compare import compare_results, read_result
 from cers.evaluation.items import find_items
 from cers.evaluation.leak import leak_words
-from cers.evaluation.run import Evaluation, check_leaks
+from cers.evaluation.run import Evaluation, _by_value, check_leaks
 from cers.pool import Pool
 from cers.pool.importer import import_folder
 
@@ -108,7 +109,7 @@ def test_volumes_are_measured_in_mm_and_ml(volumes, tmp_path):
     assert empty["volume_difference"] == pytest.approx(-int(phantom.head(0)[1].sum()) * 1.5 * 1.5 * 5 / 1000)
     assert shifted["hd95"] == pytest.approx(5.0)
     assert result["units"] == {"hd95": "mm", "volume_difference": "ml", "surface_tolerance": "2 mm"}
-    assert result["mean"]["hd95"] == {"value": 5.0, "low": 5.0, "high": 5.0, "n": 1, "undefined": 1}
+    assert result["mean"]["hd95"] == {"value": 5.0, "low": None, "high": None, "n": 1, "undefined": 1}
 
 
 def test_a_mask_of_another_size_is_a_fault_and_the_rest_is_evaluated(pictures, tmp_path):
@@ -140,6 +141,35 @@ def test_labels_are_compared_one_by_one_by_name_or_value(volumes, tmp_path):
     assert result["mean"]["dice"]["value"] == 1.0 and "by_label" not in result
     with pytest.raises(InputError, match="has the label"):
         evaluate(images, masks, tmp_path / "made", labels={5: "front", 7: "middle"})
+
+
+def test_a_mask_without_names_is_read_by_its_values(volumes, tmp_path):
+    """A patient without a lesion: the one value left is the organ's, whatever a mask of one value is called elsewhere."""
+    images, masks = volumes
+    geometry = Geometry(phantom.matrix(), phantom.SHAPE)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "made").mkdir()
+    for seed in range(2):
+        parted = phantom.head(seed)[1].astype(np.uint8)
+        if seed:
+            parted[:, 32:] *= 2
+        for folder in ("plain", "made"):
+            write_segmentation(tmp_path / folder / f"v{seed}.nii.gz", parted, geometry, {1: "a", 2: "b"})
+    result = evaluate(images, tmp_path / "plain", tmp_path / "made", labels={1: "organ", 2: "lesion"})
+    assert [c["labels"]["organ"]["dice"] for c in result["cases"]] == [1.0, 1.0]
+    made = _by_value(np.array([[0, 2]]), Unnamed([2]), {1: "label 2", 2: "label 4"}, "mask")
+    assert made.tolist() == [[0, 1]], "a model that learned from masks without names calls value 2 so"
+    (masks / "v0.seg.nrrd").unlink()
+    layers = sitk.GetImageFromArray(np.stack([phantom.head(0)[1]] * 2, -1).astype(np.uint8), isVector=True)
+    layers.CopyInformation(sitk.ReadImage(str(images / "v0.nii.gz")))
+    for n, name in enumerate(("organ", "lesion")):
+        for key, value in (("Name", name), ("LabelValue", "1"), ("Layer", str(n))):
+            layers.SetMetaData(f"Segment{n}_{key}", value)
+    sitk.WriteImage(layers, str(masks / "v0.seg.nrrd"))
+    result = evaluate(images, masks, tmp_path / "made")  # all that is not zero: they may overlap
+    assert result["mean"]["dice"]["value"] == 1.0
+    result = evaluate(images, masks, tmp_path / "made", labels={1: "organ", 2: "tumor"})
+    assert result["faults"]["v0"].startswith("expert mask: In 'v0.seg.nrrd', the segments organ and lesion overlap")
 
 
 # ---- leaks

@@ -44,7 +44,15 @@ def test_undefined_values_are_left_out_and_counted():
     assert (found["value"], found["n"], found["undefined"]) == (0.6, 2, 1)
     assert interval([None, None]) == {"value": None, "low": None, "high": None, "n": 0, "undefined": 2}
     assert interval([]) == {"value": None, "low": None, "high": None, "n": 0}
-    assert interval([0.25]) == {"value": 0.25, "low": 0.25, "high": 0.25, "n": 1}
+    assert interval([0.25]) == {"value": 0.25, "low": None, "high": None, "n": 1}
+
+
+def test_one_case_or_one_group_has_no_interval():
+    """It would have no width, as if all were known."""
+    for found in (interval([0.8]), interval([0.2, 0.5, 0.8], ["anna"] * 3)):
+        assert found["value"] is not None and found["low"] is None and found["high"] is None
+    assert bootstrap(lambda rows: float(rows.mean()), 3, ["anna"] * 3) == (None, None)
+    assert interval([0.2, 0.5, 0.8], ["anna", "anna", None])["low"] is not None
 
 
 def test_a_case_without_a_group_is_its_own():

@@ -121,7 +121,7 @@ def test_two_stage_selection_takes_the_best_rationale_among_the_nearest():
     found = two_stage(query, keys, text, texts, np.array([9]), np.array([0, 1, 2, 3]), 2, 2, 0.5)
     assert found.tolist() == [[1, 0]]  # the third has the right text, but was not near enough to be considered
     assert two_stage(query, keys, text, texts, np.array([1]), np.array([0, 1, 2, 3]), 2, 2, 0.5)[0].tolist() == [0, 2]
-    assert nearest(query, keys, np.array([0]), np.array([0, 0, 0, 0]), 2).tolist() == [[0, 0]]
+    assert nearest(query, keys, np.array([0]), np.array([0, 0, 0, 0]), 2).tolist() == [[0, 1]]  # all are kin
 
 
 def test_pool_vectors_follow_the_encoder_by_an_average_of_unit_vectors(folder, cache):
@@ -141,14 +141,19 @@ def test_pool_vectors_follow_the_encoder_by_an_average_of_unit_vectors(folder, c
     assert not np.allclose(mixed, old, atol=1e-3)
 
 
-def test_unlabelled_pictures_get_a_rationale_from_their_first_mask(folder, cache):
+def test_pictures_get_a_rationale_from_their_first_mask_and_never_from_the_experts(folder, cache):
     run = trainer(folder, cache, steps=60)
     n = len(run.split.labelled)
-    assert not run.memory.query[n:].any() and run.memory.query[:n].any()
+    assert not run.memory.query.any() and run.memory.expert.any()
     for step in range(30):
         run.one_step(0.1 if step < 18 else 0.9)
-    written = np.linalg.norm(run.memory.query[n:], axis=1)
-    assert (written > 0).any() and np.allclose(written[written > 0], 1, atol=1e-4)
+        if step == 17:
+            assert run.memory.query[:n].any() and not run.memory.query[n:].any(), "before there are unlabelled ones, too"
+    for rows in (slice(0, n), slice(n, None)):
+        written = np.linalg.norm(run.memory.query[rows], axis=1)
+        assert (written > 0).any() and np.allclose(written[written > 0], 1, atol=1e-4)
+    told = np.abs(run.memory.query[:n]).max(1) > 0
+    assert (np.abs(run.memory.query[:n] - run.memory.expert)[told].max(1) > 1e-3).all(), "measured on its own mask"
 
 
 def test_masks_of_unlabelled_pictures_are_never_read(folder, cache):
@@ -217,3 +222,25 @@ def test_where_all_masks_are_those_of_others_the_usual_thing_is_to_be_found(fold
     m = len(batch.rows) // 2
     theirs = kept.masks.roll(m, 0).flatten(1)
     assert all((batch.masks[n].flatten() == theirs[n // m * m : n // m * m + m]).all(1).any() for n in range(2 * m))
+
+
+def test_data_of_one_patient_is_drawn_from_all_of_it(folder, cache):
+    """None may be another's reference; all the same they stand beside each other."""
+    kin, keys = np.zeros(6, int), np.eye(6, dtype=np.float32) + 0.1
+    near = nearest(keys, keys, kin, kin, 3)
+    assert (near != np.arange(6)[:, None]).all() and len(np.unique(near)) > 3
+    kin[5] = 1
+    assert (nearest(keys, keys, kin, kin, 3)[:5] == 5).all(), "where there is another patient's, that is taken"
+    assert nearest(keys[:1], keys[:1], kin[:1], kin[:1], 2).tolist() == [[0, 0]]
+
+
+def test_choosing_in_parts_is_choosing_at_once():
+    rng = np.random.default_rng(0)
+    q, k, tq, tk = (rng.normal(size=(n, 8)).astype(np.float32) for n in (600, 40, 600, 40))
+    kq, kk = rng.integers(0, 5, 600), rng.integers(0, 5, 40)
+    chosen = two_stage(q, k, tq, tk, kq, kk, 12, 3, 0.5)
+    for n in (0, 255, 256, 599):
+        score = np.where(kk == kq[n], -9, k @ q[n])
+        coarse = np.argsort(-score, kind="stable")[:12]
+        fine = k[coarse] @ q[n] + 0.5 * tk[coarse] @ tq[n]
+        assert chosen[n].tolist() == coarse[np.argsort(-fine, kind="stable")[:3]].tolist()

@@ -5,20 +5,24 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 
 import numpy as np
 import pytest
 import torch
+from pictures import _picture
 from runs import end, metrics, settings, start, wait_for_step
 from safetensors.torch import load_file
 
+from cers.case import Case
 from cers.errors import InputError, TrainingError
+from cers.pool import Pool
 from cers.training import runfolder
 from cers.training.datasets import open_dataset
 from cers.training.runfolder import RunFolder
 from cers.training.splits import make_split
-from cers.training.trainer import Trainer, train
+from cers.training.trainer import Trainer, prepare, train
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +97,57 @@ def test_one_run_in_a_folder_at_a_time(folder, cache, tmp_path):
         train(settings(folder, method="supervised", steps=2), tmp_path / "run", cache)
     with pytest.raises(InputError, match="another configuration"):
         train(settings(folder, method="supervised", steps=4), tmp_path / "run", cache, resume=True)
+
+
+def test_a_run_is_not_written_over_anything(folder, cache, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds other files \(notes.txt\)"):
+        train(settings(folder, method="supervised", steps=2), mine, cache)
+    run, config = tmp_path / "run", settings(folder, method="supervised", steps=2)
+    train(config, run, cache)
+    before = (run / "status.json").read_bytes(), (run / "model.safetensors").read_bytes()
+    shutil.rmtree(run / "checkpoints")  # to save room
+    with pytest.raises(InputError, match="already holds a run"):
+        train(config, run, cache)
+    assert ((run / "status.json").read_bytes(), (run / "model.safetensors").read_bytes()) == before, "it is still a finished run"
+    with pytest.raises(InputError, match="No checkpoint in .* can be read"):
+        train(config, run, cache, resume=True)
+    assert (run / "model.safetensors").read_bytes() == before[1]
+    told = json.loads((run / "status.json").read_text())
+    assert told["state"] == "failed" and told["step"] == 2 and told["metrics"]
+
+
+def test_a_run_does_not_go_on_with_other_pictures(cache, tmp_path):
+    rng = np.random.default_rng(1)
+
+    def add(pool, count):
+        for _ in range(count):
+            image, mask = _picture(rng, 80)
+            pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: "tumor"}, plane="axial"))
+
+    with Pool.create(tmp_path / "pool") as pool:
+        add(pool, 10)
+    run, config = tmp_path / "run", settings(tmp_path / "pool", steps=6, labelled=1.0)
+    (tmp_path / "run").mkdir()
+    (run / "stop").touch()
+    (run / "launch.json").write_text('{"started": 0}')  # a stop that came after the start counts
+    assert train(config, run, cache) == "stopped"
+    with RunFolder(run) as place:
+        data, split = prepare(config, None, cache)
+        place.save(1, *Trainer(config, data, split, cache).state(), 2)
+    kept = (run / "split.json").read_bytes()
+    with Pool.open(tmp_path / "pool") as pool:
+        pool.review(pool.ids()[0], "approved")  # says nothing of the picture
+        first = pool.ids()[0]
+    assert prepare(config, None, cache)[1].mark == split.mark
+    with Pool.open(tmp_path / "pool") as pool:
+        pool.delete(first)
+        add(pool, 1)
+    with pytest.raises(InputError, match="not those that this run began with"):
+        train(config, run, cache, resume=True)
+    assert (run / "split.json").read_bytes() == kept
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(folder, cache, tmp_path, monkeypatch):

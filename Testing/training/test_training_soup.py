@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -82,10 +83,22 @@ def test_runs_that_do_not_fit_are_refused(pair, folder, tmp_path):
     save_file({k: v for k, v in list(load_file(runs[0] / "model.safetensors").items())[1:]}, other / "model.safetensors")
     with pytest.raises(InputError, match="different networks"):
         mean_model([runs[0], other], tmp_path / "out", None, cache)
-    split = tmp_path / "split"
-    split.mkdir()
-    (split / "model.safetensors").write_bytes((runs[1] / "model.safetensors").read_bytes())
-    settings(folder, method="cers", split_seed=7).write(split / "config.yaml")
-    with pytest.raises(InputError, match="one split of one data set"):
-        mean_model([runs[0], split], tmp_path / "out", None, cache)
+    start = str(runs[0].parent / "start" / "model.safetensors")
+    for name, own, words in (
+        ("split", {"split_seed": 7, "initial": start}, r"was trained on \d+ of the \d+ pictures that 'split' holds out"),
+        ("class", {"exclude": {"diagnosis": "glioma"}, "initial": start}, "'run 1' was trained on .* that 'class' holds out"),
+        ("method", {"method": "mutual_consistency", "initial": start}, "one method"),
+        ("random", {"seed": 9}, "different random weights"),
+    ):
+        run = tmp_path / name
+        assert train(settings(folder, steps=1, **{"method": "cers"} | own), run, cache) == "finished"
+        with pytest.raises(InputError, match=words):
+            mean_model([runs[0], run], tmp_path / "out", None, cache)
+    changed = tmp_path / "changed"
+    shutil.copytree(runs[1], changed)
+    report = json.loads((changed / "split.json").read_text(encoding="utf-8"))
+    report["rows"]["labelled"].pop()
+    (changed / "split.json").write_text(json.dumps(report), encoding="utf-8")
+    with pytest.raises(InputError, match="pictures have changed since 'changed'"):
+        mean_model([runs[0], changed], tmp_path / "out", None, cache)
     assert not (tmp_path / "out").exists()

@@ -17,7 +17,7 @@ from cers.case import Case
 from cers.cli.app import app
 from cers.errors import CersError, InputError, TrainingError
 from cers.inference.model import load_model
-from cers.pool import Pool
+from cers.pool import Pool, import_folder
 from cers.training.config import TrainConfig
 from cers.training.datasets import only, open_dataset
 from cers.training.splits import make_split
@@ -120,7 +120,7 @@ def test_volumes_of_several_labels(tmp_path, method):
     assert read.onehot(split.labelled[:3]).shape == (3, 2, 64, 64) and set(np.unique(read.masks[np.arange(len(read))])) == {0, 1, 2}
     items = read.column("item")
     assert len(set(items[split.labelled])) == 3 and not set(items[split.labelled]) & set(items[split.validation])
-    assert "group and identical files" in split.report["by"]
+    assert split.report["by"] == "group, patient, volume, and identical files"
 
 
 def test_of_one_patient_none_can_be_held_out(tmp_path):
@@ -129,6 +129,135 @@ def test_of_one_patient_none_can_be_held_out(tmp_path):
         opened(settings(folder, labelled=1.0), tmp_path)
     _, split = opened(settings(folder, labelled=1.0, validation=0.0), tmp_path)
     assert len(split.labelled) and not len(split.validation)
+
+
+def changed(path, name: str, change) -> None:
+    """Another mask in a folder of volumes."""
+    file = str(path / "labels" / f"{name}.nii.gz")
+    image = sitk.ReadImage(file)
+    array = change(sitk.GetArrayFromImage(image))
+    out = sitk.GetImageFromArray(array)
+    out.CopyInformation(image)
+    sitk.WriteImage(out, file)
+
+
+def test_a_value_is_one_label_in_the_whole_folder(tmp_path):
+    folder = volumes(tmp_path / "data", count=4)
+    changed(folder, "case_0", lambda a: np.where(a == 2, a, 0).astype(np.uint8))  # the first to be read has the second label only
+    changed(folder, "case_1", lambda a: np.where(a == 1, a, 0).astype(np.uint8))
+    data, _ = opened(settings(folder, labelled=1.0), tmp_path)
+    assert data.labels == ["label 1", "label 2"]
+    items = data.column("item")
+    for item, present in (("case_0", {0, 2}), ("case_1", {0, 1}), ("case_2", {0, 1, 2})):
+        assert set(np.unique(data.masks[np.flatnonzero(items == item)])) == present, item
+    for name in ("case_0", "case_2", "case_3"):
+        changed(folder, name, lambda a: (a > 0).astype(np.uint8))
+    assert opened(settings(folder, labelled=1.0), tmp_path)[0].labels == ["lesion"]
+
+
+def test_segments_that_overlap_are_refused(tmp_path):
+    folder = volumes(tmp_path / "data", count=2, labels=1)
+    image = sitk.ReadImage(str(folder / "labels" / "case_0.nii.gz"))
+    array = sitk.GetArrayFromImage(image)
+    layers = sitk.GetImageFromArray(np.stack([array, array], -1), isVector=True)
+    layers.CopyInformation(image)
+    for n, name in enumerate(("whole", "core")):
+        layers.SetMetaData(f"Segment{n}_Name", name)
+        layers.SetMetaData(f"Segment{n}_LabelValue", "1")
+        layers.SetMetaData(f"Segment{n}_Layer", str(n))
+    (folder / "labels" / "case_0.nii.gz").unlink()
+    sitk.WriteImage(layers, str(folder / "labels" / "case_0.nrrd"))
+    with pytest.raises(InputError, match="segments whole and core overlap"):
+        opened(settings(folder), tmp_path)
+
+
+def table_of(folder, **columns) -> None:
+    with open(folder / "cases.csv", "w", newline="", encoding="utf-8") as f:
+        writer = csv.writer(f)
+        writer.writerow(["image", "split", "group"])
+        for n in range(len(list((folder / "images").iterdir()))):
+            writer.writerow([f"case_{n}", *(columns.get(c, {}).get(n, "") for c in ("split", "group"))])
+
+
+def test_blank_groups_are_no_group_and_unknown_splits_are_named(tmp_path):
+    folder = volumes(tmp_path / "data", count=5)
+    table_of(folder)
+    _, split = opened(settings(folder, labelled=1.0, validation=0.2), tmp_path)
+    assert len(np.unique(split.kin)) == 5 and len(np.unique(split.kin[split.validation])) == 1
+    table_of(folder, split={0: "Test", 1: " validation "})
+    data, split = opened(settings(folder, labelled=1.0), tmp_path)
+    assert {data.table[r]["item"] for r in split.test} == {"case_0"} and {data.table[r]["item"] for r in split.validation} == {"case_1"}
+    assert data.table[0]["image"] != data.table[1]["image"], "slices keep names of their own"
+    table_of(folder, split={3: "val"})
+    with pytest.raises(InputError, match="case_3 is of the split 'val'. Write one of train, validation, test"):
+        opened(settings(folder), tmp_path)
+
+
+def pool_of(path, count: int, **metadata) -> Pool:
+    rng = np.random.default_rng(1)
+    with Pool.create(path) as pool:
+        for n in range(count):
+            image, mask = _picture(rng, 80)
+            own = {name: f"{name}{n % value}" if isinstance(value, int) else value for name, value in metadata.items()}
+            pool.add(
+                Case(
+                    image.astype(np.float32), mask.astype(np.uint8), {1: own.pop("label", "tumor")}, volume_id=f"v{n}", plane="axial", **own
+                )
+            )
+    return path
+
+
+def test_groups_and_patients_of_a_pool_stay_on_one_side(tmp_path):
+    path = pool_of(tmp_path / "pool", 12, group=4)
+    config = settings(path, labelled=1.0, validation=0.25)
+    data, split = opened(config, tmp_path)
+    sides = [set(data.column("group")[rows]) for rows in (split.labelled, split.validation)]
+    assert sides[0] and sides[1] and not sides[0] & sides[1] and split.report["by"].startswith("group, patient, volume")
+    before = split.mark
+    with Pool.open(path) as pool:  # one patient under several names, mended
+        pool.edit(pool.ids()[:2], {"patient_id": "one"})
+    data, split = opened(config, tmp_path)
+    assert len({split.kin[n] for n in range(len(data)) if data.table[n]["kin"][0] == "patient one"}) == 1, (
+        "the cache tells what is known now"
+    )
+    assert len(np.unique(split.kin)) == 3 and split.mark != before
+
+
+def test_labels_of_one_meaning_are_one(tmp_path):
+    path = pool_of(tmp_path / "pool", 3)
+    with Pool.open(path) as pool:
+        rng = np.random.default_rng(7)
+        for name in ("Tumor", "lesion", "cyst"):
+            image, mask = _picture(rng, 80)
+            pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: name}, plane="axial"))
+    data, _ = opened(settings(path, labelled=1.0, validation=0.0), tmp_path)
+    assert data.labels == ["tumor", "cyst"] and set(np.unique(data.masks[np.array([3, 4])])) == {0, 1}
+
+
+def test_unlabelled_scans_of_held_out_cases_are_left_out(tmp_path):
+    """The natural use: some scans of a folder are labelled and imported, and the whole folder is given as unlabelled."""
+    folder = volumes(tmp_path / "data", count=6)
+    with Pool.create(tmp_path / "pool") as pool:
+        assert import_folder(pool, folder / "images", folder / "labels", max_slices=4).images == 6
+    config = settings(tmp_path / "pool", unlabelled=[str(folder / "images")], labelled=1.0, validation=0.2)
+    data, split = opened(config, tmp_path)
+    held = set(data.column("item")[split.validation])
+    assert len(held) == 1 and split.report["set_aside"] and len(split.report["set_aside"]) == 1
+    rest = split.unlabelled
+    assert len(set(data.column("item")[rest])) == 5 and not set(split.kin[rest]) & set(split.kin[split.validation])
+    assert set(split.kin[rest]) == set(split.kin[split.labelled]), (
+        "a scan and its cases are kin, so that they are no references of each other"
+    )
+    config = settings(tmp_path / "pool", unlabelled=[str(folder / "images")], labelled=1.0, exclude={"item": "case_3"})
+    data, split = opened(config, tmp_path)
+    assert "case_3" not in set(data.column("item")[split.unlabelled])
+
+
+def test_moved_data_is_read_where_it_is_now(tmp_path):
+    folder = volumes(tmp_path / "data", count=3)
+    opened(settings(folder), tmp_path)
+    data, _ = opened(settings(folder.rename(tmp_path / "moved")), tmp_path)
+    assert all(row["file"].startswith(str(tmp_path / "moved")) for row in data.table)
 
 
 def test_a_pool_with_unlabelled_pictures(folder, tmp_path):
@@ -199,11 +328,22 @@ def test_what_is_wrong_with_volumes_is_named(tmp_path, damage, said):
         ({"wheels": 4}, "wheels is no setting"),
         ({"threshold": 0.3}, "confidence threshold"),
         ({"steps": 2.5}, "whole number"),
+        ({"exclude": 5}, "table of names"),
+        ({"deterministic": 7}, "true or false"),
+        ({"allow_leaks": "nope"}, "true or false"),
+        ({"plane": "oblique"}, "choose one of acquisition"),
+        ({"unlabelled": [3]}, "list of texts"),
     ],
 )
 def test_settings_that_cannot_be_used_are_named(folder, change, said):
     with pytest.raises(InputError, match=said):
         settings(folder, **change)
+
+
+def test_settings_mean_the_same_however_they_are_written(folder):
+    config = settings(folder, groups=4.0, unlabelled="scans")
+    assert config.groups == 4 and isinstance(config.groups, int) and config.unlabelled == ["scans"]
+    assert config.hash == settings(folder, groups=4, unlabelled=["scans"]).hash
 
 
 def test_the_command_says_what_is_missing(folder, tmp_path):
@@ -214,6 +354,7 @@ def test_the_command_says_what_is_missing(folder, tmp_path):
         (["--out", str(tmp_path / "r"), "--steps", "1"], "nothing to train on"),
         (["--resume", str(tmp_path / "none")], "cannot be read as a training configuration"),
         (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--set", "wheels=4"], "no setting"),
+        (["--resume", str(tmp_path / "none"), "--steps", "9", "--seed", "1"], "--steps, --seed cannot be given with --resume"),
         (["--data", str(tmp_path / "no"), "--out", str(tmp_path / "r"), "--steps", "1"], "no data folder"),
         (["--data", str(folder), "--out", str(tmp_path / "r"), "--steps", "1", "--exclude", "glioma"], "NAME=VALUE"),
     ):

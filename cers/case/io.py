@@ -69,18 +69,21 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
     return replace(volume, volume_id=volume.content_hash[:16])
 
 
-def read_mask(path: str | Path, geometry: Geometry) -> tuple[np.ndarray, dict[int, str]]:
+def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> tuple[np.ndarray, dict[int, str]]:
     """A label map on the grid of its image.
 
     The same physical grid stored with flipped or swapped axes is put into the image's order; a ``.seg.nrrd`` that Slicer cropped is
     put back into the full grid. Where segments of several layers overlap, the later segment wins. A mask picture is either a label
     picture (values below 64) or is cut at 127.
 
+    Args:
+        apart: refuse segments that overlap, for a label map can hold only one of them at a place.
+
     Returns:
-        (k, j, i) uint8 with 0 as background; value -> name of every segment.
+        (k, j, i) uint8 with 0 as background; value -> name of every segment (``Unnamed`` where the file has none).
 
     Raises:
-        InputError: not readable, another grid, values that are not whole numbers in 0..255.
+        InputError: not readable, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
     """
     path = Path(path)
     if not path.exists():
@@ -99,18 +102,43 @@ def read_mask(path: str | Path, geometry: Geometry) -> tuple[np.ndarray, dict[in
     array = array.astype(np.uint8)
     if segments:
         labelmap, labels = _flatten(array, segments)
+        if apart and (pair := _overlapping(array, segments)):
+            raise InputError(
+                f"In '{path.name}', the segments {pair[0]} and {pair[1]} overlap, so that they cannot be told apart in one label map. "
+                "Save segments that exclude each other, or one file for each."
+            )
     elif len(array) > 1:
         raise InputError(f"The mask '{path.name}' has {len(array)} values per voxel. Save it as one label map or as .seg.nrrd.")
     else:
         labelmap = array[0]
-        labels = unnamed_labels(int(v) for v in np.unique(labelmap) if v)
+        labels = Unnamed(_values(labelmap))
     return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
 
 
-def unnamed_labels(values: Iterable[int]) -> dict[int, str]:
-    """What the labels of a mask are called that does not name them itself."""
-    values = list(values)
-    return {v: "lesion" if len(values) == 1 else f"label {v}" for v in values}
+def unnamed_values(path: str | Path) -> set[int]:
+    """Label values of a mask file that does not name them; none where it does, or cannot be read, which ``read_mask`` tells."""
+    path = Path(path)
+    picture = path.suffix.lower() in PICTURES
+    try:
+        array, _, fields = _read_itk(path, path, picture=picture, layers=True, want_fields=True)
+        if _segments(fields) or array.min() < 0 or array.max() > 255:
+            return set()
+        return set(_values(_label_picture(array, path) if picture else array.astype(np.uint8)))
+    except InputError:
+        return set()
+
+
+def _values(labelmap: np.ndarray) -> list[int]:
+    """The values of a label map but 0."""
+    return [int(v) for v in np.unique(labelmap) if v]
+
+
+class Unnamed(dict[int, str]):
+    """Labels of a mask that does not name them itself, under names made up here: what counts is the value."""
+
+    def __init__(self, values: Iterable[int]):
+        values = list(values)
+        super().__init__({v: "lesion" if len(values) == 1 else f"label {v}" for v in values})
 
 
 def write_segmentation(
@@ -320,6 +348,15 @@ def _flatten(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tuple[
         labels[target] = name
         out[layers[layer] == value] = target
     return out, labels
+
+
+def _overlapping(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tuple[str, str] | None:
+    """Names of two segments that share a voxel, None if there are none."""
+    for n, (name, value, layer) in enumerate(segments):
+        for other, other_value, other_layer in segments[n + 1 :]:
+            if layer != other_layer and ((layers[layer] == value) & (layers[other_layer] == other_value)).any():
+                return name, other
+    return None
 
 
 def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, cropped: bool) -> np.ndarray:

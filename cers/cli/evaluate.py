@@ -95,12 +95,6 @@ def evaluate(
     finally:
         if opened is not None:
             opened.close()
-    if json_file is not None and not to_stdout:
-        _write_json(json_file, result, atomic_path)
-    if html is not None:
-        from ..evaluation.page import write_page
-
-        write_page(html, result)
     for file, why in result["faults"].items():
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
     groups = result["rules"]["groups"]
@@ -108,6 +102,12 @@ def evaluate(
         f"\n{result['images']} images, 95 % bootstrap intervals over {f'{groups} groups' if groups else 'cases'}\n"
         + text_table(mean_rows(result) + trust_rows(result))
     )
+    if json_file is not None and not to_stdout:
+        _write_json(json_file, result, atomic_path)
+    if html is not None:
+        from ..evaluation.page import write_page
+
+        write_page(html, result)
     if to_stdout:
         say_json(result)
     for file in files:

@@ -29,7 +29,7 @@ class EvidenceKind(str, Enum):
     retrieved = "retrieved"
 
 
-@command(cancelled="Cancelled before training began.")
+@command(cancelled="Cancelled. What was saved stays; a run that had begun goes on with: cers train --resume RUN")
 def train(
     data: Annotated[
         Optional[Path],
@@ -101,6 +101,11 @@ def train(
     if resume is not None:
         if out is not None and out.resolve() != resume.resolve():
             raise InputError("Give either --out for a new run or --resume for an old one.")
+        new = {"--data": data, "--method": method, "--evidence": evidence, "--labelled": labelled, "--unlabelled": unlabelled}
+        new |= {"--exclude": exclude, "--minutes": minutes, "--steps": steps, "--size": size, "--seed": seed, "--config": config}
+        new |= {"--set": setting, "--allow-leaks": allow_leaks or None}
+        if told := [name for name, value in new.items() if value is not None and value != []]:
+            raise InputError(f"A run goes on with its own settings, so {', '.join(told)} cannot be given with --resume. Start a new run.")
         settings = TrainConfig.read(resume / CONFIG)
         settings = replace(settings, device=device or settings.device, threads=threads or settings.threads)
     else:
@@ -126,6 +131,7 @@ def train(
         settings = TrainConfig.of(record)
         if not settings.data:
             raise InputError("There is nothing to train on: give --data with a dataset folder or a pool.")
+        settings = _absolute(settings)
     if settings.device == "auto":
         from ..inference.device import choose_device
 
@@ -151,6 +157,17 @@ def train(
             f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\n"
             f"The model is in {folder / 'model'}."
         )
+
+
+def _absolute(settings):
+    """With paths that mean the same wherever the run is resumed from."""
+
+    def full(path: str) -> str:
+        return str(Path(path).expanduser().resolve())
+
+    initial = settings.initial if settings.initial in ("imagenet", "random") else full(settings.initial)
+    free = ["=".join(map(full, entry.split("=", 1))) for entry in settings.lesion_free]
+    return replace(settings, data=full(settings.data), unlabelled=[full(f) for f in settings.unlabelled], lesion_free=free, initial=initial)
 
 
 def _check(settings, cache: Path | None, as_json: bool) -> None:

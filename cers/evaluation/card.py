@@ -10,6 +10,7 @@ from ..case.io import atomic_path
 from ..errors import InputError
 from .compare import read_json
 from .failure import FAILURE, detection
+from .leak import leaking
 from .run import KIND
 from .tables import markdown_table, mean_rows, number, span, trust_rows
 
@@ -57,13 +58,14 @@ def _part(file: Path, model_hash: str) -> str:
 
 def _evaluation(result: dict, file: Path) -> str:
     about = [
-        f"{result['images']} images",
+        f"{result['images']} images"
+        + (f" of {run['of']} {run['on']} pictures, at the end of training" if (run := result.get("run")) else ""),
         f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool",
     ]
     if result["planes"] == "three":
         about.append("three planes fused")
     leak = result["leak"]
-    about.append(f"{leak['leaking']} of them in or close to the pool" if leak else "no leak report")
+    about.append(f"{leaking(result)} of them in or close to the pool" if leak else "no leak report")
     if missing := len(result["left"]) + len(result["faults"]):
         about.append(f"{missing} files not evaluated")
     groups = result["rules"]["groups"]

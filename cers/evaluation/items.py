@@ -124,11 +124,11 @@ def find_items(
     return Found(items, dict(sorted(left.items())), sum(i.name not in rows for i in items) if csv is not None else 0)
 
 
-def read_labels(path: Path, volume: Volume, image: Path) -> tuple[np.ndarray, dict[int, str]]:
-    """A mask file on the volume's grid, as ``read_mask``; a .dcm file is read as DICOM SEG of the image."""
+def read_labels(path: Path, volume: Volume, image: Path, one_by_one: bool = False) -> tuple[np.ndarray, dict[int, str]]:
+    """A mask file on the volume's grid, as ``read_mask``; a .dcm file is read as DICOM SEG of the image. one_by_one: labels stay apart."""
     if path.suffix.lower() == ".dcm":
         return read_dicom_seg(path, volume.geometry, series=image)
-    return read_mask(path, volume.geometry)
+    return read_mask(path, volume.geometry, apart=one_by_one)
 
 
 def _name(image: str) -> str:

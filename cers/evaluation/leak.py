@@ -83,6 +83,12 @@ class LeakCheck:
         }
 
 
+def leaking(result: dict) -> int:
+    """How many of the images that a result is of leak; others may have been left out for it."""
+    evaluated = {case["image"] for case in result["cases"]}
+    return sum(row["image"] in evaluated for row in (result["leak"] or {}).get("images", ()))
+
+
 def leak_words(report: dict | None, most: int = 20) -> str:
     """The report for people, the first ``most`` images by name."""
     if report is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..case.io import atomic_path, check_output
 from ..inference.report_style import STYLE
-from .leak import leak_words
+from .leak import leak_words, leaking
 from .tables import mean_rows, metric_name, number, trust_rows
 
 _SIDE, _PAD = 260, 44
@@ -79,7 +79,9 @@ def _html(result: dict) -> str:
         f"pool of {result['pool_cases']} cases" if result["pool"] else "no pool",
     ]
     leak = result["leak"]
-    klass = "note" if leak and leak["leaking"] else "soft small"
+    among = leaking(result)
+    klass = "note" if among else "soft small"
+    words = leak_words(leak) + ("\nNone of these is among the images of this page." if leak and leak["leaking"] and not among else "")
     tables = _table(("", "mean [95 % interval]", "n"), mean_rows(result) + trust_rows(result))
     lines = curves(result)
     diagram = f"<section><h2>Are its probabilities to be believed?</h2>{reliability_svg(lines)}</section>" if lines else ""
@@ -93,7 +95,7 @@ def _html(result: dict) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{title}</title><style>{STYLE}</style></head><body><main>
 <header><h1>{title}</h1><p class="soft">{escape(", ".join(about))}</p></header>
-<p class="{klass}" style="white-space:pre-wrap">{escape(leak_words(leak))}</p>
+<p class="{klass}" style="white-space:pre-wrap">{escape(words)}</p>
 <section><h2>Figures</h2>{tables}<p class="soft small">Intervals: {escape(result["rules"]["intervals"])}, {_drawn(result)}.</p></section>
 {diagram}<section><h2>The {len(rows)} lowest Dice</h2>{_table(("image", *(metric_name(m, result["units"]) for m in shown)), rows)}</section>
 {gone}<footer><p>Written by CERS {escape(result["cers"])}. Not for clinical use.</p></footer></main></body></html>

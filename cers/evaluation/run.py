@@ -7,13 +7,15 @@ The result has ``mean`` (metric -> value, low, high, n), ``cases``, ``leak``, ``
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from .. import __version__
 from ..case import Prediction, Volume
+from ..case.io import Unnamed
 from ..errors import Cancelled, CersError, InputError, ModelError, PoolError
 from ..pool import Pool
 from .calibration import BINS, Reliability, near_lesion, without_temperature
@@ -102,10 +104,13 @@ class Evaluation:
 
     def _case(self, item: Item) -> dict:
         volume = item.read()
-        expert, names = read_labels(item.mask, volume, item.image)
+        one_by_one = self.labels is not None
+        with _of("expert mask"):
+            expert, names = read_labels(item.mask, volume, item.image, one_by_one)
         prediction, found_names = None, {}
         if item.prediction is not None:
-            mask, found_names = read_labels(item.prediction, volume, item.image)
+            with _of("prediction"):
+                mask, found_names = read_labels(item.prediction, volume, item.image, one_by_one)
         else:
             prediction = self.segmenter.segment(volume, self.planes, influence=False)
             mask, found_names = prediction.labelmap, prediction.labels
@@ -117,9 +122,11 @@ class Evaluation:
             "diagnosis": item.diagnosis,
             "expert": hashlib.sha256(str(expert.shape).encode() + drawn).hexdigest()[:16],
         }
-        channels = self._channels(mask, found_names, expert, names)
+        channels = self._channels(mask, self.labels or {} if prediction else found_names, expert, names)
         by_label = {label: self._measure(a, b, volume) for label, a, b in channels}
         case |= {m: _mean([row[m] for row in by_label.values()]) for m in METRICS}
+        if any(row["hd95"] is None and (a.any() or b.any()) for row, (_, a, b) in zip(by_label.values(), channels)):
+            case["hd95"] = None  # a label that was missed has no distance; without it the mean would be better for it
         if len(by_label) > 1:
             case["labels"] = by_label
         if prediction is not None:
@@ -233,6 +240,15 @@ class Evaluation:
         return out
 
 
+@contextmanager
+def _of(what: str) -> Iterator[None]:
+    """Says of a fault which of an image's files it is in, for they often have one name."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error
+
+
 def _means(rows: list[dict], groups) -> dict:
     return {m: interval([r[m] for r in rows], groups) for m in METRICS}
 
@@ -250,6 +266,8 @@ def _by_value(labelmap: np.ndarray, names: Mapping[int, str], labels: Mapping[in
     """
     wanted = {name.lower(): value for value, name in labels.items()}
     present = [int(v) for v in np.unique(labelmap) if v]
+    if isinstance(names, Unnamed):
+        names = {v: f"label {v}" for v in present}  # as a model calls its labels that learned from masks without names
     named = {v: wanted.get(str(names.get(v, "")).lower()) for v in present}
     if not any(n is not None for n in named.values()):
         named = {v: v if v in labels else None for v in present}

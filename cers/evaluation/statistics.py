@@ -17,7 +17,8 @@ def interval(values: Sequence[float | None], groups: Sequence[Hashable | None] |
         groups: of each case; whole groups are drawn. A case without a group (None) is one of its own.
 
     Returns:
-        value, low, high (None where there is no value), n: values that went in, undefined: those left out (only if there are any).
+        value, low, high (None where there is no value; the latter also where all are of one group, which says nothing of other groups), n:
+        values that went in, undefined: those left out (only if there are any).
     """
     kept = [n for n, v in enumerate(values) if v is not None]
     out: dict = {"value": None, "low": None, "high": None, "n": len(kept)}
@@ -25,9 +26,11 @@ def interval(values: Sequence[float | None], groups: Sequence[Hashable | None] |
         numbers = np.array([values[n] for n in kept], float)
         rows = clusters(None if groups is None else [groups[n] for n in kept], len(kept))
         sums, counts = np.bincount(rows, numbers), np.bincount(rows)
-        drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
-        low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
-        out |= {"value": round(float(numbers.mean()), 4), "low": round(float(low), 4), "high": round(float(high), 4)}
+        out["value"] = round(float(numbers.mean()), 4)
+        if len(sums) > 1:
+            drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
+            low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
+            out |= {"low": round(float(low), 4), "high": round(float(high), 4)}
     if len(kept) < len(values):
         out["undefined"] = len(values) - len(kept)
     return out
@@ -51,11 +54,13 @@ def bootstrap(
     """95 % interval of any statistic of case rows (an integer array with repeats); draws for which it is None are left out.
 
     Returns:
-        (low, high), None where fewer than half of the draws give a value.
+        (low, high), None where fewer than half of the draws give a value, or all cases are of one group.
     """
     if not count:
         return None, None
     rows = clusters(groups, count)
+    if rows.max() == 0:
+        return None, None
     members = [np.flatnonzero(rows == c) for c in range(rows.max() + 1)]
     rng, found = np.random.default_rng(seed), []
     for _ in range(draws):

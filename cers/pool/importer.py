@@ -13,7 +13,7 @@ import numpy as np
 from ..case import Case, PlaneView, Volume, acquisition_plane
 from ..case.geometry import PLANES
 from ..case.identity import identifying
-from ..case.io import pseudonym, read_mask, read_volume, unnamed_labels
+from ..case.io import Unnamed, pseudonym, read_mask, read_volume, unnamed_values
 from ..errors import CersError, InputError, PoolError
 from ..rationale import describe
 from .dicom import read_dicom_seg
@@ -227,6 +227,9 @@ def import_folder(
     else:
         jobs = list(_listed(rows, pairs, faults, report))
     known = set(pool.ids())
+    if progress is not None:
+        progress(0.0, "Looking which labels the masks hold")
+    several = _several([files[1] for row, files in jobs if not (row.values.get("label") or (defaults or {}).get("label"))], cancel)
     for n, (row, (image, mask)) in enumerate(jobs):
         if cancel is not None and cancel():
             report.cancelled = True
@@ -240,7 +243,10 @@ def import_folder(
             said = {k for k in ("modality", "body_site") if getattr(volume, k)}
             fields = {**{k: v for k, v in (defaults or {}).items() if k not in said}, **row.values}
             called = fields.pop("label", None)
-            labels = _renamed(labels, called if row.values.get("label") or labels == unnamed_labels(labels) else None)
+            if isinstance(labels, Unnamed):
+                labels = _renamed(_one_of(labels, several), called)
+            elif row.values.get("label"):
+                labels = _renamed(labels, called)
             patient = fields.pop("patient", None)
             ids = import_volume(
                 pool,
@@ -356,6 +362,24 @@ def _listed(rows: list[Row], pairs: Mapping, faults: Mapping, report: ImportRepo
         else:
             report.faults.append(ImportFault(row.image or "(no name)", problem, row.line))
     report.unlisted = sorted(set(pairs) - set(seen))
+
+
+def _several(masks: list[Path], cancel) -> bool:
+    """Whether masks without names hold more than one value between them: then each is a label, also where it is alone in its mask."""
+    found: set[int] = set()
+    for mask in masks:
+        if cancel is not None and cancel():
+            break
+        if mask.suffix.lower() != ".dcm":
+            found |= unnamed_values(mask)
+        if len(found) > 1:
+            return True
+    return False
+
+
+def _one_of(labels: dict[int, str], several: bool) -> dict[int, str]:
+    """Made-up names of a mask: by value where its fellows hold other values."""
+    return {value: f"label {value}" for value in labels} if several else labels
 
 
 def _renamed(labels: dict[int, str], wish: str | None) -> dict[int, str]:

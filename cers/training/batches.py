@@ -224,15 +224,20 @@ class Batches:
 
 
 def nearest(queries: np.ndarray, keys: np.ndarray, kin_queries: np.ndarray, kin_keys: np.ndarray, count: int) -> np.ndarray:
-    """(q, count) positions of the most similar keys that are not kin; they repeat where there are fewer, all 0 where there is none."""
+    """(q, count) positions of the most similar keys that are not kin; they repeat where there are fewer.
+
+    Where all are kin, the most similar of these, but a query not itself: they may not be its references, but can stand beside it.
+    """
     out = np.zeros((len(queries), count), np.int64)
     for n in range(len(queries)):
         score = keys @ queries[n]
-        score[kin_keys == kin_queries[n]] = -9
+        kin = kin_keys == kin_queries[n]
+        if not kin.all():
+            score[kin] = -9
+        elif queries is keys and len(keys) > 1:
+            score[n] = -9
         order = np.argsort(-score, kind="stable")[:count]
-        order = order[score[order] > -9]
-        if len(order):
-            out[n] = np.resize(order, count)
+        out[n] = np.resize(order[score[order] > -9], count)
     return out
 
 
@@ -242,5 +247,10 @@ def two_stage(queries, keys, texts, text_keys, kin_queries, kin_keys, coarse: in
     texts: (q, r) rationale vectors, zeros where there is none: then the picture decides alone.
     """
     first = nearest(queries, keys, kin_queries, kin_keys, min(coarse, len(keys)))
-    score = np.einsum("qd,qkd->qk", queries, keys[first]) + weight * np.einsum("qr,qkr->qk", texts, text_keys[first])
-    return np.take_along_axis(first, np.argsort(-score, axis=1, kind="stable")[:, :k], 1)
+    out = np.empty((len(queries), min(k, first.shape[1])), np.int64)
+    for start in range(0, len(queries), 256):  # the vectors of all references of all queries would not fit into memory
+        part = slice(start, start + 256)
+        score = np.einsum("qd,qkd->qk", queries[part], keys[first[part]])
+        score += weight * np.einsum("qr,qkr->qk", texts[part], text_keys[first[part]])
+        out[part] = np.take_along_axis(first[part], np.argsort(-score, axis=1, kind="stable")[:, :k], 1)
+    return out

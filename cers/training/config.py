@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from ..case.geometry import PLANES
 from ..errors import InputError
 
 METHODS = ("supervised", "mean_teacher", "mutual_consistency", "unimatch", "cers")
@@ -129,15 +130,25 @@ class TrainConfig:
         Raises:
             InputError: a setting that cannot be used.
         """
-        for name, known in (("method", METHODS), ("evidence", EVIDENCE), ("precision", ("float32", "bfloat16"))):
+        choices = {"method": METHODS, "evidence": EVIDENCE, "precision": ("float32", "bfloat16"), "plane": ("acquisition", *PLANES)}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"The setting {name} is '{getattr(self, name)}'; choose one of {', '.join(known)}.")
         for f in fields(self):
             value = getattr(self, f.name)
+            if f.type == "list[str]" and isinstance(value, str):
+                setattr(self, f.name, [value])
+            elif kind := {"list[str]": list, "dict": dict, "bool": bool, "str": str}.get(f.type):
+                texts = f.type != "list[str]" or not isinstance(value, list) or all(isinstance(v, str) for v in value)
+                if not isinstance(value, kind) or not texts:
+                    said = {list: "a list of texts", dict: "a table of names and values", bool: "true or false", str: "a text"}[kind]
+                    raise InputError(f"The setting {f.name} must be {said}, not {value!r}.")
             if f.type in ("float", "int") and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
                 raise InputError(f"The setting {f.name} must be a number of 0 or more, not {value!r}.")
             if f.type == "int" and value != int(value):
                 raise InputError(f"The setting {f.name} must be a whole number, not {value!r}.")
+            if f.type == "int":
+                setattr(self, f.name, int(value))
         shares = (
             "validation",
             "warmup",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from ..case import PlaneView
-from ..case.io import read_mask, read_volume
+from ..case.io import _label_picture, read_mask, read_volume
 from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 
-CACHE_VERSION = "2"
+CACHE_VERSION = "3"
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass
@@ -57,19 +61,16 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     key = hashlib.sha256(json.dumps([CACHE_VERSION, split, size, marks]).encode()).hexdigest()[:16]
     paths = [cache / f"{key}_{kind}.npy" for kind in ("images", "masks")]
     if not all(p.exists() for p in paths):
-        cache.mkdir(parents=True, exist_ok=True)
         arrays = [np.zeros((len(table), size, size), np.uint8) for _ in paths]
         for n, (picture, outline) in enumerate(files):
-            image, mask = _grey(sitk, picture), _grey(sitk, outline) > 127
+            image, mask = _grey(sitk, picture), _label_picture(_grey(sitk, outline), outline) > 0
             if image.shape != mask.shape:
                 raise InputError(f"Picture and mask of {picture.stem} differ in size: {image.shape} and {mask.shape}.")
             frame = Frame.around(body_box(image[None]), image.shape, (1.0, 1.0), size)
             arrays[0][n] = (frame.crop(scale_intensities(image[None]))[0, 0].numpy() * 255).round().astype(np.uint8)
             arrays[1][n] = frame.crop(mask[None].astype(np.float32))[0, 0].numpy() > 0.5
         for path, array in zip(paths, arrays):
-            temporary = path.with_suffix(f".{os.getpid()}.tmp.npy")
-            np.save(temporary, array)
-            os.replace(temporary, path)
+            keep(path, array)
     return Slices(*(np.load(p, mmap_mode="r") for p in paths), table, key)
 
 
@@ -96,23 +97,58 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
                 shown = (foreground(raw).mean((1, 2)) > 0.02) & ~view.slices(mask).any((1, 2))
                 frame = Frame.around(body_box(raw), raw.shape[1:], view.spacing, size)
                 out.append((frame.crop(scale_intensities(raw)[shown])[:, 0].numpy() * 255).round().astype(np.uint8))
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        temporary = stored.with_suffix(f".{os.getpid()}.tmp.npy")
-        np.save(temporary, np.concatenate(out))
-        os.replace(temporary, stored)
+        keep(stored, np.concatenate(out))
     return np.load(stored, mmap_mode="r")
 
 
-def _table(path: Path) -> list[dict]:
+def _table(path: Path, splits: tuple[str, ...] = SPLITS, blank: str | None = None) -> list[dict]:
+    """The rows of a table, each with a split that is known. blank: what an empty cell of the split means, None if it must not be.
+
+    Raises:
+        InputError: not readable, a column is missing, or a split is another one: its pictures would be in no part at all.
+    """
     try:
-        with open(path, newline="", encoding="utf-8") as f:
-            reader = csv.DictReader(f)
-            rows = list(reader)
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark, and some part columns by semicolons
+        header = text.split("\n", 1)[0]
+        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ",")
+        rows = list(reader)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read. Give a folder with images/, masks/ and cases.csv.") from error
     if missing := {"image", "split", "group"} - set(reader.fieldnames or ()):
         raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}.")
+    for row in rows:
+        said = (row["split"] or "").strip()
+        row["split"], row["group"] = said.lower() or blank, (row["group"] or "").strip()
+        if row["split"] not in splits:
+            raise InputError(f"In {path}, {row['image']} is of the split '{said}'. Write one of {', '.join(splits)}.")
     return rows
+
+
+@contextmanager
+def room(cache: Path) -> Iterator[None]:
+    """One sentence where prepared pictures cannot be kept."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"The prepared pictures could not be written to '{cache}' ({error.strerror or error}). Make room, or choose another cache."
+        ) from error
+
+
+def keep(path: Path, array: np.ndarray) -> None:
+    """An array of the cache, whole or not at all.
+
+    Raises:
+        InputError: no room, or no right to write there.
+    """
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
+    with room(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            np.save(temporary, array)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _mark(path: Path) -> tuple[int, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from ..case import PlaneView, acquisition_plane
-from ..case.io import PICTURES, read_mask, read_volume
+from ..case.io import PICTURES, Unnamed, atomic_path, read_mask, read_volume
+from ..case.terminology import same_meaning
 from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool import Pool
 from ..pool.database import FILE as DATABASE
 from ..pool.thumbnail import thumbnail
-from .data import CACHE_VERSION, _mark, _table, brisc
+from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room
 
 IMAGES = (*PICTURES, ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER = "unlabelled"
@@ -62,8 +62,9 @@ class Dataset:
     """Pictures in the network's frame.
 
     images, masks: (n, side, side) uint8; masks hold 0 or 1 + the position in ``labels``. table: one dict per picture with ``image``
-    (name), ``item`` (picture or volume it is of), ``group``, ``split`` (train, validation, test or unlabelled), ``file`` and what else the
-    source tells. key: changes with the pictures. kind: pictures, volumes or pool.
+    (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume), ``split``
+    (train, validation, test or unlabelled), ``file`` and what else the source tells. key: changes with whatever is known of the pictures;
+    mark: with the pictures and masks alone. kind: pictures, volumes or pool.
     """
 
     images: Stack
@@ -74,6 +75,10 @@ class Dataset:
     kind: str
     modality: str | None = None
     set_aside: list[str] = field(default_factory=list)
+    mark: str = ""
+
+    def __post_init__(self):
+        self.mark = self.mark or self.key
 
     def __len__(self) -> int:
         return len(self.table)
@@ -109,13 +114,13 @@ def open_dataset(source: str | Path, unlabelled: list[str], frame: int, plane: s
             f"'{source}' has neither images/, nor images/train/ with cases.csv, nor a pool's {DATABASE}. Give another data folder."
         )
     for folder in unlabelled:
-        data = _join(data, _unlabelled(Path(folder), frame, plane, cache))
+        data = _join(data, _unlabelled(Path(folder), frame, plane, cache, data.modality))
     return data
 
 
 def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
     table = _table(source / "cases.csv")
-    splits = [s for s in ("train", "validation", "test") if any(row["split"] == s for row in table)]
+    splits = [s for s in SPLITS if any(row["split"] == s for row in table)]
     if "train" not in splits:
         raise InputError(f"{source / 'cases.csv'} lists no picture of the split 'train'.")
     parts = [brisc(source, split, cache, frame) for split in splits]
@@ -129,6 +134,8 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
                 {
                     **row,
                     "item": row["image"],
+                    "group": row["group"] or row["image"],
+                    "kin": [f"group {row['group'] or row['image']}"],
                     "split": "twin" if twin else split,
                     "file": str(source / "images" / split / f"{row['image']}.jpg"),
                 }
@@ -142,7 +149,8 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
     if outlines is None:
         raise InputError(f"'{source}' has images/ but neither labels/ nor masks/. Put a label map of the same name beside each image.")
     files = _images(source / "images")
-    notes = {row["image"]: row for row in _table(source / "cases.csv")} if (source / "cases.csv").exists() else {}
+    table = source / "cases.csv"
+    notes = {row["image"]: row for row in _table(table, (*SPLITS, OTHER), "train")} if table.exists() else {}
     if notes and (lost := sorted(set(notes) - {_stem(f) for f in files})):
         raise InputError(f"{lost[0]} is listed in cases.csv but is not in {source / 'images'}.")
     pairs = []
@@ -154,11 +162,18 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
 
     def slices():
         for file, mask in pairs:
-            yield from _slices(file, mask, frame, plane)
+            yield from _slices(file, mask, frame, plane, **said.get(_stem(file), {}))
 
-    data = _stored(["volumes", frame, plane, [_name_mark(f) for pair in pairs for f in pair]], slices, cache, "volumes")
+    # what the table says of an image decides how its grey values are read
+    said = {name: {k: row[k] for k in ("modality", "body_site") if row.get(k)} for name, row in notes.items()}
+    data = _stored(["volumes", frame, plane, [_name_mark(f) for pair in pairs for f in pair], said], slices, cache, "volumes")
+    here = {_stem(file): str(file) for file in files}  # the cache may be of the time when they lay elsewhere
     for row in data.table:
-        row.update({"split": "train", "group": row["item"], **notes.get(row["item"], {})})
+        row["file"] = here[row["item"]]
+        own = {k: v for k, v in notes.get(row["item"], {}).items() if k not in ("image", "modality", "body_site")}
+        row.update({"split": "train", **own})
+        row["group"] = row.get("group") or row["item"]
+        row["kin"] = [f"group {row['group']}", *row["kin"]]
     return data
 
 
@@ -176,14 +191,16 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                 masks = {
                     name: box.crop((case.mask == value)[None].astype(np.float32))[0, 0].numpy() > 0.5 for value, name in case.labels.items()
                 }
-                group = case.patient_id or case.volume_id or case.group or case_id
+                told = (("patient", case.patient_id), ("volume", case.volume_id), ("group", case.group))
+                kin = [f"{what} {name}" for what, name in told if name] or [f"case {case_id}"]
                 yield (
                     _bytes(box, scale_intensities(case.image[None], case.modality))[0],
                     masks,
                     {
                         "image": case_id,
                         "item": case.volume_id or case_id,
-                        "group": str(group),
+                        "group": str(case.group or case.patient_id or case.volume_id or case_id),
+                        "kin": kin,
                         "plane": case.plane,
                         "split": "train",
                         "modality": case.modality,
@@ -193,45 +210,60 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                     },
                 )
 
-        data = _stored(["pool", frame, pool.hash()], slices, cache, "pool")
+        data = _stored(["pool", frame, pool.hash(), pool.facets()], slices, cache, "pool")  # a patient that was mended counts, too
+    data.mark = hashlib.sha256("".join(ids).encode()).hexdigest()[:16]  # of what they show; what is known of them may change
     return data
 
 
-def _unlabelled(folder: Path, frame: int, plane: str, cache: Path) -> Dataset:
+def _unlabelled(folder: Path, frame: int, plane: str, cache: Path, modality: str | None) -> Dataset:
+    """modality: of the labelled pictures, for files that do not say theirs."""
     files = _images(folder)
 
     def slices():
         for file in files:
-            yield from _slices(file, None, frame, plane)
+            yield from _slices(file, None, frame, plane, otherwise=modality)
 
-    data = _stored(["unlabelled", frame, plane, [_name_mark(f) for f in files]], slices, cache, "pictures")
+    data = _stored(["unlabelled", frame, plane, [_name_mark(f) for f in files], modality], slices, cache, "pictures")
+    here = {_stem(file): str(file) for file in files}
     for row in data.table:
+        row["file"] = here[row["item"]]
         row.update({"split": OTHER, "group": f"{OTHER}:{row['item']}"})
+        row["kin"] = [f"group {row['group']}", *row["kin"]]
     return data
 
 
-def _slices(file: Path, outline: Path | None, frame: int, plane: str) -> Iterator[tuple[np.ndarray, dict, dict]]:
-    """Frames, masks by name and table rows of the slices of an image that show body."""
-    volume = read_volume(file)
-    mask, names = read_mask(outline, volume.geometry) if outline else (np.zeros(volume.array.shape, np.uint8), {})
+def _slices(
+    file: Path,
+    outline: Path | None,
+    frame: int,
+    plane: str,
+    modality: str | None = None,
+    body_site: str | None = None,
+    otherwise: str | None = None,
+) -> Iterator[tuple[np.ndarray, dict, dict]]:
+    """Frames, masks and table rows of the slices of an image that show body; masks by name, or by value where the file has no names."""
+    volume = read_volume(file, modality=modality, body_site=body_site)
+    volume.modality = volume.modality or otherwise
+    mask, names = read_mask(outline, volume.geometry, apart=True) if outline else (np.zeros(volume.array.shape, np.uint8), {})
     view = PlaneView(volume.geometry, acquisition_plane(volume.geometry) if plane == "acquisition" else plane)
     raw, drawn = view.slices(volume.array), view.slices(mask)
     box = Frame.around(body_box(raw, volume.modality), raw.shape[1:], view.spacing, frame)
     scaled = scale_intensities(raw, volume.modality)
     shown = np.flatnonzero((foreground(raw, volume.modality).mean((1, 2)) > 0.02) | drawn.any((1, 2)))
     small = thumbnail(raw[len(raw) // 2]).tolist()
+    # as pool cases of it carry them
+    kin = [f"volume {volume.volume_id or volume.content_hash[:16]}", *([f"patient {volume.patient_id}"] if volume.patient_id else [])]
+    called = (lambda v: v) if isinstance(names, Unnamed) else (lambda v: names.get(v, f"label {v}"))
+    present = [int(v) for v in np.unique(mask) if v]
     for k in shown:
-        masks = {
-            names.get(int(v), f"label {v}"): box.crop((drawn[k] == v)[None].astype(np.float32))[0, 0].numpy() > 0.5
-            for v in np.unique(mask)
-            if v
-        }
+        masks = {called(v): box.crop((drawn[k] == v)[None].astype(np.float32))[0, 0].numpy() > 0.5 for v in present}
         yield (
             _bytes(box, scaled[k : k + 1])[0],
             masks,
             {
                 "image": f"{_stem(file)}:{k}",
                 "item": _stem(file),
+                "kin": kin,
                 "plane": view.plane,
                 "file": str(file),
                 "modality": volume.modality,
@@ -247,33 +279,56 @@ def _bytes(box: Frame, scaled: np.ndarray) -> np.ndarray:
 
 def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
     """The slices from the cache, made and stored if they are not there."""
-    key = hashlib.sha256(json.dumps([CACHE_VERSION, 3, what], default=str).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([CACHE_VERSION, 4, what], default=str).encode()).hexdigest()[:16]
     paths = [cache / f"{key}_{name}.npy" for name in ("images", "masks")]
     record = cache / f"{key}.json"
     if not all(p.exists() for p in (*paths, record)):
-        cache.mkdir(parents=True, exist_ok=True)
         images, masks, rows, names = [], [], [], []
         for image, drawn, row in slices():
             out = np.zeros(image.shape, np.uint8)
             for name, area in drawn.items():
-                if name not in names:
-                    names.append(name)
-                out[area] = names.index(name) + 1
+                out[area] = _position(name, names) + 1
             images.append(image)
             masks.append(out)
             rows.append(row)
         if not rows:
             raise InputError("None of the images shows anything to train with.")
+        order, names = _named(names)
+        masks = [order[mask] for mask in masks]
         for path, arrays in zip(paths, (images, masks)):
-            temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-            np.save(temporary, np.stack(arrays))
-            os.replace(temporary, path)
-        temporary = record.with_name(f"{record.stem}.{os.getpid()}.tmp.json")
-        temporary.write_text(json.dumps({"rows": rows, "names": names}), encoding="utf-8")
-        os.replace(temporary, record)
+            keep(path, np.stack(arrays))
+        with room(cache), atomic_path(record) as temporary:
+            temporary.write_text(json.dumps({"rows": rows, "names": names}), encoding="utf-8")
     stored = json.loads(record.read_text(encoding="utf-8"))
     modality = only(row.get("modality") for row in stored["rows"])
     return Dataset(*(Stack([np.load(p, mmap_mode="r")]) for p in paths), stored["rows"], stored["names"], key, kind, modality)
+
+
+def _position(name: str | int, names: list[str | int]) -> int:
+    """Where a label is in the list, by what it means, as a segmentation matches them; it is added if it is new."""
+    for n, known in enumerate(names):
+        if name == known or (isinstance(name, str) and isinstance(known, str) and same_meaning(name, known)):
+            return n
+    names.append(name)
+    return len(names) - 1
+
+
+def _named(names: list[str | int]) -> tuple[np.ndarray, list[str]]:
+    """Labels of all files together, those without a name in the order of their values and called so; and where each of ``names`` goes.
+
+    Returns:
+        table (256,) uint8 from 1 + position in ``names`` to 1 + position in the names returned; the names.
+    """
+    values = sorted(n for n in names if isinstance(n, int))
+    alone = len(names) == 1
+    called = {v: "lesion" if alone else f"label {v}" for v in values}
+    given = [n for n in names if isinstance(n, str)]
+    out, table = list(given), np.zeros(256, np.uint8)
+    for v in values:
+        _position(called[v], out)
+    for n, name in enumerate(names):
+        table[n + 1] = _position(called.get(name, name), out) + 1
+    return table, out
 
 
 def _join(a: Dataset, b: Dataset) -> Dataset:
@@ -287,12 +342,17 @@ def _join(a: Dataset, b: Dataset) -> Dataset:
         a.kind,
         a.modality,
         a.set_aside,
+        hashlib.sha256((a.mark + b.mark).encode()).hexdigest()[:16],
     )
 
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InputError(f"There is no folder '{folder}'.")
+    if inner := sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")):
+        raise InputError(
+            f"'{folder}' holds the folder '{inner[0]}', but training reads files only. Convert DICOM to NIfTI, or import it into a pool."
+        )
     files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".") and f.name.lower().endswith(IMAGES))
     if not files:
         raise InputError(f"'{folder}' holds no image (NIfTI, NRRD, MetaImage, PNG or JPG).")

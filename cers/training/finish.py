@@ -16,7 +16,9 @@ from .datasets import only
 from .outcome import measure
 from .pictures import Examples
 from .runfolder import RunFolder
-from .validation import pooled, validate
+from .validation import pooled, some, validate
+
+FEW = 5  # groups
 
 
 def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
@@ -45,7 +47,7 @@ def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
         sides = split.labelled, split.validation[: c.validation_limit]
         keys, queries = (pooled(trainer.teacher, data, rows, c.size, trainer.device) for rows in sides)
         selection = selection_thresholds(queries @ keys.T, trainer.memory.expert)
-    temperature = fit_temperature(torch.cat(logits), torch.cat(truths)) if logits else 1.0
+    temperature = _temperature(logits, truths, len(np.unique(split.kin[some(split.validation, c.validation_limit)])))
     labels = {str(n): name for n, name in enumerate(data.labels, 1)}
     config = ModelConfig(
         trainer.net.config.to_dict(),
@@ -64,6 +66,14 @@ def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
     return figures
 
 
+def _temperature(logits: list[torch.Tensor], truths: list[torch.Tensor], groups: int) -> float:
+    """Fitted to the pixels of the validation pictures; of few patients, or without a lesion, never such that it makes surer of itself."""
+    if not logits or not any(t.any() for t in truths):
+        return 1.0
+    found = fit_temperature(torch.cat(logits), torch.cat(truths))
+    return found if groups >= FEW else max(1.0, found)
+
+
 def selection_thresholds(similar: np.ndarray, expert: np.ndarray) -> dict:
     """Settings of ``SelectionConfig`` from the cosines of held-out with training pictures (q, t) and the training rationales (t, r).
 
@@ -80,10 +90,13 @@ def selection_thresholds(similar: np.ndarray, expert: np.ndarray) -> dict:
 
 def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> str:
     c, counts = trainer.config, trainer.split.report["counts"]
+    method = f"{c.method}, evidence {c.evidence}" if c.method == "cers" else c.method
+    shown = some(trainer.split.validation, c.validation_limit)
+    empty = sum(not trainer.data.masks[int(row)].any() for row in shown)
     lines = [
         f"# {config.name}",
         "",
-        origin or f"Method {c.method}, evidence {c.evidence}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
+        origin or f"Method {method}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
         f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
         f"split by {trainer.split.report['by']}.",
         "",
@@ -91,7 +104,8 @@ def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> st
         "| --- | ---: |",
         *(f"| {name} | {value:.4f} |" for name, value in figures.items()),
         "",
-        f"n = {min(counts['validation'], c.validation_limit)}. Not for clinical use.",
+        f"n = {len(shown)} slices or pictures, {empty} of them without a lesion, which count as 1 where nothing is found in them and as 0 "
+        "else. Not for clinical use.",
         "",
     ]
     return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from ..rationale.writer import VERSION
 from . import distributed
 from .batches import Batch, Batches, nearest, two_stage
 from .config import TrainConfig
+from .data import keep
 from .datasets import Dataset
 from .methods import Outcome
 from .splits import Split
@@ -87,7 +87,6 @@ class Memory:
             else np.zeros((len(split.labelled), r), np.float32)
         )
         self.query = np.zeros((len(self.train), r), np.float32)
-        self.query[: len(self.expert)] = self.expert
         self.renewed = -1  # step of the last refresh
         order = np.random.default_rng(config.split_seed + 1).permutation(len(split.labelled))
         self.shown_as = order if config.evidence == "shuffled_rationale" else np.arange(len(split.labelled))
@@ -101,10 +100,7 @@ class Memory:
             return np.load(path)
         array = make()
         if not self.rank:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
-            np.save(temporary, array)
-            os.replace(temporary, path)
+            keep(path, array)
         return array
 
     @torch.no_grad()
@@ -171,18 +167,19 @@ class Memory:
     def remember(self, batch: Batch, out: Outcome, step: int, groups: list[int]) -> None:
         """Measure the rationale under the first mask of some pictures, as inference does; all processes get to know.
 
-        ``config.rationales`` pictures of every group and step, in turn; of an unlabelled picture under the teacher's mask of the weak view.
+        ``config.rationales`` pictures of every group and step, in turn; of an unlabelled picture under the teacher's mask of the weak view,
+        of a labelled one under that of the plain decoder: its expert's would tell the answer.
         """
         c = self.config
-        if not c.rationales or out.first is None:
+        if not c.rationales:
             return
-        m, u = c.members, c.unlabelled_members
+        m, u = c.members, 0 if out.first is None else len(batch.unlabelled_rows) // len(groups)
         rows, texts = [], []
         for at, g in enumerate(groups):
             for turn in range(c.rationales):
-                # two of three turns go to the unlabelled, which have none yet
+                # two of three turns go to the unlabelled
                 spot = step * c.rationales + turn + g
-                if spot % 3 < 2:
+                if u and spot % 3 < 2:
                     n = at * u + spot % u
                     row, x, p = batch.unlabelled_rows[n], batch.weak[n, 0], out.first[n]
                 else:

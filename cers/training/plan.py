@@ -258,6 +258,8 @@ def sentences(report: dict) -> list[str]:
         f"{counts['labelled']} labelled and {counts['unlabelled']} unlabelled pictures to train on, "
         f"{counts['validation']} for validation; labels {', '.join(report['labels'])}; split by {report['split_by']}."
     ]
+    if report["set_aside"]:
+        out.append(f"Left out, because they are held-out pictures or related to them: {report['set_aside']}.")
     out.append(f"Leaks: {report['leaks']['words']}." if report["leaks"]["found"] else "No leak was found.")
     if e is None:
         return out

@@ -24,12 +24,18 @@ from .runs import (  # noqa: F401 - some for who trains
     LOCK,
     LOG,
     METRICS,
+    MODEL,
+    OUTPUT,
     SETTINGS,
     SPLIT,
+    START,
     STATUS,
     STOP,
     WEIGHTS,
 )
+
+# what a run that has not made anything yet may have left
+_BEFORE = {CHECKPOINTS, CONFIG, EXAMPLES, LAUNCH, LOCK, LOG, METRICS, OUTPUT, SETTINGS, SPLIT, START, STATUS, STOP, "cache"}
 
 LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
@@ -96,7 +102,16 @@ class RunFolder:
     def clear_stop(self) -> None:
         self.path(STOP).unlink(missing_ok=True)
 
-    def begin(self) -> None:
+    def admit(self, resume: bool) -> None:
+        """InputError if a new run would be written over something."""
+        if resume:
+            return
+        if self.checkpoints() or self.path(MODEL).exists():
+            raise InputError(f"The run folder '{self.folder}' already holds a run. Resume it, or choose another folder.")
+        if foreign := sorted(p.name for p in self.folder.iterdir() if p.name not in _BEFORE and not p.name.startswith(".")):
+            raise InputError(f"The folder '{self.folder}' holds other files ({', '.join(foreign[:3])}). Choose a new or empty folder.")
+
+    def begin(self, resume: bool = False) -> None:
         """Forget requests to stop of earlier times; one that came since the process was sent off counts."""
         try:
             sent = json.loads(self.path(LAUNCH).read_text(encoding="utf-8"))["started"]
@@ -104,8 +119,17 @@ class RunFolder:
                 self.clear_stop()
         except (OSError, ValueError, KeyError, TypeError):
             self.clear_stop()  # started by hand
-        self.status("starting")
+        self.told = self._told_before() if resume else {}
+        self.status("starting", **self.told)
         self.path(LAUNCH).unlink(missing_ok=True)
+
+    def _told_before(self) -> dict:
+        """How far an earlier process said that the run had come."""
+        try:
+            facts = json.loads(self.path(STATUS).read_text(encoding="utf-8"))
+            return {k: facts[k] for k in ("step", "steps", "share", "metrics") if k in facts}
+        except (OSError, ValueError, TypeError):
+            return {}
 
     def write_json(self, name: str, record: dict) -> None:
         with self.room(name), atomic_path(self.path(name)) as temporary:
@@ -113,7 +137,7 @@ class RunFolder:
 
     def status(self, state: str, **facts) -> None:
         """state: starting, running, stopped, finished or failed."""
-        self.told = {k: facts[k] for k in ("step", "steps", "share") if k in facts} or self.told
+        self.told = {k: facts[k] for k in ("step", "steps", "share", "metrics") if k in facts} or self.told
         self.write_json(
             STATUS, {"state": state, "pid": os.getpid(), "host": socket.gethostname(), "updated": round(time.time(), 1), **facts}
         )

@@ -22,6 +22,7 @@ STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK = "status.json", "metrics.jsonl"
 CHECKPOINTS, WEIGHTS, MODEL, EXAMPLES = "checkpoints", "model.safetensors", "model", "examples"
 SETTINGS = "settings.json"  # the configuration once more, for programs that read no YAML
 LAUNCH = "launch.json"  # of a process that was sent off and has not reported yet; the process takes it away
+START = "start.safetensors"  # weights that a run begins with, where they were kept for it
 OUTPUT = "output.txt"  # what that process says outside the log
 LIVE = ("launching", "starting", "running", "stopping")
 SILENT_S = 600  # a run on another machine that says nothing for so long is taken for dead

@@ -6,6 +6,7 @@ from different random weights have nothing in common that could be averaged.
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from safetensors.torch import load_file
 from ..errors import InputError
 from .config import TrainConfig
 from .finish import write_model
-from .runfolder import CONFIG, WEIGHTS
+from .runfolder import CONFIG, SPLIT, WEIGHTS
 from .trainer import Trainer, prepare
 
 
@@ -53,6 +54,19 @@ def mean_weights(files: Sequence[Path], shares: Sequence[float] | None = None) -
     return {name: mean(name, tensor) for name, tensor in read[-1].items()}
 
 
+def _sides(run: Path) -> tuple[set[str], set[str]]:
+    """Names of the pictures that a run was trained on, and of those that it holds out."""
+    try:
+        return _sides_of(json.loads((run / SPLIT).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"'{run / SPLIT}' cannot be read, so nobody knows what the run was trained on.") from error
+
+
+def _sides_of(report: dict) -> tuple[set[str], set[str]]:
+    rows = report["rows"]
+    return {*rows["labelled"], *rows["unlabelled"]}, {*rows["validation"], *rows["test"]}
+
+
 def mean_model(
     runs: Sequence[Path],
     folder: Path,
@@ -66,22 +80,40 @@ def mean_model(
         Dice on the validation pictures, by decoding.
 
     Raises:
-        InputError: the runs do not fit each other, their data is not there any more, or ``folder`` exists.
+        InputError: the runs do not fit each other, one has trained on what the last one holds out, their data is not there any more or has
+        changed, or ``folder`` exists.
     """
     folder, runs = Path(folder), [Path(run) for run in runs]
     if folder.exists():
         raise InputError(f"'{folder}' exists already. Choose a new folder for the model.")
     weights = mean_weights([run / WEIGHTS for run in runs], shares)
     configs = [TrainConfig.read(run / CONFIG) for run in runs]
-    if len({(c.data, c.method, c.split_seed, c.validation, c.labelled) for c in configs}) > 1:
-        raise InputError("The runs were not trained on one split of one data set, so none of them could tell how good their mean is.")
+    if len({(Path(c.data).resolve(), c.method) for c in configs}) > 1:
+        raise InputError("The runs were not trained on one data set with one method, so none of them could tell how good their mean is.")
+    if {c.initial for c in configs} & {"imagenet", "random"} and len({(c.initial, c.seed) for c in configs}) > 1:
+        raise InputError(
+            "Runs that began from different random weights have nothing in common that could be averaged. Train one model, then several "
+            "runs from its weights (--set initial=FILE), and average these."
+        )
+    sides = [_sides(run) for run in runs]
+    for run, (trained, _) in zip(runs, sides):
+        if seen := trained & sides[-1][1]:
+            raise InputError(
+                f"'{run.name}' was trained on {len(seen)} of the {len(sides[-1][1])} pictures that '{runs[-1].name}' holds out, so that "
+                "these cannot tell how good the mean is. Average runs of one split."
+            )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
         work = Path(temporary) / folder.name
         work.mkdir()
         say("Reading the data")
         cache = cache or runs[-1] / "cache"
-        trainer = Trainer(configs[-1], *prepare(configs[-1], None, cache), cache)
+        data, split = prepare(configs[-1], None, cache)
+        if _sides_of(split.report) != sides[-1]:
+            raise InputError(
+                f"The pictures have changed since '{runs[-1].name}' was trained, so that the split is another one. Train it anew."
+            )
+        trainer = Trainer(configs[-1], data, split, cache)
         trainer.teacher.load_state_dict(weights)
         say("Calibrating on the validation pictures")
         parts = [f"{run.name} ({share:g})" for run, share in zip(runs, shares or [1] * len(runs))]

@@ -20,7 +20,10 @@ SHOWN = 5  # examples of each kind of leak in the report
 
 @dataclass
 class Split:
-    """Rows of the dataset. kin: (n,) number per picture, equal where two must never be on two sides or refer to each other."""
+    """Rows of the dataset. kin: (n,) number per picture, equal where two must never be on two sides or refer to each other.
+
+    mark: changes with the pictures and with the side that each of them is on.
+    """
 
     labelled: np.ndarray
     unlabelled: np.ndarray
@@ -28,10 +31,13 @@ class Split:
     test: np.ndarray
     kin: np.ndarray
     report: dict
+    mark: str = ""
 
 
 def make_split(data: Dataset, config: TrainConfig) -> Split:
-    """Split by group, near-duplicates and identical files counting as one group.
+    """Split by group, patient and volume, near-duplicates and identical files counting as one group.
+
+    Unlabelled pictures that are kin of held-out ones are set aside.
 
     Raises:
         InputError: no picture is left to train with. TrainingError: a leak, unless ``allow_leaks``.
@@ -40,9 +46,10 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     given, has_mask = data.column("split"), _drawn(data)
     items, item_of = np.unique(data.column("item"), return_inverse=True)
     first = np.array([np.flatnonzero(item_of == n)[0] for n in range(len(items))])
-    thumbs, digests = _thumbnails(data, first), _digests(data, first)
+    looks, digests = _looks(data, first, item_of), _digests(data, first)
     train_items = np.isin(given[first], ("train", OTHER)) & (data.kind != "volumes")  # slices of two patients may well look alike
-    kin_items = _components(data.column("group")[first], digests, thumbs, train_items)
+    keys = _keys(data, item_of, len(items))
+    kin_items = _components(keys, digests, looks, train_items)
     kin = kin_items[item_of]
     rng = np.random.default_rng(config.split_seed)
     side = np.array([""] * len(data), dtype="<U12")
@@ -68,21 +75,28 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         seen += len(np.unique(item_of[train & (kin == k)]))
     side[train] = "unlabelled"
     side[train & np.isin(kin, chosen)] = "labelled"
-    side[(given == OTHER)] = "unlabelled"
+    further = (given == OTHER) & ~excluded
+    held_out = further & np.isin(kin, kin[np.isin(side, ("validation", "test"))])
+    side[further & ~held_out] = "unlabelled"
     rows = {name: np.flatnonzero(side == name) for name in ("labelled", "unlabelled", "validation", "test")}
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
-    leaks = leak_report(data, side, first, item_of, thumbs, digests)
-    by = "group and identical files" if data.kind == "volumes" else "group, identical files, and thumbnails that correlate above 0.99"
+    leaks = leak_report(data, side, first, item_of, keys, looks, digests)
+    by = "group, patient, volume, and identical files"
+    if data.kind == "pictures":
+        by = "group, identical files, and thumbnails that correlate above 0.99"
+    elif data.kind == "pool":
+        by = "group, patient, volume, and thumbnails that correlate above 0.99"
     report = {
         "by": by,
         "counts": {k: len(v) for k, v in rows.items()},
         "excluded": int(excluded.sum()),
-        "set_aside": data.set_aside,
+        "set_aside": [*data.set_aside, *np.unique(data.column("item")[held_out]).tolist()],
         "leaks": leaks,
         "rows": {k: [data.table[r]["image"] for r in v] for k, v in rows.items()},
     }
-    split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report)
+    mark = hashlib.sha256("\n".join([data.mark, *map(str, side)]).encode()).hexdigest()[:16]
+    split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark)
     if leaks["found"] and not config.allow_leaks:
         raise LeakError(
             f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the same.",
@@ -99,28 +113,36 @@ class LeakError(TrainingError):
         self.split = split
 
 
-def leak_report(data: Dataset, side: np.ndarray, first, item_of, thumbs, digests) -> dict:
-    """What training, validation and test pictures share: groups, byte-identical files, near-identical thumbnails."""
+def leak_report(data: Dataset, side: np.ndarray, first, item_of, keys, looks, digests) -> dict:
+    """What training, validation and test pictures share: groups, patients or volumes, byte-identical files, near-identical thumbnails."""
     simple = np.where(np.isin(side, ("labelled", "unlabelled")), "train", side)
     sides = {name: np.unique(item_of[simple == name]) for name in ("train", "validation", "test")}
-    groups, names = data.column("group")[first], data.column("item")[first]
+    names = data.column("item")[first]
     out, words = {}, []
     for a, b in (("train", "validation"), ("train", "test"), ("validation", "test")):
         left, right = sides[a], sides[b]
-        shared = sorted(set(groups[left]) & set(groups[right]))
+        shared = sorted(set().union(*(keys[n] for n in left)) & set().union(*(keys[n] for n in right)))
         same = _same_files(digests, left, right)
-        alike = [] if data.kind == "volumes" else _alike(thumbs, left, right)
+        alike = [] if data.kind == "volumes" else _alike(looks, left, right)
         found = {"shared_groups": len(shared), "identical_files": len(same), "near_identical_pictures": len(alike)}
         out[f"{a}/{b}"] = {
             **found,
             "examples": {
-                "shared_groups": [str(g) for g in shared[:SHOWN]],
+                "shared_groups": shared[:SHOWN],
                 "identical_files": [[str(names[i]), str(names[j])] for i, j in same[:SHOWN]],
                 "near_identical_pictures": [[str(names[i]), str(names[j])] for i, j in alike[:SHOWN]],
             },
         }
         words += [f"{count} {kind.replace('_', ' ')} between {a} and {b}" for kind, count in found.items() if count]
     return {"found": bool(words), "words": ", ".join(words), **out}
+
+
+def _keys(data: Dataset, item_of: np.ndarray, count: int) -> list[set[str]]:
+    """Of each item: all that its pictures may share with others."""
+    keys: list[set[str]] = [set() for _ in range(count)]
+    for row, item in zip(data.table, item_of):
+        keys[item].update(row["kin"])
+    return keys
 
 
 def _excluded(data: Dataset, exclude: dict) -> np.ndarray:
@@ -139,10 +161,12 @@ def _drawn(data: Dataset) -> np.ndarray:
     return np.concatenate([np.array([m.any() for m in part]) for part in data.masks.parts]) if len(data) else np.zeros(0, bool)
 
 
-def _thumbnails(data: Dataset, first: np.ndarray) -> np.ndarray:
-    """(items, 1024) of each picture, or of a volume's middle slice."""
-    stored = [data.table[n].get("thumbnail") for n in first]
-    return np.stack([thumbnail(data.images[int(n)]) if t is None else np.array(t, np.float32) for n, t in zip(first, stored)])
+def _looks(data: Dataset, first: np.ndarray, item_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Thumbnails (m, 1024) and the item of each: of each picture, of every case of a pool, or of a volume's middle slice."""
+    rows = first if data.kind != "pool" else np.union1d(first, np.flatnonzero(data.column("split") != OTHER))
+    stored = [data.table[n].get("thumbnail") for n in rows]
+    thumbs = np.stack([thumbnail(data.images[int(n)]) if t is None else np.array(t, np.float32) for n, t in zip(rows, stored)])
+    return thumbs, item_of[rows]
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:
@@ -153,11 +177,16 @@ def _digests(data: Dataset, first: np.ndarray) -> list[str]:
     return out
 
 
-def _alike(thumbs, left, right) -> list[tuple[int, int]]:
-    if not len(left) or not len(right):
-        return []
-    i, j = np.nonzero(thumbs[left] @ thumbs[right].T > NEAR_DUPLICATE)
-    return list(zip(left[i], right[j]))
+def _alike(looks, left, right) -> list[tuple[int, int]]:
+    """Pairs of items of which any pictures are near-identical."""
+    thumbs, item = looks
+    here, there = (np.flatnonzero(np.isin(item, side)) for side in (left, right))
+    found: set[tuple[int, int]] = set()
+    for start in range(0, len(here), 512):
+        part = here[start : start + 512]
+        i, j = np.nonzero(thumbs[part] @ thumbs[there].T > NEAR_DUPLICATE)
+        found.update(zip(item[part][i].tolist(), item[there][j].tolist()))
+    return sorted(found)
 
 
 def _same_files(digests, left, right) -> list[tuple[int, int]]:
@@ -167,9 +196,9 @@ def _same_files(digests, left, right) -> list[tuple[int, int]]:
     return [(i, j) for j in right for i in where.get(digests[j], ())]
 
 
-def _components(groups, digests, thumbs, train) -> np.ndarray:
-    """A number per item; items of one group, of one file, or (within training) of near-identical pictures share it."""
-    parent = np.arange(len(groups))
+def _components(keys, digests, looks, train) -> np.ndarray:
+    """A number per item; items with a key in common, of one file, or (within training) of near-identical pictures share it."""
+    parent = np.arange(len(keys))
 
     def root(n):
         while parent[n] != n:
@@ -177,15 +206,12 @@ def _components(groups, digests, thumbs, train) -> np.ndarray:
             n = parent[n]
         return n
 
-    for keys in (groups, digests):
-        seen: dict = {}
-        for n, key in enumerate(keys):
+    seen: dict = {}
+    for n, (own, digest) in enumerate(zip(keys, digests)):
+        for key in (*own, ("file", digest)):
             parent[root(n)] = root(seen.setdefault(key, n))
-    rows = np.flatnonzero(train)
-    for start in range(0, len(rows), 512):
-        part = rows[start : start + 512]
-        i, j = np.nonzero(thumbs[part] @ thumbs[rows].T > NEAR_DUPLICATE)
-        for a, b in zip(part[i], rows[j]):
-            if a < b:
-                parent[root(b)] = root(a)
-    return np.array([root(n) for n in range(len(groups))])
+    items = np.flatnonzero(train)
+    for a, b in _alike(looks, items, items):
+        if a < b:
+            parent[root(b)] = root(a)
+    return np.array([root(n) for n in range(len(keys))])

@@ -29,7 +29,7 @@ from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, SETTINGS, SPLIT, RunFolder
+from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -157,7 +157,7 @@ class Trainer:
         figures = dict(zip(measured, torch.stack([v.detach().float() for v in measured.values()]).tolist()))
         if not math.isfinite(figures["loss"]):
             raise TrainingError(
-                f"The loss is no longer a number at step {self.step}. Lower the learning rate, or resume with another seed."
+                f"The loss is no longer a number at step {self.step}. Start a new run with a lower learning rate, or with another seed."
             )
         distributed.average_gradients(self.net.parameters())
         torch.nn.utils.clip_grad_norm_(self.net.parameters(), c.clip)
@@ -230,14 +230,11 @@ class Trainer:
         # all draws are named by seed and step, so that the step is the state of every generator
         return (
             {"student": self.net.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": moments, "memory": self.memory.tensors()},
-            {"elapsed": self.elapsed, "config": self.config.hash, "memory": self.memory.record()},
+            {"elapsed": self.elapsed, "config": self.config.hash, "split": self.split.mark, "memory": self.memory.record()},
         )
 
     def restore(self, state: dict, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
-        if state["config"] != self.config.hash:
-            raise InputError(
-                "The run folder's checkpoint is of another configuration. Resume with the run's own config.yaml, or start a new run."
-            )
+        fits(state, self.config, self.split)
         self.net.load_state_dict(tensors["student"])
         self.teacher.load_state_dict(tensors["teacher"])
         parameters = list(self.net.parameters())
@@ -249,6 +246,19 @@ class Trainer:
         self.memory.restore(tensors["memory"], state["memory"])
         self.memory.arrange(self.batches)
         self.step, self.elapsed = state["step"], state["elapsed"]
+
+
+def fits(state: dict, config: TrainConfig, split: Split) -> None:
+    """InputError if a checkpoint is of other settings or other pictures."""
+    if state["config"] != config.hash:
+        raise InputError(
+            "The run folder's checkpoint is of another configuration. Resume with the run's own config.yaml, or start a new run."
+        )
+    if state.get("split", split.mark) != split.mark:
+        raise InputError(
+            "The pictures are not those that this run began with: some were added, taken away or changed since, so that held-out ones may "
+            "have been trained on. Start a new run, from this one's weights if you like."
+        )
 
 
 def _format(p: torch.Tensor):
@@ -287,12 +297,16 @@ def train(
             distributed.wait()  # process 0 has the lock, and has filled the cache
             return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
         with RunFolder(folder) as run:
+            run.admit(resume)
             handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             log.addHandler(handler)
             log.setLevel(logging.INFO)
             try:
                 return _run(config, run, folder, cache or folder / "cache", resume, rank, world, progress)
+            except KeyboardInterrupt:  # while it prepares, or measures the finished model
+                run.status("stopped", **run.told)
+                raise
             except Exception as error:
                 message = str(error)
                 if not isinstance(error, CersError):
@@ -332,19 +346,23 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     from .finish import write_model
 
     if run is not None:
-        if run.checkpoints() and not resume:
-            raise InputError(f"The run folder '{folder}' already holds a run. Resume it, or choose another folder.")
-        run.begin()
+        run.begin(resume)
     data, split = prepare(config, run, cache)
+    stored = (run or RunFolder(folder)).load() if resume else None
+    if stored:
+        fits(stored[0], config, split)
+    elif resume and run is not None and (run.checkpoints() or run.path(MODEL).exists()):
+        raise InputError(
+            f"No checkpoint in '{folder}' can be read, so the run cannot go on. What it has made stays; start a new run in another folder."
+        )
     if run is not None:
         config.write(run.path(CONFIG))
         run.write_json(SETTINGS, asdict(config))
         run.write_json(SPLIT, split.report)
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
-        run.status("starting", phase="memory")
+        run.status("starting", phase="memory", **run.told)
     trainer = Trainer(config, data, split, cache, rank, world)
-    stored = (run or RunFolder(folder)).load() if resume else None
     if stored:
         trainer.restore(*stored)
         if run is not None:
