@@ -8,7 +8,7 @@ from html import escape
 import qt
 from slicer.i18n import tr as _
 
-from cers.case import PARTS
+from cers.case import PARTS, WELL_COVERED
 from cers.case.counts import by_plane
 
 PART_NAMES = {
@@ -61,9 +61,9 @@ def references(model) -> str:
 
 
 def coverage(evidence: dict) -> tuple[bool, str]:
-    """(whether the pool covers the slice, the sentence to show)."""
+    """(whether the pool covers the slice well, the sentence to show)."""
     entry = evidence["coverage"]
-    return bool(entry["covered"]), str(entry["message"])
+    return bool(entry["covered"]) and float(entry.get("value", 1.0)) >= WELL_COVERED, str(entry["message"])
 
 
 def trust(evidence: dict, spacing: tuple[float, float] | None = None) -> tuple[bool, str]:

@@ -13,6 +13,7 @@ from cers.errors import InputError
 from cers.evaluation.metrics import dice
 from cers.inference import Segmenter
 from cers.inference.volume import MARGIN, smooth_across
+from cers.pool import import_volume
 
 ISOTROPIC = grid(shape=(64, 72, 68), spacing=(2.4, 2.4, 2.4))
 
@@ -69,6 +70,15 @@ def test_what_foreign_references_show_stays_in_the_plane_in_which_they_were_draw
     volume, _ = bright()
     assert planes(segmenter, volume)[0] == expected
     assert any(e.references and e.pixels for e in segmenter.session.prediction.evidence)
+
+
+def test_where_the_pool_has_them_in_all_planes_all_are_read(mark, model, own_pool, embedder):
+    fill(own_pool, (1, 2), labels={1: "hippocampus"})
+    volume, mask = phantom(patient=7)
+    for plane in ("coronal", "sagittal"):
+        import_volume(own_pool, volume, mask, {1: "hippocampus"}, plane=plane, max_slices=2)
+    model.config.size, model.config.selection = 128, OPEN
+    assert planes(mark(Segmenter(model, own_pool, text_embedder=embedder)), bright()[0])[0] == "three"
 
 
 # ---- from coarse to fine

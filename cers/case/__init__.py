@@ -3,6 +3,7 @@
 from .geometry import Geometry, PlaneView, acquisition_plane
 from .records import (
     PARTS,
+    WELL_COVERED,
     Case,
     Coverage,
     Evidence,
@@ -16,6 +17,7 @@ from .records import (
 
 __all__ = [
     "PARTS",
+    "WELL_COVERED",
     "Case",
     "Coverage",
     "Evidence",

@@ -260,6 +260,9 @@ class Rejection:
         return asdict(self)
 
 
+WELL_COVERED = 0.9  # coverage from which on a slice is covered "well", not "in part"
+
+
 @dataclass
 class Coverage:
     """How well the pool covers a query. value 0..1 (calibrated similarity of the closest admissible case); message in plain words."""

@@ -143,10 +143,10 @@ def segment(
     if to_stdout:
         say_json(result)
     else:
-        print(_words(volume, prediction, pool, files))
+        print(_words(volume, prediction, pool, files, segmenter.model.config.body_site))
 
 
-def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
+def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: str | None) -> str:
     from ..case.counts import by_plane, references_words, slices_words
 
     found = [e for e in prediction.evidence if e.pixels]
@@ -160,6 +160,14 @@ def _words(volume, prediction, pool: Path | None, files: list[Path]) -> str:
         if found
         else f"No lesion was found in {_slices(len(prediction.evidence))} ({prediction.seconds['total']:.1f} s)."
     ]
+    settings = prediction.provenance["settings"]
+    if volume.worth_crossing and settings["planes_asked"] == "auto" and settings["planes"] != "three":
+        lines.append(
+            "Read along one plane only: most of what it shows is owed to references of what the model was not trained for, and the pool "
+            "does not have them in all planes. --planes three reads all."
+        )
+    if made_for and volume.body_site and volume.body_site.lower() != made_for.lower():
+        lines.append(f"The model was made for {made_for}, and the image is of {volume.body_site}: look at the mask with particular care.")
     if left := [e for e in prediction.evidence if e.left_out]:
         words = "something is shown that the planes together do not bear out. It was left out; a report (--report) shows it."
         lines.append(f"In {_slices(len(left))} {words}")

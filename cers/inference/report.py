@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import __version__
-from ..case import PARTS, Evidence, PlaneView, Prediction, Rationale, Volume
+from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationale, Volume
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
@@ -154,7 +154,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 
     @staticmethod
     def coverage(e: Evidence) -> str:
-        kind = "good" if e.coverage.covered and e.coverage.value >= 0.75 else ("part" if e.coverage.covered else "")
+        kind = "good" if e.coverage.covered and e.coverage.value >= WELL_COVERED else ("part" if e.coverage.covered else "")
         return f'<p class="coverage"><span class="dot {kind}"></span><span>{escape(e.coverage.message)}</span></p>'
 
     def no_reference(self, e: Evidence) -> str:

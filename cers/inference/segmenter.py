@@ -81,7 +81,7 @@ class Segmenter:
         Args:
             planes: "acquisition" decodes along the plane the scanner took, "three" along all three and fuses the probabilities; "auto"
                 takes all three where the volume reaches far enough in every direction (``Volume.worth_crossing``), unless the finding is
-                owed to references of what the model was not trained for, which may be seen from one side only.
+                owed to references of what the model was not trained for, and the pool has them from one side only.
             text: a short clinical text; optional. progress: called with (fraction, message). cancel: asked often; True stops.
             influence: measure how much each reference changes each mask (one more pass of D_R per reference).
 
@@ -449,13 +449,18 @@ class Segmenter:
         return names
 
     def _borrowed(self, session: Session) -> bool:
-        """Whether most of what the slices decoded so far show is owed to references of what the model was not trained for."""
+        """Whether most of what the slices decoded so far show is owed to references of what the model was not trained for, of which the
+        pool has none in some other plane: that one would find nothing, and outvote those that do.
+        """
         owed = total = 0
+        names: dict[str, None] = {}
         for (name, index), found in session.slices.items() if self.store is not None else ():
             pixels = int((session.planes[name].fused[index] >= self.model.config.threshold).any(0).sum())
             total += pixels
-            owed += pixels if pixels and self.store.foreign(found.selection.ids) else 0
-        return 2 * owed > total
+            if pixels and (own := self.store.foreign(found.selection.ids)):
+                owed += pixels
+                names |= dict.fromkeys(own)
+        return 2 * owed > total and not set(PLANES) <= {case["plane"] for case in self.pool.list(label=list(names))}
 
     def _evidence(self, session: Session, key, mask: np.ndarray, probability: np.ndarray, left: np.ndarray | None = None) -> Evidence:
         plane, found = session.planes[key[0]], session.slices[key]
