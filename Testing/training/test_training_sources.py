@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from cers.case import Case
 from cers.cli.app import app
+from cers.cli.train import _absolute
 from cers.errors import CersError, InputError, TrainingError
 from cers.inference.model import load_model
 from cers.pool import Pool, import_folder
@@ -344,6 +345,15 @@ def test_settings_mean_the_same_however_they_are_written(folder):
     config = settings(folder, groups=4.0, unlabelled="scans")
     assert config.groups == 4 and isinstance(config.groups, int) and config.unlabelled == ["scans"]
     assert config.hash == settings(folder, groups=4, unlabelled=["scans"]).hash
+
+
+def test_paths_of_a_run_mean_the_same_everywhere(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = _absolute(settings("data", unlabelled=["more"], lesion_free=["a.nii.gz", "b.nrrd=mask.nrrd"], initial="imagenet"))
+    assert found.data == str(tmp_path / "data") and found.unlabelled == [str(tmp_path / "more")] and found.initial == "imagenet"
+    assert found.lesion_free == [str(tmp_path / "a.nii.gz"), f"{tmp_path / 'b.nrrd'}={tmp_path / 'mask.nrrd'}"]
+    (tmp_path / "run").mkdir()
+    assert _absolute(settings("data", initial="run")).initial == str(tmp_path / "run" / "model.safetensors")
 
 
 def test_the_command_says_what_is_missing(folder, tmp_path):

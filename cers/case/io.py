@@ -363,9 +363,11 @@ def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, 
     """The label map in the target's axis order and extent; nothing is resampled."""
     if own.same_grid(target, 0.01):
         return labelmap
+    sizes = [" x ".join(map(str, g.shape[::-1])) for g in (own, target)]
+    differs = f"{sizes[0]} voxels, the image {sizes[1]}" if sizes[0] != sizes[1] else "as many voxels, of another size or elsewhere"
     wrong = InputError(
-        f"The mask '{path.name}' lies on another grid than its image ({own.shape} against {target.shape} voxels, or another "
-        "position). Resample it to the image, for instance with Slicer's 'Resample Scalar/Vector/DWI Volume'."
+        f"The mask '{path.name}' lies on another grid than its image (it has {differs}). "
+        "Resample it to the image, for instance with Slicer's 'Resample Scalar/Vector/DWI Volume'."
     )
     step = np.linalg.inv(target.ijkToRAS) @ own.ijkToRAS  # mask voxel index -> image voxel index
     turn, shift = np.rint(step[:3, :3]), np.rint(step[:3, 3])

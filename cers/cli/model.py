@@ -129,7 +129,8 @@ def list_(as_json: _Json = False) -> None:
         return
     for entry in found:
         mark = "*" if entry.in_use else "-" if entry.previous else " "
-        facts = f"Dice {entry.dice:.3f}" if entry.dice is not None else "not measured"
+        unknown = "its card has the figures" if entry.shipped else "not measured"
+        facts = f"Dice {entry.dice:.3f}" if entry.dice is not None else unknown
         print(f"{mark} {entry.id:<44} {entry.name}; {facts}" + (f"; BROKEN: {entry.problem}" if entry.problem else ""))
 
 

@@ -57,6 +57,10 @@ def train(
     steps: Annotated[Optional[int], typer.Option(min=0, help="Budget in steps.")] = None,
     size: Annotated[Optional[int], typer.Option(min=32, help="Side of the network's input in pixels. Default: 128.")] = None,
     seed: Annotated[Optional[int], typer.Option(min=0, help="Seed of weights, batches and augmentation.")] = None,
+    initial: Annotated[
+        Optional[str],
+        typer.Option(help="Weights to begin with: imagenet, random, a model's or run's folder, or a weights file. Default: imagenet."),
+    ] = None,
     resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder; all settings are its own.")] = None,
     config: Annotated[
         Optional[Path], typer.Option(help="YAML file of settings, such as another run's config.yaml; options go first.")
@@ -102,7 +106,15 @@ def train(
         if out is not None and out.resolve() != resume.resolve():
             raise InputError("Give either --out for a new run or --resume for an old one.")
         new = {"--data": data, "--method": method, "--evidence": evidence, "--labelled": labelled, "--unlabelled": unlabelled}
-        new |= {"--exclude": exclude, "--minutes": minutes, "--steps": steps, "--size": size, "--seed": seed, "--config": config}
+        new |= {
+            "--exclude": exclude,
+            "--minutes": minutes,
+            "--steps": steps,
+            "--size": size,
+            "--seed": seed,
+            "--initial": initial,
+            "--config": config,
+        }
         new |= {"--set": setting, "--allow-leaks": allow_leaks or None}
         if told := [name for name, value in new.items() if value is not None and value != []]:
             raise InputError(f"A run goes on with its own settings, so {', '.join(told)} cannot be given with --resume. Start a new run.")
@@ -123,6 +135,7 @@ def train(
             "steps": steps,
             "size": size,
             "seed": seed,
+            "initial": initial,
             "device": device,
             "threads": threads,
             "allow_leaks": allow_leaks or None,
@@ -152,7 +165,8 @@ def train(
     elif ended == "stopped":
         print(f"Stopped at step {status['step']}. Go on with: cers train --resume {folder}")
     else:
-        scores = ", ".join(f"{k} {v:.4f}" for k, v in status["metrics"].items())
+        words = {"plain": "plain decoder", "null": "without references", "retrieved": "with references"}
+        scores = ", ".join(f"{words[k]} {status['metrics'][k]:.4f}" for k in words if k in status["metrics"])
         print(
             f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\n"
             f"The model is in {folder / 'model'}."
@@ -162,10 +176,15 @@ def train(
 def _absolute(settings):
     """With paths that mean the same wherever the run is resumed from."""
 
+    from ..training.runfolder import WEIGHTS
+
     def full(path: str) -> str:
         return str(Path(path).expanduser().resolve())
 
-    initial = settings.initial if settings.initial in ("imagenet", "random") else full(settings.initial)
+    initial = settings.initial
+    if initial not in ("imagenet", "random"):
+        place = Path(full(initial))
+        initial = str(place / WEIGHTS if place.is_dir() else place)  # a run's folder has them beside its model's
     free = ["=".join(map(full, entry.split("=", 1))) for entry in settings.lesion_free]
     return replace(settings, data=full(settings.data), unlabelled=[full(f) for f in settings.unlabelled], lesion_free=free, initial=initial)
 

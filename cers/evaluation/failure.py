@@ -9,6 +9,7 @@ import numpy as np
 from .statistics import auroc, bootstrap
 
 FAILURE = 0.5  # a mask with a Dice below this has failed
+FEW = 5
 
 
 def detection(
@@ -20,14 +21,15 @@ def detection(
         score: per case, None where there is none: left out and counted. dice: of the same cases.
 
     Returns:
-        value, low, high of the AUROC (None where no mask failed or all did), n, failures, undefined.
+        value, low, high of the AUROC (None where no mask failed or all did; the latter also where fewer than ``FEW`` failed or did not:
+        such an interval would be too narrow), n, failures, undefined.
     """
     kept = [n for n, s in enumerate(score) if s is not None]
     s, failed = np.array([score[n] for n in kept], float), np.array([dice[n] < failure for n in kept], bool)
     value = auroc(-s, failed)
     low, high = (
         (None, None)
-        if value is None
+        if value is None or min(failed.sum(), (~failed).sum()) < FEW
         else bootstrap(lambda rows: auroc(-s[rows], failed[rows]), len(kept), None if groups is None else [groups[n] for n in kept])
     )
     return {

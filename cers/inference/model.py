@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import InputError, ModelError
 from ..pool import SelectionConfig
-from .store import CARD, CONFIG, WEIGHTS, default_folder
+from .store import CARD, CONFIG, MODEL, WEIGHTS, default_folder
 
 FORMAT = 1
 
@@ -142,7 +142,9 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
     folder = default_folder() if path is None else Path(path)
     weights = folder / WEIGHTS
     if not weights.is_file() or not (folder / CONFIG).is_file():
-        raise ModelError(f"There is no CERS model in '{folder}': it needs {CONFIG} and {WEIGHTS}. Choose another model folder.")
+        inner = folder / MODEL
+        hint = f"Did you mean '{inner}'?" if (inner / CONFIG).is_file() else "Choose another model folder."
+        raise ModelError(f"There is no CERS model in '{folder}': it needs {CONFIG} and {WEIGHTS}. {hint}")
     config = ModelConfig.read(folder / CONFIG)
     try:
         data = weights.read_bytes()
