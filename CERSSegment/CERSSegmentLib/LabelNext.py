@@ -37,7 +37,7 @@ class LabelNext:
         self.folder = ""
         self._key: tuple = ()
         self._chosen: dict[str, str] = {}  # by pool: a list that comes back has its choice back
-        self._ranking = False
+        self._ranking, self._besides = False, ""
         table = ui.nextTable
         table.setColumnCount(3)
         table.setHorizontalHeaderLabels([_("Volume"), _("State"), _("Need")])
@@ -84,7 +84,7 @@ class LabelNext:
         self.folder, self.rows = str(ranking.get("folder") or ""), _rows(ranking)
         if self.folder and not self.ui.nextFolder.currentPath:
             self.ui.nextFolder.currentPath = self.folder
-        self.ui.nextSummary.setText(str(ranking.get("summary") or ""))
+        self._besides = str(ranking.get("besides") or "")
 
     def remember(self, identifier: str, state: str, mask: str = "") -> bool:
         """Writes a state; says so where that fails."""
@@ -135,17 +135,16 @@ class LabelNext:
         ]
         # stable: within both halves the order of the ranking stays
         self.rows = sorted(rows, key=lambda r: self.state.entry(r["id"]).state == DONE)
-        count = len(report["volumes"])
-        summary = [(_("1 volume to label.") if count == 1 else _("{count} volumes to label.")).format(count=count)]
+        besides = []
         if report["labelled"]:
-            summary.append(_("{count} are labelled already.").format(count=len(report["labelled"])))
+            besides.append(_("{count} are labelled already.").format(count=len(report["labelled"])))
         if report["faults"]:
             names = sorted(report["faults"])
-            summary.append(_("Not readable: {names}.").format(names=", ".join(names[:3]) + (" …" if len(names) > 3 else "")))
-        self.ui.nextSummary.setText(" ".join(summary))
+            besides.append(_("Not readable: {names}.").format(names=", ".join(names[:3]) + (" …" if len(names) > 3 else "")))
+        self._besides = " ".join(besides)
         self.ui.nextSummary.setToolTip("\n".join(f"{name}: {why}" for name, why in sorted(report["faults"].items())[:20]))
         try:
-            self.state.keepRanking({"folder": folder, "rows": self.rows, "summary": self.ui.nextSummary.text})
+            self.state.keepRanking({"folder": folder, "rows": self.rows, "besides": self._besides})
         except InputError as error:
             self.say(WARNING, str(error))
         else:
@@ -263,10 +262,18 @@ class LabelNext:
                     table.setItem(n, column, item)
         finally:
             table.blockSignals(blocked)
+        self._summarise()
         here = next((n for n, row in enumerate(self.rows) if row["id"] == chosen), None)
         if here is not None:
             table.selectRow(here)
         self._onSelection()
+
+    def _summarise(self) -> None:
+        done = sum(bool(self.state) and self.state.entry(row["id"]).state == DONE for row in self.rows)
+        count = len(self.rows) - done
+        words = [(_("1 volume to label.") if count == 1 else _("{count} volumes to label.")).format(count=count)]
+        words += [_("{count} finished.").format(count=done)] * bool(done) + [self._besides] * bool(self._besides)
+        self.ui.nextSummary.setText(" ".join(words) if self.folder else "")
 
     def _onSelection(self) -> None:
         row = self.selected()

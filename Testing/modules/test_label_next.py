@@ -113,6 +113,7 @@ def test_rank_open_correct_finish_and_reopen(user, scans, pool, model, host, scr
         "sub/zwei.nii.gz",
     ]
     assert cells(user, 1) == ["to do"] * 3 and "broken.nrrd" in user.ui.nextSummary.text and user.list.selected() == 0
+    assert user.ui.nextSummary.text.startswith("3 volumes to label. ")
     assert "covers it" in user.ui.nextReason.text and not user.ui.backButton.enabled and user.ui.forwardButton.enabled
     user.ui.openButton.click()
     user.wait()
@@ -177,6 +178,7 @@ def test_two_annotators_see_each_other_and_overwrite_nothing(user, scans, pool):
     user.ui.nextTable.selectRow(2)
     user.ui.doneButton.click()
     assert cells(user, 1)[2] == "✔ finished" and user.ui.doneButton.text == "Not finished"
+    assert user.ui.nextSummary.text.startswith("1 volume to label. 2 finished.")
     user.ui.doneButton.click()
     assert cells(user, 1)[2] == "to do"
     for path in (pool / "labelling").glob(f"{ids[0]}*.json"):
