@@ -35,6 +35,7 @@ class EvidenceController(VTKObservationMixin):
         self._pictures: dict[str, Pictures.Picture] = {}
         self._query = None  # ((slice, grey window, colour), picture) drawn last
         self._seen = None  # the slice view that moved last
+        self._shown: dict[str, tuple[str, int] | None] = {}  # the slice in every view
         self._arrived = False
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -72,6 +73,7 @@ class EvidenceController(VTKObservationMixin):
         if key is not None and self.model.alive:
             jump(self.model.centre(key))
         self._timer.stop()  # the views follow us here, not we them
+        self._remember()
         self._askForCases()
         self.changed.emit()
 
@@ -226,6 +228,14 @@ class EvidenceController(VTKObservationMixin):
         for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onSliceNode)
 
+        self._remember()
+
+    def _remember(self) -> None:
+        """Notes what every view shows: a view that changes without showing another slice, as in a new layout, is not followed."""
+        alive = self.model is not None and self.model.alive
+        nodes = slicer.util.getNodesByClass("vtkMRMLSliceNode") if alive else ()
+        self._shown = {node.GetID(): self.model.at(node) for node in nodes}
+
     def _onSliceNode(self, caller, _event) -> None:
         self._seen = caller
         self._timer.start(FOLLOW_MS)
@@ -233,8 +243,9 @@ class EvidenceController(VTKObservationMixin):
     def _onSliceMoved(self) -> None:
         if self.model is None or not self.model.alive or self._seen is None:
             return
-        key = self.model.at(self._seen)
-        if key is not None and key != self.key:
+        key, before = self.model.at(self._seen), self._shown.get(self._seen.GetID())
+        self._shown[self._seen.GetID()] = key
+        if key is not None and key != self.key and key != before:
             self.key = key
             self._askForCases()
             self.changed.emit()

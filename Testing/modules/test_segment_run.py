@@ -139,6 +139,12 @@ def test_evidence_follows_the_view_and_steps_over_lesion_slices(user, kit, model
     host.wait_for(lambda: controller.key == ("axial", 1), 5, "the evidence of the slice in view")
     host.process(0.1)
     assert "Slice 2 of 9" in user.control.evidence.place.text
+    controller.key = ("axial", 4)  # as of another view
+    logic.GetSliceNode().SetDimensions(300, 280, 1)  # a new layout changes the size of a view, and not its slice
+    host.process(0.3)
+    assert controller.key == ("axial", 4), "only a view that shows another slice is followed"
+    logic.SetSliceOffset(-20 + 5.0 * 2 + 1.0)
+    host.wait_for(lambda: controller.key == ("axial", 2), 5, "the evidence of the slice in view")
     lesions = controller.model.lesionSlices("axial")
     controller.show(("axial", lesions[0]))
     assert not user.control.evidence.previous.enabled

@@ -117,7 +117,7 @@ def measure(
     if lengths["depth"] is not None:
         out["depth"] = 100 * lengths["depth"] / (2 * math.sqrt(body.area / math.pi))
     r, c = (float((np.arange(n) + 0.5) @ mask.sum(1 - axis)) / float(mask.sum()) for axis, n in enumerate(mask.shape))
-    out["height"], out["across"] = body.position(r, c)
+    out["height"], out["across"] = body.position(r, c, plane in ("coronal", "sagittal"))
     if plane != "sagittal":
         out["side"] = body.side(c)
     return {name: None if value is None or not math.isfinite(value) else round(float(value), 4) for name, value in out.items()}
@@ -180,27 +180,44 @@ class _Body:
         self.area = float(self.mask.sum()) * self.pixel[0] * self.pixel[1]
         rows, columns = np.flatnonzero(self.mask.any(1)), np.flatnonzero(self.mask.any(0))
         self.box = (rows[0], rows[-1] + 1, columns[0], columns[-1] + 1)
+        high, wide = rows[-1] + 1 - rows[0], columns[-1] + 1 - columns[0]
+        edges = {
+            "top": (self.mask[0], wide),
+            "bottom": (self.mask[-1], wide),
+            "left": (self.mask[:, 0], high),
+            "right": (self.mask[:, -1], high),
+        }
+        # a body that only touches the frame does so over less than half of its extent
+        self.cut = {edge for edge, (line, extent) in edges.items() if line.sum() > 0.5 * extent}
         self.air = (self.low - self.median) / self.span
 
     def scale(self, image: np.ndarray) -> np.ndarray:
         """Signal -> 0 at the body's median, 1 = the body's range."""
         return (image - np.float32(self.median)) / np.float32(self.span)
 
-    def position(self, row: float, column: float) -> tuple[float, float]:
-        """Percent of the body's box from its top and from its image-left edge; row and column in pixels of the full image."""
+    def position(self, row: float, column: float, below: bool) -> tuple[float | None, float | None]:
+        """Percent of the body's box from its top and from its image-left edge; row and column in pixels of the full image.
+
+        None where the frame cuts the body there, so that nobody knows where it ends. below: the body goes on below the slice (neck).
+        """
         r, c = row / self.factor[0], column / self.factor[1]
         top, bottom, left, right = self.box
-        return 100 * (r - top) / (bottom - top), 100 * (c - left) / (right - left)
+        return (
+            None if self.cut & ({"top"} if below else {"top", "bottom"}) else 100 * (r - top) / (bottom - top),
+            None if self.cut & {"left", "right"} else 100 * (c - left) / (right - left),
+        )
 
-    def side(self, column: float) -> float:
-        """Percent of half the body's width from its midline, positive towards image right."""
+    def side(self, column: float) -> float | None:
+        """Percent of half the body's width from its midline, positive towards image right; None where the frame cuts a side off."""
+        if self.cut & {"left", "right"}:
+            return None
         left, right = self.box[2:]
         middle = float((np.arange(self.mask.shape[1]) + 0.5) @ self.mask.sum(0)) / float(self.mask.sum())
         return 100 * (column / self.factor[1] - middle) / max(0.5 * (right - left), 1e-6)
 
     def depth(self, mask: np.ndarray) -> float | None:
-        """Shortest distance from the lesion to the outside of the body; None where no outside is seen."""
-        if self.mask.all():
+        """Shortest distance from the lesion to the outside of the body; None where the frame lies within it, and dark parts are no air."""
+        if self.mask.all() or len(self.cut) > 1:
             return None
         lesion = shrink_mask(mask, self.mask.shape)
         # only borders can be nearest, so all pairs are few enough
