@@ -27,6 +27,17 @@ def test_review_delete_restore_audit(cers, pool, tmp_path):
     assert cers("pool", "delete", pool, ids[0], "--yes", "--for-good")[0] == 0 and "0 cases" in cers("pool", "restore", pool)[1]
 
 
+def test_only_clean_deletes_what_no_case_names(cers, pool):
+    left = pool / "arrays" / "ab" / f"ab{'0' * 62}.npz"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"x")
+    code, out, _ = cers("pool", "verify", pool)
+    assert code == 0 and "No case names 1 of the image files" in out and left.exists()
+    code, _, err = cers("pool", "clean", pool)
+    assert code == 2 and "--yes" in err and left.exists()
+    assert cers("pool", "clean", pool, "--yes")[1] == "Deleted 1 files.\n" and not left.exists()
+
+
 def test_health(cers, pool):
     code, out, err = cers("pool", "health", pool)
     assert code in (0, 1) and "cases" in out and "Traceback" not in err

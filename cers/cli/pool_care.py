@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -55,6 +56,20 @@ def restore(
             numbers.append(found[0])  # the newest
         ids = pool.restore(numbers, who=who)
     print(f"Restored {len(ids)} cases.")
+
+
+@pool_app.command()
+@command
+def clean(folder: _DIR, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Delete image files that no case names, as killed programs leave them. Not after restoring an older pool.sqlite: they may be all that
+    is left of newer cases."""
+    with _open(folder, write=True) as pool:
+        if (count := pool.unnamed()) and not yes:
+            if not sys.stdin.isatty():
+                fail(f"No case names {count} of the image files. Add --yes to delete them.", 2)
+            if not typer.confirm(f"Delete {count} image files that no case names?"):
+                fail("Cancelled. Nothing was deleted.", 130)
+        print(f"Deleted {pool.clean()} files.")
 
 
 @pool_app.command()

@@ -71,6 +71,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            kept = bool(arrays.files(folder))  # looked for first: another process may make the pool and fill it just then
             foreign = [
                 p.name for p in folder.iterdir() if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")
             ]
@@ -79,6 +80,10 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         if foreign and not (folder / FILE).exists():
             raise PoolError(
                 f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder for the pool."
+            )
+        if kept and not ((folder / FILE).exists() and (folder / FILE).stat().st_size):
+            raise PoolError(
+                f"{folder} holds the pictures of a pool that has lost its file {FILE}. Restore it from a backup, or choose another folder."
             )
         Database.create(folder, {"uid": uuid.uuid4().hex, "created": _now()})
         return cls.open(folder)
@@ -452,20 +457,27 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         self._hash = state, h.hexdigest()
         return self._hash[1]
 
+    def unnamed(self) -> int:
+        """How many files no case names: left by killed writers, or of cases that an older copy of the database does not know."""
+        with self._db.read() as db:
+            return len(self._unnamed(db))
+
+    def _unnamed(self, db) -> list[Path]:
+        known = {r[0] for r in db.execute("SELECT file FROM cases" + (" UNION SELECT file FROM trash" if self._db.version > 1 else ""))}
+        return [path for sha256, path in arrays.files(self.folder).items() if sha256 not in known]
+
     def clean(self) -> int:
-        """Delete files that no case names (left by killed writers); the number deleted."""
+        """Delete files that no case names (see ``unnamed``); the number deleted."""
         count = arrays.remove_stale_temporaries(self.folder)
         with self._db.write(bump=False) as db:  # nobody can publish a file while we look
-            known = {r[0] for r in db.execute("SELECT file FROM cases UNION SELECT file FROM trash")}
-            for sha256, path in arrays.files(self.folder).items():
-                if sha256 not in known:
-                    with suppress(OSError):
-                        path.unlink(missing_ok=True)
-                        count += 1
+            for path in self._unnamed(db):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    count += 1
         return count
 
     def verify(self) -> list[Fault]:
-        """Read everything and name every fault; an empty list is a sound pool. Also clears left-over files if the pool is writable."""
+        """Read everything and name every fault; an empty list is a sound pool. Changes nothing."""
         from .verify import verify
 
         return verify(self, self._db)
