@@ -193,6 +193,7 @@ def test_kill_loses_nothing_that_was_promised(tmp_path):
             assert promised <= set(pool.ids())
     with Pool.open(tmp_path) as pool:
         assert pool.verify() == [] and len(promised) >= 20
+        pool.clean()
         names = {row["id"] for row in pool.list()}
         assert len(list((tmp_path / "arrays").rglob("*.npz"))) == len(names), "files without a row were cleared"
 
@@ -219,6 +220,7 @@ Pool.open(sys.argv[1]).add(case(2))
     assert process.returncode == 9
     with Pool.open(tmp_path) as pool:
         assert len(pool) == 1 and pool.verify() == []
+        pool.clean()
         assert len(list((tmp_path / "arrays").rglob("*.npz"))) == 1
         pool.add(case(2))
         assert len(pool) == 2 and pool.verify() == []
