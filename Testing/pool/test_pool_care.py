@@ -95,6 +95,15 @@ def test_metadata_edit_is_one_transaction_and_in_the_audit(pool):
     assert pool.meta(ids[0])["diagnosis"] is None
 
 
+def test_a_modality_is_kept_as_its_code_however_it_comes_in(pool):
+    added, edited = pool.add(case(1, modality=" mri ")), pool.add(case(2))
+    pool.edit([edited], {"modality": "ct"})
+    assert pool.get(added).modality == "MR" and pool.get(edited).modality == "CT"
+    assert [m["id"] for m in pool.list(modality="Mri")] == [added]
+    pool.edit([edited], {"modality": " "})
+    assert pool.get(edited).modality is None
+
+
 def test_a_new_modality_makes_the_picture_vector_stale(pool):
     ids = [pool.add(case(n, modality="CT")) for n in range(2)]
     pool.set_vectors("image", "m", ids, np.eye(2))

@@ -63,6 +63,12 @@ BOX = (slice(10, 30), slice(15, 35))
 # ---- volumes in memory
 
 
+def test_a_typed_modality_is_measured_as_its_code(pool):
+    volume, mask = volume_and_mask()
+    first = pool.get(import_volume(pool, volume, mask, {1: "tumor"}, modality="ct")[0])
+    assert first.modality == "CT" and "dense" in first.rationale.text and "intense" not in first.rationale.text
+
+
 def test_a_volume_gives_its_lesion_slices(pool):
     volume, mask = volume_and_mask()
     ids = import_volume(pool, volume, mask, {1: "tumor", 2: "unused"}, diagnosis="glioma", patient_id="p1")

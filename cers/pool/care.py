@@ -21,7 +21,7 @@ from ..case.io import let_others_read
 from ..errors import InputError, PoolError
 from . import arrays
 from .database import Database
-from .records import COLUMN, metadata_of
+from .records import COLUMN, metadata_of, modality_code
 from .vectors import chunks
 
 AUDIT_COLUMNS = ("created", "who", "action", "case", "field", "before", "after", "note")
@@ -59,6 +59,8 @@ class CareTable:
         if unknown := set(changes) - set(_EDITABLE):
             raise InputError(f"{', '.join(sorted(unknown))} of a case cannot be changed. Only {', '.join(_EDITABLE)} can.")
         changes = {name: str(value).strip() or None if value is not None else None for name, value in changes.items()}
+        if "modality" in changes:
+            changes["modality"] = modality_code(changes["modality"])
         if changes.get("plane") not in (None, *PLANES):
             raise InputError(f"The plane must be one of {', '.join(PLANES)}, not {changes['plane']!r}.")
         if any(not str(new).strip() for new in (rename or {}).values()):

@@ -17,6 +17,7 @@ from ..case.io import Unnamed, pseudonym, read_mask, read_volume, unnamed_values
 from ..errors import CersError, InputError, PoolError
 from ..rationale import describe
 from .dicom import read_dicom_seg
+from .records import modality_code
 from .store import Pool
 from .table import Row, read_table
 
@@ -139,6 +140,7 @@ def import_volume(
         raise InputError(f"The mask of {volume.name!r} is empty, so there is nothing to keep as a reference.")
     own = {"modality": volume.modality, "body_site": volume.body_site, "patient_id": volume.patient_id, "source": volume.name}
     own |= {k: v for k, v in metadata.items() if v is not None}
+    own["modality"] = modality_code(own["modality"])
     own["volume_id"] = volume.volume_id or volume.content_hash[:16]
     views = [PlaneView(volume.geometry, "axial" if volume.is_picture else name) for name in _planes(volume, plane)]
     return [i for view in views for i in _add_slices(pool, volume, mask, labels, view, plane, max_slices, min_pixels, own)]

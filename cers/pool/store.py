@@ -26,7 +26,7 @@ from . import arrays
 from .care import CareTable
 from .database import FILE, Database
 from .query import QueryTable
-from .records import COLUMN, TEXT, metadata_of, parse_rationale
+from .records import COLUMN, TEXT, metadata_of, modality_code, parse_rationale
 from .thumbnail import HASH as THUMBNAIL
 from .thumbnail import image_hash, thumbnail
 from .usage import UsageTable
@@ -200,7 +200,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             "slice_index": None if case.slice_index is None else int(case.slice_index),
             **{COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in TEXT},
         }
-        row["created"] = case.created or _now()
+        row["created"], row["modality"] = case.created or _now(), modality_code(case.modality)
         number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
         if case.rationale is not None:
             self._insert_rationale(db, case_id, case.rationale)
@@ -272,7 +272,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
                 continue
             wanted = [*wanted] if isinstance(wanted, (list, tuple, set)) else [wanted]
             column = COLUMN.get(name, name)
-            known = [w for w in wanted if w is not None]
+            known = [modality_code(w) if name == "modality" else w for w in wanted if w is not None]
             where.append(f"({column} IN ({', '.join('?' * len(known))})" + (f" OR {column} IS NULL)" if None in wanted else ")"))
             values += known
         query = "SELECT * FROM cases" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY number"
