@@ -176,7 +176,23 @@ def test_rationale_edit_is_a_version_that_keeps_its_measurements(pool):
         with pytest.raises(InputError):
             pool.edit_rationale(case_id, bad)
     bare = pool.add(case(2))
-    assert pool.edit_rationale(bare, {"summary": "A small lesion."}) == 1
+    assert pool.edit_rationale(bare, {"summary": "A small lesion."}, version=0) == 1
+
+
+def test_going_back_to_the_measured_words_brings_their_measurements_back(pool):
+    measured = Rationale([Statement("texture", "Hyperintense (+30 %).", "contrast", 30.0, "%", "Hyperintense 30%.")], {"contrast": 30.0})
+    case_id = pool.add(case(1, rationale=measured))
+    pool.edit_rationale(case_id, {"texture": "Bright."})
+    assert pool.edit_rationale(case_id, {"texture": "Hyperintense (+30 %)."}) == 3
+    assert pool.get(case_id).rationale.statements == measured.statements
+
+
+def test_an_edit_of_a_version_that_is_no_longer_current_is_refused(pool):
+    case_id = pool.add(case(1, rationale=rationale()))
+    assert pool.edit_rationale(case_id, {"boundary": "Sharp."}, version=1) == 2
+    with pytest.raises(PoolError, match="Version 2 of this rationale was saved meanwhile"):
+        pool.edit_rationale(case_id, {"texture": "Coarse."}, version=1)
+    assert pool.get(case_id).rationale.part("boundary") == "Sharp." and pool.meta(case_id)["rationale_version"] == 2
 
 
 def test_trash_restores_everything(pool):
