@@ -231,6 +231,18 @@ def test_case_added_again_while_in_the_trash(pool):
     assert pool.restore([number]) == [gone] and pool.get(gone).mask.any()
 
 
+def test_a_renamed_case_does_not_come_back_beside_its_twin(pool):
+    case_id = pool.add(case(1))
+    pool.edit([case_id], {}, rename={"tumor": "glioma"})
+    (number,) = pool.trash([case_id])
+    twin = case(1)
+    twin.labels = {1: "glioma"}
+    pool.add(twin)
+    with pytest.raises(PoolError, match="added again meanwhile"):
+        pool.restore([number])
+    assert len(pool) == 1
+
+
 def test_trash_is_all_or_nothing(pool):
     case_id = pool.add(case(1))
     with pytest.raises(PoolError, match="nobody"):

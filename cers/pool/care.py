@@ -223,8 +223,9 @@ class CareTable:
                 row = self._in_trash(db, number)
                 record = json.loads(row["record"])
                 case = record["case"]
+                hashes = case["content_hash"], case.get("edited_hash") or case["content_hash"]  # the second with its present label names
                 if db.execute(
-                    "SELECT 1 FROM cases WHERE id = ?1 OR content_hash = ?2 OR edited_hash = ?2", (case["id"], case["content_hash"])
+                    "SELECT 1 FROM cases WHERE id = ?1 OR content_hash IN (?2, ?3) OR edited_hash IN (?2, ?3)", (case["id"], *hashes)
                 ).fetchone():
                     raise PoolError(f"Case {case['id']} has been added again meanwhile and cannot be restored. Empty the trash of it.")
                 for table, rows in (("cases", [case]), ("rationales", record["rationales"]), ("reviews", record["reviews"])):
