@@ -38,6 +38,37 @@ def test_only_clean_deletes_what_no_case_names(cers, pool):
     assert cers("pool", "clean", pool, "--yes")[1] == "Deleted 1 files.\n" and not left.exists()
 
 
+def test_an_ambiguous_beginning_is_refused(cers, pool, monkeypatch):
+    from cers.pool import Pool
+
+    ids = listed(cers, pool)[:2]
+    entries = [{"number": n, "id": i} for n, i in enumerate(("ab1", "ab2", "ab1"))]
+    asked = []
+    with monkeypatch.context() as m:
+        m.setattr(Pool, "trashed", lambda self: entries)
+        m.setattr(Pool, "restore", lambda self, numbers, who=None: asked.append(numbers) or numbers)
+        code, _, err = cers("pool", "restore", pool, "ab")
+        assert code == 1 and "2 cases in the trash have an id that begins with 'ab'" in err and not asked
+        assert cers("pool", "restore", pool, "ab1")[0] == 0 and asked == [[0]], "of one case the newest"
+        m.setattr(Pool, "ids", lambda self: ["ab1", "ab2"])
+        code, _, err = cers("pool", "audit", pool, "--case", "ab")
+        assert code == 1 and "2 cases" in err
+    assert listed(cers, pool)[:2] == ids
+
+
+def test_no_other_file_is_replaced(cers, pool, tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"scan")
+    for arguments in (["export", pool, scan], ["audit", pool, "--csv", scan]):
+        code, _, err = cers("pool", *arguments)
+        assert code == 1 and "must end in" in err and scan.read_bytes() == b"scan"
+    before = (pool / "pool.sqlite").read_bytes()
+    for name in ("pool.sqlite", "x.zip"):
+        code, _, err = cers("pool", "export", pool, pool / name)
+        assert code == 1 and "inside the pool" in err
+    assert (pool / "pool.sqlite").read_bytes() == before and not (pool / "x.zip").exists()
+
+
 def test_health(cers, pool):
     code, out, err = cers("pool", "health", pool)
     assert code in (0, 1) and "cases" in out and "Traceback" not in err

@@ -50,10 +50,13 @@ def restore(
             return
         numbers = []
         for text in cases:
-            found = [entry["number"] for entry in trashed if entry["id"].startswith(text)]
-            if not found or not text:
-                fail(f"Error: No case in the trash has an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
-            numbers.append(found[0])  # the newest
+            found = [entry for entry in trashed if entry["id"].startswith(text)]
+            meant = {entry["id"] for entry in found}
+            if not text or (len(meant) != 1 and text not in meant):
+                several = f"{len(meant)} cases in the trash have" if meant else "No case in the trash has"
+                fail(f"Error: {several} an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
+            one = text if text in meant else meant.pop()
+            numbers.append(next(entry["number"] for entry in found if entry["id"] == one))  # the newest
         ids = pool.restore(numbers, who=who)
     print(f"Restored {len(ids)} cases.")
 
@@ -85,8 +88,9 @@ def audit(
     with _open(folder) as pool:
         ids = None
         if case is not None:
-            ids = [next((i for i in pool.ids() if case and i.startswith(case)), case)]
+            ids = [_resolve(pool, case) if any(i.startswith(case) for i in pool.ids()) else case]
         if csv is not None:
+            csv = _output(csv, ".csv", folder)
             print(f"Wrote {pool.export_audit(csv, ids)} entries to {csv}.")
             return
         entries = pool.audit(ids, limit=count)
@@ -159,9 +163,20 @@ def export(
     from ..pool import export_pool
 
     with _open(folder) as pool, progress() as show:
+        file = _output(file, ".zip", folder)
         ids = [_resolve(pool, case) for case in cases] if cases else None
         count = export_pool(pool, file, ids, progress=show)
     print(f"Wrote {count} cases to {file}.")
+
+
+def _output(path: Path, suffix: str, folder: Path) -> Path:
+    """A file that may be written: of this ending, so that no image or database is replaced by a slip, and outside the pool."""
+    from ..case.io import check_output
+    from ..errors import InputError
+
+    if folder.resolve() in path.resolve().parents:
+        raise InputError(f"'{path}' lies inside the pool. Choose a place outside of it.")
+    return check_output(path, (suffix,))
 
 
 @pool_app.command()
