@@ -27,6 +27,48 @@ def test_review_delete_restore_audit(cers, pool, tmp_path):
     assert cers("pool", "delete", pool, ids[0], "--yes", "--for-good")[0] == 0 and "0 cases" in cers("pool", "restore", pool)[1]
 
 
+def test_only_clean_deletes_what_no_case_names(cers, pool):
+    left = pool / "arrays" / "ab" / f"ab{'0' * 62}.npz"
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"x")
+    code, out, _ = cers("pool", "verify", pool)
+    assert code == 0 and "No case names 1 of the image files" in out and left.exists()
+    code, _, err = cers("pool", "clean", pool)
+    assert code == 2 and "--yes" in err and left.exists()
+    assert cers("pool", "clean", pool, "--yes")[1] == "Deleted 1 files.\n" and not left.exists()
+
+
+def test_an_ambiguous_beginning_is_refused(cers, pool, monkeypatch):
+    from cers.pool import Pool
+
+    ids = listed(cers, pool)[:2]
+    entries = [{"number": n, "id": i} for n, i in enumerate(("ab1", "ab2", "ab1"))]
+    asked = []
+    with monkeypatch.context() as m:
+        m.setattr(Pool, "trashed", lambda self: entries)
+        m.setattr(Pool, "restore", lambda self, numbers, who=None: asked.append(numbers) or numbers)
+        code, _, err = cers("pool", "restore", pool, "ab")
+        assert code == 1 and "2 cases in the trash have an id that begins with 'ab'" in err and not asked
+        assert cers("pool", "restore", pool, "ab1")[0] == 0 and asked == [[0]], "of one case the newest"
+        m.setattr(Pool, "ids", lambda self: ["ab1", "ab2"])
+        code, _, err = cers("pool", "audit", pool, "--case", "ab")
+        assert code == 1 and "2 cases" in err
+    assert listed(cers, pool)[:2] == ids
+
+
+def test_no_other_file_is_replaced(cers, pool, tmp_path):
+    scan = tmp_path / "scan.nii.gz"
+    scan.write_bytes(b"scan")
+    for arguments in (["export", pool, scan], ["audit", pool, "--csv", scan]):
+        code, _, err = cers("pool", *arguments)
+        assert code == 1 and "must end in" in err and scan.read_bytes() == b"scan"
+    before = (pool / "pool.sqlite").read_bytes()
+    for name in ("pool.sqlite", "x.zip"):
+        code, _, err = cers("pool", "export", pool, pool / name)
+        assert code == 1 and "inside the pool" in err
+    assert (pool / "pool.sqlite").read_bytes() == before and not (pool / "x.zip").exists()
+
+
 def test_health(cers, pool):
     code, out, err = cers("pool", "health", pool)
     assert code in (0, 1) and "cases" in out and "Traceback" not in err

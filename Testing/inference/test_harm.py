@@ -111,6 +111,17 @@ def test_trials_are_kept_and_done_once(model, pool):
     assert len(check_harm(segmenter, budget=1).trials) == 1
 
 
+def test_a_verdict_costs_no_trial_but_what_decides_references_does(model, pool):
+    segmenter = Segmenter(model, pool)
+    first = check_harm(segmenter, budget=2).trials
+    pool.review(pool.ids()[0], "approved")
+    pool.edit(pool.ids(), {"diagnosis": "glioma"})
+    assert first.items() < check_harm(segmenter, budget=1).trials.items(), "those before stay, and one is new"
+    pool.edit(pool.ids(), {"patient_id": "one"})  # nobody may serve anybody now
+    again = check_harm(segmenter, budget=1)
+    assert len(again.trials) == 1 and again.evidence_gain is None
+
+
 def test_damaged_case_is_named_and_the_rest_is_tried(model, pool):
     segmenter = Segmenter(model, pool)
     check_harm(segmenter, budget=1)

@@ -14,6 +14,7 @@ from synthetic import fill, phantom, with_references
 from cers.errors import PoolError
 from cers.inference import Segmenter, load_model
 from cers.inference.embedding import ReferenceStore
+from cers.inference.search import search_image, search_text
 from cers.inference.tiny import tiny_model
 from cers.pool import Pool, import_volume
 from cers.rationale import describe
@@ -74,6 +75,26 @@ def test_a_read_only_pool_with_outdated_vectors_is_refused(model, own_pool, embe
     with Pool.open(tmp_path / "pool", read_only=True) as pool:
         with pytest.raises(PoolError, match="read-only"):
             Segmenter(model, pool, text_embedder=embedder).segment(volume)
+
+
+def test_a_pool_that_may_only_be_read_is_searched_all_the_same(model, own_pool, embedder, tmp_path, monkeypatch):
+    """With vectors for some of the cases, for the first time and again."""
+    ids = fill(own_pool, (1, 2))
+    image = own_pool.get(ids[1]).image
+    own_pool.set_vectors("rationale", embedder.hash, ids[:1], embedder.encode([own_pool.get(ids[0]).rationale.compact]))
+    own_pool.close()
+    with Pool.open(tmp_path / "pool", read_only=True) as pool:
+        text = search_text(pool, embedder, "A hyperintense lesion.", 20)
+        like = search_image(pool, model, embedder, image, pool.get(ids[1]).spacing, pool.get(ids[1]).modality, 3)
+        made = []
+        monkeypatch.setattr(Pool, "rationales", lambda self, ids: made.append(ids))
+        assert search_text(pool, embedder, "A hyperintense lesion.", 20) == text and not made, "made once"
+        monkeypatch.undo()
+    assert {i for i, _ in text} == set(ids) and like[0][0] == ids[1] and like[0][1] > 0.99 and len(like) == 3
+    with Pool.open(tmp_path / "pool") as pool:
+        assert pool.stale("image", model.hash) and len(pool.stale("rationale", embedder.hash)) == len(ids) - 1, "nothing was written"
+        kept = search_text(pool, embedder, "A hyperintense lesion.", 20)
+        assert [i for i, _ in kept] == [i for i, _ in text] or np.allclose([s for _, s in kept], [s for _, s in text], atol=2e-3)
 
 
 def test_a_read_only_pool_that_is_up_to_date_works(run, model, pool_folder, embedder, volume, tmp_path):

@@ -95,6 +95,15 @@ def test_metadata_edit_is_one_transaction_and_in_the_audit(pool):
     assert pool.meta(ids[0])["diagnosis"] is None
 
 
+def test_a_modality_is_kept_as_its_code_however_it_comes_in(pool):
+    added, edited = pool.add(case(1, modality=" mri ")), pool.add(case(2))
+    pool.edit([edited], {"modality": "ct"})
+    assert pool.get(added).modality == "MR" and pool.get(edited).modality == "CT"
+    assert [m["id"] for m in pool.list(modality="Mri")] == [added]
+    pool.edit([edited], {"modality": " "})
+    assert pool.get(edited).modality is None
+
+
 def test_a_new_modality_makes_the_picture_vector_stale(pool):
     ids = [pool.add(case(n, modality="CT")) for n in range(2)]
     pool.set_vectors("image", "m", ids, np.eye(2))
@@ -167,7 +176,23 @@ def test_rationale_edit_is_a_version_that_keeps_its_measurements(pool):
         with pytest.raises(InputError):
             pool.edit_rationale(case_id, bad)
     bare = pool.add(case(2))
-    assert pool.edit_rationale(bare, {"summary": "A small lesion."}) == 1
+    assert pool.edit_rationale(bare, {"summary": "A small lesion."}, version=0) == 1
+
+
+def test_going_back_to_the_measured_words_brings_their_measurements_back(pool):
+    measured = Rationale([Statement("texture", "Hyperintense (+30 %).", "contrast", 30.0, "%", "Hyperintense 30%.")], {"contrast": 30.0})
+    case_id = pool.add(case(1, rationale=measured))
+    pool.edit_rationale(case_id, {"texture": "Bright."})
+    assert pool.edit_rationale(case_id, {"texture": "Hyperintense (+30 %)."}) == 3
+    assert pool.get(case_id).rationale.statements == measured.statements
+
+
+def test_an_edit_of_a_version_that_is_no_longer_current_is_refused(pool):
+    case_id = pool.add(case(1, rationale=rationale()))
+    assert pool.edit_rationale(case_id, {"boundary": "Sharp."}, version=1) == 2
+    with pytest.raises(PoolError, match="Version 2 of this rationale was saved meanwhile"):
+        pool.edit_rationale(case_id, {"texture": "Coarse."}, version=1)
+    assert pool.get(case_id).rationale.part("boundary") == "Sharp." and pool.meta(case_id)["rationale_version"] == 2
 
 
 def test_trash_restores_everything(pool):
@@ -204,6 +229,18 @@ def test_case_added_again_while_in_the_trash(pool):
     pool.delete(gone)
     assert len(list((pool.folder / "arrays").rglob("*.npz"))) == 1, "the trash still needs the file"
     assert pool.restore([number]) == [gone] and pool.get(gone).mask.any()
+
+
+def test_a_renamed_case_does_not_come_back_beside_its_twin(pool):
+    case_id = pool.add(case(1))
+    pool.edit([case_id], {}, rename={"tumor": "glioma"})
+    (number,) = pool.trash([case_id])
+    twin = case(1)
+    twin.labels = {1: "glioma"}
+    pool.add(twin)
+    with pytest.raises(PoolError, match="added again meanwhile"):
+        pool.restore([number])
+    assert len(pool) == 1
 
 
 def test_trash_is_all_or_nothing(pool):

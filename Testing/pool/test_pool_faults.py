@@ -18,6 +18,7 @@ from poolkit import case, python, rationale
 
 from cers.errors import PoolError
 from cers.pool import Pool, arrays
+from cers.pool.database import FILE
 
 ADD = """
 from poolkit import case, rationale
@@ -145,7 +146,35 @@ with Pool.open(sys.argv[1]) as pool:
     outputs = [p.communicate(timeout=120) for p in running]
     assert all(p.returncode == 0 for p in running), outputs
     with Pool.open(tmp_path) as pool:
-        assert pool.verify() == [] and len(list((tmp_path / "arrays").rglob("*.npz"))) == len(pool)
+        assert pool.verify() == []
+        pool.clean()
+        assert len(list((tmp_path / "arrays").rglob("*.npz"))) == len(pool)
+
+
+def test_an_older_database_costs_no_picture(tmp_path):
+    """After a restore of last night's copy the newer cases' pictures stay, however often the pool is checked."""
+    with Pool.create(tmp_path) as pool:
+        pool.add(case(0))
+    older = (tmp_path / FILE).read_bytes()
+    with Pool.open(tmp_path) as pool:
+        pool.add(case(1))
+    newer = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(older)
+    with Pool.open(tmp_path) as pool:
+        assert len(pool) == 1 and pool.verify() == [] and pool.unnamed() == 1
+    (tmp_path / FILE).write_bytes(newer)
+    with Pool.open(tmp_path) as pool:
+        assert len(pool) == 2 and pool.verify() == [] and pool.unnamed() == 0
+
+
+@pytest.mark.parametrize("lost", [lambda file: file.unlink(), lambda file: file.write_bytes(b"")])
+def test_no_new_pool_is_made_on_the_pictures_of_a_lost_one(tmp_path, lost):
+    with Pool.create(tmp_path) as pool:
+        pool.add(case(0))
+    lost(tmp_path / FILE)
+    with pytest.raises(PoolError, match="lost its file pool.sqlite. Restore it"):
+        Pool.create(tmp_path)
+    assert len(list((tmp_path / "arrays").rglob("*.npz"))) == 1
 
 
 def test_kill_loses_nothing_that_was_promised(tmp_path):
@@ -164,6 +193,7 @@ def test_kill_loses_nothing_that_was_promised(tmp_path):
             assert promised <= set(pool.ids())
     with Pool.open(tmp_path) as pool:
         assert pool.verify() == [] and len(promised) >= 20
+        pool.clean()
         names = {row["id"] for row in pool.list()}
         assert len(list((tmp_path / "arrays").rglob("*.npz"))) == len(names), "files without a row were cleared"
 
@@ -190,6 +220,7 @@ Pool.open(sys.argv[1]).add(case(2))
     assert process.returncode == 9
     with Pool.open(tmp_path) as pool:
         assert len(pool) == 1 and pool.verify() == []
+        pool.clean()
         assert len(list((tmp_path / "arrays").rglob("*.npz"))) == 1
         pool.add(case(2))
         assert len(pool) == 2 and pool.verify() == []

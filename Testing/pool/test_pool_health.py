@@ -77,6 +77,12 @@ def test_words_against_numbers(pool):
     assert {i for f in found(pool, "rationale") for i in f.ids} == {good, bad}
 
 
+def test_words_of_a_model_count_also_where_they_claim_to_rest_on_the_measurement():
+    statement = Statement("texture", "Hyperintense (71 %).", "contrast", -71.0, "%")
+    assert disagreements(Rationale([statement], {}, "model-x", "1"), {"contrast": -71.0})
+    assert not disagreements(Rationale([statement], {}, "measured", "1"), {"contrast": -71.0})
+
+
 @pytest.mark.parametrize(("text", "part", "numbers", "wrong"), [
     ("The lesion is hyperintense.", "texture", {"contrast": -20}, True),
     ("The lesion is not hyperintense.", "texture", {"contrast": -20}, False),

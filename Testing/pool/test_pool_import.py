@@ -63,6 +63,31 @@ BOX = (slice(10, 30), slice(15, 35))
 # ---- volumes in memory
 
 
+def test_the_largest_slice_of_every_label_is_taken(tmp_path, pool):
+    array = RNG.integers(0, 400, (40, 32, 32)).astype(np.int16)
+    mask = np.zeros(array.shape, np.uint8)
+    mask[:, 8:24, 8:24] = 1
+    mask[6, 10:13, 10:13], mask[5, 10, 10] = 2, 2
+    geometry = Geometry(np.diag([1, 1, 5, 1.0]), array.shape)
+    ids = import_volume(pool, Volume(array, geometry, name="v", modality="MR"), mask, {1: "tumor", 2: "metastasis"}, plane="axial")
+    cases = [pool.get(i) for i in ids]
+    assert len(cases) == 12 and [c.slice_index for c in cases if 2 in c.labels] == [6]
+    write(tmp_path / "in" / "c.nrrd", array, geometry), write(tmp_path / "in" / "c_mask.nrrd", mask, geometry)
+    report = import_folder(pool, tmp_path / "in", tmp_path / "in", defaults={"label": "1=tumor; 2=metastasis; 3=edema"}, max_slices=1)
+    assert report.items == [("c", 1, ["tumor"])], "only what the kept cases show"
+
+
+@pytest.mark.parametrize("most, musts, picks", [(3, [7], [0, 7, 9]), (3, [1, 2], [1, 2, 9]), (1, [3], [9]), (2, [4, 5], [4, 9])])
+def test_slices_that_must_be_there(most, musts, picks):
+    assert spread(np.arange(20, 30), most, 10, musts) == picks
+
+
+def test_a_typed_modality_is_measured_as_its_code(pool):
+    volume, mask = volume_and_mask()
+    first = pool.get(import_volume(pool, volume, mask, {1: "tumor"}, modality="ct")[0])
+    assert first.modality == "CT" and "dense" in first.rationale.text and "intense" not in first.rationale.text
+
+
 def test_a_volume_gives_its_lesion_slices(pool):
     volume, mask = volume_and_mask()
     ids = import_volume(pool, volume, mask, {1: "tumor", 2: "unused"}, diagnosis="glioma", patient_id="p1")

@@ -56,6 +56,14 @@ def test_an_empty_index_finds_nothing(tmp_path):
         assert pool.index("image", "m").nearest(np.ones(4)) == [] and len(pool.index("image", "m")) == 0
 
 
+def test_the_kept_index_of_an_empty_pool_is_read_again(tmp_path):
+    Pool.create(tmp_path).close()
+    for _ in range(2):  # as two programs, one after the other
+        with Pool.open(tmp_path) as pool:
+            assert pool.index("image", "m").nearest(np.ones(4)) == []
+    assert list((tmp_path / "derived").glob("image-*.index"))
+
+
 def test_nothing_admissible_finds_nothing(filled):
     rows, _ = filled.index("image", "m").search(np.ones(20), 5, np.zeros(12, bool))
     assert len(rows) == 0

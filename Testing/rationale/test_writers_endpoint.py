@@ -143,6 +143,31 @@ def test_keys_and_addresses(monkeypatch, ledger, tmp_path):
     assert "on this machine" in consent_text("http://localhost:1/v1", False)
 
 
+def test_the_key_of_one_host_goes_to_no_other(monkeypatch):
+    monkeypatch.setattr("cers.rationale.writers.endpoint.keyring", lambda: None)
+    monkeypatch.setenv("CERS_API_KEY", "secret")
+    monkeypatch.delenv("CERS_API_URL", raising=False)
+    assert find_key("https://cloud.example.org/v1") is None and find_key("https://x/v1", "CERS_API_KEY") == "secret"
+    monkeypatch.setenv("CERS_API_URL", "https://cloud.example.org/v1/")
+    assert find_key("https://cloud.example.org/v2") == "secret"
+    for other in ("https://evil.example.org/v1", "http://cloud.example.org/v1", "https://cloud.example.org:444/v1"):
+        assert find_key(other) is None
+
+
+def test_a_key_in_clear_is_spoken_of(monkeypatch, capsys):
+    from cers.cli.rationale import _say_key
+
+    monkeypatch.delenv("CERS_API_KEY", raising=False)
+    for address, key in (("http://localhost:1/v1", "k"), ("https://x.org/v1", "k"), ("http://ward.example.org/v1", None)):
+        _say_key(address, key)
+    assert capsys.readouterr().err == ""
+    _say_key("http://ward.example.org/v1", "k")
+    assert "unencrypted" in capsys.readouterr().err
+    monkeypatch.setenv("CERS_API_KEY", "k")
+    _say_key("https://x.org/v1", None)
+    assert "CERS_API_KEY is not sent to https://x.org/v1" in capsys.readouterr().err
+
+
 # ---- a server that misbehaves
 
 

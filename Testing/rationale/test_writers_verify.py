@@ -64,6 +64,14 @@ def why(sentence, plane="axial", seen=True, **change):
         "High signal intensity throughout.",
         "Not darker than its surroundings.",
         "By no means heterogeneous.",
+        "The lesion is bright.",
+        "More signal than its surroundings.",
+        "The signal isn't lower than that of its surroundings.",
+        "Heterogeneity is not seen.",
+        "A crisp edge.",
+        "It is 40 % brighter than the surrounding tissue.",
+        "It lies 36 mm deep.",
+        "The rim is dark.",
     ],
 )
 def test_what_the_numbers_bear_out_stands(sentence):
@@ -109,6 +117,36 @@ def test_what_the_numbers_bear_out_stands(sentence):
         ("See https://example.org/x.", "claim"),
         ("Darker than the surrounding tissue.", "polarity"),
         ("Low signal throughout.", "polarity"),
+        ("It is dark.", "polarity"),
+        ("A dark lesion.", "polarity"),
+        ("The lesion appears black.", "polarity"),
+        ("The lesion is dark compared with its surroundings.", "polarity"),
+        ("Signal is reduced.", "polarity"),
+        ("Low T1 signal.", "polarity"),
+        ("It shows less signal than its surroundings.", "polarity"),
+        ("It isn't hyperintense.", "polarity"),
+        ("It isn’t hyperintense.", "polarity"),
+        ("Hyperintensity is absent.", "polarity"),
+        ("Its margin is ragged.", "polarity"),
+        ("The border is unclear.", "polarity"),
+        ("The margin merges with the surroundings.", "polarity"),
+        ("Unsharp border.", "polarity"),
+        ("Spiky outline.", "polarity"),
+        ("A giant mass.", "polarity"),
+        ("A pair of masses.", "number"),
+        ("Multifocal disease.", "number"),
+        ("There is a second focus elsewhere.", "number"),
+        ("Three-fold brighter.", "number"),
+        ("About a dozen spots.", "number"),
+        ("It measures 31 mm deep.", "number"),
+        ("Its height is 31 mm.", "number"),
+        ("The lesion is 31 mm thick.", "number"),
+        ("40 % below the surrounding tissue.", "number"),
+        ("It has grown since the last scan.", "claim"),
+        ("Likely aggressive.", "claim"),
+        ("An MS plaque.", "claim"),
+        ("There is nothing abnormal.", "claim"),
+        ("Mr Smith has this lesion.", "claim"),
         ("Not brighter than its surroundings.", "polarity"),
         ("Anything but sharply demarcated.", "polarity"),
         ("Far from homogeneous.", "polarity"),
@@ -120,6 +158,19 @@ def test_what_the_numbers_bear_out_stands(sentence):
 )
 def test_what_they_do_not_bear_out_falls(sentence, kind):
     assert why(sentence) == kind
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Its signal exceeds that of the surrounding tissue by 71 %.",
+        "71 % above the surrounding tissue.",
+        "Brighter by 71 % in intensity.",
+        "Intensity is 71 % more than around it.",
+    ],
+)
+def test_a_number_with_its_sign_turned_round_falls(sentence):
+    assert why(sentence, contrast=-71.0) == "number" and why(sentence, contrast=71.0) is None
 
 
 def test_what_only_a_picture_shows_needs_a_picture():
@@ -202,6 +253,9 @@ def test_contradictions_of_free_text_are_only_the_clear_ones():
         "12 mm across.",
         "Hypointense foci.",
         "Soft edges.",
+        "The core is dark.",
+        "A dark rim around it.",
+        "Dark foci.",
     ):
         assert not found(fine), fine
     assert names_anatomy("Abuts the skull base.") and not names_anatomy("A sharp edge in the brain.")

@@ -268,6 +268,30 @@ def test_names_of_folders(tmp_path):
         runs.remove(tmp_path)
 
 
+@pytest.mark.parametrize("name, text", [("settings.json", '{"theme": "dark"}'), ("config.yaml", "host: x\n"), ("status.json", '{"up": 1}')])
+def test_a_project_of_another_program_is_no_run(tmp_path, name, text):
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / name).write_text(text)
+    assert runs.list_runs(tmp_path) == []
+    with pytest.raises(InputError, match="is no training run"):
+        runs.remove(project)
+    assert (project / name).exists()
+
+
+def test_deleting_a_run_keeps_and_names_what_is_not_its_own(tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints" / "step_00000001").mkdir(parents=True)
+    (run / "data").mkdir()
+    (run / "data" / "irreplaceable.nii.gz").write_bytes(b"x")
+    runs.write_record(run / runs.SETTINGS, {"data": "x", "method": "cers"})
+    (run / ".cers-abc.json").write_text("")
+    with pytest.raises(InputError, match="was deleted. Its folder stays.*not the run's: data"):
+        runs.remove(run)
+    assert [p.name for p in run.iterdir()] == ["data"] and (run / "data" / "irreplaceable.nii.gz").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["run"] and runs.list_runs(tmp_path) == []
+
+
 def test_looking_does_not_keep_a_run_from_starting(tmp_path):
     """The look takes the lock for an instant; whoever wants it for good waits that long."""
     import threading

@@ -229,15 +229,18 @@ def delete(
 @pool_app.command()
 @command
 def verify(folder: _DIR, as_json: _JSON = False) -> None:
-    """Read everything in the pool and name every fault; the exit code is 1 if there is one."""
+    """Read everything in the pool and name every fault; the exit code is 1 if there is one. It changes nothing."""
     with _open(folder) as pool:
         faults, count = pool.verify(), len(pool)
+        unnamed = 0 if any(f.kind == "database" for f in faults) else pool.unnamed()
     if as_json:
-        say_json({"cases": count, "faults": [{"id": f.id, "kind": f.kind, "message": f.message} for f in faults]})
+        say_json({"cases": count, "unnamed_files": unnamed, "faults": [{"id": f.id, "kind": f.kind, "message": f.message} for f in faults]})
     else:
         for fault in faults:
             print(f"{fault.id or 'pool'}: {fault.message}")
         print(f"{count} cases, {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}.")
+        if unnamed:
+            print(f"No case names {unnamed} of the image files. If pool.sqlite is not an older copy, 'cers pool clean' deletes them.")
     if faults:
         raise typer.Exit(1)
 

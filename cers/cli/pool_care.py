@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -49,12 +50,29 @@ def restore(
             return
         numbers = []
         for text in cases:
-            found = [entry["number"] for entry in trashed if entry["id"].startswith(text)]
-            if not found or not text:
-                fail(f"Error: No case in the trash has an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
-            numbers.append(found[0])  # the newest
+            found = [entry for entry in trashed if entry["id"].startswith(text)]
+            meant = {entry["id"] for entry in found}
+            if not text or (len(meant) != 1 and text not in meant):
+                several = f"{len(meant)} cases in the trash have" if meant else "No case in the trash has"
+                fail(f"Error: {several} an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
+            one = text if text in meant else meant.pop()
+            numbers.append(next(entry["number"] for entry in found if entry["id"] == one))  # the newest
         ids = pool.restore(numbers, who=who)
     print(f"Restored {len(ids)} cases.")
+
+
+@pool_app.command()
+@command
+def clean(folder: _DIR, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False) -> None:
+    """Delete image files that no case names, as killed programs leave them. Not after restoring an older pool.sqlite: they may be all that
+    is left of newer cases."""
+    with _open(folder, write=True) as pool:
+        if (count := pool.unnamed()) and not yes:
+            if not sys.stdin.isatty():
+                fail(f"No case names {count} of the image files. Add --yes to delete them.", 2)
+            if not typer.confirm(f"Delete {count} image files that no case names?"):
+                fail("Cancelled. Nothing was deleted.", 130)
+        print(f"Deleted {pool.clean()} files.")
 
 
 @pool_app.command()
@@ -70,8 +88,9 @@ def audit(
     with _open(folder) as pool:
         ids = None
         if case is not None:
-            ids = [next((i for i in pool.ids() if case and i.startswith(case)), case)]
+            ids = [_resolve(pool, case) if any(i.startswith(case) for i in pool.ids()) else case]
         if csv is not None:
+            csv = _output(csv, ".csv", folder)
             print(f"Wrote {pool.export_audit(csv, ids)} entries to {csv}.")
             return
         entries = pool.audit(ids, limit=count)
@@ -144,9 +163,20 @@ def export(
     from ..pool import export_pool
 
     with _open(folder) as pool, progress() as show:
+        file = _output(file, ".zip", folder)
         ids = [_resolve(pool, case) for case in cases] if cases else None
         count = export_pool(pool, file, ids, progress=show)
     print(f"Wrote {count} cases to {file}.")
+
+
+def _output(path: Path, suffix: str, folder: Path) -> Path:
+    """A file that may be written: of this ending, so that no image or database is replaced by a slip, and outside the pool."""
+    from ..case.io import check_output
+    from ..errors import InputError
+
+    if folder.resolve() in path.resolve().parents:
+        raise InputError(f"'{path}' lies inside the pool. Choose a place outside of it.")
+    return check_output(path, (suffix,))
 
 
 @pool_app.command()

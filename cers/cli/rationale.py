@@ -55,7 +55,11 @@ def write(
     ] = None,
     picture: Annotated[bool, typer.Option("--with-picture/--text-only", help="Endpoint: send the redacted picture, too.")] = False,
     key_env: Annotated[
-        Optional[str], typer.Option(help="Environment variable with the endpoint's key. Default: the keyring, then CERS_API_KEY.")
+        Optional[str],
+        typer.Option(
+            help="Environment variable with the endpoint's key. Default: the keyring, then CERS_API_KEY if CERS_API_URL is an address "
+            "of the same host. Over http to another machine anyone on the way can read the key; it says so."
+        ),
     ] = None,
     prompt: Annotated[Optional[str], typer.Option(help="Prompt template: a name, or a .txt file.")] = None,
     case: Annotated[Optional[list[str]], typer.Option(help="Only this case (id or its beginning); may be repeated.")] = None,
@@ -130,9 +134,23 @@ def _model(writer: Writer, url, name, picture, key_env, prompt_name, parallel, t
             raise InputError("Local models write from the findings alone. Leave out --with-picture.")
         return writers.local_model(name, prompt, threads=threads)
     address = writers.endpoint_url(url)
-    return writers.Endpoint(
-        address, name, prompt, picture=picture, key=writers.find_key(address, key_env), seconds=timeout, parallel=parallel
-    )
+    key = writers.find_key(address, key_env)
+    _say_key(address, key)
+    return writers.Endpoint(address, name, prompt, picture=picture, key=key, seconds=timeout, parallel=parallel)
+
+
+def _say_key(address: str, key: str | None) -> None:
+    """What the user should know of the key: that others can read it, or that the one at hand is not used."""
+    from ..rationale.writers.endpoint import KEY_VARIABLE, URL_VARIABLE, key_in_clear
+
+    if key_in_clear(address, key):
+        print(f"The key goes to {address} unencrypted: anyone on the way can read it. Use an https address.", file=sys.stderr)
+    elif key is None and os.environ.get(KEY_VARIABLE):
+        print(
+            f"{KEY_VARIABLE} is not sent to {address}. If it is for that host, set {URL_VARIABLE} to the address, or add "
+            f"--key-env {KEY_VARIABLE}.",
+            file=sys.stderr,
+        )
 
 
 def _ask_consent(model, as_json: bool) -> None:
@@ -357,10 +375,10 @@ def key_remove(url: _URL) -> None:
 
 def _keyring():
     from ..errors import InputError
-    from ..rationale.writers.endpoint import KEY_VARIABLE, keyring
+    from ..rationale.writers.endpoint import keyring
 
     if (ring := keyring()) is None:
-        raise InputError(f"The package keyring is not installed. Run: pip install 'cers[keyring]', or set {KEY_VARIABLE} instead.")
+        raise InputError("The package keyring is not installed. Run: pip install 'cers[keyring]', or give --key-env instead.")
     return ring
 
 

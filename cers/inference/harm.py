@@ -13,7 +13,7 @@ import json
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
@@ -36,7 +36,9 @@ _SURE = 1.0  # and the mean must lie so many standard errors below zero
 DOUBT = 0.25  # of the pool's median Dice: from there on a case's own mask is named
 _LEAST_MEDIAN = 0.3  # below this median the model itself is in doubt, not the masks
 _LEAST_TRIALS = 10
-_FORMAT = 2
+_FORMAT = 3
+# what decides, besides the model, which references a case gets; verdicts other than "excluded", and notes, do not
+_DECIDES = ("id", "content_hash", "labels", "patient_id", "volume_id", "group", "modality", "body_site", "plane", "rationale_version")
 # RAS directions of a display slice's columns, rows and the axis across, by plane
 _AXES = {
     "axial": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
@@ -152,7 +154,7 @@ def check_harm(
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> HarmReport:
-    """Try up to ``budget`` cases that have not been tried yet with this model and this very pool; all trials so far are reported.
+    """Try up to ``budget`` cases that have not been tried yet with this model and these cases; all trials so far are reported.
 
     Trials are kept in the pool's ``derived`` folder where it may be written, also those done before a cancel.
 
@@ -168,7 +170,7 @@ def check_harm(
     usable = {m["id"]: m for m in pool.list() if m["review"] != "excluded"}
     if len(usable) < 2:
         raise InputError("The pool has fewer than two usable cases, so that none can be segmented with the others. Import more.")
-    key = _key(segmenter)
+    key = _key(segmenter, usable.values())
     trials = {i: t for i, t in _load(pool, key).items() if i in usable}
     groups = defaultdict(list)
     for i, m in usable.items():
@@ -247,11 +249,11 @@ def _dice(a: np.ndarray, b: np.ndarray) -> float:
     return 1.0 if not total else round(2 * int((a & b).sum()) / total, 5)
 
 
-def _key(segmenter: Segmenter) -> str:
-    model = segmenter.model
-    return (
-        f"{_FORMAT} {model.hash} {segmenter.embedder.hash} {segmenter.pool.hash()} {json.dumps(model.selection.to_dict(), sort_keys=True)}"
-    )
+def _key(segmenter: Segmenter, usable: Iterable[dict]) -> str:
+    model, uid = segmenter.model, segmenter.pool.uid
+    cases = sorted(json.dumps([meta[name] for name in _DECIDES], sort_keys=True) for meta in usable)
+    state = hashlib.sha256("\n".join(cases).encode()).hexdigest()
+    return f"{_FORMAT} {model.hash} {segmenter.embedder.hash} {uid} {state} {json.dumps(model.selection.to_dict(), sort_keys=True)}"
 
 
 def _path(pool: Pool, key: str):

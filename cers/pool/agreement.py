@@ -49,7 +49,7 @@ def disagreements(rationale: Rationale, measured: dict[str, float | None]) -> li
         if value is None or not (pole := scale.pole(value)):
             continue
         for statement in rationale.statements:
-            if statement.part not in (_PART[name], "summary") or statement.descriptor is not None:
+            if statement.part not in (_PART[name], "summary") or (statement.descriptor and rationale.writer == "measured"):
                 continue
             match = next(
                 (m for m in pattern.finditer(statement.text) if not m["not"] and not m["weak"] and (-1 if m["low"] else 1) * pole < 0), None

@@ -21,7 +21,7 @@ from ..case.io import let_others_read
 from ..errors import InputError, PoolError
 from . import arrays
 from .database import Database
-from .records import COLUMN, metadata_of
+from .records import COLUMN, metadata_of, modality_code
 from .vectors import chunks
 
 AUDIT_COLUMNS = ("created", "who", "action", "case", "field", "before", "after", "note")
@@ -59,6 +59,8 @@ class CareTable:
         if unknown := set(changes) - set(_EDITABLE):
             raise InputError(f"{', '.join(sorted(unknown))} of a case cannot be changed. Only {', '.join(_EDITABLE)} can.")
         changes = {name: str(value).strip() or None if value is not None else None for name, value in changes.items()}
+        if "modality" in changes:
+            changes["modality"] = modality_code(changes["modality"])
         if changes.get("plane") not in (None, *PLANES):
             raise InputError(f"The plane must be one of {', '.join(PLANES)}, not {changes['plane']!r}.")
         if any(not str(new).strip() for new in (rename or {}).values()):
@@ -121,13 +123,17 @@ class CareTable:
                 )
                 self._log(db, case_id, "reviewed", {"review": [before, review], "note": note}, who)
 
-    def edit_rationale(self, case_id: str, parts: Mapping[str, str], *, who: str | None = None) -> int:
+    def edit_rationale(self, case_id: str, parts: Mapping[str, str], *, version: int | None = None, who: str | None = None) -> int:
         """Keep a person's wording as a new version; returns its number, or the present one where nothing differs.
 
-        Sentences left as they were keep the measurement they rest on; the measured numbers of the case stay with it.
+        Sentences that stood in any version keep the measurement they rest on; the measured numbers of the case stay with it.
 
         Args:
             parts: part (texture, boundary, context, summary) -> its text; parts that are not named stay as they are.
+            version: that was current when the text was read for editing, 0 for none; None: whichever is.
+
+        Raises:
+            PoolError: ``version`` is no longer current. InputError: no such part, too long, or nothing is left.
         """
         if unknown := set(parts) - set(PARTS):
             raise InputError(f"A rationale has no part {', '.join(sorted(unknown))}. Its parts are {', '.join(PARTS)}.")
@@ -135,11 +141,16 @@ class CareTable:
             raise InputError(f"The {long[0]} of a rationale may have {_LONGEST} characters. Shorten it.")
         with self._db.write() as db:
             row, before = self._row(db, case_id), self._rationale(db, case_id)
+            if version is not None and version != row["rationale_version"]:
+                raise PoolError(
+                    f"Version {row['rationale_version']} of this rationale was saved meanwhile. Read the case again, then save again."
+                )
+            past = self.rationale_versions(case_id)[::-1]  # newest first
             statements = [
                 s
                 for part in PARTS
                 for s in (
-                    _statements(part, parts[part], before)
+                    _statements(part, parts[part], past)
                     if part in parts
                     else [s for s in before.statements if s.part == part]
                     if before
@@ -212,8 +223,9 @@ class CareTable:
                 row = self._in_trash(db, number)
                 record = json.loads(row["record"])
                 case = record["case"]
+                hashes = case["content_hash"], case.get("edited_hash") or case["content_hash"]  # the second with its present label names
                 if db.execute(
-                    "SELECT 1 FROM cases WHERE id = ?1 OR content_hash = ?2 OR edited_hash = ?2", (case["id"], case["content_hash"])
+                    "SELECT 1 FROM cases WHERE id = ?1 OR content_hash IN (?2, ?3) OR edited_hash IN (?2, ?3)", (case["id"], *hashes)
                 ).fetchone():
                     raise PoolError(f"Case {case['id']} has been added again meanwhile and cannot be restored. Empty the trash of it.")
                 for table, rows in (("cases", [case]), ("rationales", record["rationales"]), ("reviews", record["reviews"])):
@@ -361,9 +373,11 @@ def write_file(path: str | PathLike, data: bytes) -> None:
         raise InputError(f"The file {path} could not be written ({error.strerror}). Choose another folder, or free some space.") from error
 
 
-def _statements(part: str, text: str, before: Rationale | None) -> list[Statement]:
-    """Sentences of a part; one that stood there before keeps its measurement and its short form."""
-    known = {s.text: s for s in before.statements if s.part == part} if before else {}
+def _statements(part: str, text: str, past: Sequence[Rationale]) -> list[Statement]:
+    """Sentences of a part; one that stood there in a version, newest first, keeps its measurement and its short form."""
+    known: dict[str, Statement] = {}
+    for rationale in past:
+        known |= {s.text: s for s in rationale.statements if s.part == part and s.text not in known}
     text, out = " ".join(text.split()), []
     while text:
         same = next((s for s in known if text.startswith(s) and text[len(s) : len(s) + 1] in ("", " ")), None)

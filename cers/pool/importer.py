@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from os import PathLike
@@ -17,6 +17,7 @@ from ..case.io import Unnamed, pseudonym, read_mask, read_volume, unnamed_values
 from ..errors import CersError, InputError, PoolError
 from ..rationale import describe
 from .dicom import read_dicom_seg
+from .records import modality_code
 from .store import Pool
 from .table import Row, read_table
 
@@ -57,13 +58,24 @@ class DryRun:
         return here[0] if here else content
 
 
+class _Noting:
+    """Stands in for a pool and notes the labels of the cases that it is given."""
+
+    def __init__(self, pool: Pool | DryRun):
+        self.pool, self.labels = pool, set()
+
+    def add(self, case: Case) -> str:
+        self.labels |= set(case.labels.values())
+        return self.pool.add(case)
+
+
 @dataclass
 class ImportReport:
     """What an import did.
 
     ids: cases now in the pool from these files, in order; added: how many of them are new.
-    items: (image, its cases, names of its labels). identity: header field that may tell who a patient is -> (images that have it, up to
-    three of its values); the values are for the screen of the person who imports, never for a log.
+    items: (image, its cases, the names of their labels). identity: header field that may tell who a patient is -> (images that have it,
+    up to three of its values); the values are for the screen of the person who imports, never for a log.
     """
 
     ids: list[str] = field(default_factory=list)
@@ -95,7 +107,7 @@ class ImportReport:
 
 
 def import_volume(
-    pool: Pool | DryRun,
+    pool: Pool | DryRun | _Noting,
     volume: Volume,
     mask: np.ndarray,
     labels: Mapping[int, str],
@@ -107,7 +119,7 @@ def import_volume(
 ) -> list[str]:
     """Add a volume's lesion slices as cases, each with its measured rationale.
 
-    Slices are spread evenly over the lesion and include the one with the largest area.
+    Slices are spread evenly over the lesion and include the one with the largest area, of the whole and of each label.
 
     Args:
         mask: (k, j, i) label map on the volume's grid. labels: value -> name.
@@ -139,6 +151,7 @@ def import_volume(
         raise InputError(f"The mask of {volume.name!r} is empty, so there is nothing to keep as a reference.")
     own = {"modality": volume.modality, "body_site": volume.body_site, "patient_id": volume.patient_id, "source": volume.name}
     own |= {k: v for k, v in metadata.items() if v is not None}
+    own["modality"] = modality_code(own["modality"])
     own["volume_id"] = volume.volume_id or volume.content_hash[:16]
     views = [PlaneView(volume.geometry, "axial" if volume.is_picture else name) for name in _planes(volume, plane)]
     return [i for view in views for i in _add_slices(pool, volume, mask, labels, view, plane, max_slices, min_pixels, own)]
@@ -153,8 +166,13 @@ def _planes(volume: Volume, plane: str | None) -> list[str]:
 def _add_slices(pool, volume: Volume, mask, labels, view: PlaneView, plane: str | None, max_slices, min_pixels, own: dict) -> list[str]:
     images, masks = view.slices(volume.array), view.slices(mask)
     area = np.count_nonzero(masks, axis=(1, 2))
+    largest = {}  # of each label: area and slice
+    for value in labels:
+        of_label = np.count_nonzero(masks == value, axis=(1, 2))
+        largest[value] = int(of_label.max()), int(of_label.argmax())
+    musts = [n for pixels, n in sorted(largest.values(), reverse=True) if pixels]
     ids = []
-    for n in spread(area, max_slices, min_pixels):
+    for n in spread(area, max_slices, min_pixels, musts):
         image, small = np.ascontiguousarray(images[n]), np.ascontiguousarray(masks[n])
         present = {int(v): str(labels[v]) for v in np.unique(small).tolist() if v in labels}
         spacing = tuple(view.spacing) if volume.spacing_known else None
@@ -177,17 +195,27 @@ def _add_slices(pool, volume: Volume, mask, labels, view: PlaneView, plane: str 
     return ids
 
 
-def spread(area: np.ndarray, most: int, least: int) -> list[int]:
-    """Up to ``most`` slices evenly over those with an area of at least ``least`` pixels, with the largest among them."""
+def spread(area: np.ndarray, most: int, least: int, musts: Sequence[int] = ()) -> list[int]:
+    """Up to ``most`` slices evenly over those with an area of at least ``least`` pixels; among them the largest, and ``musts`` as far as
+    there is room."""
     candidates = np.flatnonzero(area >= least)
     if not len(candidates):
-        return [int(np.argmax(area))]
+        candidates = np.array([np.argmax(area)])
     largest = int(np.argmax(area[candidates]))
     picks = np.array([largest])
     if most > 1:
         picks = np.unique(np.rint(np.linspace(0, len(candidates) - 1, min(most, len(candidates)))).astype(int))
     picks[np.argmin(np.abs(picks - largest))] = largest
-    return [int(candidates[p]) for p in sorted(set(picks.tolist()))]
+    chosen, fixed = {int(candidates[p]) for p in picks}, {int(candidates[largest])}
+    for must in musts:
+        free = chosen - fixed - {must}
+        if must not in chosen and len(chosen) >= most:
+            if not free:
+                continue
+            chosen.remove(min(free, key=lambda n: (abs(n - must), n)))
+        chosen.add(must)
+        fixed.add(must)
+    return sorted(chosen)
 
 
 def import_folder(
@@ -248,8 +276,9 @@ def import_folder(
             elif row.values.get("label"):
                 labels = _renamed(labels, called)
             patient = fields.pop("patient", None)
+            noting = _Noting(pool)
             ids = import_volume(
-                pool,
+                noting,
                 volume,
                 array,
                 labels,
@@ -262,7 +291,7 @@ def import_folder(
                 },
             )
             report.note_identity(person)
-            report.items.append((row.image, len(ids), sorted(set(labels.values()))))
+            report.items.append((row.image, len(ids), sorted(noting.labels)))
             report.ids += ids
             report.images += 1
     report.ids = list(dict.fromkeys(report.ids))

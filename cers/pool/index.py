@@ -132,4 +132,8 @@ def _read(path: Path, key: str) -> tuple[list[str], np.ndarray] | None:
     if hashlib.sha256(rest).hexdigest() != header.get("sha256"):
         return None
     names, _, body = rest.partition(b"\n")
-    return json.loads(names), np.frombuffer(body, "<f2").reshape(-1, header["dimension"]).astype(np.float32)
+    try:
+        ids = json.loads(names)
+        return ids, np.frombuffer(body, "<f2").reshape(len(ids), header["dimension"]).astype(np.float32)
+    except (ValueError, KeyError, TypeError):
+        return None

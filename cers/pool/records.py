@@ -11,6 +11,12 @@ TEXT = ("plane", "patient_id", "volume_id", "group", "modality", "body_site", "d
 COLUMN = {"group": "group_id"}  # "group" is a word of SQL's own
 
 
+def modality_code(value: str | None) -> str | None:
+    """DICOM's code for a modality however it is written ("mri", " ct "); it decides how a picture is read. None if not known."""
+    code = (value or "").strip().upper()
+    return {"MRI": "MR"}.get(code, code) or None
+
+
 def parse_rationale(case_id: str, record: str) -> Rationale:
     """A rationale from its JSON."""
     try:

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..case import Coverage, Rationale, Reference, Rejection
 from ..errors import InputError, PoolError
+from .records import modality_code
 from .store import Pool
 from .thumbnail import HASH as THUMBNAIL
 
@@ -144,7 +145,7 @@ class Selector:
         self._present = np.array([r is not None for r in rows], bool)  # a case may be deleted between the two reads
         patient, volume, group, modality, site, plane, review = list(zip(*[r or (None,) * 7 for r in rows])) or [()] * 7
         self._patient, self._volume, self._group = _Facet(patient), _Facet(volume), _Facet(group)
-        self._modality, self._site, self._plane = _Facet(modality, _modality), _Facet(site, _word), _Facet(plane, _word)
+        self._modality, self._site, self._plane = _Facet(modality, modality_code), _Facet(site, _word), _Facet(plane, _word)
         self._excluded = np.array([r == "excluded" for r in review], bool)
         self._index = index
         self._thumbnails = _Rows(self.pool, "thumbnail", THUMBNAIL, index.ids)
@@ -223,7 +224,7 @@ class Selector:
         """(rows, reason) of known conflicts; what is not known on either side is admitted."""
         out = []
         checks = [
-            ("Different modality", self._modality, _modality(query.modality)),
+            ("Different modality", self._modality, modality_code(query.modality)),
             ("Different body site", self._site, _word(query.body_site)),
         ]
         if config.same_plane:
@@ -440,11 +441,6 @@ class _Rows:
 
 def _word(value: str | None) -> str | None:
     return value.strip().lower() or None if value else None
-
-
-def _modality(value: str | None) -> str | None:
-    value = value.strip().upper() or None if value else None
-    return {"MRI": "MR"}.get(value, value)
 
 
 def _unit(vector: np.ndarray, dimension: int, what: str = "image vector") -> np.ndarray:

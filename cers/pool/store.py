@@ -26,7 +26,7 @@ from . import arrays
 from .care import CareTable
 from .database import FILE, Database
 from .query import QueryTable
-from .records import COLUMN, TEXT, metadata_of, parse_rationale
+from .records import COLUMN, TEXT, metadata_of, modality_code, parse_rationale
 from .thumbnail import HASH as THUMBNAIL
 from .thumbnail import image_hash, thumbnail
 from .usage import UsageTable
@@ -71,6 +71,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            kept = bool(arrays.files(folder))  # looked for first: another process may make the pool and fill it just then
             foreign = [
                 p.name for p in folder.iterdir() if not p.name.startswith((".", FILE)) and p.name not in ("arrays", "tmp", "derived")
             ]
@@ -79,6 +80,10 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         if foreign and not (folder / FILE).exists():
             raise PoolError(
                 f"{folder} already holds other files ({', '.join(sorted(foreign)[:3])}). Choose an empty or new folder for the pool."
+            )
+        if kept and not ((folder / FILE).exists() and (folder / FILE).stat().st_size):
+            raise PoolError(
+                f"{folder} holds the pictures of a pool that has lost its file {FILE}. Restore it from a backup, or choose another folder."
             )
         Database.create(folder, {"uid": uuid.uuid4().hex, "created": _now()})
         return cls.open(folder)
@@ -195,7 +200,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
             "slice_index": None if case.slice_index is None else int(case.slice_index),
             **{COLUMN.get(name, name): None if meta[name] is None else str(meta[name]) for name in TEXT},
         }
-        row["created"] = case.created or _now()
+        row["created"], row["modality"] = case.created or _now(), modality_code(case.modality)
         number = db.execute(f"INSERT INTO cases ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})", list(row.values())).lastrowid
         if case.rationale is not None:
             self._insert_rationale(db, case_id, case.rationale)
@@ -267,7 +272,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
                 continue
             wanted = [*wanted] if isinstance(wanted, (list, tuple, set)) else [wanted]
             column = COLUMN.get(name, name)
-            known = [w for w in wanted if w is not None]
+            known = [modality_code(w) if name == "modality" else w for w in wanted if w is not None]
             where.append(f"({column} IN ({', '.join('?' * len(known))})" + (f" OR {column} IS NULL)" if None in wanted else ")"))
             values += known
         query = "SELECT * FROM cases" + (f" WHERE {' AND '.join(where)}" if where else "") + " ORDER BY number"
@@ -452,20 +457,27 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         self._hash = state, h.hexdigest()
         return self._hash[1]
 
+    def unnamed(self) -> int:
+        """How many files no case names: left by killed writers, or of cases that an older copy of the database does not know."""
+        with self._db.read() as db:
+            return len(self._unnamed(db))
+
+    def _unnamed(self, db) -> list[Path]:
+        known = {r[0] for r in db.execute("SELECT file FROM cases" + (" UNION SELECT file FROM trash" if self._db.version > 1 else ""))}
+        return [path for sha256, path in arrays.files(self.folder).items() if sha256 not in known]
+
     def clean(self) -> int:
-        """Delete files that no case names (left by killed writers); the number deleted."""
+        """Delete files that no case names (see ``unnamed``); the number deleted."""
         count = arrays.remove_stale_temporaries(self.folder)
         with self._db.write(bump=False) as db:  # nobody can publish a file while we look
-            known = {r[0] for r in db.execute("SELECT file FROM cases UNION SELECT file FROM trash")}
-            for sha256, path in arrays.files(self.folder).items():
-                if sha256 not in known:
-                    with suppress(OSError):
-                        path.unlink(missing_ok=True)
-                        count += 1
+            for path in self._unnamed(db):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                    count += 1
         return count
 
     def verify(self) -> list[Fault]:
-        """Read everything and name every fault; an empty list is a sound pool. Also clears left-over files if the pool is writable."""
+        """Read everything and name every fault; an empty list is a sound pool. Changes nothing."""
         from .verify import verify
 
         return verify(self, self._db)

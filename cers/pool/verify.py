@@ -55,8 +55,6 @@ def verify(pool: Pool, database: Database) -> list[Fault]:
         if case_id not in unreadable:
             with database.translated():
                 faults += _case(pool, database, case_id)
-    if not pool.read_only and not faults:
-        pool.clean()
     return faults
 
 

@@ -25,6 +25,9 @@ LAUNCH = "launch.json"  # of a process that was sent off and has not reported ye
 START = "start.safetensors"  # weights that a run begins with, where they were kept for it
 OUTPUT = "output.txt"  # what that process says outside the log
 LIVE = ("launching", "starting", "running", "stopping")
+ENDED = ("stopped", "finished", "failed")
+# all that a run writes; nothing else is deleted with it
+OWN = {STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK, CHECKPOINTS, WEIGHTS, MODEL, EXAMPLES, SETTINGS, LAUNCH, START, OUTPUT, "cache"}
 SILENT_S = 600  # a run on another machine that says nothing for so long is taken for dead
 TRASH = ".deleted-"
 
@@ -75,7 +78,7 @@ def read_run(folder: Path) -> Run | None:
     """How the run in a folder stands, None where the folder is not a run's."""
     folder = Path(folder)
     launch, status = _record(folder / LAUNCH), _record(folder / STATUS)
-    if launch is None and status is None and not any((folder / name).is_file() for name in (SETTINGS, CONFIG)):
+    if not _marked(folder, launch, status):
         return None
     facts = status or {}
     run = Run(
@@ -100,7 +103,7 @@ def read_run(folder: Path) -> Run | None:
             run.state = "stopping" if (folder / STOP).exists() else "launching"
         else:
             run.reason = reason(folder)
-    elif told in ("stopped", "finished", "failed") and not held:
+    elif told in ENDED and not held:
         run.state, run.reason = told, str(facts.get("error") or "") if told == "failed" else ""
     elif held or (told in ("starting", "running") and _elsewhere(facts) and time.time() - run.updated < SILENT_S):
         run.state = "stopping" if (folder / STOP).exists() else told if told in ("starting", "running") else "starting"
@@ -361,8 +364,10 @@ def request_stop(folder: Path) -> None:
 def remove(folder: Path) -> Path:
     """Take a run out of the list; returns the folder that is left to delete, which may take a while.
 
+    Only what a run writes is taken (``OWN``). Where the folder holds other files it stays with them.
+
     Raises:
-        InputError: it is no run, it trains, or it cannot be moved.
+        InputError: it is no run, it trains, or it cannot be moved. Also after it was deleted, where other files were kept: names them.
     """
     folder = Path(folder)
     run = read_run(folder)
@@ -372,10 +377,42 @@ def remove(folder: Path) -> Path:
         raise InputError(f"The run '{folder.name}' is at work. Stop it first.")
     away = folder.with_name(f"{TRASH}{folder.name}-{time.time_ns()}")
     try:
-        os.rename(folder, away)
+        names = sorted(os.listdir(folder))
+        foreign = [name for name in names if not _own(name)]
+        if not foreign:
+            os.rename(folder, away)
+            return away
+        away.mkdir()
+        for name in filter(_own, names):
+            os.rename(folder / name, away / name)
     except OSError as error:
         raise InputError(f"The run '{folder.name}' could not be deleted ({error.strerror}). Close what uses its files.") from error
-    return away
+    shutil.rmtree(away, ignore_errors=True)
+    kept = ", ".join(foreign[:5]) + (f" and {len(foreign) - 5} more" if len(foreign) > 5 else "")
+    raise InputError(f"The run '{folder.name}' was deleted. Its folder stays, because it holds files that are not the run's: {kept}.")
+
+
+def _own(name: str) -> bool:
+    """Whether a run writes a file or folder of this name; also those that a killed writer left half written."""
+    return name in OWN or name == ".DS_Store" or name.startswith((".cers-", *(f".{own}." for own in OWN)))
+
+
+def _marked(folder: Path, launch: dict | None, status: dict | None) -> bool:
+    """Whether something in the folder is CERS' own: other programs, too, keep a settings.json or a config.yaml."""
+    if launch is not None and {"pid", "started"} <= set(launch):
+        return True
+    if status is not None and status.get("state") in (*LIVE, *ENDED):
+        return True
+    if (folder / STATUS).is_file() and (folder / METRICS).is_file():  # damaged, but no other program writes both
+        return True
+    if {"data", "method"} <= set(_record(folder / SETTINGS) or ()):
+        return True
+    try:
+        with open(folder / CONFIG, encoding="utf-8", errors="replace") as file:
+            text = file.read(1 << 16)
+    except OSError:
+        return False
+    return text.startswith("# hash ") or {"data", "method"} <= set(re.findall(r"^(\w+):", text, re.M))
 
 
 def _record(path: Path) -> dict | None:

@@ -31,7 +31,7 @@ from .model import Answer, Request, Stop
 from .picture import redacted_png
 from .prompt import Prompt
 
-KEY_VARIABLE = "CERS_API_KEY"
+KEY_VARIABLE, URL_VARIABLE = "CERS_API_KEY", "CERS_API_URL"  # the key, and the endpoint that it is for
 KEYRING_SERVICE = "cers"
 _MOST_BYTES = 4 << 20  # of an answer; a rationale has some hundred
 _CONNECT_SECONDS = 15.0
@@ -76,7 +76,11 @@ def consent_text(url: str, picture: bool) -> str:
     """What the user of the command agrees to, in plain words."""
     what = "the measured findings of each case" + (" and its picture (body only, lesion outlined)" if picture else ", without pictures")
     where = "on this machine" if is_loopback(url) else f"at {urlsplit(url).hostname}, which is not this machine"
-    plain = "" if is_loopback(url) or url.startswith("https") else " The connection is not encrypted: others on the network can read it."
+    plain = (
+        ""
+        if is_loopback(url) or url.startswith("https")
+        else " The connection is not encrypted: others on the network can read it, and a key."
+    )
     return (
         f"CERS will send {what} to {url} {where}.{plain} No names, dates or other header fields are sent. A picture itself can still "
         "be personal data. The consent holds until you withdraw it: cers rationale consent withdraw"
@@ -84,12 +88,21 @@ def consent_text(url: str, picture: bool) -> str:
 
 
 def find_key(url: str, variable: str | None = None) -> str | None:
-    """The endpoint's key: from the variable named, else from the system's keyring under its URL, else from ``CERS_API_KEY``."""
+    """The endpoint's key: from the variable named, else from the system's keyring under its URL, else from ``CERS_API_KEY`` where
+    ``CERS_API_URL`` names the same host, so that no other host gets it."""
     if variable:
         if not os.environ.get(variable):
             raise InputError(f"The environment variable {variable} is not set. Set it to the endpoint's key, or leave out --key-env.")
         return _usable(os.environ[variable])
-    return _kept_key(url) or (_usable(os.environ[KEY_VARIABLE]) if os.environ.get(KEY_VARIABLE) else None)
+    if (kept := _kept_key(url)) is not None:
+        return kept
+    key, place = os.environ.get(KEY_VARIABLE), os.environ.get(URL_VARIABLE)
+    return _usable(key) if key and place and urlsplit(endpoint_url(place))[:2] == urlsplit(url)[:2] else None
+
+
+def key_in_clear(url: str, key: str | None) -> bool:
+    """Whether a key would go unencrypted to another machine."""
+    return bool(key) and url.startswith("http:") and not is_loopback(url)
 
 
 def key_from(source: str, url: str, variable: str | None = None) -> str | None:

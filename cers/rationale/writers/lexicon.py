@@ -19,7 +19,13 @@ PARTLY = (
 _BEFORE = re.compile(rf"\b(?:(?P<marked>{MARKED})|(?P<mild>{MILD})|(?P<partly>{PARTLY}))\s+(?:[\w-]+\s+)?$", re.I)
 _NEGATED = re.compile(
     r"\b(?:no|not|without|never|neither|nor|lacks?|lacking|absent|absence of|rather than|instead of|free of|"
-    r"no longer|anything but|far from|hardly|barely|by no means)\b(?:\s+\w+){0,2}\s*$",
+    r"no longer|anything but|far from|hardly|barely|by no means|cannot|\w+n't)\b(?:\s+\w+){0,2}\s*$",
+    re.I,
+)
+# "hyperintensity is absent": denied after the word
+_DENIED = re.compile(
+    r"\s+(?:\w+\s+){0,2}?(?:absent|missing|lacking|(?:not|never|\w+n't|cannot be)\s+(?:\w+\s+)?"
+    r"(?:seen|present|evident|visible|identified|apparent|found|noted|observed|detected))\b",
     re.I,
 )
 
@@ -53,12 +59,21 @@ def _term(descriptor: str, pattern: str, base, mild=(), marked=(), partly=()) ->
 
 _LESION = r"(?=[\s,]+(?:[\w-]+[\s,]+){0,5}?(?:lesion|mass|tumou?r|nodule)\b)"
 _EDGE = r"(?:ly)?[- ]+(?:defined|marginated|demarcated|circumscribed|delineated|outlined)"
+_RIM = r"(?:margins?|borders?|boundar(?:y|ies)|edges?|outlines?|contours?)"
 # what is bright or dark there is not the lesion as a whole
 _LOCAL = re.compile(
     r"\s+(?:\w+\s+)?(?:components?|foci|focus|areas?|regions?|spots?|strands?|portions?|elements?|zones?|bands?|septa\w*|"
     r"structures?|fluid|fat|bone|vessels?|tissues?|oedema|edema|part)\b",
     re.I,
 )
+_PLACE = r"(?:rims?|cores?|cent(?:re|er)s?|periphery|rings?|halos?|foci|focus|areas?|spots?|zones?|components?|parts?|portions?)"
+# "the core is dark": said of a part, too
+_OF_PART = re.compile(rf"\b{_PLACE}\s+(?:(?:is|are|appears?|looks?|seems?|remains?)\s+)?(?:\w+\s+)?$", re.I)
+_NOT_PLACE = rf"(?!\s+(?:\w+\s+)?(?:{_PLACE}|structures?|surroundings|neighbou?rs|matter|margins?|borders?|edges?|outlines?|contours?)\b)"
+_BE = r"(?:\s+(?:intensity|level))?(?:\s+(?:is|are|appears?|seems?|lies|remains?)(?:n't|\s+not)?)?(?:\s+\w+ly)?\s+"
+_LEVEL = r"(?:signal|intensity|brightness|density|attenuation)"
+_WEIGHTED = r"(?:(?:T[12]\w*|flair)\s+)?"
+LOWER, HIGHER = "less|reduced|decreased|diminished|lower(?:ed)?|weaker", "more|increased|higher|elevated|raised|stronger|greater"
 SIGNAL = re.compile(
     r"\b(?:(?:hypo|iso|hyper)-?(?:intense|dense|attenuating|echoic)?\s*-?(?:/|\bto\b|\band\b|\bor\b|,|-)\s*-?)*"
     r"(?:hypo|iso|hyper)-?(?:intens|dens|attenuat|echo)\w*",
@@ -89,10 +104,16 @@ TERMS: tuple[Term, ...] = (
     _term(
         "faint_contour", rf"(?:ill|poor|vague|indistinct){_EDGE}|indistinct|ill-defined", (2, 3), mild=(1, 2), marked=(3,), partly=(1, 2)
     ),
-    _term("edge_width", r"sharp(?:er|ly)?", (0,), partly=(0, 1)),
+    _term(
+        "faint_contour",
+        rf"{_RIM} (?:\w+ )?(?:is|are|appears?) (?:\w+ )?unclear|unclear {_RIM}|(?:merges?|blends?|fades?) (?:with|into)",
+        (2, 3),
+    ),
+    _term("edge_width", r"sharp(?:er|ly)?|crisp", (0,), partly=(0, 1)),
+    _term("edge_width", r"unsharp", (1, 2)),
     _term("edge_width", r"soft (?:edges?|margins?|borders?|boundar\w+|transition)|edges? (?:is |are )?soft", (1,)),
     _term("edge_width", r"blurr(?:ed|y|ing)|fuzzy|hazy|gradual transition", (2,), mild=(1, 2), partly=(1, 2)),
-    _term("compactness", r"irregular(?:ly)?|spiculated|jagged", (0,), mild=(0, 1), partly=(0, 1)),
+    _term("compactness", r"irregular(?:ly)?|spiculated|jagged|ragged|spiky|spiked|stellate|star-shaped", (0,), mild=(0, 1), partly=(0, 1)),
     _term("compactness", r"lobulated|lobed|lobular|lobulation", (0, 1), mild=(1, 2)),
     _term(
         "compactness",
@@ -105,7 +126,7 @@ TERMS: tuple[Term, ...] = (
     _term("glcm_entropy", r"coarse[- ]?grain\w*|coarse texture", (2,)),
     _term("variation", r"in-?homogen\w+|non-?homogen\w+|heterogen\w+", (1, 2, 3), mild=(1,), marked=(3,), partly=(1, 2)),
     _term("variation", r"homogen\w+|uniform(?:ly)?", (0,), mild=(0, 1), partly=(0, 1)),
-    _term("area_body", rf"very large{_LESION}|huge{_LESION}", (3,)),
+    _term("area_body", rf"very large{_LESION}|huge{_LESION}|giant|gigantic|enormous", (3,)),
     _term("area_body", rf"large{_LESION}", (2, 3)),
     _term("area_body", rf"medium-sized|moderate(?:ly)?[- ]sized|mid-?sized{_LESION}", (1,)),
     _term("area_body", rf"(?:very )?small{_LESION}|tiny{_LESION}", (0,)),
@@ -113,6 +134,10 @@ TERMS: tuple[Term, ...] = (
     _term("depth", r"(?:lying |lies |located |seated |situated )?deep(?:ly|er)?(?!\s+(?:learning))", (2, 3)),
     _term("contrast", r"darker than (?!(?:the |its )?(?:rim|core))|low(?:er)?[- ]signal(?:[- ]intensity)?|dark signal", (0, 1)),
     _term("contrast", r"brighter than (?!(?:the |its )?(?:rim|core))|high(?:er)?[- ]signal(?:[- ]intensity)?|bright signal", (3, 4, 5)),
+    _term("contrast", rf"(?:{LOWER}|low)\s+{_WEIGHTED}{_LEVEL}|{_LEVEL}{_BE}(?:{LOWER}|low|below)|signal (?:loss|voids?)", (0, 1)),
+    _term("contrast", rf"(?:{HIGHER}|high)\s+{_WEIGHTED}{_LEVEL}|{_LEVEL}{_BE}(?:{HIGHER}|high|above)|{_LEVEL} exceeds", (3, 4, 5)),
+    _term("contrast", rf"(?:dark(?:er|ly)?|black){_NOT_PLACE}", (0, 1), mild=(1,), marked=(0,)),
+    _term("contrast", rf"(?:bright(?:er|ly)?|white){_NOT_PLACE}", (3, 4, 5), mild=(3,), marked=(4, 5)),
     _term("side", r"left(?:-sided)?", (2,)),
     _term("side", r"right(?:-sided)?", (0,)),
     _term("side", r"midline", (1,)),
@@ -168,12 +193,15 @@ UNASKED = re.compile(
     r"patients?|year-old|histor(?:y|ical)|\w*glioma\w*|\w*blastoma\w*|meningioma\w*|metasta\w+|lymphoma\w*|\w*carcinoma\w*|\w*adenoma\w*|"
     r"\w*sarcoma\w*|schwannoma\w*|abscess\w*|infarct\w*|malignan\w+|benign|cancer\w*|grade|biops\w+|surg\w+|treat\w+|recommend\w*|"
     r"no (?:visible |evident |obvious |discernible )?(?:lesion|mass|tumou?r|nodule|abnormality)s?|unremarkable|(?:is|appears|looks) normal|"
+    r"aggressive|harmless|neoplas\w*|plaques?|[hl]gg|gbm|nothing abnormal|last scan|has grown|unchanged|since \d{4}|"
+    r"(?-i:(?:Mrs?|Ms|Dr)\.? [A-Z][a-z]+)|"
     r"follow-?up|diagnos\w+|differential|consistent with|suggestive of|suspicious for)\b",
     re.I,
 )
 # what may be seen in a picture, but was not measured
 SEEN = re.compile(
     r"\b(?:enhanc\w+|necro\w+|cyst\w*|calcif\w+|h(?:a)?emorrhag\w+|o?edema\w*|infiltrat\w+|capsul\w+|mass effect|midline shift|"
+    r"restricted diffusion|inva(?:des?|ding|sive)|"
     r"noise|noisy|artefacts?|artifacts?|fat|fluid|vessels?|vascular|bone|bony)\b",
     re.I,
 )
@@ -193,7 +221,7 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
                 degree, indexes
             )
         local = bool(_LOCAL.match(sentence[match.end() :])) or len(roots) > 1
-        yield Hit("contrast", indexes, _negated(sentence, match.start()), match[0], local)
+        yield Hit("contrast", indexes, _negated(sentence, match), match[0], local)
         left = _blank(left, match)
     for term in TERMS:
         for match in term.pattern.finditer(left):
@@ -202,7 +230,8 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
             left = _blank(left, match)
             if term.descriptor:
                 local = term.descriptor in ("variation", "edge_width", "contrast") and bool(_LOCAL.match(sentence[match.end() :]))
-                yield Hit(term.descriptor, indexes, _negated(sentence, match.start()), match[0], local)
+                local = local or term.descriptor == "contrast" and bool(_OF_PART.search(sentence[: match.start()]))
+                yield Hit(term.descriptor, indexes, _negated(sentence, match), match[0], local)
     for pattern, axis, index in DIRECTIONS:
         for match in pattern.finditer(left):
             name = {
@@ -212,7 +241,7 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
                 ("si", "coronal"): "height",
                 ("si", None): "height",
             }.get((axis, plane), "")
-            yield Hit(name, (index,), _negated(sentence, match.start()), match[0])
+            yield Hit(name, (index,), _negated(sentence, match), match[0])
 
 
 def _blank(text: str, match: re.Match) -> str:
@@ -224,5 +253,7 @@ def _degree(sentence: str, start: int) -> str:
     return match.lastgroup if match else ""
 
 
-def _negated(sentence: str, start: int) -> bool:
-    return bool(_NEGATED.search(re.split(r"[,;:.()]", sentence[:start])[-1]))
+def _negated(sentence: str, match: re.Match) -> bool:
+    """Whether a word is denied, before, within or after it in its clause."""
+    before = bool(re.search(r"n't|\bnot\b", match[0]) or _NEGATED.search(re.split(r"[,;:.()]", sentence[: match.start()])[-1]))
+    return before != bool(_DENIED.match(sentence[match.end() :]))

@@ -23,9 +23,18 @@ _COUNT = re.compile(
 )
 _SPELLED = re.compile(
     r"\b(?:ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|hundred|thousand|half|twice|doubled?|"
-    r"tripled?|one[- ]third|two[- ]thirds|quarter)\b",
+    r"tripled?|one[- ]third|two[- ]thirds|quarter|dozens?|(?:two|three|four|five|six|seven|eight|nine|ten|many|several|\d+)-?fold)\b",
     re.I,
 )
+_SEVERAL = re.compile(
+    r"\b(?:multi-?focal|multicentric|(?:second|another|further|additional) (?:focus|lesion|mass|nodule|part)|"
+    r"(?:pair|couple) of (?:\w+ )?(?:parts|lesions|masses|nodules|foci|spots))\b",
+    re.I,
+)
+_UP = re.compile(rf"\b(?:above|exceed\w*|brighter|denser|hyper\w+|{lexicon.HIGHER})\b", re.I)
+_DOWN = re.compile(rf"\b(?:below|darker|hypo\w+|{lexicon.LOWER})\b", re.I)
+_INWARD = re.compile(r"\s*(?:deep|in depth|below|beneath)\b", re.I)
+_UNMEASURED = re.compile(r"\b(?:thick(?:ness)?|tall|high|height|long|length|axis|axes)\b", re.I)  # lengths that no descriptor gives
 _WORDS = {"one": 1, "single": 1, "solitary": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
 _UNITS = {"percent": "%", "bits": "bit", "pixel": "px", "pixels": "px"}
 _LENGTH = {"cm": ("mm", 10.0), "cm2": ("mm2", 100.0)}
@@ -54,6 +63,7 @@ class _Figure:
 def plain(text: str) -> str:
     """Typographic signs as plain ones, so that no spelling hides a number."""
     text = unicodedata.normalize("NFKC", text)
+    text = re.sub("[\u2018\u2019]", "'", text)
     return re.sub("[\u2010-\u2015\u2212]", "-", text).replace("\u00d7", "x")
 
 
@@ -191,12 +201,22 @@ def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
             meant = {name for name, pattern in lexicon.QUANTITIES.items() if pattern.search(scope)}
             if meant:
                 break
-        if not (meant & {f.descriptor for f in same} if meant else unit):
+        if unit == "mm" and _INWARD.match(text[match.end() :]):
+            meant = {"depth_mm"}
+        candidates = {f.descriptor for f in same if not meant or f.descriptor in meant}
+        if not (candidates if meant else unit):
             return names, f"'{match[0].strip()}' was measured of something else"
+        if unit == "mm" and (other := _UNMEASURED.search(text[clause[0] : clause[1]])) and candidates != {"edge_width_mm"}:
+            return names, f"'{match[0].strip()}': '{other[0]}' was not measured"
+        up, down = bool(_UP.search(scope)), bool(_DOWN.search(scope))
+        if candidates == {"contrast"} and up != down and all((f.value < 0) == up for f in same if f.descriptor == "contrast"):
+            return names, f"'{match[0].strip()}' has the other sign"
         names += [f.descriptor for f in same if f.descriptor not in names and (not meant or f.descriptor in meant)]
     if match := _SPELLED.search(text):
         return names, f"'{match[0]}' is not among the measured numbers"
     parts = measured.descriptors.get("components")
+    if parts is not None and round(parts) == 1 and (match := _SEVERAL.search(text)):
+        return names, f"'{match[0]}', but 1 separate part was measured"
     for match in _COUNT.finditer(text):
         count = _WORDS.get(match["word"].lower(), 0)
         if parts is not None and not (round(parts) == count if count else round(parts) > 1):
