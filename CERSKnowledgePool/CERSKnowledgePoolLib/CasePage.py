@@ -191,8 +191,9 @@ class CasePage:
         self._updateButtons()
 
     def open(self, case_id: str) -> None:
-        """Asks for a case and shows it when it is there."""
+        """Asks for a case and shows it when it is there; until then nothing can be done with the one before."""
         self._asked = case_id
+        self._updateButtons()
         self.session.ask(
             "pool_case",
             {"id": case_id},
@@ -208,6 +209,8 @@ class CasePage:
     def _show(self, case_id: str, content: dict) -> None:
         if case_id != self._asked:
             return
+        before = self.content if self.content and self.content["case"]["id"] == case_id else None
+        typed = self._typed() if before else {}
         self.content, case = content, content["case"]
         self._image = np.load(content["image"], allow_pickle=False).astype(np.float32)
         self._mask = np.load(content["mask"], allow_pickle=False)
@@ -217,10 +220,10 @@ class CasePage:
         facts = [f"{case['plane'] or ''}{place}".strip(", "), case["source"], _("added {date}").format(date=(case["created"] or "")[:10])]
         self.title.setText(f"<b>{escape(case['id'])}</b><br>" + escape(" · ".join(str(f) for f in facts if f)))
         self.review.setText(case["review"])
-        self.labels.setText("; ".join(case["labels"].values()))
+        self.labels.setText(typed.get("labels", "; ".join(case["labels"].values())))
         self.labels.setCursorPosition(0)
         for name, edit in self.fields.items():
-            edit.setText(case[name] or "")
+            edit.setText(typed.get(name, case[name] or ""))
             edit.setCursorPosition(0)  # of a long one the beginning is seen
             edit.setToolTip(TIPS[name]() + (f"\n{case[name]}" if case[name] else ""))
         self.versions.blockSignals(True)
@@ -232,14 +235,30 @@ class CasePage:
             )
         self.versions.blockSignals(False)
         self._showVersion()
+        for part in PARTS:
+            if part in typed:
+                self.parts[part].setPlainText(typed[part])
         self.text.setHtml(self._html())
         self.body.setVisible(True)
         self._draw()
         self._updateButtons()
 
-    def _showVersion(self) -> None:
+    def _typed(self) -> dict[str, str]:
+        """What a person has written into the fields and parts and not saved yet."""
+        case, version = self.content["case"], self._version()
+        out = {name: edit.text for name, edit in self.fields.items() if edit.text.strip() != (case[name] or "")}
+        if self.labels.text.strip() != "; ".join(case["labels"].values()):
+            out["labels"] = self.labels.text
+        shown = version["record"] if version else None
+        return out | {p: edit.plainText for p, edit in self.parts.items() if " ".join(edit.plainText.split()) != partText(shown, p)}
+
+    def _version(self) -> dict | None:
+        """The version of the rationale that is chosen."""
         index = self.versions.currentIndex
-        version = self.content["versions"][index] if self.content and 0 <= index < len(self.content["versions"]) else None
+        return self.content["versions"][index] if self.content and 0 <= index < len(self.content["versions"]) else None
+
+    def _showVersion(self) -> None:
+        version = self._version()
         for part, edit in self.parts.items():
             edit.blockSignals(True)
             edit.setPlainText(partText(version["record"] if version else None, part))
@@ -291,13 +310,14 @@ class CasePage:
         return "".join(out)
 
     def _updateButtons(self) -> None:
-        has, may = self.content is not None, not self.session.readOnly
+        has, may = self.content is not None and self.content["case"]["id"] == self._asked, not self.session.readOnly
         slices = self.content["slices"] if has else []
         at = slices.index(self._asked) if self._asked in slices else -1
         self.before.setEnabled(at > 0)
         self.after.setEnabled(0 <= at < len(slices) - 1)
-        for button in (self.previous, self.next, self.toViews):
-            button.setEnabled(has)
+        self.toViews.setEnabled(has)
+        for button in (self.previous, self.next):
+            button.setEnabled(self.content is not None)
         for widget in (self.saveFields, self.note, *self.verdicts):
             widget.setEnabled(has and may)
         written = {part: edit.plainText for part, edit in self.parts.items()}
@@ -317,7 +337,7 @@ class CasePage:
     def onReview(self, review: str) -> None:
         note = self.note.text.strip() or None
         self.note.setText("")
-        self.session.change("pool_review", {"ids": [self._asked], "review": review, "note": note})
+        self.session.change("pool_review", {"ids": [self.content["case"]["id"]], "review": review, "note": note})
 
     def onSaveFields(self) -> None:
         case = self.content["case"]
@@ -333,10 +353,12 @@ class CasePage:
             )
 
     def onSaveRationale(self) -> None:
-        parts = {part: edit.plainText for part, edit in self.parts.items()}
+        current = self.content["rationale"]
+        parts = {part: edit.plainText for part, edit in self.parts.items() if " ".join(edit.plainText.split()) != partText(current, part)}
+        known = max((v["version"] for v in self.content["versions"]), default=0)
         self.session.change(
             "pool_rationale",
-            {"id": self._asked, "parts": parts},
+            {"id": self.content["case"]["id"], "parts": parts, "version": known},
             lambda result: self.say(_("Saved as version {number}.").format(number=result["version"])),
         )
 

@@ -124,7 +124,7 @@ class CasesPage:
 
     def setCounts(self, counts: dict) -> None:
         """Fills the filters with the values that occur; what was chosen stays."""
-        self._counts = counts
+        self._counts, gone = counts, False
         for name, combo in self.combos.items():
             chosen = combo.itemData(combo.currentIndex)
             combo.blockSignals(True)
@@ -134,6 +134,9 @@ class CasesPage:
                 combo.addItem(f"{value or _('not known')} ({number})", value)
             combo.setCurrentIndex(max(0, combo.findData(chosen)) if chosen is not None else 0)
             combo.blockSignals(False)
+            gone = gone or (chosen is not None and combo.findData(chosen) < 0)
+        if gone and counts:
+            self.query()  # nothing is left of what was filtered for
 
     def clear(self) -> None:
         """No pool is shown."""
@@ -210,7 +213,7 @@ class CasesPage:
 
     def findAlike(self) -> None:
         """The cases that look like the slice in the red view."""
-        array, spacing = sliceShown()
+        array, spacing, modality = sliceShown()
         params = self._filters()
         if array is None:
             self.found.setText(_("Show an image in the red slice view first."))
@@ -221,7 +224,7 @@ class CasesPage:
         np.save(path, array)
         self._timer.stop()
         self.session.ask("load_model", {}, None, lambda sentence: None)  # where it fails, the search below says so
-        self._long({**params, "image": path, "spacing": spacing}, _("most alike first"))
+        self._long({**params, "image": path, "spacing": spacing, "modality": modality}, _("most alike first"))
 
     def _long(self, params: dict, words: str) -> None:
         self.found.setText(_("Searching…"))
@@ -296,7 +299,7 @@ class CasesPage:
 
 
 def sliceShown():
-    """The slice in the red view as (rows, columns) in display order and its (row, column) spacing in mm; (None, None) without one."""
+    """The slice in the red view: (rows, columns) in display order, (row, column) spacing in mm, modality; all None without one."""
     from CERSSegmentLib import VolumeInput
 
     from cers.case import PlaneView
@@ -304,12 +307,16 @@ def sliceShown():
     logic = slicer.app.applicationLogic().GetSliceLogicByLayoutName("Red") if slicer.app.layoutManager() is not None else None
     volume = logic.GetBackgroundLayer().GetVolumeNode() if logic is not None else None
     if volume is None or VolumeInput.reject(volume):
-        return None, None
+        return None, None, None
     node, geometry = logic.GetSliceNode(), VolumeInput.worldGeometry(volume)
     matrix = slicer.util.arrayFromVTKMatrix(node.GetSliceToRAS())
     plane = ("sagittal", "coronal", "axial")[int(np.argmax(np.abs(matrix[:3, 2])))]
     view = PlaneView(geometry, plane)
-    return np.ascontiguousarray(view.slices(slicer.util.arrayFromVolume(volume))[view.nearest(matrix[:3, 3])]), list(view.spacing)
+    return (
+        np.ascontiguousarray(view.slices(slicer.util.arrayFromVolume(volume))[view.nearest(matrix[:3, 3])]),
+        list(view.spacing),
+        VolumeInput.origin(volume)["modality"],
+    )
 
 
 def _row(layout, *widgets):

@@ -173,14 +173,20 @@ class ImportPage:
         self.volume.setMRMLScene(scene)
         self.segmentation.setMRMLScene(scene)
 
-    def listSegments(self) -> None:
-        """The segments of the chosen node, all ticked."""
+    def enter(self) -> None:
+        """The page comes into view: segments may have been added or renamed."""
+        self.listSegments(keep=True)
+
+    def listSegments(self, keep: bool = False) -> None:
+        """The segments of the chosen node, all ticked; with ``keep`` those that were not ticked stay so."""
+        items = [self.segments.item(n) for n in range(self.segments.count)]
+        left = {item.data(qt.Qt.UserRole) for item in items if keep and item.checkState() != qt.Qt.Checked}
         self.segments.clear()
         for identifier, name in SceneCase.segments(self.segmentation.currentNode()):
             item = qt.QListWidgetItem(name)
             item.setData(qt.Qt.UserRole, identifier)
             item.setFlags(qt.Qt.ItemIsUserCheckable | qt.Qt.ItemIsEnabled)
-            item.setCheckState(qt.Qt.Checked)
+            item.setCheckState(qt.Qt.Unchecked if identifier in left else qt.Qt.Checked)
             self.segments.addItem(item)
 
     def run(self, dry: bool) -> None:
@@ -213,7 +219,12 @@ class ImportPage:
 
     def _runScene(self, dry: bool, common: dict) -> None:
         volume, segmentation = self.volume.currentNode(), self.segmentation.currentNode()
+        listed = {self.segments.item(n).data(qt.Qt.UserRole) for n in range(self.segments.count)}
+        self.listSegments(keep=True)  # under the names that they have now
         items = [self.segments.item(n) for n in range(self.segments.count)]
+        if listed != {item.data(qt.Qt.UserRole) for item in items}:
+            self._tell(_("The segments have changed. Look at the list, then press again."))
+            return
         chosen = [(item.data(qt.Qt.UserRole), item.text()) for item in items if item.checkState() == qt.Qt.Checked]
         missing = _("Choose a segmentation.") if segmentation is None else "" if chosen else _("Tick at least one segment.")
         problem = VolumeInput.reject(volume) or missing
@@ -226,10 +237,19 @@ class ImportPage:
         if self.keep.checked:
             origin["source"] = "; ".join(f"{name} {value}" for name, value in person.items())
         self._tell(_("Reading the image…"))
+        own = {name: origin[name] for name in ("modality", "body_site") if name in origin}  # what the image says comes first
+        epoch = self.session.epoch
+
+        def write(files: dict) -> None:
+            if epoch != self.session.epoch:
+                self._tell(_("Another pool was chosen while the image was read, so nothing was imported. Press again."))
+                return
+            self._work("pool_import_volume", {**origin, **common, **own, **files, "dry_run": dry}, dry, identity)
+
         self._task = Task(
             SceneCase.write(volume, segmentation, chosen, self.session.worker.privateFolder()),
             self.session.worker,
-            lambda files: self._work("pool_import_volume", {**origin, **common, **files, "dry_run": dry}, dry, identity),
+            write,
             lambda error: self._tell(str(error)),
         )
 

@@ -204,6 +204,7 @@ class MapPage:
     def clear(self) -> None:
         """No pool is shown, or another one."""
         self.ids, self._points, self._facets, self._stale = [], np.zeros((0, 2), np.float32), {}, True
+        self._waiting = False  # the answer about the pool before is dropped
         self._draw()
 
     def changed(self) -> None:

@@ -19,14 +19,14 @@ class PoolSession:
     Signals: changed(): something in the pool was changed from here; failed(sentence); progressed(fraction, words); busy(bool): a long
     request runs.
 
-    Attributes: folder: of the pool, "" = none; readOnly.
+    Attributes: folder: of the pool, "" = none; readOnly; epoch: another number with every pool that was opened.
     """
 
     def __init__(self, worker: WorkerClient | None = None):
         self.worker = worker or WorkerClient()
         self.changed, self.failed, self.progressed, self.busy = Signal(), Signal(), Signal(), Signal()
         self.folder, self.readOnly = "", False
-        self._epoch, self._opened, self._long = 0, -1, ""
+        self.epoch, self._opened, self._long = 0, -1, ""
 
     @property
     def who(self) -> str | None:
@@ -38,21 +38,20 @@ class PoolSession:
 
     def open(self, folder: str, onDone: Callable[[dict], None], onError: Callable[[str], None], create: bool = False) -> None:
         """Makes another pool the one at work; onDone gets what ``pool_info`` says of it."""
-        self.cancel()
-        self._epoch += 1
-        self.folder, epoch = folder, self._epoch
+        self._leave()
+        self.folder, epoch = folder, self.epoch
 
         def failed(_code: str, sentence: str) -> None:
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 self.folder = ""
                 onError(sentence)
 
         def opened(_result: dict) -> None:
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 self.worker.request("pool_info", {}, done, failed)
 
         def done(info: dict) -> None:
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 self.readOnly = bool(info["read_only"])
                 onDone(info)
 
@@ -61,9 +60,16 @@ class PoolSession:
 
     def close(self) -> None:
         """No pool is at work."""
-        self.cancel()
-        self._epoch += 1
+        self._leave()
         self.folder = ""
+
+    def _leave(self) -> None:
+        """What still runs is about the pool before: its answer will be dropped, so nobody waits for it."""
+        self.cancel()
+        self.epoch += 1
+        if self._long:
+            self._long = ""
+            self.busy.emit(False)
 
     def ask(
         self,
@@ -113,22 +119,23 @@ class PoolSession:
 
     def stop(self) -> None:
         """Ends the worker."""
-        self._epoch += 1
+        self.epoch += 1
         self._long = ""
         self.worker.stop()
 
     def _send(self, method, params, onResult, onError, onProgress) -> str:
-        epoch = self._epoch
+        epoch = self.epoch
         if self.folder and (self.worker.state == STOPPED or self._opened != self.worker.generation):
-            self.worker.request("open_pool", {"path": self.folder})  # it is a new worker: requests are done in order
+            # it is a new worker: requests are done in order
+            self.worker.request("open_pool", {"path": self.folder}, None, lambda _code, sentence: self.failed.emit(sentence))
             self._opened = self.worker.generation
 
         def done(result: dict) -> None:
-            if epoch == self._epoch and onResult is not None:
+            if epoch == self.epoch and onResult is not None:
                 onResult(result)
 
         def failed(_code: str, sentence: str) -> None:
-            if epoch == self._epoch:
+            if epoch == self.epoch:
                 (onError or self.failed.emit)(sentence)
 
         return self.worker.request(method, params or {}, done, failed, onProgress)

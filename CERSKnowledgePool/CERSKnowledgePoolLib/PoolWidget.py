@@ -181,7 +181,8 @@ class PoolWidget:
         self._enablePool(False)
 
     def _refresh(self) -> None:
-        self.session.ask("pool_info", {}, self._showInfo)
+        # a pool that was replaced or put back has to be opened again
+        self.session.ask("pool_info", {}, self._showInfo, lambda _sentence: self._open(self.session.folder, False))
         self.cases.again()
         self.case.again()
         self.map.changed()
@@ -220,6 +221,7 @@ class PoolWidget:
             HEALTH: self.health.enter,
             RATIONALES: self.rationales.enter,
             HISTORY: self.history.again,
+            IMPORT: self.importing.enter,
             TRAINING: self.training.enter,
             MODELS: self.models.enter,
         }

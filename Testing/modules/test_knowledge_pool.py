@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
 
 import pytest
-from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
+from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 from segmentkit import BLOCKED_MS
 
 from cers.case import Case
@@ -279,6 +280,95 @@ def test_changes_of_others_appear_and_a_damaged_case_is_named(user, pool_folder)
     assert "damaged" in user.cell(0, "Rationale")
     user.open(0)
     assert _sentence(user.case.title.text)
+
+
+def test_what_was_typed_and_not_saved_stays(user, pool_folder):
+    user.choose(pool_folder)
+    user.open(0)
+    page, case_id = user.case, user.ids()[0]
+    page.fields["diagnosis"].setText("glioma")
+    page.parts["texture"].setPlainText("Typed by hand.")
+    user.ui.reloadButton.click()  # as when the module is entered again, or something else was changed
+    user.settle()
+    page.verdicts[0].click()
+    user.settle()
+    assert page.review.text == "approved" and page.fields["diagnosis"].text == "glioma"
+    assert page.parts["texture"].plainText == "Typed by hand." and page.saveText.isEnabled()
+    with Pool.open(pool_folder) as pool:  # a colleague mends another part meanwhile
+        pool.edit_rationale(case_id, {"boundary": "Mended by a colleague."})
+    page.saveText.click()
+    user.settle()
+    assert "saved meanwhile" in user.ui.messageLabel.text and page.parts["texture"].plainText == "Typed by hand."
+    user.ui.reloadButton.click()
+    user.settle()
+    page.saveText.click()
+    user.settle()
+    with Pool.open(pool_folder, read_only=True) as pool:
+        text = pool.get(case_id).rationale
+        assert text.part("texture") == "Typed by hand." and text.part("boundary") == "Mended by a colleague."
+    user.open(1)
+    assert page.fields["diagnosis"].text == "" and page.parts["texture"].plainText != "Typed by hand."
+
+
+def test_nothing_is_done_to_a_case_that_is_not_shown(user, pool_folder):
+    user.choose(pool_folder)
+    user.open(0)
+    page, ids = user.case, user.ids()
+    page.open(ids[1])  # its answer is still to come
+    assert not any(b.enabled for b in (page.saveFields, page.saveText, *page.verdicts))
+    page.onReview("excluded")
+    user.settle()
+    with Pool.open(pool_folder, read_only=True) as pool:
+        assert pool.meta(ids[0])["review"] == "excluded" and pool.meta(ids[1])["review"] != "excluded", "what was on the screen"
+
+
+def test_another_pool_ends_what_was_waited_for(user, pool_folder, tmp_path):
+    with Pool.create(tmp_path / "other") as pool:
+        for seed in range(3):
+            pool.add(make_case(20 + seed))
+    user.choose(pool_folder)
+    session, answers = user.control.session, []
+    assert session.work("pool_health", {}, answers.append)
+    user.control.tabs.show(MAP)
+    user.ui.poolPath.currentPath = str(tmp_path / "other")
+    user.control.reload()  # and does not wait for the typing to end
+    user.settle()
+    assert not answers and not user.ui.progressBar.isVisible()
+    assert session.work("pool_health", {}, answers.append), "nothing else is running any more"
+    user.settle()
+    assert answers and len(user.control.map.ids) in (0, 3)
+    user.page(MAP)
+    assert len(user.control.map.ids) == 3
+
+
+def test_a_pool_that_was_put_back_is_opened_again(user, pool_folder, tmp_path):
+    user.choose(pool_folder)
+    shutil.copytree(pool_folder, tmp_path / "backup")
+    pool_folder.rename(tmp_path / "away")
+    (tmp_path / "backup").rename(pool_folder)
+    user.ui.reloadButton.click()
+    user.settle()
+    assert len(user.ids()) == 5 and not _sentence_is_wrong(user)
+    pool_folder.rename(tmp_path / "gone")
+    user.ui.reloadButton.click()
+    user.settle()
+    assert "Send open_pool" not in user.ui.statusLabel.text + user.ui.messageLabel.text and user.control.info is None
+
+
+def _sentence_is_wrong(user) -> bool:
+    return "✖" in user.ui.messageLabel.text + user.ui.statusLabel.text
+
+
+def test_a_filter_that_holds_nothing_any_more_is_left(user, pool_folder):
+    user.choose(pool_folder)
+    combo = user.cases.combos["review"]
+    combo.setCurrentIndex(combo.findData("approved"))
+    user.settle()
+    assert len(user.ids()) == 1
+    user.control.session.change("pool_review", {"ids": user.ids(), "review": "flagged", "note": None})
+    user.settle()
+    user.host.wait_for(lambda: len(user.ids()) == 5, 20, "all cases, as the filters say")
+    assert combo.currentIndex == 0
 
 
 def test_worker_that_died_is_started_again(user, pool_folder):

@@ -76,6 +76,43 @@ def _matrix(host, volume):
     return matrix
 
 
+def test_segments_are_imported_under_the_names_they_have_now(user, pool_folder, scan, tmp_path):
+    volume, node, *_ = scan
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page = user.control.importing
+    page.volume.setCurrentNode(volume)
+    page.segmentation.setCurrentNode(node)
+    page.segments.item(1).setCheckState(user.host.qt.Qt.Unchecked)
+    node.GetSegmentation().GetSegment("edema").SetName("swelling")
+    page.start.click()
+    user.host.wait_for(lambda: "were added" in page.result.plainText, 30)
+    user.settle()
+    with Pool.open(pool_folder, read_only=True) as pool:
+        names = {name for case in pool.list() for name in case["labels"].values()}
+        assert "swelling" in names and "edema" not in names and "core" not in names, "what was not ticked stays out"
+    node.GetSegmentation().AddEmptySegment("necrosis", "necrosis")
+    page.preview.click()
+    assert "segments have changed" in page.result.plainText and page.segments.count == 3
+
+
+def test_an_import_never_goes_to_another_pool(user, pool_folder, scan, tmp_path):
+    volume, node, *_ = scan
+    Pool.create(tmp_path / "other").close()
+    user.choose(pool_folder)
+    page = user.control.importing
+    page.volume.setCurrentNode(volume)
+    page.segmentation.setCurrentNode(node)
+    page.start.click()  # the image is read in pieces
+    user.ui.poolPath.currentPath = str(tmp_path / "other")
+    user.control.reload()
+    user.host.wait_for(lambda: "Another pool was chosen" in page.result.plainText, 30)
+    user.settle()
+    for folder, count in ((pool_folder, 5), (tmp_path / "other", 0)):
+        with Pool.open(folder, read_only=True) as pool:
+            assert len(pool) == count
+
+
 def test_scene_import_says_what_is_missing(user, pool_folder, scan):
     volume, node, *_ = scan
     user.choose(pool_folder)

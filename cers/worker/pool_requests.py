@@ -127,11 +127,11 @@ def edit(self: Methods, job: Job, given: dict) -> dict:
     return {"changed": changed, "undo": undo}
 
 
-@params(id_=str, parts_=dict, who=str)
+@params(id_=str, parts_=dict, version=int, who=str)
 def rationale(self: Methods, job: Job, given: dict) -> dict:
     if not all(isinstance(t, str) for t in given["parts"].values()):
         raise ProtocolError("'parts' must map the parts of a rationale to texts.")
-    return {"version": self._pool().edit_rationale(given["id"], given["parts"], who=given.get("who"))}
+    return {"version": self._pool().edit_rationale(given["id"], given["parts"], version=given.get("version"), who=given.get("who"))}
 
 
 @params(ids_=list, review_=str, who=str, note=str)
