@@ -130,3 +130,8 @@ def test_what_slicer_saves_is_read_in_the_images_grid(tmp_path, slicer, overlap)
     assert set(values) == {"core", "rim"}
     assert np.array_equal(back == values["rim"], second > 0)
     assert np.array_equal(back == values["core"], (first > 0) & (second == 0))
+
+
+@pytest.mark.parametrize(("name", "code"), [("Tumor", "4147007"), ("left_tumor", "4147007"), ("hippocampus", "85756007")])
+def test_what_nobody_called_a_lesion_is_not_coded_as_one(name, code):
+    assert f"~SCT^{code}^" in label_style(name)[1]

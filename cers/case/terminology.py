@@ -16,13 +16,17 @@ def _table() -> dict:
 def label_style(name: str, position: int = 0) -> tuple[tuple[float, float, float], str]:
     """Colour (r, g, b in 0..1) and Slicer terminology entry of a label name.
 
-    A name that the table lacks gets the default entry and the ``position``-th colour of the palette, so that labels stay apart.
+    A name that the table lacks gets the ``position``-th colour of the palette, so that labels stay apart, and the entry of the longest
+    known name that is a part of it ("left tumor"), else the default one, tissue: what nobody called a lesion must not be coded as one.
     """
     table = _table()
     row = table["labels"].get(name.strip().lower())
     if row is not None:
         return tuple(row["color"]), row["terminology"]
-    return tuple(table["palette"][position % len(table["palette"])]), table["default"]
+    words = f" {' '.join(name.lower().replace('_', ' ').split())} "
+    parts = [known for known in table["labels"] if f" {known} " in words]
+    entry = table["labels"][max(parts, key=len)]["terminology"] if parts else table["default"]
+    return tuple(table["palette"][position % len(table["palette"])]), entry
 
 
 def same_meaning(name: str, other: str) -> bool:

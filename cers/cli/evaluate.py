@@ -59,7 +59,7 @@ def evaluate(
     from ..evaluation.items import find_items
     from ..evaluation.leak import leak_words
     from ..evaluation.run import Evaluation, check_leaks
-    from ..evaluation.tables import mean_rows, text_table, trust_rows
+    from ..evaluation.tables import mean_rows, part_rows, text_table, trust_rows
 
     if predictions is not None and model is not None:
         raise typer.BadParameter("give either --model or --predictions.")
@@ -99,8 +99,10 @@ def evaluate(
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
     groups = result["rules"]["groups"]
     say(
-        f"\n{result['images']} images, 95 % bootstrap intervals over {f'{groups} groups' if groups else 'cases'}\n"
-        + text_table(mean_rows(result) + trust_rows(result))
+        f"\n{result['images']} images, 95 % bootstrap intervals over {f'{groups} groups' if groups else 'cases'}"
+        + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")
+        + "\n"
+        + text_table(mean_rows(result) + part_rows(result) + trust_rows(result))
     )
     if json_file is not None and not to_stdout:
         _write_json(json_file, result, atomic_path)

@@ -17,6 +17,7 @@ pool_app = typer.Typer(
     "reference cases.\n\ncers pool create my-pool\n\n"
     "cers pool import my-pool --images images --masks masks --modality MR --body-site brain",
 )
+MOST_FAULTS = 20  # printed
 _DIR = Annotated[Path, typer.Argument(metavar="DIR", help="The pool's folder.", show_default=False)]
 _WHO = Annotated[Optional[str], typer.Option(help="Who does it, for the audit.")]
 _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdout, nothing else.")]
@@ -90,8 +91,10 @@ def import_(
             )
         if report.unlisted:
             print(f"{len(report.unlisted)} images that the table does not name were left out.")
-    for fault in report.faults:
+    for fault in report.faults[:MOST_FAULTS]:
         print(f"Not imported: {fault}", file=sys.stderr)
+    if (more := len(report.faults) - MOST_FAULTS) > 0:
+        print(f"... and {more} more; --json names all of them.", file=sys.stderr)
     if report.faults or not report.images:
         fail(f"{len(report.faults)} items could not be imported." if report.faults else "No pair of image and mask was found.", 1)
 

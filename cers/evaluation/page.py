@@ -8,7 +8,7 @@ from pathlib import Path
 from ..case.io import atomic_path, check_output
 from ..inference.report_style import STYLE
 from .leak import leak_words, leaking
-from .tables import mean_rows, metric_name, number, trust_rows
+from .tables import mean_rows, metric_name, number, part_rows, trust_rows
 
 _SIDE, _PAD = 260, 44
 _WORST = 15
@@ -82,7 +82,7 @@ def _html(result: dict) -> str:
     among = leaking(result)
     klass = "note" if among else "soft small"
     words = leak_words(leak) + ("\nNone of these is among the images of this page." if leak and leak["leaking"] and not among else "")
-    tables = _table(("", "mean [95 % interval]", "n"), mean_rows(result) + trust_rows(result))
+    tables = _table(("", "mean [95 % interval]", "n"), mean_rows(result) + part_rows(result) + trust_rows(result))
     lines = curves(result)
     diagram = f"<section><h2>Are its probabilities to be believed?</h2>{reliability_svg(lines)}</section>" if lines else ""
     shown = [m for m in ("dice", "hd95", "surface_dice", "lesion_f1") if m in result["mean"]]

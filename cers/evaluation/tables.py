@@ -38,6 +38,12 @@ def mean_rows(result: dict) -> list[tuple[str, str, int]]:
     return [(metric_name(m, result["units"]), span(row), row["n"]) for m, row in result["mean"].items()]
 
 
+def part_rows(result: dict) -> list[tuple[str, str, int]]:
+    """Dice by label and by diagnosis, where there are several."""
+    parts = {**result.get("by_label", {}), **result.get("by_diagnosis", {})}
+    return [(f"Dice, {name}", span(row["dice"]), row["dice"]["n"]) for name, row in parts.items()]
+
+
 def trust_rows(result: dict) -> list[tuple[str, str, int]]:
     """The same of calibration and failure detection; empty for masks that no model of ours made."""
     rows, calibration, failure = [], result.get("calibration"), result.get("failure")
