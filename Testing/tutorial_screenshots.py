@@ -1,4 +1,4 @@
-"""Takes the picture of "Label next" in Resources/TUTORIAL.md: real volumes and the demonstration's pool, in the stand-in host.
+"""Takes the picture of "Label next" in Resources/TUTORIAL.md: real volumes and a pool of one of them, in the stand-in host.
 
 make demo && .venv/bin/python Testing/tutorial_screenshots.py
 """
@@ -21,6 +21,8 @@ def main() -> None:
     import slicerhost
     from segmentkit import User
 
+    from cers.demo import read_sample
+    from cers.pool import Pool, import_volume
     from cers.sample import sample
 
     host = slicerhost.start()
@@ -28,9 +30,11 @@ def main() -> None:
     window = host.show_main_window(1280, 800, 400)
     with tempfile.TemporaryDirectory(dir=ROOT / ".cache") as folder:
         pool, scans = Path(folder) / "pool", Path(folder) / "new-scans"
-        shutil.copytree(ROOT / "demo" / "pool", pool)  # the demonstration's own one stays as it is
+        volume, mask = read_sample("brain2")
+        with Pool.create(pool) as made:
+            import_volume(made, volume, mask, {1: "tumor"}, annotator="A. Reader")
         scans.mkdir()
-        for name in ("brain1", "brain2", "breast1", "lung1"):
+        for name in ("brain1", "breast1"):
             shutil.copy(sample(name)[0], scans / f"{name}.nrrd")
         user = User(host, host.enter_module(module))
         user.choose(None, pool)
