@@ -268,7 +268,9 @@ def test_names_of_folders(tmp_path):
         runs.remove(tmp_path)
 
 
-@pytest.mark.parametrize("name, text", [("settings.json", '{"theme": "dark"}'), ("config.yaml", "host: x\n"), ("status.json", '{"up": 1}')])
+@pytest.mark.parametrize(
+    "name, text", [("settings.json", '{"theme": "dark"}'), ("config.yaml", "host: x\n"), ("status.json", '{"state": "finished"}')]
+)
 def test_a_project_of_another_program_is_no_run(tmp_path, name, text):
     project = tmp_path / "project"
     (project / "data").mkdir(parents=True)
@@ -284,7 +286,7 @@ def test_deleting_a_run_keeps_and_names_what_is_not_its_own(tmp_path):
     (run / "checkpoints" / "step_00000001").mkdir(parents=True)
     (run / "data").mkdir()
     (run / "data" / "irreplaceable.nii.gz").write_bytes(b"x")
-    runs.write_record(run / runs.SETTINGS, {"data": "x", "method": "cers"})
+    runs.write_record(run / runs.SETTINGS, {"data": "x", "method": "cers", "evidence": "retrieved"})
     (run / ".cers-abc.json").write_text("")
     with pytest.raises(InputError, match="was deleted. Its folder stays.*not the run's: data"):
         runs.remove(run)

@@ -28,6 +28,7 @@ LIVE = ("launching", "starting", "running", "stopping")
 ENDED = ("stopped", "finished", "failed")
 # all that a run writes; nothing else is deleted with it
 OWN = {STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK, CHECKPOINTS, WEIGHTS, MODEL, EXAMPLES, SETTINGS, LAUNCH, START, OUTPUT, "cache"}
+_SETTINGS = {"data", "method", "evidence"}  # together in the settings of no other program
 SILENT_S = 600  # a run on another machine that says nothing for so long is taken for dead
 TRASH = ".deleted-"
 
@@ -401,18 +402,18 @@ def _marked(folder: Path, launch: dict | None, status: dict | None) -> bool:
     """Whether something in the folder is CERS' own: other programs, too, keep a settings.json or a config.yaml."""
     if launch is not None and {"pid", "started"} <= set(launch):
         return True
-    if status is not None and status.get("state") in (*LIVE, *ENDED):
+    if status is not None and status.get("state") in (*LIVE, *ENDED) and "updated" in status:
         return True
     if (folder / STATUS).is_file() and (folder / METRICS).is_file():  # damaged, but no other program writes both
         return True
-    if {"data", "method"} <= set(_record(folder / SETTINGS) or ()):
+    if _SETTINGS <= set(_record(folder / SETTINGS) or ()):
         return True
     try:
         with open(folder / CONFIG, encoding="utf-8", errors="replace") as file:
             text = file.read(1 << 16)
     except OSError:
         return False
-    return text.startswith("# hash ") or {"data", "method"} <= set(re.findall(r"^(\w+):", text, re.M))
+    return text.startswith("# hash ") or _SETTINGS <= set(re.findall(r"^(\w+):", text, re.M))
 
 
 def _record(path: Path) -> dict | None:
