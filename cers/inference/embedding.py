@@ -14,9 +14,10 @@ from ..case.terminology import same_meaning
 from ..errors import Cancelled, PoolError
 from ..network.evidence import References
 from ..pool import Pool
+from ..pool.records import modality_code
 from ..rationale import TextEmbedder
 from .model import Model
-from .planes import modality_code, to_frames
+from .planes import to_frames
 
 BATCH = 8
 

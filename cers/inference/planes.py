@@ -119,9 +119,3 @@ def to_frames(
     frame = Frame.around(box_of(body), raw.shape[1:], spacing or (1.0, 1.0), size)
     scale = Intensities(raw, modality, body)
     return frame, torch.cat([normalise(frame.crop(scale(raw[part]))) for part in parts(len(raw))])
-
-
-def modality_code(value: str | None) -> str | None:
-    """DICOM's code for a modality however it is written; None if not known."""
-    code = (value or "").strip().upper()
-    return {"MRI": "MR"}.get(code, code) or None

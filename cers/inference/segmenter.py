@@ -24,11 +24,12 @@ from ..errors import InputError, ModelError
 from ..network.evidence import References
 from ..network.model import Encoded
 from ..pool import Pool, Query, Selection, Selector, image_hash, thumbnail
+from ..pool.records import modality_code
 from ..rationale import TextEmbedder, describe
 from .device import numpy_on_one_thread
 from .embedding import ReferenceStore, embed_pool
 from .model import Model
-from .planes import Plane, modality_code, prepare
+from .planes import Plane, prepare
 from .session import UNCONFIRMED, Clock, Session, Slice, SliceResult, batches, join, provenance
 from .volume import (
     drop_small_parts,

@@ -217,7 +217,7 @@ class _Body:
 
     def depth(self, mask: np.ndarray) -> float | None:
         """Shortest distance from the lesion to the outside of the body; None where the frame lies within it, and dark parts are no air."""
-        if self.mask.all() or len(self.cut) > 1:
+        if self.mask.all() or len(self.cut) > 2:
             return None
         lesion = shrink_mask(mask, self.mask.shape)
         # only borders can be nearest, so all pairs are few enough
