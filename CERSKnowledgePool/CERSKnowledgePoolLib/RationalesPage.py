@@ -332,8 +332,6 @@ class RationalesPage:
         if missing:
             self._tell(missing)
             return None
-        for name, edit in self._remembered():
-            qt.QSettings().setValue(SETTING + name, edit.text.strip())
         return out
 
     def _prices(self) -> list[float] | None:
@@ -356,6 +354,9 @@ class RationalesPage:
 
     def _showPlan(self, found: dict) -> None:
         self.result.setHtml(RationaleWords.plan(found, Words.muted(self.page.palette)))
+        if not (found["endpoint"] or {}).get("key_problem"):  # what was typed into a wrong field may be a key
+            for name, edit in self._remembered():
+                qt.QSettings().setValue(SETTING + name, edit.text.strip())
         preview = found["preview"]
         self.picture.setVisible(bool(preview and preview["picture"]))
         if preview and preview["picture"]:
