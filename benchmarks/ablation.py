@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from benchmarks.common import between
 from cers.case.io import atomic_path
 from cers.cli.output import progress
 from cers.errors import CersError
@@ -278,7 +279,7 @@ def table(result: dict) -> str:
         if base is None or base is values:
             return ""
         d = interval((values - base)[part].tolist())
-        return f"{100 * d['value']:+.1f} ({100 * d['low']:+.1f} to {100 * d['high']:+.1f})"
+        return f"{100 * d['value']:+.1f}{between(d, '+.1f', 100)}"
 
     for (method, name), values in sorted(mean.items(), key=lambda item: item[0][0] == "copy"):
         found = interval(values.tolist())
@@ -288,7 +289,7 @@ def table(result: dict) -> str:
             name,
             len(collected[method, name]),
             f"{found['value']:.4f}",
-            f"{found['low']:.4f} to {found['high']:.4f}",
+            between(found, ".4f").strip(),
             difference(values, mean.get(("supervised", "plain"))),
             difference(values, null),
             f"{values[low].mean():.4f}",

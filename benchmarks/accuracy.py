@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import machine
+from benchmarks.common import between, machine
 from cers.evaluation.calibration import Reliability, near_lesion, without_temperature
 from cers.evaluation.metrics import compare_masks, dice
 from cers.evaluation.statistics import interval
@@ -175,7 +175,7 @@ def main() -> None:
             result["pictures"], result["cases"], result["calibration"] = pictures(model, embedder, options.data, pool, options.limit)
             for name, row in result["pictures"].items():
                 if row["n"]:
-                    print(f"{name:22s} {row['value']:.4f}  [{row['low']:.4f}, {row['high']:.4f}]  n={row['n']}")
+                    print(f"{name:22s} {row['value']:.4f} {between(row, '.4f')}  n={row['n']}")
         if options.only != "pictures":
             result["volumes"] = volumes(model, embedder, options.data, Path(temporary) / "demo_pool")
     if options.json:

@@ -153,3 +153,8 @@ def timing_pool(folder: Path, count: int = 40):
             )
         )
     return pool
+
+
+def between(row: dict, form: str = ".3f", factor: float = 1.0) -> str:
+    """ " [0.790, 0.834]" of a mean with its interval, nothing where it has none: of one picture, or of one group."""
+    return "" if row["low"] is None else f" [{factor * row['low']:{form}}, {factor * row['high']:{form}}]"

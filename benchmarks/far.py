@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import machine
+from benchmarks.common import between, machine
 from cers.evaluation.metrics import dice
 from cers.evaluation.statistics import interval
 
@@ -99,7 +99,7 @@ def summed(scores: dict[str, list[float]]) -> dict:
 
 
 def words(scores: dict[str, list[float]]) -> str:
-    return ", ".join(f"{name} {r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for name, r in summed(scores).items())
+    return ", ".join(f"{name} {r['value']:.3f}{between(r)}" for name, r in summed(scores).items())
 
 
 def main() -> None:

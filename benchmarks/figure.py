@@ -50,7 +50,7 @@ def by_pool(result: dict, trained: str) -> tuple[list[int], list[np.ndarray], li
 
 def _errors(values: list[np.ndarray]) -> tuple[list[float], list[list[float]]]:
     found = [interval(v.tolist()) for v in values]
-    return [f["value"] for f in found], [[f["value"] - f["low"] for f in found], [f["high"] - f["value"] for f in found]]
+    return [f["value"] for f in found], [[0 if f[end] is None else abs(f["value"] - f[end]) for f in found] for end in ("low", "high")]
 
 
 def draw(unseen: list[dict], known: dict | None, trained: str, out: Path) -> None:

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from benchmarks.common import between
 from cers.evaluation.statistics import interval
 from cers.network.model import CersNet, NetworkConfig
 from cers.pool.thumbnail import thumbnail
@@ -174,8 +175,7 @@ def main() -> None:
             difference = interval((scores - base).tolist())
             result[name] = {"dice": float(scores.mean()), **{f"minus_look_{k}": v for k, v in difference.items()}}
             print(
-                f"{name:38s} {scores.mean():.4f}  minus look {100 * difference['value']:+.2f} "
-                f"[{100 * difference['low']:+.2f}, {100 * difference['high']:+.2f}]",
+                f"{name:38s} {scores.mean():.4f}  minus look {100 * difference['value']:+.2f}{between(difference, '+.2f', 100)}",
                 flush=True,
             )
     if given.json:

@@ -113,6 +113,24 @@ def test_an_import_never_goes_to_another_pool(user, pool_folder, scan, tmp_path)
             assert len(pool) == count
 
 
+def test_modality_of_the_scene_goes_before_the_field(user, pool_folder, scan, monkeypatch):
+    from CERSKnowledgePoolLib.ImportPage import VolumeInput
+
+    volume, node, *_ = scan
+    user.choose(pool_folder)
+    page = user.control.importing
+    page.volume.setCurrentNode(volume)
+    page.segmentation.setCurrentNode(node)
+    monkeypatch.setattr(VolumeInput, "origin", lambda _volume: {"modality": "CT", "patient_id": None})
+    page.fields["modality"].setText("MR")
+    page.start.click()
+    user.host.wait_for(lambda: "were added" in page.result.plainText, 30)
+    user.settle()
+    page.fields["modality"].setText("")
+    with Pool.open(pool_folder, read_only=True) as pool:
+        assert len(pool.list(modality="CT")) == 4
+
+
 def test_scene_import_says_what_is_missing(user, pool_folder, scan):
     volume, node, *_ = scan
     user.choose(pool_folder)

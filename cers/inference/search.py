@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import Cancelled, InputError
 from ..pool import Pool
+from ..pool.records import modality_code
 
 BATCH = 64
 # vectors of cases that lack one in pools that may only be read: {(kind, model hash, pool state): {id: vector}}
@@ -62,7 +63,7 @@ def search_image(
     else:
         extra = {}
         embed_pool(model, pool, embedder, progress, cancel)
-    _, frame = to_frames(image[None], spacing, model.config.size, modality)
+    _, frame = to_frames(image[None], spacing, model.config.size, modality_code(modality or model.config.modality))
     with torch.inference_mode():
         vector = model.net.encode(frame.to(model.device)).pooled.float().cpu().numpy()[0]
     return _nearest(pool, "image", model.hash, vector / np.linalg.norm(vector), k, extra)
