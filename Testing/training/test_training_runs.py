@@ -105,6 +105,11 @@ def test_a_run_is_not_written_over_anything(folder, cache, tmp_path):
     (mine / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds other files \(notes.txt\)"):
         train(settings(folder, method="supervised", steps=2), mine, cache)
+    (mine / "notes.txt").unlink()
+    (mine / "settings.json").write_text('{"theme": "dark"}')
+    with pytest.raises(InputError, match=r"holds other files \(settings.json\)"):
+        train(settings(folder, method="supervised", steps=2), mine, cache)
+    assert (mine / "settings.json").read_text() == '{"theme": "dark"}'
     run, config = tmp_path / "run", settings(folder, method="supervised", steps=2)
     train(config, run, cache)
     before = (run / "status.json").read_bytes(), (run / "model.safetensors").read_bytes()

@@ -92,7 +92,7 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
     array, own, fields = _read_itk(path, path, picture=picture, layers=True, want_fields=True)
     segments = _segments(fields)
     if picture:
-        array = _label_picture(array, path)
+        array = label_picture(array, path)
         own = Geometry(geometry.ijkToRAS, array.shape[1:]) if array.shape[1:] == geometry.shape else own
     if array.dtype.kind == "f":
         if not np.isfinite(array).all() or (array != np.rint(array)).any():
@@ -123,7 +123,7 @@ def unnamed_values(path: str | Path) -> set[int]:
         array, _, fields = _read_itk(path, path, picture=picture, layers=True, want_fields=True)
         if _segments(fields) or array.min() < 0 or array.max() > 255:
             return set()
-        return set(_values(_label_picture(array, path) if picture else array.astype(np.uint8)))
+        return set(_values(label_picture(array, path) if picture else array.astype(np.uint8)))
     except InputError:
         return set()
 
@@ -134,11 +134,14 @@ def _values(labelmap: np.ndarray) -> list[int]:
 
 
 class Unnamed(dict[int, str]):
-    """Labels of a mask that does not name them itself, under names made up here: what counts is the value."""
+    """Labels of a mask that does not name them itself, under names made up here: what counts is the value.
 
-    def __init__(self, values: Iterable[int]):
+    several: the mask's fellows hold other values, so that each is a label, also where it is alone.
+    """
+
+    def __init__(self, values: Iterable[int], several: bool = False):
         values = list(values)
-        super().__init__({v: "lesion" if len(values) == 1 else f"label {v}" for v in values})
+        super().__init__({v: f"label {v}" if several or len(values) > 1 else "lesion" for v in values})
 
 
 def write_segmentation(
@@ -310,7 +313,8 @@ def _grey(array: np.ndarray, components: int, path: Path) -> np.ndarray:
     return np.rint(grey).astype(kind) if kind.kind in "iu" else grey
 
 
-def _label_picture(array: np.ndarray, path: Path) -> np.ndarray:
+def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
+    """The label map of a mask picture: its values where all are below 64, else cut at 127."""
     if array.max() < 64:
         return array
     middle = np.count_nonzero((array > 63) & (array < 192))

@@ -267,7 +267,7 @@ def _by_value(labelmap: np.ndarray, names: Mapping[int, str], labels: Mapping[in
     wanted = {name.lower(): value for value, name in labels.items()}
     present = [int(v) for v in np.unique(labelmap) if v]
     if isinstance(names, Unnamed):
-        names = {v: f"label {v}" for v in present}  # as a model calls its labels that learned from masks without names
+        names = Unnamed(present, several=True)  # as a model calls its labels that learned from masks without names
     named = {v: wanted.get(str(names.get(v, "")).lower()) for v in present}
     if not any(n is not None for n in named.values()):
         named = {v: v if v in labels else None for v in present}

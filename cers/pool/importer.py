@@ -272,7 +272,7 @@ def import_folder(
             fields = {**{k: v for k, v in (defaults or {}).items() if k not in said}, **row.values}
             called = fields.pop("label", None)
             if isinstance(labels, Unnamed):
-                labels = _renamed(_one_of(labels, several), called)
+                labels = _renamed(Unnamed(labels, several), called)
             elif row.values.get("label"):
                 labels = _renamed(labels, called)
             patient = fields.pop("patient", None)
@@ -404,11 +404,6 @@ def _several(masks: list[Path], cancel) -> bool:
         if len(found) > 1:
             return True
     return False
-
-
-def _one_of(labels: dict[int, str], several: bool) -> dict[int, str]:
-    """Made-up names of a mask: by value where its fellows hold other values."""
-    return {value: f"label {value}" for value in labels} if several else labels
 
 
 def _renamed(labels: dict[int, str], wish: str | None) -> dict[int, str]:

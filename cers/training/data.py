@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..case import PlaneView
-from ..case.io import _label_picture, read_mask, read_volume
+from ..case.io import label_picture, read_mask, read_volume
 from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 
@@ -63,7 +63,7 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     if not all(p.exists() for p in paths):
         arrays = [np.zeros((len(table), size, size), np.uint8) for _ in paths]
         for n, (picture, outline) in enumerate(files):
-            image, mask = _grey(sitk, picture), _label_picture(_grey(sitk, outline), outline) > 0
+            image, mask = _grey(sitk, picture), label_picture(_grey(sitk, outline), outline) > 0
             if image.shape != mask.shape:
                 raise InputError(f"Picture and mask of {picture.stem} differ in size: {image.shape} and {mask.shape}.")
             frame = Frame.around(body_box(image[None]), image.shape, (1.0, 1.0), size)

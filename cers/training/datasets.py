@@ -160,16 +160,16 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
             raise InputError(f"{file.name} has no label map in '{outlines}'. Add one, or move the image to a folder of unlabelled ones.")
         pairs.append((file, mask))
 
+    # what the table says of an image decides how its grey values are read
+    said = {name: {k: row[k] for k in ("modality", "body_site") if row.get(k)} for name, row in notes.items()}
+
     def slices():
         for file, mask in pairs:
             yield from _slices(file, mask, frame, plane, **said.get(_stem(file), {}))
 
-    # what the table says of an image decides how its grey values are read
-    said = {name: {k: row[k] for k in ("modality", "body_site") if row.get(k)} for name, row in notes.items()}
     data = _stored(["volumes", frame, plane, [_name_mark(f) for pair in pairs for f in pair], said], slices, cache, "volumes")
-    here = {_stem(file): str(file) for file in files}  # the cache may be of the time when they lay elsewhere
+    _locate(data, files)
     for row in data.table:
-        row["file"] = here[row["item"]]
         own = {k: v for k, v in notes.get(row["item"], {}).items() if k not in ("image", "modality", "body_site")}
         row.update({"split": "train", **own})
         row["group"] = row.get("group") or row["item"]
@@ -224,12 +224,18 @@ def _unlabelled(folder: Path, frame: int, plane: str, cache: Path, modality: str
             yield from _slices(file, None, frame, plane, otherwise=modality)
 
     data = _stored(["unlabelled", frame, plane, [_name_mark(f) for f in files], modality], slices, cache, "pictures")
-    here = {_stem(file): str(file) for file in files}
+    _locate(data, files)
     for row in data.table:
-        row["file"] = here[row["item"]]
         row.update({"split": OTHER, "group": f"{OTHER}:{row['item']}"})
         row["kin"] = [f"group {row['group']}", *row["kin"]]
     return data
+
+
+def _locate(data: Dataset, files: list[Path]) -> None:
+    """Where the files lie now; the cache may be of the time when they lay elsewhere."""
+    here = {_stem(file): str(file) for file in files}
+    for row in data.table:
+        row["file"] = here[row["item"]]
 
 
 def _slices(
@@ -319,13 +325,11 @@ def _named(names: list[str | int]) -> tuple[np.ndarray, list[str]]:
     Returns:
         table (256,) uint8 from 1 + position in ``names`` to 1 + position in the names returned; the names.
     """
-    values = sorted(n for n in names if isinstance(n, int))
-    alone = len(names) == 1
-    called = {v: "lesion" if alone else f"label {v}" for v in values}
+    called = Unnamed(sorted(n for n in names if isinstance(n, int)), several=len(names) > 1)
     given = [n for n in names if isinstance(n, str)]
     out, table = list(given), np.zeros(256, np.uint8)
-    for v in values:
-        _position(called[v], out)
+    for name in called.values():
+        _position(name, out)
     for n, name in enumerate(names):
         table[n + 1] = _position(called.get(name, name), out) + 1
     return table, out

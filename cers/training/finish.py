@@ -18,7 +18,7 @@ from .pictures import Examples
 from .runfolder import RunFolder
 from .validation import pooled, some, validate
 
-FEW = 5  # groups
+FEW = 5  # groups; what fewer say of the temperature is not believed where it would make surer
 
 
 def write_model(trainer, folder: Path, origin: str | None = None) -> dict:

@@ -25,17 +25,14 @@ from .runs import (  # noqa: F401 - some for who trains
     LOG,
     METRICS,
     MODEL,
-    OUTPUT,
     SETTINGS,
     SPLIT,
-    START,
     STATUS,
     STOP,
     WEIGHTS,
+    is_run,
+    own,
 )
-
-# what a run that has not made anything yet may have left
-_BEFORE = {CHECKPOINTS, CONFIG, EXAMPLES, LAUNCH, LOCK, LOG, METRICS, OUTPUT, SETTINGS, SPLIT, START, STATUS, STOP, "cache"}
 
 LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
@@ -106,9 +103,12 @@ class RunFolder:
         """InputError if a new run would be written over something."""
         if resume:
             return
-        if self.checkpoints() or self.path(MODEL).exists():
+        if self.checkpoints() or any(self.path(name).exists() for name in (MODEL, WEIGHTS)):
             raise InputError(f"The run folder '{self.folder}' already holds a run. Resume it, or choose another folder.")
-        if foreign := sorted(p.name for p in self.folder.iterdir() if p.name not in _BEFORE and not p.name.startswith(".")):
+        foreign = sorted(p.name for p in self.folder.iterdir() if not own(p.name) and not p.name.startswith("."))
+        if not is_run(self.folder):  # then these, too, are another program's
+            foreign += [name for name in (CONFIG, SETTINGS) if self.path(name).exists()]
+        if foreign:
             raise InputError(f"The folder '{self.folder}' holds other files ({', '.join(foreign[:3])}). Choose a new or empty folder.")
 
     def begin(self, resume: bool = False) -> None:

@@ -379,12 +379,12 @@ def remove(folder: Path) -> Path:
     away = folder.with_name(f"{TRASH}{folder.name}-{time.time_ns()}")
     try:
         names = sorted(os.listdir(folder))
-        foreign = [name for name in names if not _own(name)]
+        foreign = [name for name in names if not own(name)]
         if not foreign:
             os.rename(folder, away)
             return away
         away.mkdir()
-        for name in filter(_own, names):
+        for name in filter(own, names):
             os.rename(folder / name, away / name)
     except OSError as error:
         raise InputError(f"The run '{folder.name}' could not be deleted ({error.strerror}). Close what uses its files.") from error
@@ -393,13 +393,17 @@ def remove(folder: Path) -> Path:
     raise InputError(f"The run '{folder.name}' was deleted. Its folder stays, because it holds files that are not the run's: {kept}.")
 
 
-def _own(name: str) -> bool:
+def own(name: str) -> bool:
     """Whether a run writes a file or folder of this name; also those that a killed writer left half written."""
     return name in OWN or name == ".DS_Store" or name.startswith((".cers-", *(f".{own}." for own in OWN)))
 
 
-def _marked(folder: Path, launch: dict | None, status: dict | None) -> bool:
+def is_run(folder: Path) -> bool:
     """Whether something in the folder is CERS' own: other programs, too, keep a settings.json or a config.yaml."""
+    return _marked(folder, _record(folder / LAUNCH), _record(folder / STATUS))
+
+
+def _marked(folder: Path, launch: dict | None, status: dict | None) -> bool:
     if launch is not None and {"pid", "started"} <= set(launch):
         return True
     if status is not None and status.get("state") in (*LIVE, *ENDED) and "updated" in status:

@@ -93,7 +93,7 @@ def mean_model(
     if {c.initial for c in configs} & {"imagenet", "random"} and len({(c.initial, c.seed) for c in configs}) > 1:
         raise InputError(
             "Runs that began from different random weights have nothing in common that could be averaged. Train one model, then several "
-            "runs from its weights (--set initial=FILE), and average these."
+            "runs from its weights (--initial RUN), and average these."
         )
     sides = [_sides(run) for run in runs]
     for run, (trained, _) in zip(runs, sides):
