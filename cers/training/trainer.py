@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from ..errors import CersError, InputError, TrainingError
 from ..inference.model import resolve_device
+from ..network.encoder import EfficientNetLite
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from . import distributed, methods
@@ -99,8 +100,13 @@ class Trainer:
         except TypeError as error:
             raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
         if c.initial == "imagenet":
-            if net.config.encoder == {"kind": "efficientnet-lite0"}:
+            if isinstance(net.encoder, EfficientNetLite):
                 net.encoder.load_imagenet()
+            elif "path" not in net.config.encoder:
+                raise InputError(
+                    "There are no ImageNet weights for the encoder of the setting network. Set initial to random, or name a folder with "
+                    "weights as path of the encoder."
+                )
         elif c.initial != "random":
             try:
                 net.load_state_dict(load_file(c.initial))

