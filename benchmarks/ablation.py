@@ -355,8 +355,15 @@ def main() -> int:
 
 
 def settings_of(texts: list[str]) -> dict:
-    """NAME=VALUE, numbers and tables as JSON."""
-    return {name: json.loads(value) if value[:1] in '-0123456789.{["tf' else value for name, _, value in (s.partition("=") for s in texts)}
+    """NAME=VALUE; numbers, true, false and tables as JSON, all else as text."""
+
+    def read(value: str):
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+
+    return {name: read(value) for name, _, value in (s.partition("=") for s in texts)}
 
 
 def run_all(given, base: dict, held) -> None:

@@ -72,6 +72,7 @@ def measure(model, embedder, pool, queries, modality: str, site: str) -> dict[st
 
 def taught(model, pool: Path, folder: Path, minutes: float, start: str, threads: int) -> Path:
     """The folder of a model trained on a pool; start: "model" begins with the model's weights, else as ``TrainConfig.initial``."""
+    from cers.inference.model import quick_in_bfloat16
     from cers.training.config import TrainConfig
     from cers.training.trainer import train
 
@@ -84,7 +85,7 @@ def taught(model, pool: Path, folder: Path, minutes: float, start: str, threads:
         minutes=minutes,
         size=model.config.size,
         threads=threads,
-        precision="bfloat16",
+        precision="bfloat16" if quick_in_bfloat16() else "float32",
         deterministic=False,
         **(own if start == "model" else {"initial": start}),
     )

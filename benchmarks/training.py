@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from cers.inference.model import quick_in_bfloat16
 from cers.network.model import CersNet, NetworkConfig
 from cers.training.losses import dice_bce
 
@@ -49,7 +50,7 @@ def main() -> int:
     torch.set_flush_denormal(True)
     rows = []
     for size in given.sizes:
-        for precision in ("float32", "bfloat16"):
+        for precision in ("float32", "bfloat16")[: 1 + quick_in_bfloat16()]:
             found = []
             for references in (False, True):
                 update = trainer(size, references, precision)

@@ -13,6 +13,7 @@ from runs import NETWORK
 from safetensors.torch import save_file
 
 from benchmarks import selection
+from benchmarks.ablation import settings_of
 from cers.network.model import CersNet, NetworkConfig
 from cers.training.config import TrainConfig
 from cers.training.datasets import open_dataset
@@ -74,3 +75,16 @@ def test_what_may_not_serve_is_never_chosen(data, tmp_path):
             assert not study.barred[np.arange(len(picks))[:, None], picks].any(), name
         drawn = np.stack([found.masks[int(r)] > 0 for r in split.labelled])
         assert np.allclose(study.overlap(drawn).diagonal()[drawn.any((1, 2))], 1)
+
+
+def test_settings_given_to_a_benchmark_are_read_as_they_are_meant():
+    given = ["precision=float32", "deterministic=false", "steps=3", "lr=1e-3", 'network={"deepest": 24}', "initial=none", "data=5 cases"]
+    assert settings_of(given) == {
+        "precision": "float32",
+        "deterministic": False,
+        "steps": 3,
+        "lr": 1e-3,
+        "network": {"deepest": 24},
+        "initial": "none",
+        "data": "5 cases",
+    }

@@ -20,6 +20,7 @@ from cers.errors import InputError, TrainingError
 from cers.pool import Pool
 from cers.training import runfolder
 from cers.training.datasets import open_dataset
+from cers.training.plan import check
 from cers.training.runfolder import RunFolder
 from cers.training.splits import make_split
 from cers.training.trainer import Trainer, prepare, train
@@ -232,3 +233,16 @@ def test_weights_to_begin_with_must_fit_the_encoder(folder, cache, tmp_path):
     other.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read or are of another network"):
         train(settings(folder, method="supervised", initial=str(other)), tmp_path / "other", cache)
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_bfloat16_is_refused_where_it_is_emulated(folder, cache, tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: quick)
+    config = settings(folder, method="supervised", precision="bfloat16", steps=1)
+    if quick:
+        assert train(config, tmp_path / "run", cache) == "finished"
+        return
+    for attempt in (lambda: train(config, tmp_path / "run", cache), lambda: check(config, cache)):
+        with pytest.raises(InputError, match="no bfloat16.*Set precision to float32"):
+            attempt()
+    assert not (tmp_path / "run").exists()

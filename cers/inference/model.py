@@ -117,6 +117,13 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def quick_in_bfloat16(device: str = "cpu") -> bool:
+    """Whether the device computes in bfloat16; a CPU without such instructions emulates it, tens of times slower than float32."""
+    import torch
+
+    return device.split(":")[0] != "cpu" or (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threads: int | None = None) -> Model:
     """The model in a folder, by default the one in use: the one that ships with CERS, unless another was chosen.
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..errors import InputError
+from ..inference.model import quick_in_bfloat16, resolve_device
 from .config import TrainConfig
 from .datasets import Dataset, open_dataset
 from .splits import LeakError, Split, make_split
@@ -77,6 +79,12 @@ def fitting(config: TrainConfig, fixed: float, needed: float, free: float) -> di
     return None
 
 
+def check_machine(config: TrainConfig) -> None:
+    """InputError where the machine lacks the device, or computes in the precision by emulation only."""
+    if not quick_in_bfloat16(resolve_device(config.device)) and config.precision == "bfloat16":
+        raise InputError("This processor has no bfloat16 and would train tens of times slower with it. Set precision to float32.")
+
+
 def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda _words: None, measure: bool = True) -> dict:
     """What a run would do, without training.
 
@@ -91,6 +99,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         InputError: data or settings cannot be used.
     """
     config.check()
+    check_machine(config)
     say("Reading the pictures")
     data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
     say("Looking for leaks")

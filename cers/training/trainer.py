@@ -29,7 +29,7 @@ from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
-from .plan import out_of_memory, smaller, words
+from .plan import check_machine, out_of_memory, smaller, words
 from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
@@ -296,6 +296,7 @@ def train(
         InputError: data, settings or folder cannot be used. TrainingError: a leak, a full disk, or a loss that is not finite.
     """
     config.check()
+    check_machine(config)
     rank, world = distributed.start(config.device)
     folder = Path(folder)
     try:
