@@ -67,6 +67,30 @@ def test_a_bad_item_is_named_and_the_rest_goes_in(cers, folders, tmp_path):
     assert code == 1 and "case3" in err and "Traceback" not in err and "2 images" in out
 
 
+def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from cers.pool import importer
+
+    real, pool = importer.import_volume, tmp_path / "pool"
+
+    def press(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)  # while the first image is at work
+        return real(*args, **kwargs)
+
+    cers("pool", "create", pool)
+    asked = ("pool", "import", pool, "--images", folders[0], "--masks", folders[1], "--max-slices", "2")
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(importer, "import_volume", press)
+    code, out, err = cers(*asked)
+    assert code == 130 and "Added 2 cases from 1 images" in out and "1 images were not imported" in err, (out, err)
+    monkeypatch.setattr(importer, "import_volume", real)
+    assert signal.getsignal(signal.SIGINT) is handler
+    code, out, _ = cers(*asked, "--json")
+    assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"
+
+
 def test_show(cers, filled_pool):
     case = json.loads(cers("pool", "list", filled_pool, "--json")[1])[0]
     code, out, _ = cers("pool", "show", filled_pool, case["id"][:8], "--json")
