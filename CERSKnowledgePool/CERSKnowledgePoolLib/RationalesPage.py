@@ -166,12 +166,16 @@ class RationalesPage:
             self.scope.addItem(words, key)
         self.scope.setToolTip(_("Cases that this writer has done already are left out"))
         form.addRow(_("Cases"), self.scope)
-        self.again = qt.QCheckBox(_("Also cases that have this writer's text"), self.page)
-        self.again.setToolTip(_("Asks anew where an answer is at hand"))
-        self.overPersons = qt.QCheckBox(_("Also texts that a person wrote"), self.page)
-        self.overPersons.setToolTip(_("Else they stay; also then they are kept as earlier versions"))
-        form.addRow("", self.again)
-        form.addRow("", self.overPersons)
+        self.again, self.overOthers, self.overPersons = (qt.QCheckBox(self.page) for _n in range(3))
+        stays = _("Else they stay; Write asks before it replaces them, and they are kept as earlier versions")
+        for box, words, tip in (
+            (self.again, _("Also cases that have this writer's text"), _("Asks anew where an answer is at hand")),
+            (self.overOthers, _("Also texts of other models and tables"), stays),
+            (self.overPersons, _("Also texts that a person wrote"), stays),
+        ):
+            box.setText(words)
+            box.setToolTip(tip)
+            form.addRow("", box)
 
     def _setUpConsents(self, layout) -> None:
         line = qt.QHBoxLayout()
@@ -310,7 +314,8 @@ class RationalesPage:
 
     def params(self) -> dict | None:
         """Which writer and which cases; None, with a sentence said, where something is missing."""
-        out: dict = {"writer": self.kind, "again": bool(self.again.checked), "over_persons": bool(self.overPersons.checked)}
+        boxes = {"again": self.again, "over_others": self.overOthers, "over_persons": self.overPersons}
+        out: dict = {"writer": self.kind, **{name: bool(box.checked) for name, box in boxes.items()}}
         scope = self.scope.itemData(self.scope.currentIndex)
         out |= {"ids": self.chosen()} if scope == CHOSEN else {"scope": scope}
         missing = _("Choose cases in the table first.") if scope == CHOSEN and not out["ids"] else ""
@@ -382,9 +387,10 @@ class RationalesPage:
         if grant and not self.confirm(RationaleWords.consentQuestion(endpoint)):
             self._tell(_("Nothing was sent."))
             return
-        if found["estimate"] is not None and not self.confirm(RationaleWords.startQuestion(found)):
-            self._tell(_("Nothing was written."))
-            return
+        for ask, question in ((found["replaces"], RationaleWords.replaceQuestion), (found["estimate"], RationaleWords.startQuestion)):
+            if ask and not self.confirm(question(found)):
+                self._tell(_("Nothing was written."))
+                return
         folder = self.session.folder
         self._run(
             self._writing(params, endpoint if grant else None),

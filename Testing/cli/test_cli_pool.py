@@ -156,3 +156,18 @@ def test_verify_exits_with_one_on_any_fault(cers, pool):
 def test_no_pool_there(cers, tmp_path, arguments):
     code, out, err = cers("pool", arguments[0], tmp_path / "none", *arguments[1:])
     assert code == 1 and err.startswith("Error: ") and err.count("\n") == 1
+
+
+def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
+    from dataclasses import replace
+
+    from cers.pool import Pool
+
+    with Pool.open(pool) as opened:
+        first = opened.ids()[0]
+        opened.add_rationale(first, replace(opened.get(first).rationale, writer="model-y"))
+    code, out, _ = cers("rationale", "write", pool, "--writer", "measured")
+    assert code == 0 and "Texts of others stay: model-y 1" in out and "Wrote 0" in out
+    assert json.loads(cers("rationale", "write", pool, "--writer", "measured", "--dry-run", "--json")[1])["kept"] == {"model-y": 1}
+    code, out, _ = cers("rationale", "write", pool, "--writer", "measured", "--over-others")
+    assert code == 0 and "will be replaced: model-y 1" in out and "Wrote 1" in out

@@ -163,6 +163,21 @@ class CareTable:
                 return row["rationale_version"]
             return self._next_rationale(db, row, Rationale(statements, dict(before.descriptors) if before else {}, "person", "1"), who)
 
+    def persons(self, ids: Iterable[str]) -> dict[str, str]:
+        """Who wrote the current rationale of these cases, where a person did and gave a name."""
+        out: dict[str, str] = {}
+        if self._db.version < 2:  # who did what was not noted then
+            return out
+        with self._db.read() as db:
+            for chunk in chunks(ids):
+                rows = db.execute(
+                    "SELECT case_id, who FROM provenance WHERE number IN (SELECT max(number) FROM provenance WHERE action = 'rationale' "
+                    f"AND case_id IN ({', '.join('?' * len(chunk))}) GROUP BY case_id) AND json_extract(detail, '$.writer') = 'person'",
+                    chunk,
+                )
+                out.update((case_id, who) for case_id, who in rows if who not in (None, "person"))
+        return out
+
     # ---- trash
 
     def trash(self, ids: Iterable[str], *, who: str | None = None, note: str | None = None) -> list[int]:
