@@ -280,6 +280,7 @@ class CasesPage:
             return
         self.note.setText("")
         if what == "delete":
+            self.say(_("Moving {count} cases to the trash…").format(count=f"{len(ids):,}"))  # thousands take some seconds
             self.session.change("pool_delete", {"ids": ids, "note": note}, lambda result: self._deleted(ids, result["numbers"]))
         else:
             self.session.change(
@@ -290,7 +291,8 @@ class CasesPage:
 
     def _deleted(self, ids: list[str], numbers: list[int]) -> None:
         if self._subset is not None:
-            self._subset = [i for i in self._subset if i not in ids]
+            gone = set(ids)
+            self._subset = [i for i in self._subset if i not in gone]
             self.table.show(self._subset)
         self.say(
             _("{count} cases are in the trash.").format(count=len(ids)),

@@ -49,6 +49,8 @@ def test_look_change_undo(worker, tmp_path):
     assert worker.call("pool_query", ranges={"contrast": [None, -101]})["ids"] == []
     numbers = worker.call("pool_delete", ids=ids[:1], who="Ana")["numbers"]
     assert worker.call("pool_info")["trashed"] == 1 and worker.call("pool_trash")["cases"][0]["id"] == ids[0]
+    assert worker.call("pool_trash", numbers=[]) == {"numbers": numbers, "cases": []}
+    assert len(worker.call("pool_trash", numbers=[*numbers, 99])["cases"]) == 1
     assert worker.call("pool_restore", numbers=numbers)["ids"] == ids[:1] and worker.call("pool_purge") == {"deleted": 0}
     assert worker.call("pool_audit", limit=1)["entries"][0]["action"] == "restored"
     assert worker.call("pool_audit", path=str(tmp_path / "a.csv"))["lines"] > 4 and (tmp_path / "a.csv").exists()

@@ -208,12 +208,27 @@ class CareTable:
                 numbers.append(number)
         return numbers
 
-    def trashed(self) -> list[dict]:
-        """What lies in the trash, newest first: number, id, who, note, created, and the case's metadata under "case"."""
+    def trash_numbers(self) -> list[int]:
+        """The numbers of what lies in the trash, newest first."""
         if self._db.version < 2:
             return []
         with self._db.read() as db:
-            rows = [*db.execute("SELECT * FROM trash ORDER BY number DESC")]
+            return [r[0] for r in db.execute("SELECT number FROM trash ORDER BY number DESC")]
+
+    def trashed(self, numbers: Iterable[int] | None = None) -> list[dict]:
+        """What lies in the trash, newest first: number, id, who, note, created, and the case's metadata under "case".
+
+        Args:
+            numbers: only these; one that is not there is left out.
+        """
+        if self._db.version < 2:
+            return []
+        with self._db.read() as db:
+            rows = [
+                row
+                for chunk in chunks(self.trash_numbers() if numbers is None else sorted(set(numbers), reverse=True))
+                for row in db.execute(f"SELECT * FROM trash WHERE number IN ({', '.join('?' * len(chunk))}) ORDER BY number DESC", chunk)
+            ]
         return [
             {
                 "number": r["number"],

@@ -156,9 +156,10 @@ def purge(self: Methods, job: Job, given: dict) -> dict:
     return {"deleted": self._pool().purge(None if numbers is None else _numbers(numbers), who=given.get("who"))}
 
 
-@params()
+@params(numbers=list)
 def trash(self: Methods, job: Job, given: dict) -> dict:
-    return {"cases": self._pool().trashed()}
+    pool, numbers = self._pool(), given.get("numbers")
+    return {"numbers": pool.trash_numbers(), "cases": pool.trashed(None if numbers is None else _numbers(numbers))}
 
 
 @params(path=str, ids=list, limit=int)
