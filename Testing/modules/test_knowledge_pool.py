@@ -112,8 +112,27 @@ def test_search_by_meaning(user, pool_folder):
     user.cases.findMeaning()
     user.settle()
     assert len(user.ids()) == 5 and "meaning" in user.cases.found.text
+    ranked, first = user.ids(), user.cell(0, "Case")
+    user.cases.view.selectRow(2)
+    user.cases.buttons["flagged"].click()
+    user.settle()
+    assert user.ids() == ranked and "meaning" in user.cases.found.text and user.cell(0, "Case") == first, "a verdict leaves the search"
+    assert "flagged" in user.cell(2, "Review") and user.cases.table.selected() == ranked[2:3]
+    user.cases.buttons["delete"].click()
+    user.settle()
+    assert user.ids() == [i for i in ranked if i != ranked[2]] and "  0." in user.cell(3, "Case")
+    user.ui.undoButton.click()
+    user.settle()
+    assert user.ids() == ranked and user.cell(0, "Case") == first
+    user.control.reload()
+    user.settle()
+    assert user.ids() == ranked
+    user.cases.words.setText("lung")
+    user.settle()
+    assert len(user.ids()) == 1 and "meaning" not in user.cases.found.text, "another filter ends it"
     user.cases.showAll()
     user.settle()
+    assert len(user.ids()) == 5
 
 
 def test_case_page(user, pool_folder, screenshots):
@@ -441,7 +460,7 @@ def test_the_trash_of_ten_thousand_cases_holds_nothing_up(user, pool_folder):
             with Gaps(user.host.qt) as gaps:
                 user.host.process(0.05)
                 step()
-                user.settle()
+                user.settle(240)
             longest[name] = max(longest.get(name, 0), *gaps.work)
 
     control.cases.showOnly(list(user.ids()), "all of them")  # as a finding does: the subset is kept in step
