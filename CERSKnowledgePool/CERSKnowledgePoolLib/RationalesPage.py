@@ -175,7 +175,7 @@ class RationalesPage:
         ):
             box.setText(words)
             box.setToolTip(tip)
-            form.addRow("", box)
+            form.addRow(box)  # from the left edge, else they are cut off in a narrow panel
 
     def _setUpConsents(self, layout) -> None:
         line = qt.QHBoxLayout()
@@ -183,7 +183,7 @@ class RationalesPage:
         self.consents = qt.QComboBox(self.page)
         self.consents.setToolTip(_("Addresses to which you agreed that something is sent"))
         self.consents.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.consents.setMinimumContentsLength(12)
+        self.consents.setMinimumContentsLength(8)
         line.addWidget(self.consents, 1)
         self.withdraw = addButton(self.page, line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
         self.log = addButton(
