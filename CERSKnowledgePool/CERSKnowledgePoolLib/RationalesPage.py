@@ -112,11 +112,8 @@ class RationalesPage:
         self.withPicture.setToolTip(_("Of the body only, with the lesion outlined; borders, in which names may be burnt, are removed"))
         own.addRow("", self.withPicture)
         self.key, self.variable = qt.QComboBox(page), qt.QLineEdit(page)
-        for words, key in (
-            (_("No key"), "none"),
-            (_("In an environment variable"), "environment"),
-            (_("In the system's keyring"), "keyring"),
-        ):
+        places = {"none": _("No key"), "environment": _("In an environment variable"), "keyring": _("In the system's keyring")}
+        for key, words in places.items():
             self.key.addItem(words, key)
         self.key.setToolTip(_("Where the key is kept. CERS writes it nowhere; to put it into the keyring: cers rationale key set ADDRESS"))
         self.key.currentIndexChanged.connect(lambda *_index: self._updateButtons())
@@ -242,8 +239,6 @@ class RationalesPage:
 
         def over() -> None:
             self._task = None
-            self.progress.setVisible(False)
-            self.cancel.setVisible(False)
             self._updateButtons()
 
         def finished(value) -> None:
@@ -314,8 +309,8 @@ class RationalesPage:
 
     def params(self) -> dict | None:
         """Which writer and which cases; None, with a sentence said, where something is missing."""
-        boxes = {"again": self.again, "over_others": self.overOthers, "over_persons": self.overPersons}
-        out: dict = {"writer": self.kind, **{name: bool(box.checked) for name, box in boxes.items()}}
+        out: dict = {"writer": self.kind, "again": bool(self.again.checked), "over_others": bool(self.overOthers.checked)}
+        out["over_persons"] = bool(self.overPersons.checked)
         scope = self.scope.itemData(self.scope.currentIndex)
         out |= {"ids": self.chosen()} if scope == CHOSEN else {"scope": scope}
         missing = _("Choose cases in the table first.") if scope == CHOSEN and not out["ids"] else ""
