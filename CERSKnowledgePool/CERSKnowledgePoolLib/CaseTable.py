@@ -76,7 +76,7 @@ class CaseTable:
 
     def show(self, ids: list[str], similarity: list[float] | None = None) -> None:
         """Lists these cases; what was selected and is still there stays selected."""
-        selected = set(self.selected()[:1])
+        selected = self._firstSelected()
         self._round += 1
         self._waiting = False
         self.ids, self._similarity = list(ids), similarity
@@ -84,8 +84,8 @@ class CaseTable:
         self._order.clear()
         self.model.setRowCount(0)
         self.model.setRowCount(len(self.ids))
-        for row in [n for n, i in enumerate(self.ids) if i in selected][:1]:
-            self.view.selectRow(row)
+        if selected is not None:
+            self.select(selected)
         self._soon()
 
     def refresh(self) -> None:
@@ -100,6 +100,12 @@ class CaseTable:
     def anySelected(self) -> bool:
         """Whether a row is selected; quick also for thousands."""
         return bool(self.view.selectionModel().hasSelection)
+
+    def _firstSelected(self) -> str | None:
+        """Without a list of all that are selected, which takes its time with thousands."""
+        model, nowhere = self.view.selectionModel(), qt.QModelIndex()
+        rows = range(len(self.ids)) if self.anySelected else ()
+        return next((self.ids[row] for row in rows if model.isRowSelected(row, nowhere)), None)
 
     def selected(self) -> list[str]:
         rows = sorted(index.row() for index in self.view.selectionModel().selectedRows())

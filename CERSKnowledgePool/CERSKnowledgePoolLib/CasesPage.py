@@ -30,8 +30,9 @@ class CasesPage:
 
     def __init__(self, page, session: PoolSession, onOpen, say):
         self.session, self.say, self._counts = session, say, {}
-        self._subset: list[str] | None = None
-        self._asked = 0
+        self._subset: list[str] | None = None  # a list that stays as it is when a case changes: of a finding, or of a search, best first
+        self._scores: list[float] | None = None  # of the search
+        self._asked, self._searching = 0, False
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         grid = qt.QGridLayout()
@@ -135,12 +136,12 @@ class CasesPage:
             combo.setCurrentIndex(max(0, combo.findData(chosen)) if chosen is not None else 0)
             combo.blockSignals(False)
             gone = gone or (chosen is not None and combo.findData(chosen) < 0)
-        if gone and counts:
+        if gone and counts and self._subset is None:
             self.query()  # nothing is left of what was filtered for
 
     def clear(self) -> None:
         """No pool is shown."""
-        self._asked = 0
+        self._asked, self._searching, self._subset = 0, False, None
         self._timer.stop()
         self.setCounts({})
         self.table.show([])
@@ -149,12 +150,17 @@ class CasesPage:
     def showOnly(self, ids: list[str], why: str) -> None:
         """Lists these cases, whatever the filters."""
         self._timer.stop()
-        self._subset = ids
-        self.table.show(ids)
+        self._searching = False
+        self._keep(ids)
         self.found.setText(why)
 
+    def _keep(self, ids: list[str], scores: list[float] | None = None) -> None:
+        """Lists these cases until something else is asked for."""
+        self._subset, self._scores = list(ids), scores
+        self.table.show(ids, scores)
+
     def showAll(self) -> None:
-        self._subset = None
+        self._subset, self._searching = None, False
         for widget in (*self.combos.values(), self.descriptor, self.words, self.least, self.most):
             widget.blockSignals(True)
         for combo in (*self.combos.values(), self.descriptor):
@@ -227,8 +233,19 @@ class CasesPage:
         self._long({**params, "image": path, "spacing": spacing, "modality": modality}, _("most alike first"))
 
     def _long(self, params: dict, words: str) -> None:
+        def shown(result: dict) -> None:
+            self._searching = False
+            self._show(result, words)
+            self._subset, self._scores = result["ids"], result.get("similarity")
+
+        def failed(sentence: str) -> None:
+            self._searching = False
+            self._failed(sentence)
+
         self.found.setText(_("Searching…"))
-        if not self.session.work("pool_query", params, lambda result: self._show(result, words), self._failed):
+        if self.session.work("pool_query", params, shown, failed):
+            self._searching = True
+        else:
             self.found.setText(_("Something else is running. Wait for it, or cancel it."))
 
     def _ask(self, params: dict, words: str) -> None:
@@ -237,7 +254,7 @@ class CasesPage:
 
         def shown(result: dict) -> None:
             if number == self._asked:  # else the filters have changed since
-                self._asked = 0
+                self._asked, self._subset = 0, None
                 self._show(result, words)
 
         def failed(sentence: str) -> None:
@@ -270,7 +287,7 @@ class CasesPage:
         """Something was changed: reads what is shown again."""
         if self._subset is not None:
             self.table.refresh()
-        else:
+        elif not self._searching:  # else what was searched for would be replaced
             self.query()
 
     def act(self, what: str) -> None:
@@ -280,6 +297,7 @@ class CasesPage:
             return
         self.note.setText("")
         if what == "delete":
+            self.say(_("Moving {count} cases to the trash…").format(count=f"{len(ids):,}"))  # thousands take some seconds
             self.session.change("pool_delete", {"ids": ids, "note": note}, lambda result: self._deleted(ids, result["numbers"]))
         else:
             self.session.change(
@@ -289,12 +307,20 @@ class CasesPage:
             )
 
     def _deleted(self, ids: list[str], numbers: list[int]) -> None:
-        if self._subset is not None:
-            self._subset = [i for i in self._subset if i not in ids]
-            self.table.show(self._subset)
+        before, scores = self._subset, self._scores
+        if before is not None:
+            gone = set(ids)
+            left = [n for n, i in enumerate(before) if i not in gone]
+            self._keep([before[n] for n in left], None if scores is None else [scores[n] for n in left])
+            left = self._subset
+
+        def restored(_result: dict) -> None:
+            if before is not None and self._subset is left:  # else something else is shown by now
+                self._keep(before, scores)
+
         self.say(
             _("{count} cases are in the trash.").format(count=len(ids)),
-            undo=lambda: self.session.change("pool_restore", {"numbers": numbers}),
+            undo=lambda: self.session.change("pool_restore", {"numbers": numbers}, restored),
         )
 
 

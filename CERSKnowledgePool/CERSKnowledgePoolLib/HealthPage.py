@@ -87,12 +87,15 @@ class HealthPage:
         self.tried = qt.QLabel(page)
         self.tried.setWordWrap(True)
         layout.insertWidget(layout.indexOf(self.summary) + 1, self.tried)
-        self.record = qt.QCheckBox(_("Note in the pool which cases serve as references"), page)
+        self.record = qt.QCheckBox(_("Note which cases serve as references"), page)  # its text cannot wrap: keep it short
         self.record.setToolTip(
-            _("Kept are the date, a number that tells images apart, and how much the case counted; nothing else of the image")
+            _("Kept in the pool are the date, a number that tells images apart, and how much the case counted; nothing else of the image")
         )
         self.record.clicked.connect(lambda *_checked: self._onRecord())
         layout.addWidget(self.record)
+        self.recorded = qt.QLabel(page)
+        self.recorded.setWordWrap(True)
+        layout.addWidget(self.recorded)
         self.findings: list[dict] = []
         self.clear()
 
@@ -110,8 +113,9 @@ class HealthPage:
             self._task.cancel()
         self.findings, self._checked, self._harm = [], [], []
         self.text.clear()
-        for label in (self.summary, self.tried):
+        for label in (self.summary, self.tried, self.recorded):
             label.setText("")
+        self.recorded.setVisible(False)
         self._updateButtons()
 
     def enter(self) -> None:
@@ -134,10 +138,9 @@ class HealthPage:
         self.record.blockSignals(True)
         self.record.setChecked(bool(result["records"]))
         self.record.blockSignals(False)
-        words = _("Note in the pool which cases serve as references")
+        self.recorded.setVisible(bool(result["images"]))
         if result["images"]:
-            words += " " + _("({count} images since {day})").format(count=result["images"], day=result["since"])
-        self.record.setText(words)
+            self.recorded.setText(_("Noted: {count} images since {day}").format(count=f"{result['images']:,}", day=result["since"]))
 
     def _onRecord(self) -> None:
         self.session.ask("pool_uses", {"record": bool(self.record.checked)}, self._showUses)
@@ -190,7 +193,8 @@ class HealthPage:
 
     def _onProgress(self, fraction: float, words: str) -> None:
         self.progress.setValue(round(1000 * fraction))
-        self.progress.setFormat(words)
+        self.tried.setText(words)  # a bar would cut off what is wider than it
+        self.tried.setVisible(bool(words))
 
     def showTrial(self, result: dict) -> None:
         """Lists the cases that do harm and the masks in doubt, beside what was found before."""

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from .CasePage import auditRows
 from .PoolSession import PoolSession
+from .TrashList import TrashList
 
 SHOWN = 200
 WIDTHS = 118, 70, 70, 220, 60  # of the columns, in pixels
@@ -60,11 +61,10 @@ class HistoryPage:
         layout.addWidget(self.nothing)
         self.trashLabel = qt.QLabel(page)
         layout.addWidget(self.trashLabel)
-        self.trash = qt.QListWidget(page)
-        self.trash.setToolTip(_("Deleted cases; choose some to restore them or to delete them for good"))
-        self.trash.setSelectionMode(qt.QAbstractItemView.ExtendedSelection)
-        self.trash.itemSelectionChanged.connect(lambda: self._updateButtons())
-        layout.addWidget(self.trash, 1)
+        view = qt.QTableView(page)
+        view.setToolTip(_("Deleted cases; choose some to restore them or to delete them for good (Ctrl+A: all)"))
+        self.trash = TrashList(view, session, lambda: self._updateButtons())
+        layout.addWidget(view, 1)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         line.addStretch(1)
@@ -79,17 +79,19 @@ class HistoryPage:
         self.askPath = self._askPath
         self.clear()
 
+    def cleanup(self) -> None:
+        self.trash.cleanup()
+
     def clear(self) -> None:
         self._showAudit({"entries": []})
-        self.trash.clear()
+        self.trash.show([])
         self.trashLabel.setText("")
-        self._updateButtons()
 
     def again(self) -> None:
         """Reads audit and trash again."""
         if self.session.folder:
             self.session.ask("pool_audit", {"limit": SHOWN}, self._showAudit)
-            self.session.ask("pool_trash", {}, self._showTrash)
+            self.session.ask("pool_trash", {"numbers": []}, self._showTrash)
 
     def _showAudit(self, result: dict) -> None:
         self.rows = auditRows(result["entries"])
@@ -107,43 +109,33 @@ class HistoryPage:
             self.onOpen(self.rows[number][2])
 
     def _showTrash(self, result: dict) -> None:
-        self.trash.clear()
-        for entry in result["cases"]:
-            case = entry["case"]
-            parts = [
-                entry["id"][:8],
-                ", ".join(case["labels"].values()),
-                case["source"],
-                _("deleted {date}").format(date=entry["created"][:10]),
-                entry["who"],
-                entry["note"],
-            ]
-            item = qt.QListWidgetItem(" · ".join(str(p) for p in parts if p))
-            item.setData(qt.Qt.UserRole, entry["number"])
-            self.trash.addItem(item)
-        count = len(result["cases"])
-        self.trashLabel.setText(_("The trash is empty.") if not count else _("Trash: {count}").format(count=count))
-        self._updateButtons()
-
-    def _chosen(self) -> list[int]:
-        return [int(item.data(qt.Qt.UserRole)) for item in self.trash.selectedItems()]
+        count = len(result["numbers"])
+        self.trash.show(result["numbers"])
+        self.trashLabel.setText(_("The trash is empty.") if not count else _("Trash: {count}").format(count=f"{count:,}"))
 
     def _updateButtons(self) -> None:
-        some = bool(self.trash.selectedItems()) and not self.session.readOnly
+        some = self.trash.anySelected and not self.session.readOnly
         self.restore.setEnabled(some)
         self.purge.setEnabled(some)
         self.export.setEnabled(bool(self.session.folder))
 
     def onRestore(self) -> None:
+        numbers = self.trash.selected()
+        self.say(_("Restoring {count} cases…").format(count=f"{len(numbers):,}"))
         self.session.change(
-            "pool_restore", {"numbers": self._chosen()}, lambda result: self.say(_("Restored: {count}").format(count=len(result["ids"])))
+            "pool_restore",
+            {"numbers": numbers},
+            lambda result: self.say(_("Restored: {count}").format(count=f"{len(result['ids']):,}")),
         )
 
     def onPurge(self) -> None:
-        numbers = self._chosen()
-        if self.confirm(_("Delete {count} cases for good? This cannot be undone.").format(count=len(numbers))):
+        numbers = self.trash.selected()
+        if self.confirm(_("Delete {count} cases for good? This cannot be undone.").format(count=f"{len(numbers):,}")):
+            self.say(_("Deleting {count} cases for good…").format(count=f"{len(numbers):,}"))
             self.session.change(
-                "pool_purge", {"numbers": numbers}, lambda result: self.say(_("Deleted for good: {count}").format(count=result["deleted"]))
+                "pool_purge",
+                {"numbers": numbers},
+                lambda result: self.say(_("Deleted for good: {count}").format(count=f"{result['deleted']:,}")),
             )
 
     def _ask(self, question: str) -> bool:

@@ -255,7 +255,7 @@ class ImportPage:
 
     def _work(self, method: str, params: dict, dry: bool, identity: dict | None = None) -> None:
         self._tell(_("Looking…") if dry else _("Importing…"))
-        kept = bool(self.keep.checked)
+        kept, before = bool(self.keep.checked), []
 
         def done(result: dict) -> None:
             self.show(result if identity is None else {**result, "identity": identity}, dry, kept)
@@ -266,7 +266,16 @@ class ImportPage:
             self._tell(sentence)
             if not dry:
                 self.session.changed.emit()  # what was finished before stays
+                self.session.ask("pool_import_report", {}, lambda found: told(sentence, found), lambda _sentence: None)
 
+        def told(sentence: str, found: dict) -> None:
+            if found["report"] is not None:
+                done(found["report"])
+            elif before:  # a worker that did not stop in time was ended, and its report with it
+                self._tell(stayed(sentence, found["cases"] - before[0]))
+
+        if not dry:
+            self.session.ask("pool_import_report", {"forget": True}, lambda found: before.append(found["cases"]), lambda _sentence: None)
         if not self.session.work(method, params, done, failed):
             self._tell(_("Something else is running. Wait for it, or cancel it."))
 
@@ -282,7 +291,10 @@ class ImportPage:
             ).format(added=added, present=present)
         ]
         if result.get("cancelled"):
-            lines.append(_("Cancelled; what was finished stays."))
+            lines.append(
+                _("Cancelled; what was finished stays.")
+                + (" " + _("Not imported: {count}.").format(count=result["left"]) if result.get("left") else "")
+            )
         if result.get("unlisted"):
             lines.append(_("{count} images that the table does not name are left out.").format(count=len(result["unlisted"])))
         faults = [
@@ -332,6 +344,11 @@ class ImportPage:
         if self._task is not None and self._task.running:
             self._task.cancel()
         self.setScene(None)
+
+
+def stayed(sentence: str, added: int) -> str:
+    """Why an import ended, and what it had added until then."""
+    return sentence + " " + (_("{added} cases were added before.").format(added=added) if added > 0 else _("No case was added."))
 
 
 def identityHtml(found: dict, kept: bool) -> str:

@@ -105,6 +105,7 @@ class PoolWidget:
         self.health.cleanup()
         self.rationales.cleanup()
         self.importing.cleanup()
+        self.history.cleanup()
         self.training.cleanup()
         self.models.cleanup()
         self.session.stop()

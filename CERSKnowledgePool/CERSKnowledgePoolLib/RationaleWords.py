@@ -41,6 +41,10 @@ def plan(found: dict, quiet: str) -> str:
             + (" " + _("{count} were written by a person and stay.").format(count=found["persons"]) if found["persons"] else "")
         )
     ]
+    if found["kept"]:
+        out.append(_paragraph(_("Texts of others stay unless you tick the box for them: {names}.").format(names=names(found["kept"]))))
+    if found["replaces"]:
+        out.append(_paragraph(_("Texts of others that would be replaced: {names}.").format(names=names(found["replaces"]))))
     if found["estimate"] is not None:
         out.append(_paragraph(estimate(found)))
     endpoint = found["endpoint"]
@@ -109,6 +113,20 @@ def consentQuestion(endpoint: dict) -> str:
         + _("Names, dates and other header fields are not sent. A picture itself can still be personal data.")
         + "\n\n"
         + _("Do you agree? It holds for this address until you withdraw it on this page.")
+    )
+
+
+def names(counts: dict[str, int]) -> str:
+    """Writers or persons, and how many texts are theirs."""
+    return ", ".join(f"{writerName(name)} {count:,}" for name, count in counts.items())
+
+
+def replaceQuestion(found: dict) -> str:
+    count = sum(found["replaces"].values())
+    return (
+        _("This replaces {count} texts that others wrote: {names}.").format(count=f"{count:,}", names=names(found["replaces"]))
+        + "\n\n"
+        + _("They are kept as earlier versions of their cases. Replace them?")
     )
 
 
@@ -201,6 +219,8 @@ def table(found: dict, dry: bool) -> str:
         )
         if found[key]
     ]
+    if found["replaces"]:
+        more.append(_("Texts of others that give way: {names}.").format(names=names(found["replaces"])))
     if found["contradicting"]:
         more.append(
             _("{count} of {all} sentences contradict the measurement of their case.").format(

@@ -112,11 +112,8 @@ class RationalesPage:
         self.withPicture.setToolTip(_("Of the body only, with the lesion outlined; borders, in which names may be burnt, are removed"))
         own.addRow("", self.withPicture)
         self.key, self.variable = qt.QComboBox(page), qt.QLineEdit(page)
-        for words, key in (
-            (_("No key"), "none"),
-            (_("In an environment variable"), "environment"),
-            (_("In the system's keyring"), "keyring"),
-        ):
+        places = {"none": _("No key"), "environment": _("In an environment variable"), "keyring": _("In the system's keyring")}
+        for key, words in places.items():
             self.key.addItem(words, key)
         self.key.setToolTip(_("Where the key is kept. CERS writes it nowhere; to put it into the keyring: cers rationale key set ADDRESS"))
         self.key.currentIndexChanged.connect(lambda *_index: self._updateButtons())
@@ -166,12 +163,16 @@ class RationalesPage:
             self.scope.addItem(words, key)
         self.scope.setToolTip(_("Cases that this writer has done already are left out"))
         form.addRow(_("Cases"), self.scope)
-        self.again = qt.QCheckBox(_("Also cases that have this writer's text"), self.page)
-        self.again.setToolTip(_("Asks anew where an answer is at hand"))
-        self.overPersons = qt.QCheckBox(_("Also texts that a person wrote"), self.page)
-        self.overPersons.setToolTip(_("Else they stay; also then they are kept as earlier versions"))
-        form.addRow("", self.again)
-        form.addRow("", self.overPersons)
+        self.again, self.overOthers, self.overPersons = (qt.QCheckBox(self.page) for _n in range(3))
+        stays = _("Else they stay; Write asks before it replaces them, and they are kept as earlier versions")
+        for box, words, tip in (
+            (self.again, _("Also cases that have this writer's text"), _("Asks anew where an answer is at hand")),
+            (self.overOthers, _("Also texts of other models and tables"), stays),
+            (self.overPersons, _("Also texts that a person wrote"), stays),
+        ):
+            box.setText(words)
+            box.setToolTip(tip)
+            form.addRow(box)  # from the left edge, else they are cut off in a narrow panel
 
     def _setUpConsents(self, layout) -> None:
         line = qt.QHBoxLayout()
@@ -179,7 +180,7 @@ class RationalesPage:
         self.consents = qt.QComboBox(self.page)
         self.consents.setToolTip(_("Addresses to which you agreed that something is sent"))
         self.consents.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.consents.setMinimumContentsLength(12)
+        self.consents.setMinimumContentsLength(8)
         line.addWidget(self.consents, 1)
         self.withdraw = addButton(self.page, line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
         self.log = addButton(
@@ -238,8 +239,6 @@ class RationalesPage:
 
         def over() -> None:
             self._task = None
-            self.progress.setVisible(False)
-            self.cancel.setVisible(False)
             self._updateButtons()
 
         def finished(value) -> None:
@@ -310,7 +309,8 @@ class RationalesPage:
 
     def params(self) -> dict | None:
         """Which writer and which cases; None, with a sentence said, where something is missing."""
-        out: dict = {"writer": self.kind, "again": bool(self.again.checked), "over_persons": bool(self.overPersons.checked)}
+        out: dict = {"writer": self.kind, "again": bool(self.again.checked), "over_others": bool(self.overOthers.checked)}
+        out["over_persons"] = bool(self.overPersons.checked)
         scope = self.scope.itemData(self.scope.currentIndex)
         out |= {"ids": self.chosen()} if scope == CHOSEN else {"scope": scope}
         missing = _("Choose cases in the table first.") if scope == CHOSEN and not out["ids"] else ""
@@ -382,9 +382,10 @@ class RationalesPage:
         if grant and not self.confirm(RationaleWords.consentQuestion(endpoint)):
             self._tell(_("Nothing was sent."))
             return
-        if found["estimate"] is not None and not self.confirm(RationaleWords.startQuestion(found)):
-            self._tell(_("Nothing was written."))
-            return
+        for ask, question in ((found["replaces"], RationaleWords.replaceQuestion), (found["estimate"], RationaleWords.startQuestion)):
+            if ask and not self.confirm(question(found)):
+                self._tell(_("Nothing was written."))
+                return
         folder = self.session.folder
         self._run(
             self._writing(params, endpoint if grant else None),

@@ -67,6 +67,30 @@ def test_a_bad_item_is_named_and_the_rest_goes_in(cers, folders, tmp_path):
     assert code == 1 and "case3" in err and "Traceback" not in err and "2 images" in out
 
 
+def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, monkeypatch):
+    import os
+    import signal
+
+    from cers.pool import importer
+
+    real, pool = importer.import_volume, tmp_path / "pool"
+
+    def press(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)  # while the first image is at work
+        return real(*args, **kwargs)
+
+    cers("pool", "create", pool)
+    asked = ("pool", "import", pool, "--images", folders[0], "--masks", folders[1], "--max-slices", "2")
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(importer, "import_volume", press)
+    code, out, err = cers(*asked)
+    assert code == 130 and "Added 2 cases from 1 images" in out and "1 images were not imported" in err, (out, err)
+    monkeypatch.setattr(importer, "import_volume", real)
+    assert signal.getsignal(signal.SIGINT) is handler
+    code, out, _ = cers(*asked, "--json")
+    assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"
+
+
 def test_show(cers, filled_pool):
     case = json.loads(cers("pool", "list", filled_pool, "--json")[1])[0]
     code, out, _ = cers("pool", "show", filled_pool, case["id"][:8], "--json")
@@ -132,3 +156,18 @@ def test_verify_exits_with_one_on_any_fault(cers, pool):
 def test_no_pool_there(cers, tmp_path, arguments):
     code, out, err = cers("pool", arguments[0], tmp_path / "none", *arguments[1:])
     assert code == 1 and err.startswith("Error: ") and err.count("\n") == 1
+
+
+def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
+    from dataclasses import replace
+
+    from cers.pool import Pool
+
+    with Pool.open(pool) as opened:
+        first = opened.ids()[0]
+        opened.add_rationale(first, replace(opened.get(first).rationale, writer="model-y"))
+    code, out, _ = cers("rationale", "write", pool, "--writer", "measured")
+    assert code == 0 and "Texts of others stay: model-y 1" in out and "Wrote 0" in out
+    assert json.loads(cers("rationale", "write", pool, "--writer", "measured", "--dry-run", "--json")[1])["kept"] == {"model-y": 1}
+    code, out, _ = cers("rationale", "write", pool, "--writer", "measured", "--over-others")
+    assert code == 0 and "will be replaced: model-y 1" in out and "Wrote 1" in out

@@ -49,11 +49,11 @@ class User:
         self.host, self.panel, self.ui, self.control = host, panel, panel.ui, panel.control
         self.cases, self.case = self.control.cases, self.control.case
 
-    def settle(self) -> None:
+    def settle(self, seconds: float = 60) -> None:
         worker = self.control.session.worker
         self.host.process(0.05)
         self.host.wait_for(
-            lambda: not self.control.busy and not worker._pending and not self.cases.table._timer.isActive(), 60, "the answers"
+            lambda: not self.control.busy and not worker._pending and not self.cases.table._timer.isActive(), seconds, "the answers"
         )
 
     def choose(self, folder) -> None:

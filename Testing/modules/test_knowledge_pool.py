@@ -7,11 +7,9 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 
 import pytest
-from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
-from segmentkit import BLOCKED_MS
+from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, RATIONALES, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 
 from cers.case import Case
 from cers.pool import Pool
@@ -112,8 +110,27 @@ def test_search_by_meaning(user, pool_folder):
     user.cases.findMeaning()
     user.settle()
     assert len(user.ids()) == 5 and "meaning" in user.cases.found.text
+    ranked, first = user.ids(), user.cell(0, "Case")
+    user.cases.view.selectRow(2)
+    user.cases.buttons["flagged"].click()
+    user.settle()
+    assert user.ids() == ranked and "meaning" in user.cases.found.text and user.cell(0, "Case") == first, "a verdict leaves the search"
+    assert "flagged" in user.cell(2, "Review") and user.cases.table.selected() == ranked[2:3]
+    user.cases.buttons["delete"].click()
+    user.settle()
+    assert user.ids() == [i for i in ranked if i != ranked[2]] and "  0." in user.cell(3, "Case")
+    user.ui.undoButton.click()
+    user.settle()
+    assert user.ids() == ranked and user.cell(0, "Case") == first
+    user.control.reload()
+    user.settle()
+    assert user.ids() == ranked
+    user.cases.words.setText("lung")
+    user.settle()
+    assert len(user.ids()) == 1 and "meaning" not in user.cases.found.text, "another filter ends it"
     user.cases.showAll()
     user.settle()
+    assert len(user.ids()) == 5
 
 
 def test_case_page(user, pool_folder, screenshots):
@@ -197,31 +214,31 @@ def test_history_trash_and_table(user, pool_folder, tmp_path):
     assert (
         any("moved to the trash" in row[3] for row in history.rows)
         and history.model.index(0, 3).data() == "moved to the trash"
-        and history.trash.count == 1
+        and len(history.trash.numbers) == 1
         and not history.restore.isEnabled()
     )
     history.askPath = lambda: str(tmp_path / "audit.csv")
     history.export.click()
     user.settle()
     assert (tmp_path / "audit.csv").read_text(encoding="utf-8-sig").count("\n") == 7
-    history.trash.selectAll()
+    history.trash.view.selectAll()
     history.confirm = lambda question: False
     history.purge.click()
     user.settle()
-    assert history.trash.count == 1
+    assert len(history.trash.numbers) == 1
     history.restore.click()
     user.settle()
-    assert history.trash.count == 0 and len(user.ids()) == 5
+    assert len(history.trash.numbers) == 0 and len(user.ids()) == 5
     user.page(CASES)
     user.cases.view.selectRow(0)
     user.cases.buttons["delete"].click()
     user.settle()
     user.page(HISTORY)
     history.confirm = lambda question: True
-    history.trash.selectAll()
+    history.trash.view.selectAll()
     history.purge.click()
     user.settle()
-    assert history.trash.count == 0 and len(list((pool_folder / "arrays").rglob("*.npz"))) == 4
+    assert len(history.trash.numbers) == 0 and len(list((pool_folder / "arrays").rglob("*.npz"))) == 4
 
 
 def test_health_opens_the_cases(user, pool_folder, screenshots):
@@ -238,6 +255,41 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
     health.open(number)
     user.settle()
     assert user.control.tabs.current == CASES and twin in user.ids() and "patients" in user.cases.found.text
+
+
+def test_pages_fit_into_a_narrow_panel(user, pool_folder, screenshots):
+    """A panel of 400 pixels leaves 376 to a page."""
+    user.choose(pool_folder)
+    split = next(s for s in user.host.window.findChildren(user.host.qt.QSplitter) if s.isAncestorOf(user.ui.healthPage))
+    before = split.sizes()
+    split.setSizes([400, 1000])
+    health, rationales = user.control.health, user.control.rationales
+
+    def narrowest(page) -> int:
+        user.host.process(0.1)
+        hint = page.minimumSizeHint
+        return (hint() if callable(hint) else hint).width()
+
+    user.page(HEALTH)
+    health._showUses({"records": True, "images": 12345, "since": "2026-11-27"})
+    message = "The picture of case 1.2.840.113619.2.55.3.604688119.969.1268071029.320 is also that of another patient."
+    health.show({"findings": [{"kind": "duplicate", "ids": user.ids(), "message": message}]})
+    health._onProgress(0.4, "Segmenting case 100 of 100 without itself")
+    for widget in (health.progress, health.cancel):
+        widget.setVisible(True)
+    assert "12,345 images" in health.recorded.text and "without itself" in health.tried.text
+    user.host.screenshot(user.host.window, screenshots / "knowledge_pool_health_narrow.png")
+    assert narrowest(user.ui.healthPage) <= 376 and user.ui.healthPage.width <= 376
+    health.clear()
+    user.page(RATIONALES)
+    user.host.wait_for(lambda: not rationales.busy, 60, "the page")
+    for kind in range(3):
+        rationales.writer.setCurrentIndex(kind)
+        assert narrowest(user.ui.rationalesPage) <= 376, kind
+    rationales.writer.setCurrentIndex(0)
+    user.page(HISTORY)
+    assert narrowest(user.ui.historyPage) <= 376
+    split.setSizes(before)
 
 
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):
@@ -377,51 +429,6 @@ def test_worker_that_died_is_started_again(user, pool_folder):
     user.host.wait_for(lambda: user.control.session.worker.state == "stopped", 20)
     user.open(1)
     assert user.ids()[1] in user.case.title.text
-
-
-def test_ten_thousand_cases(user, pool_folder, screenshots):
-    """10,000 rows are filled and scrolled without holding up the application."""
-    import json
-    import sqlite3
-
-    with sqlite3.connect(pool_folder / "pool.sqlite") as db:  # copies of the five: what the table shows of them is real
-        columns = [r[1] for r in db.execute("PRAGMA table_info(cases)") if r[1] not in ("number", "id", "content_hash")]
-        names = ", ".join(columns)
-        db.execute(
-            f"INSERT INTO cases (id, content_hash, {names}) WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1999) "
-            f"SELECT id || x, content_hash || x, {names} FROM cases, n"
-        )
-        db.execute(
-            "INSERT INTO rationales SELECT c.id, 1, r.writer, r.record, r.created FROM cases c JOIN rationales r "
-            "ON r.case_id = substr(c.id, 1, 16) AND c.id <> r.case_id"
-        )
-    db.close()
-    user.choose(pool_folder)
-    table, host = user.cases.table, user.host
-    assert len(table.ids) == 10_000 and json.dumps(table.ids)
-
-    def timed(work) -> float:
-        start = time.thread_time()
-        work()
-        return 1000 * (time.thread_time() - start)
-
-    ids, fill, took = list(table.ids), table._fill, []
-    table._fill = lambda *a: took.append(timed(lambda: fill(*a)))
-    first = min(timed(lambda: table.show(ids)) for _ in range(3))
-    user.settle()
-    for at in (0.3, 0.9, 0.5):
-        bar = user.cases.view.verticalScrollBar()
-        moved = timed(lambda bar=bar, at=at: bar.setValue(int(at * bar.maximum)))
-        took.append(moved)
-        user.settle()
-        assert user.cell(table._inView()[2], "Labels") == "tumor"
-    del table._fill
-    host.screenshot(host.window, screenshots / "knowledge_pool_10000.png")
-    print(f"10,000 cases: first fill {first:.1f} ms, portions and scrolling at most {max(took):.1f} ms")
-    assert first < BLOCKED_MS and max(took) < BLOCKED_MS
-    user.cases.words.setText("lung")
-    user.settle()
-    assert len(table.ids) == 2000
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")

@@ -231,3 +231,36 @@ def test_what_the_headers_say_is_shown_and_dropped_unless_kept(user, pool_folder
     with Pool.open(pool_folder, read_only=True) as pool:
         assert [m["source"] for m in pool.list() if "Doe" in str(m)] == ["v0.nrrd; PatientName Doe^Jane"]
     page.source.setCurrentIndex(0)
+
+
+def test_a_cancelled_import_tells_what_went_in(user, pool_folder, tmp_path):
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(60):
+        picture = np.full((200, 200), 40, np.uint8)
+        picture[20 + n : 60 + n, 30:70] = 200
+        Image.fromarray(picture).save(folder / f"{n}.png")
+        Image.fromarray(np.where(picture > 100, 255, 0).astype(np.uint8)).save(folder / f"{n}_mask.png")
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page, worker = user.control.importing, user.control.session.worker
+    page.source.setCurrentIndex(1)
+    page.images.currentPath = str(folder)
+    for killed in (False, True):
+        worker.killAfter = 0 if killed else 2000  # a worker that does not stop in time is ended
+        with Pool.open(pool_folder, read_only=True) as pool:
+            before = len(pool)
+            page.start.click()
+            user.host.wait_for(lambda pool=pool, before=before: len(pool) > before, 60, "the first case")
+        user.ui.cancelButton.click()
+        user.settle()
+        with Pool.open(pool_folder, read_only=True) as pool:
+            added = len(pool) - before
+        text = page.result.plainText
+        assert f"{added} cases were added" in text, (text, added)
+        assert ("before" in text) if killed else ("Cancelled; what was finished stays. Not imported: " in text), text
+    worker.killAfter = 2000
+    page.source.setCurrentIndex(0)

@@ -61,7 +61,8 @@ def writer(user, pool_folder, tmp_path, monkeypatch):
     writer = Writer(user)
     for combo in (writer.page.writer, writer.page.scope, writer.page.key):
         combo.setCurrentIndex(0)
-    writer.page.again.setChecked(False)
+    for box in (writer.page.again, writer.page.overOthers, writer.page.overPersons):
+        box.setChecked(False)
     user.page(RATIONALES)
     writer.wait()
     yield writer
@@ -181,6 +182,29 @@ def test_what_is_wrong_is_said_in_a_sentence(writer, pool_folder):
     page.again.setChecked(True)
     writer.press(page.start)
     assert "Written: 1" in writer.text
+
+
+def test_texts_of_others_stay_or_are_asked_about(writer, pool_folder):
+    from dataclasses import replace
+
+    page, ids = writer.page, list(current(pool_folder))
+    with Pool.open(pool_folder) as pool:
+        for case_id, name in zip(ids, ("model-y", "model-y", "imported")):
+            pool.add_rationale(case_id, replace(pool.get(case_id).rationale, writer=name))
+        pool.edit_rationale(ids[3], {"summary": "Seen by me."}, who="Ana")
+    before = current(pool_folder)
+    writer.press(page.start)
+    assert "0 cases to write" in writer.text and "others stay" in writer.text and "model-y 2, imported 1" in writer.text
+    assert current(pool_folder) == before and not writer.asked
+    page.overOthers.setChecked(True)
+    page.overPersons.setChecked(True)
+    writer.answer = False
+    writer.press(page.start)
+    assert "replaces 4 texts" in writer.asked[0] and "model-y 2" in writer.asked[0] and "Ana 1" in writer.asked[0]
+    assert "Nothing was written" in writer.text and current(pool_folder) == before
+    writer.answer = True
+    writer.press(page.start)
+    assert "Written: 4" in writer.text and set(current(pool_folder).values()) == {"measured"}
 
 
 def test_a_table_is_tried_first(writer, pool_folder, tmp_path):

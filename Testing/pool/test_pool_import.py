@@ -359,7 +359,12 @@ def test_progress_and_cancel(tmp_path, pool):
         picture(tmp_path / "m" / f"p{n}.png", lesion=BOX)
     seen = []
     report = import_folder(pool, tmp_path / "i", tmp_path / "m", progress=lambda f, m: seen.append((f, m)), cancel=lambda: len(seen) == 3)
-    assert report.cancelled and report.added == len(pool) == 2 and seen[1:] == [(0, "Importing p0"), (0.25, "Importing p1")]
+    assert (
+        report.cancelled
+        and report.left == 2
+        and report.added == len(pool) == 2
+        and seen[1:] == [(0, "Importing p0"), (0.25, "Importing p1")]
+    )
     report = import_folder(pool, tmp_path / "i", tmp_path / "m", progress=lambda f, m: seen.append((f, m)))
     assert (report.images, report.added, len(pool)) == (4, 2, 4) and seen[-1] == (1.0, "2 cases added from 4 images")
     assert [f for f, _ in seen[3:]] == sorted(f for f, _ in seen[3:])

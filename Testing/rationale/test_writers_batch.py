@@ -58,8 +58,8 @@ def test_answers_are_kept_by_content_model_and_prompt(tmp_path, head, ledger):
             endpoint(server, ledger, prompt=Prompt.load(text)),
             endpoint(server, ledger, picture=True),
         ):
-            assert plan(other, different, ledger=ledger, again=True).cached == 0
-            assert plan(other, different, ledger=ledger, again=True).estimate.requests == 2
+            assert plan(other, different, ledger=ledger, again=True, over_others=True).cached == 0
+            assert plan(other, different, ledger=ledger, again=True, over_others=True).estimate.requests == 2
         other.update(other.ids()[0], body_site="head")  # it stands in the prompt
         write(other, model, other.ids(), ledger=ledger)
         assert len(server.bodies) == 3
@@ -80,11 +80,31 @@ def test_a_persons_text_stays(tmp_path, head, ledger):
         )
 
 
+def test_texts_of_others_stay_unless_told_and_are_named(tmp_path, head, ledger):
+    with serving(echo) as server, small_pool(tmp_path / "pool", head, 4) as pool:
+        model, ids = endpoint(server, ledger, parallel=1), pool.ids()
+        pool.add_rationale(ids[0], replace(PERSON, writer="imported"))
+        pool.add_rationale(ids[1], replace(PERSON, writer="model-y"))
+        pool.edit_rationale(ids[2], {"summary": "Seen by me."}, who="Ana")
+        for writer in (None, model):
+            found = plan(pool, writer, ledger=ledger)
+            assert (found.persons, found.kept, found.replaces) == (1, {"imported": 1, "model-y": 1}, {})
+            assert found.ids == ([] if writer is None else ids[3:]), "measured texts can be had again"
+        found = plan(pool, model, ledger=ledger, over_others=True, over_persons=True)
+        assert found.ids == ids and found.replaces == {"imported": 1, "model-y": 1, "Ana": 1} and not found.kept
+        assert plan(pool, model, ledger=ledger, over_others=True, limit=1).replaces == {"imported": 1}
+        report = write(pool, model, ids, ledger=ledger)  # as if the others wrote while the batch ran
+        assert report.written == ids[3:] and [f.id for f in report.faults] == ids[:3] and "model-y" in report.faults[1].message
+        assert write(pool, model, found.ids, ledger=ledger, over_others=True, over_persons=True).written == ids
+        assert len(pool.rationale_versions(ids[0])) == 3, "nothing is lost"
+
+
 def test_measured_writer_adds_a_version_only_where_something_changed(tmp_path, head, ledger):
     with small_pool(tmp_path / "pool", head, 2) as pool:
         assert plan(pool, None).ids == [] and plan(pool, None).done == 2
         pool.add_rationale(pool.ids()[0], replace(PERSON, writer="imported"))
-        assert write(pool, None, plan(pool, None).ids, ledger=ledger).written == pool.ids()[:1]
+        todo = plan(pool, None, over_others=True).ids
+        assert write(pool, None, todo, ledger=ledger, over_others=True).written == todo == pool.ids()[:1]
         assert [r.writer for r in pool.rationale_versions(pool.ids()[0])] == ["measured", "imported", "measured"]
         write(pool, None, pool.ids(), ledger=ledger)
         assert len(pool.rationale_versions(pool.ids()[1])) == 1 and not ledger.path.exists()
@@ -161,7 +181,8 @@ def test_tables_become_versions(tmp_path, head):
         assert new.descriptors == pool.rationale_versions(ids[0])[0].descriptors and new.descriptors
         again = import_table(pool, table)
         assert (again.ids, again.unchanged) == ([], 1) and len(pool.rationale_versions(ids[0])) == 2
-        assert import_table(pool, table, over_persons=True).ids == ids[1:2]
+        over = import_table(pool, table, over_persons=True)
+        assert over.ids == ids[1:2] and over.replaces == {"person": 1} and report.replaces == {}
         twin = small_case(9, head, source="case0.png")
         pool.add(twin)
         assert "2 cases" in import_table(pool, table).faults[0][1]

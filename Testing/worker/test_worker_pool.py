@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,8 @@ def test_look_change_undo(worker, tmp_path):
     assert worker.call("pool_query", ranges={"contrast": [None, -101]})["ids"] == []
     numbers = worker.call("pool_delete", ids=ids[:1], who="Ana")["numbers"]
     assert worker.call("pool_info")["trashed"] == 1 and worker.call("pool_trash")["cases"][0]["id"] == ids[0]
+    assert worker.call("pool_trash", numbers=[]) == {"numbers": numbers, "cases": []}
+    assert len(worker.call("pool_trash", numbers=[*numbers, 99])["cases"]) == 1
     assert worker.call("pool_restore", numbers=numbers)["ids"] == ids[:1] and worker.call("pool_purge") == {"deleted": 0}
     assert worker.call("pool_audit", limit=1)["entries"][0]["action"] == "restored"
     assert worker.call("pool_audit", path=str(tmp_path / "a.csv"))["lines"] > 4 and (tmp_path / "a.csv").exists()
@@ -133,3 +136,30 @@ def test_an_import_shows_what_the_headers_say_and_keeps_it_only_when_told(worker
     done = worker.call("pool_import_folder", **given)
     assert "Doe" not in str(worker.call("pool_rows", ids=done["ids"])) + str(worker.call("pool_audit"))
     assert not any("Doe" in line for line in worker.log)
+
+
+def test_a_cancelled_import_or_merge_still_tells_what_went_in(worker, tmp_path):
+    from PIL import Image
+
+    for folder, n in ((f, n) for f in ("i", "m") for n in range(40)):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        picture = np.full((200, 200), 40, np.uint8)
+        picture[20 + n : 60 + n, 30:70] = 200
+        Image.fromarray(picture if folder == "i" else np.where(picture > 100, 255, 0).astype(np.uint8)).save(tmp_path / folder / f"{n}.png")
+    before = worker.call("pool_import_report")
+    asked = {"images": str(tmp_path / "i"), "masks": str(tmp_path / "m")}
+    for method, params in (("pool_import_folder", asked), ("pool_merge", {"path": str(phantom.build_pool(tmp_path / "other", cases=8))})):
+        began = threading.Event()
+        worker.call("pool_import_report", forget=True)
+        request = worker.send(method, lambda f, _words, began=began: f > 0 and began.set(), **params)
+        assert began.wait(60)
+        request.cancel()
+        with pytest.raises(WorkerError) as caught:
+            request.result()
+        found = worker.call("pool_import_report")
+        added = found["report"]["added"]
+        added = added if isinstance(added, int) else len(added)
+        assert caught.value.code == "cancelled" and found["report"]["cancelled"] and found["report"]["left"] > 0
+        assert added == found["cases"] - before["cases"], "what is told is what is there"
+        before = found
+    assert worker.call("pool_import_report", forget=True)["report"] and worker.call("pool_import_report")["report"] is None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -40,6 +43,29 @@ def command(function: Callable | None = None, *, cancelled: str = "Cancelled. No
 def fail(message: str, code: int) -> None:
     print(" ".join(message.split()), file=sys.stderr)
     raise typer.Exit(code)
+
+
+@contextmanager
+def stoppable(what: str) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, so that the work can end in order and be reported; pressed twice it stops at once.
+
+    what: is still finished, for instance "this image".
+    """
+    asked, before = [], signal.getsignal(signal.SIGINT)
+
+    def stop(*_signal) -> None:
+        asked.append(1)
+        signal.signal(signal.SIGINT, before)
+        os.write(2, f"\nStopping after {what}. Press Ctrl-C again to stop at once.\n".encode())  # print is not safe in a handler
+
+    own = threading.current_thread() is threading.main_thread() and before is signal.default_int_handler
+    if own:  # where Ctrl-C means something else it stays so
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        if own:
+            signal.signal(signal.SIGINT, before)
 
 
 def say_json(value) -> None:

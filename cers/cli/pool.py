@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, fail, progress, say_json
+from .output import command, fail, progress, say_json, stoppable
 
 pool_app = typer.Typer(
     no_args_is_help=True,
@@ -75,9 +75,17 @@ def import_(
     defaults = {key: value for key, value in (("modality", modality), ("body_site", body_site), ("label", label)) if value}
     with _open(folder, write=not dry_run) as pool:
         dry = DryRun(pool) if dry_run else None
-        with progress() as show:
+        with progress() as show, stoppable("this image") as stop:
             report = import_folder(
-                dry or pool, images, masks, csv, progress=show, defaults=defaults, max_slices=max_slices, keep_identity=keep_identity
+                dry or pool,
+                images,
+                masks,
+                csv,
+                progress=show,
+                cancel=stop,
+                defaults=defaults,
+                max_slices=max_slices,
+                keep_identity=keep_identity,
             )
         count, report.added = len(pool), dry.added if dry else report.added
     if as_json:
@@ -95,6 +103,8 @@ def import_(
         print(f"Not imported: {fault}", file=sys.stderr)
     if (more := len(report.faults) - MOST_FAULTS) > 0:
         print(f"... and {more} more; --json names all of them.", file=sys.stderr)
+    if report.cancelled:
+        fail(f"Cancelled: {report.left} images were not imported. The same command goes on from there.", 130)
     if report.faults or not report.images:
         fail(f"{len(report.faults)} items could not be imported." if report.faults else "No pair of image and mask was found.", 1)
 

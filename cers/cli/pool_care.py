@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from .options import Device
-from .output import command, errors, fail, progress, say_json
+from .output import command, errors, fail, progress, say_json, stoppable
 from .pool import _DIR, _JSON, _WHO, _open, _resolve, pool_app
 
 
@@ -191,13 +191,15 @@ def merge(
     """Add another pool's cases that are not here yet. What is here is never changed."""
     from ..pool import merge as merge_into
 
-    with _open(folder, write=not dry_run) as pool, progress() as show:
-        report = merge_into(pool, source, dry_run=dry_run, who=who, progress=show)
+    with _open(folder, write=not dry_run) as pool, progress() as show, stoppable("this case") as stop:
+        report = merge_into(pool, source, dry_run=dry_run, who=who, progress=show, cancel=stop)
     if as_json:
         say_json(report.to_dict())
     else:
         print(f"{'Would add' if dry_run else 'Added'} {len(report.added)} cases; {len(report.present)} were here already.")
         for case_id, names in report.different.items():
             print(f"{case_id}: kept as it is here; the other differs in {', '.join(names)}.")
+    if report.cancelled:
+        fail(f"Cancelled: {report.left} cases were not merged. The same command goes on from there.", 130)
     if report.faults:
         fail(f"{len(report.faults)} cases could not be merged. " + " ".join(report.faults[:5]), 1)

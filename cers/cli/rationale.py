@@ -29,6 +29,12 @@ _JSON = Annotated[bool, typer.Option("--json", help="For machines: JSON on stdou
 _PERSONS = Annotated[
     bool, typer.Option("--over-persons", help="Also where a person wrote the text; that version stays, but is no longer current.")
 ]
+_OTHERS = Annotated[
+    bool,
+    typer.Option(
+        "--over-others", help="Also where another language model or a table gave the text; that version stays, but is no longer current."
+    ),
+]
 
 
 class Writer(str, Enum):
@@ -73,6 +79,7 @@ def write(
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also cases that have this writer's text, and without kept answers.")] = False,
     over_persons: _PERSONS = False,
+    over_others: _OTHERS = False,
     save_picture: Annotated[Optional[Path], typer.Option(help="With --dry-run: write the first case's picture here (.png).")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the estimate and exactly what would be sent for the first case; send nothing.")
@@ -89,7 +96,8 @@ def write(
     with _open(folder, write=not dry_run) as pool:
         ids = None if case is None else [_resolve(pool, c) for c in case]
         writer_model = _model(writer, url, model, picture, key_env, prompt, parallel, timeout, threads)
-        plan = writers.plan(pool, writer_model, ids, again=again, over_persons=over_persons, limit=limit, prices=price)
+        over = {"again": again, "over_persons": over_persons, "over_others": over_others}
+        plan = writers.plan(pool, writer_model, ids, **over, limit=limit, prices=price)
         if dry_run:
             _show_plan(plan, writer_model, as_json, save_picture)
             return
@@ -97,17 +105,19 @@ def write(
             _say_plan(plan)
         if writer is Writer.endpoint and plan.ids:
             _ask_consent(writer_model, as_json)
+        if plan.replaces and not yes and not as_json and sys.stdin.isatty():
+            if not typer.confirm(f"Replace {sum(plan.replaces.values())} texts of others?"):
+                fail("Cancelled. Nothing was written.", 130)
         if writer is not Writer.measured and plan.ids and not yes:
             if not sys.stdin.isatty() or as_json:
                 fail("Add --yes to start without being asked, or --dry-run to see what would be sent.", 2)
             if not typer.confirm("Start?"):
                 fail("Cancelled. Nothing was written.", 130)
         with progress() as show:
-            report = writers.write(
-                pool, writer_model, plan.ids, again=again, over_persons=over_persons, retry=writers.Retry(attempts=attempts), progress=show
-            )
+            report = writers.write(pool, writer_model, plan.ids, **over, retry=writers.Retry(attempts=attempts), progress=show)
     if as_json:
-        say_json({**report.to_dict(), "done_before": plan.done, "persons": plan.persons})
+        more = {"done_before": plan.done, "persons": plan.persons, "kept": plan.kept, "replaced_writers": plan.replaces}
+        say_json({**report.to_dict(), **more})
     else:
         print(f"Wrote {len(report.written)} rationales" + (f", {report.cached} of them from kept answers." if report.cached else "."))
         if report.replaced:
@@ -172,11 +182,19 @@ def _ask_consent(model, as_json: bool) -> None:
     model.ledger.grant(model.url, model.with_picture)
 
 
+def _names(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
+
+
 def _say_plan(plan) -> None:
     print(
         f"{len(plan.ids)} cases to write; {plan.done} have this text already"
         + (f"; {plan.persons} were written by a person and stay." if plan.persons else ".")
     )
+    if plan.kept:
+        print(f"Texts of others stay: {_names(plan.kept)}. Add --over-others to replace them.")
+    if plan.replaces:
+        print(f"Texts of others that will be replaced: {_names(plan.replaces)}.")
     if (e := plan.estimate) is not None:
         cost = "price not known (see --price)" if e.cost is None else f"cost about {e.cost:.2f}"
         took = "" if e.seconds is None else f", about {e.seconds / 60:.0f} min" if e.seconds >= 90 else f", about {e.seconds:.0f} s"
@@ -200,6 +218,8 @@ def _show_plan(plan, model, as_json: bool, save_picture: Path | None) -> None:
                 "cases": plan.ids,
                 "done": plan.done,
                 "persons": plan.persons,
+                "kept": plan.kept,
+                "replaces": plan.replaces,
                 "cached": plan.cached,
                 "estimate": estimate,
                 "preview": None
@@ -251,6 +271,10 @@ def import_(
             f"{report.unchanged} were there already, {report.unmatched} rows have no case in this pool"
             + (f", {report.persons} cases keep a person's text." if report.persons else ".")
         )
+        if report.replaces:
+            print(
+                f"Texts of others that {'would give' if dry_run else 'gave'} way, and stay as earlier versions: {_names(report.replaces)}."
+            )
         if report.contradicting:
             print(f"{report.contradicting} of {report.sentences} sentences contradict the measured descriptors of their case.")
     for line, message in report.faults:

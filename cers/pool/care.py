@@ -163,6 +163,21 @@ class CareTable:
                 return row["rationale_version"]
             return self._next_rationale(db, row, Rationale(statements, dict(before.descriptors) if before else {}, "person", "1"), who)
 
+    def persons(self, ids: Iterable[str]) -> dict[str, str]:
+        """Who wrote the current rationale of these cases, where a person did and gave a name."""
+        out: dict[str, str] = {}
+        if self._db.version < 2:  # who did what was not noted then
+            return out
+        with self._db.read() as db:
+            for chunk in chunks(ids):
+                rows = db.execute(
+                    "SELECT case_id, who FROM provenance WHERE number IN (SELECT max(number) FROM provenance WHERE action = 'rationale' "
+                    f"AND case_id IN ({', '.join('?' * len(chunk))}) GROUP BY case_id) AND json_extract(detail, '$.writer') = 'person'",
+                    chunk,
+                )
+                out.update((case_id, who) for case_id, who in rows if who not in (None, "person"))
+        return out
+
     # ---- trash
 
     def trash(self, ids: Iterable[str], *, who: str | None = None, note: str | None = None) -> list[int]:
@@ -193,12 +208,27 @@ class CareTable:
                 numbers.append(number)
         return numbers
 
-    def trashed(self) -> list[dict]:
-        """What lies in the trash, newest first: number, id, who, note, created, and the case's metadata under "case"."""
+    def trash_numbers(self) -> list[int]:
+        """The numbers of what lies in the trash, newest first."""
         if self._db.version < 2:
             return []
         with self._db.read() as db:
-            rows = [*db.execute("SELECT * FROM trash ORDER BY number DESC")]
+            return [r[0] for r in db.execute("SELECT number FROM trash ORDER BY number DESC")]
+
+    def trashed(self, numbers: Iterable[int] | None = None) -> list[dict]:
+        """What lies in the trash, newest first: number, id, who, note, created, and the case's metadata under "case".
+
+        Args:
+            numbers: only these; one that is not there is left out.
+        """
+        if self._db.version < 2:
+            return []
+        with self._db.read() as db:
+            rows = [
+                row
+                for chunk in chunks(self.trash_numbers() if numbers is None else sorted(set(numbers), reverse=True))
+                for row in db.execute(f"SELECT * FROM trash WHERE number IN ({', '.join('?' * len(chunk))}) ORDER BY number DESC", chunk)
+            ]
         return [
             {
                 "number": r["number"],

@@ -73,7 +73,7 @@ class _Noting:
 class ImportReport:
     """What an import did.
 
-    ids: cases now in the pool from these files, in order; added: how many of them are new.
+    ids: cases now in the pool from these files, in order; added: how many of them are new. left: images that a cancel kept out.
     items: (image, its cases, the names of their labels). identity: header field that may tell who a patient is -> (images that have it,
     up to three of its values); the values are for the screen of the person who imports, never for a log.
     """
@@ -84,6 +84,7 @@ class ImportReport:
     faults: list[ImportFault] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
     cancelled: bool = False
+    left: int = 0
     items: list[tuple[str, int, list[str]]] = field(default_factory=list)
     identity: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
 
@@ -101,6 +102,7 @@ class ImportReport:
             "added": self.added,
             "images": self.images,
             "cancelled": self.cancelled,
+            "left": self.left,
             "unlisted": self.unlisted,
             "faults": [{"item": f.item, "line": f.line, "message": f.message} for f in self.faults],
         }
@@ -260,7 +262,7 @@ def import_folder(
     several = _several([files[1] for row, files in jobs if not (row.values.get("label") or (defaults or {}).get("label"))], cancel)
     for n, (row, (image, mask)) in enumerate(jobs):
         if cancel is not None and cancel():
-            report.cancelled = True
+            report.cancelled, report.left = True, len(jobs) - n
             break
         if progress is not None:
             progress(n / len(jobs), f"Importing {row.image}")

@@ -30,13 +30,17 @@ _COMPARED = ("labels", "review", "diagnosis", "modality", "body_site")
 
 @dataclass
 class MergeReport:
-    """What a merge did, or would do. added, present: ids; different: id -> fields in which the pool's own case, which stays, differs."""
+    """What a merge did, or would do. added, present: ids; different: id -> fields in which the pool's own case, which stays, differs.
+
+    left: cases that a cancel kept out.
+    """
 
     added: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     different: dict[str, list[str]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
     cancelled: bool = False
+    left: int = 0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -114,7 +118,7 @@ def merge(
     with _reader(pool, source) as (records, read):
         for n, record in enumerate(records):
             if cancel is not None and cancel():
-                report.cancelled = True
+                report.cancelled, report.left = True, len(records) - n
                 break
             if progress is not None:
                 progress(n / len(records), f"{'Checking' if dry_run else 'Merging'} {n} of {len(records)}")

@@ -56,6 +56,7 @@ class Methods:
         self.volume: Volume | None = None
         self.prediction: Prediction | None = None
         self.map: tuple | None = None  # of the pool at work: (what it was made of, points, values)
+        self.imported: dict | None = None  # what the last import or merge did
         self._embedder = self.writing = None
         self._embedder_path: object = ()
         self._count = 0

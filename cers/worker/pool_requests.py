@@ -156,9 +156,10 @@ def purge(self: Methods, job: Job, given: dict) -> dict:
     return {"deleted": self._pool().purge(None if numbers is None else _numbers(numbers), who=given.get("who"))}
 
 
-@params()
+@params(numbers=list)
 def trash(self: Methods, job: Job, given: dict) -> dict:
-    return {"cases": self._pool().trashed()}
+    pool, numbers = self._pool(), given.get("numbers")
+    return {"numbers": pool.trash_numbers(), "cases": pool.trashed(None if numbers is None else _numbers(numbers))}
 
 
 @params(path=str, ids=list, limit=int)
@@ -232,7 +233,8 @@ def export(self: Methods, job: Job, given: dict) -> dict:
 def merge(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.transfer import merge as merge_into
 
-    return merge_into(
+    self.imported = None
+    self.imported = merge_into(
         _writable(self, given),
         given["path"],
         dry_run=bool(given.get("dry_run")),
@@ -240,6 +242,7 @@ def merge(self: Methods, job: Job, given: dict) -> dict:
         progress=job.progress,
         cancel=job.cancelled.is_set,
     ).to_dict()
+    return self.imported
 
 
 @params(
@@ -259,6 +262,7 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.importer import DryRun
     from ..pool.importer import import_folder as fill
 
+    self.imported = None
     pool = _writable(self, given)
     dry = DryRun(pool) if given.get("dry_run") else None
     defaults = {name: given[name] for name in ("modality", "body_site", "annotator", "diagnosis", "label") if given.get(name)}
@@ -274,7 +278,8 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
         keep_identity=bool(given.get("keep_identity")),
     )
     found = {name: {"images": count, "values": values} for name, (count, values) in report.identity.items()}  # for the screen
-    return {**report.to_dict(), "identity": found, "added": dry.added if dry else report.added}
+    self.imported = {**report.to_dict(), "identity": found, "added": dry.added if dry else report.added}
+    return self.imported
 
 
 @params(
@@ -297,6 +302,7 @@ def import_volume(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.importer import DryRun
     from ..pool.importer import import_volume as fill
 
+    self.imported = None
     pool = _writable(self, given)
     array, mask = self._load(given["image"], "image"), self._load(given["mask"], "mask")
     known = {key: given[key] for key in ("modality", "body_site", "patient_id", "volume_id") if given.get(key)}
@@ -316,7 +322,17 @@ def import_volume(self: Methods, job: Job, given: dict) -> dict:
     job.check()
     if not given.get("dry_run"):
         ids = fill(pool, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=given.get("source") or _SOURCE, **said)
-    return {"ids": ids, "added": dry.added}
+    self.imported = {"ids": ids, "added": dry.added}
+    return self.imported
+
+
+@params(forget=bool)
+def import_report(self: Methods, job: Job, given: dict) -> dict:
+    """The last import or merge of this worker, also a cancelled one, whose own answer says only that; or forget it, before the next."""
+    report = self.imported
+    if given.get("forget"):
+        self.imported = None
+    return {"report": report, "cases": len(self._pool())}
 
 
 def _ids(given: dict) -> list[str]:
@@ -368,4 +384,5 @@ TABLE: dict[str, Callable] = {
     "pool_merge": merge,
     "pool_import_folder": import_folder,
     "pool_import_volume": import_volume,
+    "pool_import_report": import_report,
 }

@@ -30,7 +30,7 @@ _WRITER = {
     "parallel": int,
     "timeout": (int, float),
 }
-_WHAT = {"scope": str, "ids": list, "again": bool, "over_persons": bool}
+_WHAT = {"scope": str, "ids": list, "again": bool, "over_persons": bool, "over_others": bool}
 
 
 @dataclass
@@ -62,6 +62,7 @@ def plan(self: Methods, job: Job, given: dict) -> dict:
         _cases(pool, given),
         again=bool(given.get("again")),
         over_persons=bool(given.get("over_persons")),
+        over_others=bool(given.get("over_others")),
         prices=None if prices is None else tuple(prices),
     )
     preview = None
@@ -88,6 +89,8 @@ def plan(self: Methods, job: Job, given: dict) -> dict:
         "done": out.done,
         "persons": out.persons,
         "cached": out.cached,
+        "kept": out.kept,
+        "replaces": out.replaces,
         "preview": preview,
         "endpoint": endpoint,
         "estimate": None if out.estimate is None else vars(out.estimate),
@@ -105,12 +108,10 @@ def write(self: Methods, job: Job, given: dict) -> dict:
     model = _model(self, given, key=True)
     if isinstance(model, writers.Endpoint) and not model.ledger.allows(model.url, model.with_picture):
         raise WriterError(f"Nothing was sent to {model.url}, because you have not agreed to it.", fatal=True)
-    again, persons = bool(given.get("again")), bool(given.get("over_persons"))
-    todo = writers.plan(pool, model, ids, again=again, over_persons=persons, estimate=False).ids
+    wanted = {name: bool(given.get(name)) for name in ("again", "over_persons", "over_others")}
+    todo = writers.plan(pool, model, ids, **wanted, estimate=False).ids
     job.check()
-    self.writing.report = writers.write(
-        pool, model, todo, again=again, over_persons=persons, progress=job.progress, cancel=job.cancelled.is_set
-    )
+    self.writing.report = writers.write(pool, model, todo, **wanted, progress=job.progress, cancel=job.cancelled.is_set)
     return _report(self.writing.report)
 
 

@@ -283,6 +283,7 @@ METHODS = (
     "pool_merge",
     "pool_import_folder",
     "pool_import_volume",
+    "pool_import_report",
     "next_rank",
     "next_mask",
     "model_list",

@@ -10,7 +10,7 @@ import random
 import statistics
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ from .verify import Finding, verify
 if TYPE_CHECKING:
     from ...pool import Pool
 
-PERSON = "person"
+PERSON, MEASURED = "person", "measured"
 _TOKENS_OUT = 220  # of a rationale, where nothing is known of the model yet
 _PICTURE_TOKENS = 800  # of a picture of 512 pixels, about, with the services of today
 _SAMPLE = 8  # cases whose requests are made to estimate the rest
@@ -47,12 +47,17 @@ class Estimate:
 
 @dataclass
 class Plan:
-    """ids: cases to write. done: have this writer's text already. persons: texts by a person, which stay. cached: answers at hand."""
+    """ids: cases to write. done: have this writer's text already. persons: texts by a person, which stay. cached: answers at hand.
+
+    kept: name of another writer -> its texts, which stay. replaces: name of a writer or person -> texts that would give way.
+    """
 
     ids: list[str] = field(default_factory=list)
     done: int = 0
     persons: int = 0
     cached: int = 0
+    kept: dict[str, int] = field(default_factory=dict)
+    replaces: dict[str, int] = field(default_factory=dict)
     preview: Request | None = None
     preview_id: str | None = None
     estimate: Estimate | None = None
@@ -121,6 +126,7 @@ def plan(
     ledger: Ledger | None = None,
     again: bool = False,
     over_persons: bool = False,
+    over_others: bool = False,
     limit: int | None = None,
     prices: tuple[float, float] | None = None,
     estimate: bool = True,
@@ -130,25 +136,33 @@ def plan(
     Args:
         model: None for the measured writer. ids: cases; None for all.
         again: also cases that have this writer's text of this version. over_persons: also cases whose text a person wrote.
+        over_others: also cases whose text another language model or a table gave; a measured one can be had again and never counts.
         limit: cases to write at most. prices: of a million tokens in and out, in any currency.
         estimate: False for the ids alone, without making a request of any case.
     """
-    writer, version = ("measured", VERSION) if model is None else (model.name, model.prompt.version)
+    writer, version = (MEASURED, VERSION) if model is None else (model.name, model.prompt.version)
     listed = {row["id"]: row for row in pool.list()}
     if ids is not None and (unknown := [i for i in ids if i not in listed]):
         raise PoolError(f"There is no case {unknown[0]} in this pool. It may have been deleted; list the pool again.")
     wanted = list(listed) if ids is None else list(dict.fromkeys(ids))
     current = pool.rationales(wanted)
-    out = Plan()
+    out, foreign = Plan(), {}
     for case in wanted:
         rationale = current[case][1] if case in current else None
         if rationale is not None and rationale.writer == PERSON and not over_persons:
             out.persons += 1
         elif rationale is not None and (rationale.writer, rationale.version) == (writer, version) and not again:
             out.done += 1
-        else:
+        elif rationale is None or rationale.writer in (writer, MEASURED):
             out.ids.append(case)
+        elif rationale.writer == PERSON or over_others:
+            out.ids.append(case)
+            foreign[case] = rationale.writer
+        else:
+            out.kept[rationale.writer] = out.kept.get(rationale.writer, 0) + 1
     out.ids = out.ids[:limit]
+    names = pool.persons([case for case in out.ids if foreign.get(case) == PERSON])
+    out.replaces = dict(Counter(names.get(case, foreign[case]) for case in out.ids if case in foreign).most_common())
     if model is None or not out.ids or not estimate:
         return out
     ledger = Ledger() if ledger is None else ledger
@@ -187,6 +201,7 @@ def write(
     ledger: Ledger | None = None,
     again: bool = False,
     over_persons: bool = False,
+    over_others: bool = False,
     retry: Retry = Retry(),
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -200,12 +215,15 @@ def write(
     Raises:
         PoolError: the pool cannot be written. KeyboardInterrupt: as raised, after requests under way were closed.
     """
-    return _Batch(pool, model, Ledger() if ledger is None else ledger, again, over_persons, retry).run(list(ids), progress, cancel)
+    return _Batch(pool, model, Ledger() if ledger is None else ledger, again, over_persons, over_others, retry).run(
+        list(ids), progress, cancel
+    )
 
 
 class _Batch:
-    def __init__(self, pool: Pool, model: Model | None, ledger: Ledger, again: bool, over_persons: bool, retry: Retry):
-        self.pool, self.model, self.ledger, self.again, self.over_persons, self.retry = pool, model, ledger, again, over_persons, retry
+    def __init__(self, pool: Pool, model: Model | None, ledger: Ledger, again: bool, over_persons: bool, over_others: bool, retry: Retry):
+        self.pool, self.model, self.ledger, self.again, self.retry = pool, model, ledger, again, retry
+        self.over_persons, self.over_others = over_persons, over_others
         self.report, self.stop = WriteReport(), Stop()
         self._quiet_until, self._quiet = 0.0, threading.Lock()
         self._listed = {row["id"]: row for row in pool.list()} if model is not None else {}
@@ -243,8 +261,11 @@ class _Batch:
         try:
             rationale, findings, cached = done.result()
             current = self.pool.rationales([case_id]).get(case_id)
-            if current is not None and current[1].writer == PERSON and not self.over_persons:
+            there = MEASURED if current is None else current[1].writer
+            if there == PERSON and not self.over_persons:
                 raise WriterError("a person has written its rationale meanwhile, which stays.")
+            if there not in (PERSON, MEASURED, rationale.writer) and not self.over_others:
+                raise WriterError(f"its rationale is by another writer ({there}) and stays.")
             if current is None or current[1].to_dict() != rationale.to_dict():
                 self.pool.add_rationale(case_id, rationale)
         except Cancelled:

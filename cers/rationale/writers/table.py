@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..parse import read_cot_csv, to_rationale
-from .batch import PERSON
+from .batch import MEASURED, PERSON
 from .verify import contradicting
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ WRITER = "imported"
 class TableReport:
     """What an import of a table did. unmatched: rows whose image is not in the pool; unchanged: had this text before.
 
+    replaces: writer -> its texts that give way; measured ones, which can be had again, do not count.
     contradicting: sentences of the new texts that clearly contradict their case's descriptors. faults: (line, what is wrong).
     """
 
@@ -33,6 +34,7 @@ class TableReport:
     contradicting: int = 0
     sentences: int = 0
     faults: list[tuple[int, str]] = field(default_factory=list)
+    replaces: dict[str, int] = field(default_factory=dict)
     cancelled: bool = False
 
     def to_dict(self) -> dict:
@@ -97,6 +99,8 @@ def _take(pool: Pool, case: dict, rationale, over_persons: bool, dry_run: bool, 
     if versions and versions[-1].writer == PERSON and not over_persons:
         report.persons += 1
         return
+    if versions and (before := versions[-1].writer) != MEASURED:
+        report.replaces[before] = report.replaces.get(before, 0) + 1
     rationale.descriptors = next((dict(v.descriptors) for v in reversed(versions) if v.descriptors), {})
     if not dry_run:
         pool.add_rationale(case["id"], rationale)
