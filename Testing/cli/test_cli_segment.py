@@ -280,6 +280,24 @@ def test_ctrl_c_leaves_nothing_behind(model, image, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nrrd", "image.nrrd"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere no process ends by a signal")
+@pytest.mark.parametrize("where", ["cers.cli.app.app", "cers.case.io.read_volume"])
+def test_ctrl_c_in_the_midst_of_an_import_is_130_too(tmp_path, where):
+    """Libraries make dataclasses by exec of text; interrupted there, ``python -m`` would end by the signal although it was caught."""
+    (tmp_path / "probe.py").write_text(
+        "import sys, cers.cli, cers.cli.app, cers.case.io\n"
+        "def stop(*args, **kwargs): exec('raise KeyboardInterrupt')\n"
+        f"{where} = stop\n"
+        "sys.exit(cers.cli.main(['segment', 'x.nrrd', '-o', 'm.nrrd']))"
+    )
+    (tmp_path / "x.nrrd").touch()
+    search = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "probe"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True
+    )
+    assert done.returncode == 130 and done.stdout == "" and done.stderr.startswith("Cancelled.")
+
+
 def test_help_is_quick_and_teaches():
     code = "import sys, cers.cli.app; sys.exit(any(m in sys.modules for m in ('torch', 'faiss', 'SimpleITK', 'transformers', 'pydicom')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
