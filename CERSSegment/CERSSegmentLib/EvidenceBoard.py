@@ -193,7 +193,7 @@ class EvidenceBoard:
             self.place.setText(escape(words))
             self.status.setText("")
             return
-        choice, spacing = controller.choice(), controller.model.planes[controller.key[0]].spacing
+        choice, spacing = controller.choice(), controller.model.spacing(controller.key)
         self.rerun.setEnabled(controller.canRerun())
         self.reset.setEnabled(controller.logic.state == "idle" and (bool(choice) or controller.key in controller.model.rerun))
         self.place.setText("<b>" + escape(Words.place(controller.model, controller.key)) + "</b>&nbsp;&nbsp;")

@@ -60,6 +60,10 @@ class EvidenceModel:
         """Whether volume and segmentation are still in the scene."""
         return all(node is not None and node.GetScene() is not None for node in (self.volume, self.segmentation))
 
+    def spacing(self, key) -> tuple[float, float] | None:
+        """(row, column) pixel size of a slice in mm, None where nobody measured it."""
+        return self.planes[key[0]].spacing if self.summary.get("spacing_known", True) else None
+
     def choice(self, key) -> Choices:
         return self.choices.setdefault(key, Choices())
 

@@ -164,7 +164,7 @@ class EvidenceWidget:
         self.place.setText(Words.place(controller.model, controller.key))
         self.query.show(controller.queryPicture(), QUERY, QUERY, _("The volume is gone or shows something else."))
         self.coverage.setText(statusHtml(*Words.coverage(evidence)) if evidence else "")
-        spacing = controller.model.planes[controller.key[0]].spacing
+        spacing = controller.model.spacing(controller.key)
         self.trust.setText(statusHtml(*Words.trust(evidence, spacing)) if evidence else escape(Words.notDecoded()))
         self.queryWords.setText(Words.queryHtml(evidence, spacing, palette))
         references = (evidence or {}).get("references", [])

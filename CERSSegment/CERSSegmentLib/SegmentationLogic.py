@@ -119,9 +119,9 @@ class SegmentationLogic:
 
     def _onSegmented(self, evidence: EvidenceModel) -> None:
         self._setState(IDLE)
-        volumes = evidence.summary.get("volume_ml", {})
-        if any(volumes.values()):
-            found = ", ".join(f"{name} {amount:.1f} ml" for name, amount in volumes.items() if amount)
+        sizes = evidence.summary
+        if any(sizes["pixels"].values()):
+            found = ", ".join(f"{name} {Words.amount(sizes, name)}" for name, count in sizes["pixels"].items() if count)
             seconds = (
                 sum(evidence.summary.get("seconds", {}).values())
                 if "total" not in evidence.summary.get("seconds", {})

@@ -109,6 +109,18 @@ def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
     return _("{area:.2f}\u00a0cm²").format(area=pixels * spacing[0] * spacing[1] / 100)
 
 
+def amount(sizes: dict, label: str) -> str:
+    """How much of a label was found (see ``cers.case.sizes.amount``), in the language of the screen."""
+    if sizes.get("volume_ml"):
+        return _("{amount:.1f} ml").format(amount=sizes["volume_ml"][label])
+    if sizes.get("area_mm2"):
+        return _("{amount:.0f} mm²").format(amount=sizes["area_mm2"][label])
+    count = sizes["pixels"][label]
+    if sizes.get("picture_share"):
+        return _("{count} pixels ({percent:.1f} % of the picture)").format(count=count, percent=100 * sizes["picture_share"][label])
+    return _("{count} voxels").format(count=count)
+
+
 def scores(reference: dict) -> str:
     """Visual score, CoT score and influence of a reference on one line, or that the others contradict it."""
     parts = [_("visual\u00a0{value:.2f}").format(value=reference["visual"])]
@@ -166,8 +178,8 @@ def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
     return "".join(rows)
 
 
-def queryHtml(evidence: dict | None, spacing: tuple[float, float], palette) -> str:
-    """The measured rationale of the slice shown, and what it was measured on: not the contour shown. spacing: (row, column) in mm."""
+def queryHtml(evidence: dict | None, spacing: tuple[float, float] | None, palette) -> str:
+    """The measured rationale of the slice shown, and what it was measured on: not the contour shown. spacing: in mm, if known."""
     words, line = rationaleHtml((evidence or {}).get("rationale"), palette), contour(evidence or {}, spacing)
     if words:
         note = escape(_("Measured on the first mask, by which the references were chosen. {contour}.").format(contour=line))
@@ -177,10 +189,10 @@ def queryHtml(evidence: dict | None, spacing: tuple[float, float], palette) -> s
     return escape(_("Nothing was found in this slice, so there is nothing to describe."))
 
 
-def contour(evidence: dict, spacing: tuple[float, float]) -> str:
-    """What the contour in the picture of a slice is. spacing: (row, column) in mm."""
-    area = int(evidence.get("pixels") or 0) * spacing[0] * spacing[1] / 100
-    return _("The contour is the final mask, {area:.2f} cm²").format(area=area) if area else _("The final mask is empty here")
+def contour(evidence: dict, spacing: tuple[float, float] | None) -> str:
+    """What the contour in the picture of a slice is. spacing: (row, column) in mm, None where pixels have no known size."""
+    area = _area(int(evidence.get("pixels") or 0), spacing)
+    return _("The contour is the final mask, {area}").format(area=area) if area else _("The final mask is empty here")
 
 
 def rejectedHtml(evidence: dict, palette) -> str:

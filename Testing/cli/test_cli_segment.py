@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -176,6 +177,22 @@ def test_a_picture(cers, model, filled_pool, tmp_path):
     out = run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html")
     assert "pixels" in out and "ml" not in out.split("Wrote")[0].replace("html", "")
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nrrd"))).shape == (1, 64, 56)
+    result = json.loads(run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--json", "-"))
+    assert result["volume_ml"] is None and result["area_mm2"] is None and result["pixels"]["tumor"] > 0
+
+
+def test_a_single_slice_has_an_area_and_no_volume(cers, model, tmp_path):
+    base, middle = phantom.volume(), phantom.head()[0][4:5]
+    write_image(tmp_path / "one.nii.gz", middle, Geometry(base.geometry.ijkToRAS, middle.shape))
+    out = run_segment(
+        cers, model, tmp_path / "one.nii.gz", tmp_path / "m.nrrd", "--report", tmp_path / "r.html", "--json", tmp_path / "r.json"
+    )
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["volume_ml"] is None and result["area_mm2"]["tumor"] == pytest.approx(result["pixels"]["tumor"] * 1.5 * 1.5) != 0
+    assert f"{result['area_mm2']['tumor']:.0f} mm²" in out and " ml" not in out
+    words = re.sub("<[^>]+>", " ", (tmp_path / "r.html").read_text())
+    assert f"{result['area_mm2']['tumor']:.0f} mm²" in words and " ml" not in words
+    assert "56 × 64 pixels" in words and "1.5 × 1.5 mm" in words and "1.5 × 5 mm" not in words
 
 
 def test_json_on_stdout_and_nothing_else(cers, model, image, tmp_path):

@@ -440,15 +440,25 @@ def test_client_kills_a_worker_that_does_not_answer_a_cancel(host, part, tmp_pat
     host.process(0.2)
 
 
+def test_a_picture_has_no_millimetres(host, part):
+    words, palette = part("Words"), host.app.palette()
+    text = words.queryHtml({"rationale": None, "pixels": 250}, None, palette)
+    assert "250\u00a0pixels" in text and "cm" not in text
+    picture = {"volume_ml": None, "area_mm2": None, "pixels": {"tumor": 250}, "picture_share": {"tumor": 0.125}}
+    assert words.amount(picture, "tumor") == "250 pixels (12.5\u00a0% of the picture)"
+    assert words.amount({**picture, "area_mm2": {"tumor": 62.5}}, "tumor") == "62 mm²"
+    assert words.amount({"pixels": {"tumor": 9}, "volume_ml": {"tumor": 1.04}}, "tumor") == "1.0 ml"
+
+
 def test_what_the_query_was_measured_on_is_said(host, part):
     """The contour that is shown is not the mask that was measured."""
     words, palette = part("Words"), host.app.palette()
     rationale = {"statements": [{"part": "texture", "text": "Hyperintense (+40 %)."}]}
     text = words.queryHtml({"rationale": rationale, "pixels": 250}, (0.5, 0.8), palette)
-    assert "Hyperintense (+40\u00a0%)." in text and "first mask" in text and "final mask, 1.00 cm²" in text
+    assert "Hyperintense (+40\u00a0%)." in text and "first mask" in text and "final mask, 1.00\u00a0cm²" in text
     assert "final mask is empty" in words.queryHtml({"rationale": rationale, "pixels": 0}, (0.5, 0.8), palette)
     found_late = words.queryHtml({"rationale": None, "pixels": 250}, (0.5, 0.8), palette)
-    assert "first mask is empty" in found_late and "1.00 cm²" in found_late
+    assert "first mask is empty" in found_late and "1.00\u00a0cm²" in found_late
     assert (
         "Nothing was found"
         in words.queryHtml({"rationale": None, "pixels": 0}, (0.5, 0.8), palette)

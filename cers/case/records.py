@@ -25,7 +25,7 @@ class Volume:
         modality: DICOM modality code ("MR", "CT", ...), None if not known.
         body_site: lower-case word ("brain", "lung", ...), None if not known.
         patient_id, volume_id: pseudonyms used only to keep a query from meeting itself; never a name. None if not known.
-        spacing_known: False for PNG/JPG, whose pixels have no size; lengths are then given in pixels.
+        spacing_known: False for PNG/JPG, whose pixels have no size, and where a program put one in; lengths are then given in pixels.
 
     Raises:
         InputError: not three-dimensional, empty, complex or RGB, or any value NaN, infinite or beyond ±1e30.
@@ -319,6 +319,7 @@ class Prediction:
 
     labelmap: (k, j, i) uint8. probabilities: (labels, k, j, i) float16, calibrated. labels: value -> name.
     evidence: one per slice of the decoded planes. seconds: per step. provenance: hashes of image, model and pool, and all settings.
+    spacing_known: as of the volume.
     """
 
     labelmap: np.ndarray
@@ -328,17 +329,42 @@ class Prediction:
     evidence: list[Evidence]
     seconds: dict[str, float]
     provenance: dict
+    spacing_known: bool = True
 
     @property
-    def volume_ml(self) -> dict[str, float]:
-        """Volume of each label in ml."""
-        return {name: float((self.labelmap == value).sum() * self.geometry.voxel_ml) for value, name in self.labels.items()}
+    def pixels(self) -> dict[str, int]:
+        """Voxels of each label; of a single slice its pixels."""
+        return {name: int(np.count_nonzero(self.labelmap == value)) for value, name in self.labels.items()}
+
+    @property
+    def volume_ml(self) -> dict[str, float] | None:
+        """Volume of each label in ml; None of a single slice, which has an area only, and where voxels have no known size."""
+        if not self.spacing_known or self.geometry.single:
+            return None
+        return {name: n * self.geometry.voxel_ml for name, n in self.pixels.items()}
+
+    @property
+    def area_mm2(self) -> dict[str, float] | None:
+        """Area of each label in mm² in a single slice with pixels of a known size, else None."""
+        if not self.spacing_known or not self.geometry.single:
+            return None
+        return {name: n * self.geometry.pixel_mm2 for name, n in self.pixels.items()}
+
+    @property
+    def picture_share(self) -> dict[str, float] | None:
+        """Share of a single slice, 0..1, that each label takes; else None."""
+        return {name: n / self.labelmap.size for name, n in self.pixels.items()} if self.geometry.single else None
+
+    def sizes(self) -> dict:
+        """How much was found, as JSON: what was not measured is None."""
+        names = ("spacing_known", "pixels", "volume_ml", "area_mm2", "picture_share")
+        return {name: getattr(self, name) for name in names}
 
     def summary(self) -> dict:
         """Everything but the arrays, as JSON."""
         return {
             "labels": {str(k): v for k, v in self.labels.items()},
-            "volume_ml": self.volume_ml,
+            **self.sizes(),
             "seconds": self.seconds,
             "slices": [e.to_dict() for e in self.evidence],
             "provenance": self.provenance,

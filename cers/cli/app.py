@@ -148,12 +148,11 @@ def segment(
 
 def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: str | None) -> str:
     from ..case.counts import by_plane, references_words, slices_words
+    from ..case.sizes import amount
 
     found = [e for e in prediction.evidence if e.pixels]
-    amounts = [
-        f"{name} {ml:.2f} ml" if volume.spacing_known else f"{name} {int((prediction.labelmap == value).sum())} pixels"
-        for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())
-    ]
+    sizes = prediction.sizes()
+    amounts = [f"{name} {amount(sizes, name)}" for name in prediction.labels.values()]
     counts = by_plane(e.to_dict() for e in prediction.evidence)
     lines = [
         f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."

@@ -12,6 +12,7 @@ from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationa
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
+from ..case.sizes import amount
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
@@ -76,8 +77,8 @@ class _Page:
 <p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>
 {self.facts()}{self.legend()}</header>
 {sections}{self.left_out()}{self.all_slices()}{self.provenance()}
-<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological
-orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
+<footer>{_HELP}<p>Written by CERS {escape(__version__)}. {self.orientation()}
+Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -86,22 +87,26 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 <svg width="0" height="0" style="position:absolute" aria-hidden="true">{"".join(self.symbols.values())}</svg>{body}</body></html>
 """
 
+    def orientation(self) -> str:
+        return "Pictures in radiological orientation; the bar is 20 mm." if self.volume.spacing_known else ""
+
     # the top
 
     def subtitle(self) -> str:
         v, g = self.volume, self.prediction.geometry
         parts = [p for p in (v.modality, v.body_site) if p]
-        parts.append(" \u00d7 ".join(map(str, g.shape[::-1])) + " voxels" if g.shape[0] > 1 else f"{g.shape[2]} \u00d7 {g.shape[1]} pixels")
+        sizes = [n for n in g.shape[::-1] if n > 1 or not g.single]
+        parts.append(" \u00d7 ".join(map(str, sizes)) + (" pixels" if g.single else " voxels"))
         if v.spacing_known:
-            parts.append("{:.3g} \u00d7 {:.3g} \u00d7 {:.3g} mm".format(*g.spacing))
+            # how thick a single slice is nobody measured
+            parts.append(" \u00d7 ".join(f"{s:.3g}" for s, n in zip(g.spacing, g.shape[::-1]) if n > 1 or not g.single) + " mm")
+        else:
+            parts.append("size of the pixels not known")
         return " \u00b7 ".join(parts)
 
     def facts(self) -> str:
-        rows = []
-        for value, name in self.prediction.labels.items():
-            pixels = int((self.prediction.labelmap == value).sum())
-            amount = f"{self.prediction.volume_ml[name]:.2f} ml" if self.volume.spacing_known else f"{pixels} px"
-            rows.append((amount, name))
+        sizes = self.prediction.sizes()
+        rows = [(amount(sizes, name), name) for name in self.prediction.labels.values()]
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
             seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""

@@ -436,7 +436,9 @@ class Segmenter:
         about = provenance(
             session, model, self.pool, self.embedder.hash, planes=planes, text=bool(text and text.strip()), influence=influence
         )
-        return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, about)
+        return Prediction(
+            labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, about, volume.spacing_known
+        )
 
     def _names(self, evidence: list[Evidence]) -> dict[int, str]:
         """The model's label names; where most of what was found is owed to references of something else, the first is named after them."""
