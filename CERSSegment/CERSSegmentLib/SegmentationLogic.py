@@ -62,6 +62,7 @@ class SegmentationLogic:
         origin = VolumeInput.origin(volume)
         settings.update(
             name=volume.GetName(),
+            spacing_known=VolumeInput.spacingKnown(volume),
             patient_id=origin["patient_id"],
             modality=parameter.modality or origin["modality"],
             body_site=parameter.bodySite or None,
@@ -210,6 +211,7 @@ class SegmentationLogic:
         settings = {
             "annotator": annotator.strip(),
             **({"made_for": image} if image and evidence.segmentation is segmentation else {}),
+            "spacing_known": VolumeInput.spacingKnown(volume),
             "patient_id": origin["patient_id"],
             "modality": parameter.modality or origin["modality"],
             "body_site": parameter.bodySite or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -128,6 +129,17 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     board = user.control.board
     assert user.control.board.shown and len([c for c in board.columns if c.identifier]) == len(cards)
     host.screenshot(user.window, screenshots / "segment_board.png")
+
+
+def test_a_picture_is_measured_in_pixels(user, kit, model, pool, host):
+    """Slicer gives 1 mm to the pixels of a picture; nobody measured that, nor how thick it is."""
+    user.segment(kit.makeVolume(name="photo", matrix=np.diag([-1.0, -1.0, 1.0, 1.0]), shape=(1, *SHAPE[1:])), pool, model)
+    assert user.said[-1][0] == "good" and "pixels (" in user.said[-1][1] and " ml" not in user.said[-1][1]
+    evidence = user.evidence
+    assert evidence["rationale"]["descriptors"]["diameter_px"] and evidence["rationale"]["descriptors"]["diameter_mm"] is None
+    for words in (user.control.evidence.queryWords.text, user.control.evidence.trust.text):
+        assert not re.search(r"\d\s*[mc]m", words)
+    assert "pixels" in user.control.evidence.queryWords.text
 
 
 def test_evidence_follows_the_view_and_steps_over_lesion_slices(user, kit, model, pool, host):

@@ -134,6 +134,40 @@ def test_world_geometry_includes_the_transform(host, scene, part):
     assert np.allclose(module.worldGeometry(volume).ijkToRAS, slicer.util.arrayFromTransformMatrix(parent) @ kit.MATRIX)
 
 
+@pytest.mark.parametrize("kind", ["picture.png", "print.jpg", "gone.png", "stack.png"])
+def test_pixels_of_a_picture_have_no_known_size(host, scene, part, kind, tmp_path):
+    """Slicer gives 1 mm, or what the header says for printing; a person may know better."""
+    import slicer
+    from PIL import Image
+
+    grey = np.random.default_rng(0).integers(0, 255, (40, 30), np.uint8)
+    Image.fromarray(grey).save(tmp_path / kind, **({"dpi": (72, 72)} if kind == "print.jpg" else {}))
+    module = part("VolumeInput")
+    from cers.case.io import header_spacing
+
+    volume = slicer.util.addVolumeFromArray(np.stack([grey] * (3 if kind == "stack.png" else 1)), name=kind)
+    volume.SetSpacing(*header_spacing(tmp_path / kind)[:2], 1.0)
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(tmp_path / kind))
+    volume.SetAndObserveStorageNodeID(storage.GetID())
+    if kind == "gone.png":
+        (tmp_path / kind).unlink()
+    assert not module.spacingKnown(volume) and "pixels" in module.note(volume)
+    volume.SetSpacing(0.43, 0.43, 1)
+    assert module.spacingKnown(volume) == (kind != "gone.png") == (module.note(volume) == "")
+
+
+@pytest.mark.parametrize(
+    "shape, spacing, known", [((1, 40, 30), (1, 1, 1), False), ((1, 40, 30), (0.5, 0.5, 1), True), ((3, 40, 30), (1, 1, 1), True)]
+)
+def test_what_has_no_file_is_told_by_its_grid(host, scene, part, shape, spacing, known):
+    import slicer
+
+    volume = slicer.util.addVolumeFromArray(np.random.default_rng(0).integers(0, 255, shape, np.uint8), name="grey")
+    volume.SetSpacing(*spacing)
+    assert part("VolumeInput").spacingKnown(volume) == known
+
+
 def test_patient_identifier_leaves_only_as_pseudonym(host, scene, part):
     import slicer
     from slicer import vtkMRMLSubjectHierarchyConstants as constants
