@@ -150,7 +150,8 @@ def _short(entry: dict) -> dict:
     rationale = entry.get("rationale")
     if rationale:
         rationale = {"statements": [{"part": s["part"], "text": s["text"]} for s in rationale["statements"]]}
-    return _rounded({**entry, "rationale": rationale})
+    # of the first mask it is shown only whether it had words
+    return _rounded({**entry, "rationale": rationale, "first_rationale": bool(entry.get("first_rationale"))})
 
 
 def _rounded(value):

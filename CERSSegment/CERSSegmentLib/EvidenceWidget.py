@@ -166,7 +166,7 @@ class EvidenceWidget:
         self.coverage.setText(statusHtml(*Words.coverage(evidence)) if evidence else "")
         spacing = controller.model.spacing(controller.key)
         self.trust.setText(statusHtml(*Words.trust(evidence, spacing)) if evidence else escape(Words.notDecoded()))
-        self.queryWords.setText(Words.queryHtml(evidence, spacing, palette))
+        self.queryWords.setText(Words.queryHtml(evidence, spacing, palette, controller.edited()))
         references = (evidence or {}).get("references", [])
         self.referencesTitle.setText("<b>" + escape(_("References ({count})").format(count=len(references))) + "</b>")
         setShown(self.referencesTitle, bool(references))

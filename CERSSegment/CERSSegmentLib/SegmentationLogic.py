@@ -169,7 +169,7 @@ class SegmentationLogic:
         corrected = not np.array_equal(evidence.ofSlice(key, drawn), evidence.ofSlice(key, evidence.labelmap))
         if corrected:
             SegmentationResult.keepPrevious(evidence.segmentation)
-        part, start = evidence.apply(key, mask, result["evidence"])
+        part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
         (evidence.rerun.add if choice else evidence.rerun.discard)(key)
         return key, corrected

@@ -178,15 +178,40 @@ def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
     return "".join(rows)
 
 
-def queryHtml(evidence: dict | None, spacing: tuple[float, float] | None, palette) -> str:
-    """The measured rationale of the slice shown, and what it was measured on: not the contour shown. spacing: in mm, if known."""
-    words, line = rationaleHtml((evidence or {}).get("rationale"), palette), contour(evidence or {}, spacing)
+def queryHtml(evidence: dict | None, spacing: tuple[float, float] | None, palette, edited: bool = False) -> str:
+    """The rationale of the slice shown, measured under its contour, and where the first mask read differently.
+
+    Args:
+        spacing: (row, column) in mm, if known. edited: whether a person changed the segmentation in this slice since.
+    """
+    evidence = evidence or {}
+    words = rationaleHtml(evidence.get("rationale"), palette)
+    said = [_("Changed by hand since: this is the result before.")] if edited else []
     if words:
-        note = escape(_("Measured on the first mask, by which the references were chosen. {contour}.").format(contour=line))
-        return words + f'<p style="margin:0 0 3px 0; color:{muted(palette)}"><i>{note}</i></p>'
-    if (evidence or {}).get("pixels"):
-        return escape(_("The first mask is empty in this slice, so nothing was measured. {contour}.").format(contour=line))
-    return escape(_("Nothing was found in this slice, so there is nothing to describe."))
+        said += [measuredOn(evidence), contour(evidence, spacing) + ".", first(evidence)]
+    else:
+        words = escape(_("Nothing was found in this slice, so there is nothing to describe."))
+    note = escape(" ".join(s for s in said if s))
+    return words + (f'<p style="margin:0 0 3px 0; color:{muted(palette)}"><i>{note}</i></p>' if note else "")
+
+
+def measuredOn(evidence: dict) -> str:
+    """Which mask the words of a slice were measured under."""
+    if "first_rationale" in evidence:
+        return _("Measured under the contour.")
+    return _("Measured on the first mask, not under the contour: an earlier version did so.")
+
+
+def first(evidence: dict) -> str:
+    """What the references were chosen by, and where it reads differently from the words shown; '' without references."""
+    if not evidence.get("references") or "first_rationale" not in evidence:
+        return ""
+    if not evidence["first_rationale"]:
+        return _("The first mask shows too little to be described, so the references were chosen by look alone.")
+    words = _("The references were chosen by the words of the first mask.")
+    if evidence.get("first_differs"):
+        words += " " + _("It reads differently (first against final) in: {what}.").format(what="; ".join(evidence["first_differs"]))
+    return words
 
 
 def contour(evidence: dict, spacing: tuple[float, float] | None) -> str:

@@ -131,7 +131,7 @@ def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
         "Weight",
         "Influence",
         "Provenance",
-        "Measured on the first mask",
+        "measured under the contour shown",
     ):
         assert part in words
     for identifier in ids:

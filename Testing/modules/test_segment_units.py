@@ -485,16 +485,18 @@ def test_a_picture_has_no_millimetres(host, part):
 
 
 def test_what_the_query_was_measured_on_is_said(host, part):
-    """The contour that is shown is not the mask that was measured."""
+    """The words are those of the contour shown; where the first mask reads differently, that is said."""
     words, palette = part("Words"), host.app.palette()
     rationale = {"statements": [{"part": "texture", "text": "Hyperintense (+40 %)."}]}
-    text = words.queryHtml({"rationale": rationale, "pixels": 250}, (0.5, 0.8), palette)
-    assert "Hyperintense (+40\u00a0%)." in text and "first mask" in text and "final mask, 1.00\u00a0cm²" in text
-    assert "final mask is empty" in words.queryHtml({"rationale": rationale, "pixels": 0}, (0.5, 0.8), palette)
-    found_late = words.queryHtml({"rationale": None, "pixels": 250}, (0.5, 0.8), palette)
-    assert "first mask is empty" in found_late and "1.00\u00a0cm²" in found_late
-    assert (
-        "Nothing was found"
-        in words.queryHtml({"rationale": None, "pixels": 0}, (0.5, 0.8), palette)
-        == words.queryHtml(None, (1, 1), palette)
-    )
+    entry = {"rationale": rationale, "pixels": 250, "references": [{"id": "a"}], "first_rationale": rationale}
+    text = words.queryHtml(entry, (0.5, 0.8), palette)
+    assert "Hyperintense (+40\u00a0%)." in text and "Measured under the contour" in text and "final mask, 1.00\u00a0cm²" in text
+    assert "differently" not in text and "by hand" not in text
+    text = words.queryHtml({**entry, "first_differs": ["size: small (1 %) against large (4 %)"]}, (0.5, 0.8), palette, edited=True)
+    assert "differently" in text and "size: small (1 %) against large (4 %)" in text and "Changed by hand" in text
+    assert "by look alone" in words.queryHtml({**entry, "first_rationale": None}, (0.5, 0.8), palette)
+    assert "first mask" not in words.queryHtml({**entry, "references": []}, (0.5, 0.8), palette)
+    old = {"rationale": rationale, "pixels": 250, "references": [{"id": "a"}]}  # of a scene that an earlier version saved
+    assert "Measured on the first mask" in words.queryHtml(old, (0.5, 0.8), palette)
+    nothing = words.queryHtml({"rationale": None, "pixels": 0, "first_rationale": rationale}, (0.5, 0.8), palette)
+    assert "Nothing was found" in nothing == words.queryHtml(None, (1, 1), palette)

@@ -284,7 +284,9 @@ class Evidence:
     probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out_runs: what this
     plane shows and the planes together do not, so that the final mask does not hold it (see ``to_runs``); none where one plane was
     decoded. left_out: how many pixels that is. marked: whether one of the decoders marks anything here; where none does, a mask comes
-    from the other planes, and disagreement says nothing.
+    from the other planes, and disagreement says nothing. rationale: measured under the final mask, None without one. first_rationale: under
+    the first mask (D_S), by which the references were chosen, None where it shows too little to be described. first_differs: where the two
+    are opposite, in words.
     """
 
     plane: str
@@ -299,6 +301,8 @@ class Evidence:
     confidence: float | None = None
     left_out_runs: list[int] = field(default_factory=list)
     marked: bool = True
+    first_rationale: Rationale | None = None
+    first_differs: list[str] = field(default_factory=list)
 
     @property
     def left_out(self) -> int:
@@ -309,7 +313,9 @@ class Evidence:
         out["references"] = [r.to_dict() for r in self.references]
         out["rejected"] = [r.to_dict() for r in self.rejected]
         out["coverage"] = self.coverage.to_dict()
-        out["rationale"] = None if self.rationale is None else self.rationale.to_dict()
+        for name in ("rationale", "first_rationale"):
+            value = getattr(self, name)
+            out[name] = None if value is None else value.to_dict()
         return out
 
 

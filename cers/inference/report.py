@@ -35,8 +35,8 @@ _HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT
 thought) agree, 0 to 1. <b>Agreement</b>: how well the other references of the slice explain this one's mask, at most 1; one that they
 contradict is not counted, unless pinned. <b>Weight</b>: share of the evidence that the network gave this reference.
 <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
-<p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on
-the expert's.</p>"""
+<p>The findings of a slice are measured under the contour shown, those of a reference under the expert's. References are chosen by the
+findings under the first contour, which the network draws before it sees any of them.</p>"""
 
 
 def write_report(
@@ -150,7 +150,7 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>
 {self.coverage(e)}
 <div class="board" style="--n:{len(e.references)}"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>
-{_findings(e.rationale)}{_MEASURED if e.rationale else ""}</div>{board}</div>
+{_findings(e.rationale)}{_first(e)}</div>{board}</div>
 {self.rejected(e)}</section>"""
 
     def slice_name(self, e: Evidence) -> str:
@@ -351,12 +351,23 @@ def _score(name: str, value: float | None) -> str:
     return f'<em>{name}</em><u><b style="width:{width:.0%}"></b></u><strong>{_number(value)}</strong>'
 
 
-_MEASURED = '<p class="small soft">Measured on the first mask, by which the references were chosen; the contour is the final mask.</p>'
+def _first(e: Evidence) -> str:
+    """By what the references were chosen, where that reads differently from what is shown."""
+    if e.rationale is None or not e.references:
+        return ""
+    if e.first_rationale is None:
+        words = "The first contour shows too little to be described, so the references were chosen by look alone."
+    elif e.first_differs:
+        words = "The references were chosen by the first contour, which reads differently (first against final) in: "
+        words += "; ".join(e.first_differs) + "."
+    else:
+        return ""
+    return f'<p class="small soft">{escape(words)}</p>'
 
 
 def _findings(rationale: Rationale | None) -> str:
     if rationale is None:
-        return '<dl><dd class="soft">No findings: the first pass marked nothing here.</dd></dl>'
+        return '<dl><dd class="soft">No findings: the final mask is empty here.</dd></dl>'
     return "<dl>" + "".join(f"<dt>{p.capitalize()}</dt><dd>{escape(rationale.part(p))}</dd>" for p in PARTS if rationale.part(p)) + "</dl>"
 
 
