@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cers.case import Geometry, Prediction
-from cers.case.sizes import amount
+from cers.case.sizes import amount, cut_words
 
 
 def found(shape, spacing, known=True, ijk=(0, 1, 2)):
@@ -39,6 +39,18 @@ def test_a_picture_has_pixels_and_a_share():
     assert sizes["volume_ml"] is None and sizes["area_mm2"] is None and sizes["pixels"] == {"tumor": 10}
     assert amount(sizes, "tumor") == "10 pixels (20.0 % of the picture)"
     assert amount(found((2, 5, 10), (1, 1, 1), known=False).sizes(), "tumor") == "10 voxels"
+
+
+def test_how_far_the_mask_is_not_the_probabilities_cut_at_the_threshold():
+    result = found((4, 5, 10), (1, 2, 5))
+    assert result.cut() is None and cut_words(None) == ""
+    result.provenance["settings"] = {"threshold": 0.5}
+    result.probabilities[0].flat[:12] = 0.6
+    result.probabilities[0].flat[:3] = 0.45
+    assert result.summary()["cut"] == {"threshold": 0.5, "below": 3, "above": 2}
+    assert "3 voxels of it are below, 2 voxels" in cut_words(result.cut())
+    result.probabilities[0] = result.labelmap
+    assert result.cut() == {"threshold": 0.5, "below": 0, "above": 0} and cut_words(result.cut()) == ""
 
 
 def test_pixels_of_exactly_one_mm_in_a_single_slice_are_a_programs_default():

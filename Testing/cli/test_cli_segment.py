@@ -172,6 +172,18 @@ def test_three_planes(cers, model, image, tmp_path):
     assert {s["plane"] for s in result["slices"]} == {"axial", "coronal", "sagittal"}
 
 
+def test_probabilities_that_are_not_the_mask_are_told(cers, model, image, tmp_path):
+    files = ["--probabilities", tmp_path / "p.nrrd", "--json", tmp_path / "r.json", "--report", tmp_path / "r.html"]
+    out = run_segment(cers, model, image, tmp_path / "m.nrrd", "--planes", "three", "--no-influence", *files)
+    cut = json.loads((tmp_path / "r.json").read_text())["cut"]
+    mask, p = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name))) for name in ("m.nrrd", "p.nrrd"))
+    reaches = p >= cut["threshold"]
+    assert cut["below"] == ((mask > 0) & ~reaches).sum() and cut["above"] == (reaches & (mask == 0)).sum()
+    assert cut["below"] + cut["above"] > 0
+    words = f"{cut['below']} voxels of it are below, {cut['above']} voxels"
+    assert words in out and words in (tmp_path / "r.html").read_text()
+
+
 def test_a_picture(cers, model, filled_pool, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray((phantom.head()[0][4] / 4).astype(np.uint8)), str(tmp_path / "p.png"))
     out = run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html")
@@ -191,7 +203,7 @@ def test_a_single_slice_has_an_area_and_no_volume(cers, model, tmp_path):
     assert result["volume_ml"] is None and result["area_mm2"]["tumor"] == pytest.approx(result["pixels"]["tumor"] * 1.5 * 1.5) != 0
     assert f"{result['area_mm2']['tumor']:.0f} mm²" in out and " ml" not in out
     words = re.sub("<[^>]+>", " ", (tmp_path / "r.html").read_text())
-    assert f"{result['area_mm2']['tumor']:.0f} mm²" in words and " ml" not in words
+    assert f"{result['area_mm2']['tumor']:.0f} mm²" in words and not re.search(r"\d ml\b", words)
     assert "56 × 64 pixels" in words and "1.5 × 1.5 mm" in words and "1.5 × 5 mm" not in words
 
 

@@ -323,7 +323,8 @@ class Evidence:
 class Prediction:
     """The result for one volume, in the input's own grid.
 
-    labelmap: (k, j, i) uint8. probabilities: (labels, k, j, i) float16, calibrated. labels: value -> name.
+    labelmap: (k, j, i) uint8. probabilities: (labels, k, j, i) float16, calibrated; cut at the threshold they are not always the label map,
+    see ``cut``. labels: value -> name.
     evidence: one per slice of the decoded planes. seconds: per step. provenance: hashes of image, model and pool, and all settings.
     spacing_known: as of the volume.
     """
@@ -366,11 +367,29 @@ class Prediction:
         names = ("spacing_known", "pixels", "volume_ml", "area_mm2", "picture_share")
         return {name: getattr(self, name) for name in names}
 
+    def cut(self) -> dict | None:
+        """How the label map differs from the probabilities cut at the model's threshold, in voxels; None where that is not known.
+
+        Where planes are fused, a part is kept or left out as a whole and ends where the planes with square pixels end it (``fuse_planes``);
+        small parts may be dropped, and a slice that is decoded again changes the label map only. ``below``: voxels of the label map
+        whose probability is below the threshold; ``above``: voxels that reach it and are not in the label map.
+        """
+        threshold = self.provenance.get("settings", {}).get("threshold")
+        if threshold is None:
+            return None
+        below = above = 0
+        for k in range(len(self.labelmap)):  # one by one: volumes are large
+            reaches, inside = (self.probabilities[:, k].astype(np.float32) >= threshold).any(0), self.labelmap[k] > 0
+            below += int(np.count_nonzero(inside & ~reaches))
+            above += int(np.count_nonzero(reaches & ~inside))
+        return {"threshold": threshold, "below": below, "above": above}
+
     def summary(self) -> dict:
         """Everything but the arrays, as JSON."""
         return {
             "labels": {str(k): v for k, v in self.labels.items()},
             **self.sizes(),
+            "cut": self.cut(),
             "seconds": self.seconds,
             "slices": [e.to_dict() for e in self.evidence],
             "provenance": self.provenance,

@@ -1,4 +1,4 @@
-"""How much of a label was found, in words: a volume, or the area of a single slice; nothing that was not measured."""
+"""How much of a label was found, in words, and how the mask differs from its probabilities; nothing that was not measured."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def amount(sizes: Mapping, label: str) -> str:
     if sizes.get("picture_share"):
         return f"{sizes['pixels'][label]} pixels ({100 * sizes['picture_share'][label]:.1f} % of the picture)"
     return f"{sizes['pixels'][label]} voxels"
+
+
+def cut_words(cut: Mapping | None) -> str:
+    """How a mask differs from its probabilities cut at the threshold (``Prediction.cut``); '' where it does not."""
+    if not cut or not cut["below"] + cut["above"]:
+        return ""
+    return (
+        f"The mask is not the probabilities cut at {cut['threshold']:.2f}: {cut['below']} voxels of it are below, {cut['above']} voxels "
+        "that reach it were left out (planes are fused part by part, small parts may be dropped, slices decoded again)."
+    )

@@ -12,7 +12,7 @@ from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationa
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
-from ..case.sizes import amount
+from ..case.sizes import amount, cut_words
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
@@ -343,7 +343,8 @@ planes miss. All of them: {escape(self.places(left))}.</p><div class="refs">{car
         seconds = ", ".join(f"{name} {value:.2f}" for name, value in self.prediction.seconds.items())
         rows = [*_flat(self.prediction.provenance), ("seconds", seconds)]
         cells = "".join(f"<tr><td class='stage'>{escape(k)}</td><td class='num'>{escape(v)}</td></tr>" for k, v in rows)
-        return f"<section><h2>Provenance</h2><table><tbody>{cells}</tbody></table></section>"
+        told = escape(cut_words(self.prediction.cut()))
+        return f'<section><h2>Provenance</h2><p class="soft small">{told}</p><table><tbody>{cells}</tbody></table></section>'
 
 
 def _score(name: str, value: float | None) -> str:
