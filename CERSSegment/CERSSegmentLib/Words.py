@@ -8,7 +8,7 @@ from html import escape
 import qt
 from slicer.i18n import tr as _
 
-from cers.case import PARTS, WELL_COVERED
+from cers.case import PARTS, WELL_COVERED, Statement
 from cers.case.counts import by_plane
 
 PART_NAMES = {
@@ -159,11 +159,21 @@ def caseOrigin(case: dict | None) -> str:
     return " · ".join(str(case[name]) for name in ("modality", "body_site", "plane") if case.get(name))
 
 
+def unmeasured(statement: dict) -> bool:
+    """Whether a written sentence claims what was not measured (see ``cers.case.Statement``)."""
+    return str(statement.get("note") or "").startswith(Statement.UNMEASURED)
+
+
+def sentence(statement: dict) -> str:
+    """A sentence of a rationale; what was not measured is said."""
+    return f"{statement['text']} [{statement['note']}]" if unmeasured(statement) else str(statement["text"])
+
+
 def part(rationale: dict | None, name: str) -> str:
     """The sentences of one rationale part, '' where there are none; no line ends between a number and its unit."""
     if not rationale:
         return ""
-    text = " ".join(str(s["text"]) for s in rationale.get("statements", []) if s.get("part") == name)
+    text = " ".join(sentence(s) for s in rationale.get("statements", []) if s.get("part") == name)
     return UNIT.sub("\u00a0", text)
 
 

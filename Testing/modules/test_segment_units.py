@@ -474,6 +474,15 @@ def test_client_kills_a_worker_that_does_not_answer_a_cancel(host, part, tmp_pat
     host.process(0.2)
 
 
+def test_claims_that_nobody_measured_are_marked_on_the_screen(part):
+    words = part("Words")
+    said = [{"part": "texture", "text": "Homogeneous."}, {"part": "texture", "text": "It invades.", "note": "not measured: invades"}]
+    instead = {"part": "texture", "text": "Hyperintense (+40 %).", "note": "polarity: 'dark', but contrast is 40"}
+    assert words.part({"statements": [*said, instead]}, "texture") == (
+        "Homogeneous. It invades. [not measured: invades] Hyperintense (+40\u00a0%)."
+    )
+
+
 def test_a_picture_has_no_millimetres(host, part):
     words, palette = part("Words"), host.app.palette()
     text = words.queryHtml({"rationale": None, "pixels": 250}, None, palette)

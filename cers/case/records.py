@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -97,8 +98,11 @@ class Statement:
 
     ``descriptor`` and ``value`` are None for a sentence that a person or an LLM wrote without a measurement.
     ``short`` says the same in few words, to be embedded; None where ``text`` itself is.
-    ``note`` says why this measured sentence stands in place of another writer's, None where it is the writer's own.
+    ``note`` says why this measured sentence stands in place of another writer's, or, where it begins with ``UNMEASURED``, which words of a
+    writer's own sentence claim what nobody measured; None where neither is so.
     """
+
+    UNMEASURED: ClassVar[str] = "not measured"
 
     part: str
     text: str
@@ -107,6 +111,15 @@ class Statement:
     unit: str | None = None
     short: str | None = None
     note: str | None = None
+
+    @property
+    def unmeasured(self) -> bool:
+        return (self.note or "").startswith(self.UNMEASURED)
+
+    @property
+    def shown(self) -> str:
+        """The text as readers see it: what was not measured is said."""
+        return f"{self.text} [{self.note}]" if self.unmeasured else self.text
 
 
 @dataclass
@@ -125,10 +138,10 @@ class Rationale:
     version: str = "1"
 
     def part(self, name: str) -> str:
-        """The sentences of one part as one text."""
+        """The sentences of one part as one text, as readers see them."""
         if name not in PARTS:
             raise KeyError(name)
-        return " ".join(s.text for s in self.statements if s.part == name)
+        return " ".join(s.shown for s in self.statements if s.part == name)
 
     @property
     def text(self) -> str:
