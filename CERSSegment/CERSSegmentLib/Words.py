@@ -199,6 +199,8 @@ def queryHtml(evidence: dict | None, spacing: tuple[float, float] | None, palett
     said = [_("Changed by hand since: this is the result before.")] if edited else []
     if words:
         said += [measuredOn(evidence), contour(evidence, spacing) + ".", first(evidence)]
+    elif evidence.get("pixels"):  # of a scene that an earlier version saved, which measured the first mask
+        words = escape(_("Nothing was measured in this slice. {contour}.").format(contour=contour(evidence, spacing)))
     else:
         words = escape(_("Nothing was found in this slice, so there is nothing to describe."))
     note = escape(" ".join(s for s in said if s))
