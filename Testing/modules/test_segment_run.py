@@ -108,7 +108,9 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     assert abs(red - (-20 + 5.0 * index)) < 0.01
     cards = [c for c in user.control.evidence.cards if not c.widget.isHidden()]
     assert 1 <= len(cards) <= 5
-    host.wait_for(lambda: all(user.control.controller.case(c.identifier) for c in cards), 30, "the reference pictures")
+    host.wait_for(lambda: all(user.control.controller.case(c.identifier) for c in cards), 30, "the reference cases")
+    host.wait_for(lambda: all(c.picture._picture is not None for c in cards), 30, "the reference pictures")
+    host.wait_for(lambda: not user.control.controller.later._work, 30, "the drawing of them")
     host.process(0.2)
     for card, reference in zip(cards, user.evidence["references"]):
         assert f"visual\u00a0{reference['visual']:.2f}" in card.scores.text and "influence" in card.scores.text
