@@ -136,6 +136,10 @@ class CasePage:
             edit.setFixedHeight(58)
             edit.textChanged.connect(lambda: self._updateButtons())
             form.addRow(Words.PART_NAMES[part](), edit)
+        self.unmeasured = qt.QLabel(self.body)
+        self.unmeasured.setWordWrap(True)
+        self.unmeasured.setTextFormat(qt.Qt.PlainText)
+        layout.addWidget(self.unmeasured)
         self.text = qt.QTextBrowser(self.body)
         self.text.setMinimumHeight(220)
         self.text.setOpenLinks(False)
@@ -263,6 +267,9 @@ class CasePage:
             edit.blockSignals(True)
             edit.setPlainText(partText(version["record"] if version else None, part))
             edit.blockSignals(False)
+        marked = [Words.sentence(s) for s in (version["record"]["statements"] if version else ()) if Words.unmeasured(s)]
+        self.unmeasured.setText("\n".join([_("Claims that nobody measured:"), *marked]))
+        self.unmeasured.setVisible(bool(marked))
         self._updateButtons()
 
     def _draw(self) -> None:

@@ -325,7 +325,7 @@ class CasesPage:
 
 
 def sliceShown():
-    """The slice in the red view: (rows, columns) in display order, (row, column) spacing in mm, modality; all None without one."""
+    """The slice in the red view: (rows, columns) in display order, (row, column) spacing in mm or None, modality; all None without one."""
     from CERSSegmentLib import VolumeInput
 
     from cers.case import PlaneView
@@ -340,7 +340,7 @@ def sliceShown():
     view = PlaneView(geometry, plane)
     return (
         np.ascontiguousarray(view.slices(slicer.util.arrayFromVolume(volume))[view.nearest(matrix[:3, 3])]),
-        list(view.spacing),
+        list(view.spacing) if VolumeInput.spacingKnown(volume) else None,
         VolumeInput.origin(volume)["modality"],
     )
 

@@ -17,6 +17,7 @@ KINDS = {
     "location": lambda: _("names a place"),
     "claim": lambda: _("claims more than was seen"),
     "missing": lambda: _("part left out"),
+    "unmeasured": lambda: _("stays, but claims what was not measured"),
 }
 
 
@@ -149,6 +150,8 @@ def report(done: dict) -> str:
     if done["replaced"]:
         kinds = ", ".join(f"{KINDS[k]() if k in KINDS else k} ({n})" for k, n in sorted(done["replaced"].items()))
         out.append(_paragraph(_("Sentences that gave way to measured ones: {kinds}").format(kinds=kinds)))
+    if done.get("unmeasured"):
+        out.append(_paragraph(_("Sentences that claim what was not measured, and are marked so: {count}").format(count=done["unmeasured"])))
     changed = [w for w in done["written"] if w["replaced"]]
     if changed:
         links = ", ".join(
@@ -171,7 +174,10 @@ def comparison(found: dict, quiet: str) -> str:
             own = [s for s in (rationale or {}).get("statements", []) if s["part"] == part]
             cells.append(
                 " ".join(
-                    (f"<b>{escape(s['text'])}</b>" if s.get("note") and rationale is found["current"] else escape(s["text"])) for s in own
+                    f"<b>{escape(s['text'])}</b>"
+                    if s.get("note") and not Words.unmeasured(s) and rationale is found["current"]
+                    else escape(Words.sentence(s))
+                    for s in own
                 )
             )
         rows.append(
@@ -184,7 +190,7 @@ def comparison(found: dict, quiet: str) -> str:
         kind = KINDS[f["kind"]]() if f["kind"] in KINDS else f["kind"]
         what = _("“{sentence}”").format(sentence=f["sentence"]) if f["sentence"] else Words.PART_NAMES[f["part"]]()
         reasons += f"<div>{escape(kind)}: {escape(what)} – {escape(f['reason'])}</div>"
-    note = _paragraph(_("Sentences in bold stand in place of the writer's:")) + reasons if reasons else ""
+    note = _paragraph(_("Sentences in bold stand in place of the writer's; what was not measured is marked:")) + reasons if reasons else ""
     case = f'<a href="case:{escape(found["id"])}">{escape(_("Open the case"))}</a>'
     link = f'<p>{case} · <a href="report:">{escape(_("Back to the report"))}</a></p>'
     return f"<table cellpadding='3' width='100%'>{head}{''.join(rows)}</table>{note}{link}"
@@ -221,6 +227,12 @@ def table(found: dict, dry: bool) -> str:
     ]
     if found["replaces"]:
         more.append(_("Texts of others that give way: {names}.").format(names=names(found["replaces"])))
+    if found.get("unmeasured"):
+        more.append(
+            _("{count} of {all} sentences claim what was not measured and are marked so.").format(
+                count=found["unmeasured"], all=found["sentences"]
+            )
+        )
     if found["contradicting"]:
         more.append(
             _("{count} of {all} sentences contradict the measurement of their case.").format(

@@ -101,5 +101,6 @@ def write(volume, segmentation, chosen: list[tuple[str, str]], folder: str) -> G
         "image": image,
         "mask": mask,
         "ijkToRAS": geometry.ijkToRAS.tolist(),
+        "spacing_known": VolumeInput.spacingKnown(volume),
         "labels": {str(value): name for value, (_id, name) in enumerate(chosen, 1)},
     }

@@ -92,21 +92,57 @@ def place_segment(segmentation, identifier: str, volume, array: np.ndarray, valu
         return False
     if image.IsEmpty():
         return True
+    if not _sameGrid(segmentation, image, volume):
+        return False
+    if (places := _overlap(image, array.shape)) is not None:
+        array[places[0]][_voxels(image)[places[1]] > 0] = value
+    return True
+
+
+def readSlice(segmentation, volume, labels: dict[int, str], view, index: int) -> np.ndarray | None:
+    """A display slice (rows, columns) uint8 of the result as it is now, which is all that is copied; None on another grid."""
+    own, shape = SegmentationResult.ownSegments(segmentation), list(view.geometry.shape)
+    at = view.array_index(index)
+    array = np.zeros([1 if axis == view.axes[0] else n for axis, n in enumerate(shape)], np.uint8)
+    for value, name in sorted(labels.items()):
+        segment = segmentation.GetSegmentation().GetSegment(own[name]) if name in own else None
+        image = segment.GetRepresentation("Binary labelmap") if segment is not None else None
+        if image is None or image.IsEmpty():
+            continue
+        if not _sameGrid(segmentation, image, volume):
+            return None
+        places = _overlap(image, shape)
+        if places is None or not places[0][view.axes[0]].start <= at < places[0][view.axes[0]].stop:
+            continue
+        into, outOf = (list(p) for p in places)
+        start = outOf[view.axes[0]].start + at - into[view.axes[0]].start
+        into[view.axes[0]], outOf[view.axes[0]] = slice(0, 1), slice(start, start + 1)
+        array[tuple(into)][_voxels(image)[tuple(outOf)] == segment.GetLabelValue()] = value  # segments share one image
+    return view.slices(array)[0]
+
+
+def _sameGrid(segmentation, image, volume) -> bool:
     own, grid = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(own)
     volume.GetIJKToRASMatrix(grid)
     same = np.allclose(slicer.util.arrayFromVTKMatrix(own), slicer.util.arrayFromVTKMatrix(grid), atol=1e-4)
-    if not same or segmentation.GetTransformNodeID() != volume.GetTransformNodeID():
-        return False
+    return same and segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
+
+
+def _voxels(image) -> np.ndarray:
+    """(k, j, i), without a copy."""
+    return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions())))
+
+
+def _overlap(image, shape) -> tuple[tuple, tuple] | None:
+    """(k, j, i) slices of what an image and a grid of ``shape`` share, in the grid and in the image; None where they share nothing."""
     extent = image.GetExtent()
-    voxels = vtk_to_numpy(image.GetPointData().GetScalars()).reshape(tuple(reversed(image.GetDimensions())))
     into, outOf = [], []
     for axis in range(3):
         low, high = extent[4 - 2 * axis], extent[5 - 2 * axis] + 1  # painting may reach beyond the volume
-        first, last = max(low, 0), min(high, array.shape[axis])
+        first, last = max(low, 0), min(high, shape[axis])
         if first >= last:
-            return True
+            return None
         into.append(slice(first, last))
         outOf.append(slice(first - low, last - low))
-    array[tuple(into)][voxels[tuple(outOf)] > 0] = value
-    return True
+    return tuple(into), tuple(outOf)

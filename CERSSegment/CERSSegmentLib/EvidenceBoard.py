@@ -193,14 +193,15 @@ class EvidenceBoard:
             self.place.setText(escape(words))
             self.status.setText("")
             return
-        choice, spacing = controller.choice(), controller.model.planes[controller.key[0]].spacing
+        choice, spacing = controller.choice(), controller.model.spacing(controller.key)
         self.rerun.setEnabled(controller.canRerun())
         self.reset.setEnabled(controller.logic.state == "idle" and (bool(choice) or controller.key in controller.model.rerun))
         self.place.setText("<b>" + escape(Words.place(controller.model, controller.key)) + "</b>&nbsp;&nbsp;")
         self.status.setText(statusHtml(*Words.coverage(evidence)) + "&nbsp;&nbsp; " + statusHtml(*Words.trust(evidence, spacing)))
         self.query.title.setText("<b>" + escape(_("This slice")) + "</b>")
-        self.query.scores.setText(Words.contour(evidence, spacing))
-        self.query.scores.setToolTip(_("The words below were measured on the first mask, by which the references were chosen"))
+        changed = [_("changed by hand since")] if controller.edited() else []
+        self.query.scores.setText(" · ".join([Words.contour(evidence, spacing), *changed]))
+        self.query.scores.setToolTip(" ".join([Words.measuredOn(evidence), Words.first(evidence)]))
         self.query.describe(evidence.get("rationale"))
         references = evidence.get("references", [])
         while len(self.columns) < len(references):

@@ -51,6 +51,10 @@ class EvidenceController(VTKObservationMixin):
         """The evidence of the slice shown, None where there is none."""
         return self.model.slices.get(self.key) if self.model is not None and self.key is not None else None
 
+    def edited(self) -> bool:
+        """Whether a person changed the segmentation in the slice shown since it was made."""
+        return self.model is not None and self.key is not None and self.model.edited(self.key)
+
     def setModel(self, model: EvidenceModel | None, move: bool = True) -> None:
         """Shows a new result and moves all slice views to its largest lesion slice, or (``move`` off) shows the slice that is in view."""
         self.model, self.key = model, None

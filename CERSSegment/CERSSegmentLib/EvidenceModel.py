@@ -12,7 +12,7 @@ import vtk
 from cers.case import Geometry, PlaneView
 from cers.case.runs import from_runs
 
-from . import VolumeInput
+from . import Correction, VolumeInput
 
 SAMPLED = 1 << 15  # voxels
 
@@ -60,6 +60,10 @@ class EvidenceModel:
         """Whether volume and segmentation are still in the scene."""
         return all(node is not None and node.GetScene() is not None for node in (self.volume, self.segmentation))
 
+    def spacing(self, key) -> tuple[float, float] | None:
+        """(row, column) pixel size of a slice in mm, None where nobody measured it."""
+        return self.planes[key[0]].spacing if self.summary.get("spacing_known", True) else None
+
     def choice(self, key) -> Choices:
         return self.choices.setdefault(key, Choices())
 
@@ -103,6 +107,13 @@ class EvidenceModel:
     def mask(self, key) -> np.ndarray:
         """(rows, columns) uint8 of the result in a slice, as displayed."""
         return self.planes[key[0]].slices(self.labelmap)[key[1]]
+
+    def edited(self, key) -> bool:
+        """Whether the segmentation shows something else in a slice by now than the result does."""
+        if not self.alive:
+            return False
+        now = Correction.readSlice(self.segmentation, self.volume, self.labels, self.planes[key[0]], key[1])
+        return now is not None and not np.array_equal(now, self.mask(key))
 
     def leftOut(self, key) -> np.ndarray | None:
         """(rows, columns) bool of what this plane shows in a slice and the result leaves out; None where there is nothing."""
@@ -157,11 +168,15 @@ class EvidenceModel:
         """A slice (rows, columns) of a label map (k, j, i)."""
         return self.planes[key[0]].slices(labelmap)[key[1]]
 
-    def apply(self, key, mask: np.ndarray, evidence: dict) -> tuple[np.ndarray, tuple[int, int, int]]:
-        """Takes over a re-run slice. Returns it as (k, j, i) array one voxel thick, with its first voxel (k, j, i)."""
+    def apply(self, key, mask: np.ndarray, evidence: dict, crossed: list[dict] = ()) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """Takes over a re-run slice, and what slices of other planes that cross it show now.
+
+        Returns it as (k, j, i) array one voxel thick, with its first voxel (k, j, i).
+        """
         view = self.planes[key[0]]
         view.slices(self.labelmap)[key[1]] = mask
         self.slices[key] = evidence
+        self.slices.update({(e["plane"], int(e["index"])): e for e in crossed})
         start, index = [0, 0, 0], [slice(None)] * 3
         start[view.axes[0]] = view.array_index(key[1])
         index[view.axes[0]] = slice(start[view.axes[0]], start[view.axes[0]] + 1)

@@ -24,6 +24,7 @@ from .Later import Later
 ROLE = "CERS.Evidence"  # segmentation node -> the text node; also the attribute that tells these text nodes from others
 FORMAT = 1
 DIGITS = 4  # of scores; more are not shown
+SIZES = ("spacing_known", "pixels", "volume_ml", "area_mm2", "picture_share")  # how much was found (``Prediction.sizes``)
 
 
 class Keeper:
@@ -132,7 +133,7 @@ def _pack(model: EvidenceModel) -> dict:
     return {
         "format": FORMAT,
         "labels": model.summary["labels"],
-        "volume_ml": model.summary.get("volume_ml", {}),
+        **{name: model.summary[name] for name in SIZES if name in model.summary},
         "seconds": model.summary.get("seconds", {}),
         "provenance": model.summary.get("provenance", {}),
         "pool": model.pool,
@@ -149,7 +150,8 @@ def _short(entry: dict) -> dict:
     rationale = entry.get("rationale")
     if rationale:
         rationale = {"statements": [{"part": s["part"], "text": s["text"]} for s in rationale["statements"]]}
-    return _rounded({**entry, "rationale": rationale})
+    # of the first mask it is shown only whether it had words
+    return _rounded({**entry, "rationale": rationale, "first_rationale": bool(entry.get("first_rationale"))})
 
 
 def _rounded(value):

@@ -164,9 +164,9 @@ class EvidenceWidget:
         self.place.setText(Words.place(controller.model, controller.key))
         self.query.show(controller.queryPicture(), QUERY, QUERY, _("The volume is gone or shows something else."))
         self.coverage.setText(statusHtml(*Words.coverage(evidence)) if evidence else "")
-        spacing = controller.model.planes[controller.key[0]].spacing
+        spacing = controller.model.spacing(controller.key)
         self.trust.setText(statusHtml(*Words.trust(evidence, spacing)) if evidence else escape(Words.notDecoded()))
-        self.queryWords.setText(Words.queryHtml(evidence, spacing, palette))
+        self.queryWords.setText(Words.queryHtml(evidence, spacing, palette, controller.edited()))
         references = (evidence or {}).get("references", [])
         self.referencesTitle.setText("<b>" + escape(_("References ({count})").format(count=len(references))) + "</b>")
         setShown(self.referencesTitle, bool(references))

@@ -62,6 +62,7 @@ class SegmentationLogic:
         origin = VolumeInput.origin(volume)
         settings.update(
             name=volume.GetName(),
+            spacing_known=VolumeInput.spacingKnown(volume),
             patient_id=origin["patient_id"],
             modality=parameter.modality or origin["modality"],
             body_site=parameter.bodySite or None,
@@ -119,9 +120,9 @@ class SegmentationLogic:
 
     def _onSegmented(self, evidence: EvidenceModel) -> None:
         self._setState(IDLE)
-        volumes = evidence.summary.get("volume_ml", {})
-        if any(volumes.values()):
-            found = ", ".join(f"{name} {amount:.1f} ml" for name, amount in volumes.items() if amount)
+        sizes = evidence.summary
+        if any(sizes["pixels"].values()):
+            found = ", ".join(f"{name} {Words.amount(sizes, name)}" for name, count in sizes["pixels"].items() if count)
             seconds = (
                 sum(evidence.summary.get("seconds", {}).values())
                 if "total" not in evidence.summary.get("seconds", {})
@@ -168,7 +169,7 @@ class SegmentationLogic:
         corrected = not np.array_equal(evidence.ofSlice(key, drawn), evidence.ofSlice(key, evidence.labelmap))
         if corrected:
             SegmentationResult.keepPrevious(evidence.segmentation)
-        part, start = evidence.apply(key, mask, result["evidence"])
+        part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
         (evidence.rerun.add if choice else evidence.rerun.discard)(key)
         return key, corrected
@@ -210,6 +211,7 @@ class SegmentationLogic:
         settings = {
             "annotator": annotator.strip(),
             **({"made_for": image} if image and evidence.segmentation is segmentation else {}),
+            "spacing_known": VolumeInput.spacingKnown(volume),
             "patient_id": origin["patient_id"],
             "modality": parameter.modality or origin["modality"],
             "body_site": parameter.bodySite or None,

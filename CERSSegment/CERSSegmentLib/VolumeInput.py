@@ -42,10 +42,36 @@ def reject(volume) -> str:
     return ""
 
 
+def spacingKnown(volume) -> bool:
+    """Whether somebody measured the size of the volume's pixels.
+
+    Pictures (PNG, JPEG) have none: Slicer gives them 1 mm, or what the header says for printing. What a person set since then counts.
+    Without such a file a single slice of exactly 1 mm is taken for one, as a picture is whose colours were made grey.
+    """
+    from cers.case.io import PICTURES, header_spacing
+
+    storage = volume.GetStorageNode()
+    path = (storage.GetFullNameFromFileName() if storage is not None else None) or ""
+    if not path.lower().endswith(PICTURES):
+        return not worldGeometry(volume).default_pixels
+    own, given = volume.GetSpacing()[:2], header_spacing(path)
+    return given is not None and not np.allclose(own, given[:2], rtol=1e-4) and not np.allclose(own, 1)
+
+
 def note(volume) -> str:
-    """A remark on a volume that can be segmented, for instance that it is one frame of a sequence; '' if there is none."""
+    """Remarks on a volume that can be segmented, for instance that it is one frame of a sequence; '' if there are none."""
+    found = [frame(volume)] if volume is not None else []
+    if volume is not None and not spacingKnown(volume):
+        found.append(
+            _("Nobody measured the size of its pixels, so lengths and areas are given in pixels. If you know it, set it in Volumes.")
+        )
+    return " ".join(sentence for sentence in found if sentence)
+
+
+def frame(volume) -> str:
+    """Which frame of a sequence the volume is; '' where it is none."""
     sequences = getattr(slicer.modules, "sequences", None)
-    browser = sequences.logic().GetFirstBrowserNodeForProxyNode(volume) if sequences is not None and volume is not None else None
+    browser = sequences.logic().GetFirstBrowserNodeForProxyNode(volume) if sequences is not None else None
     if browser is not None and browser.GetNumberOfItems() > 1:
         return _("This volume is a sequence: only the frame in view ({frame} of {count}) is segmented.").format(
             frame=browser.GetSelectedItemNumber() + 1, count=browser.GetNumberOfItems()

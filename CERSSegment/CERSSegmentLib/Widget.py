@@ -159,6 +159,7 @@ class Widget(VTKObservationMixin):
                 shortcut.activated.connect(lambda step=step: self.controller.step(step))
                 self.shortcuts.append(shortcut)
         self._enableShortcuts(True)
+        self.controller.changed.emit()  # the result may have been changed by hand meanwhile
 
     def exit(self) -> None:
         """The user left the module: the layout is given back, a run goes on."""

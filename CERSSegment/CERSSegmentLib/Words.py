@@ -8,7 +8,7 @@ from html import escape
 import qt
 from slicer.i18n import tr as _
 
-from cers.case import PARTS, WELL_COVERED
+from cers.case import PARTS, WELL_COVERED, Statement
 from cers.case.counts import by_plane
 
 PART_NAMES = {
@@ -109,6 +109,18 @@ def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
     return _("{area:.2f}\u00a0cm²").format(area=pixels * spacing[0] * spacing[1] / 100)
 
 
+def amount(sizes: dict, label: str) -> str:
+    """How much of a label was found (see ``cers.case.sizes.amount``), in the language of the screen."""
+    if sizes.get("volume_ml"):
+        return _("{amount:.1f} ml").format(amount=sizes["volume_ml"][label])
+    if sizes.get("area_mm2"):
+        return _("{amount:.0f} mm²").format(amount=sizes["area_mm2"][label])
+    count = sizes["pixels"][label]
+    if sizes.get("picture_share"):
+        return _("{count} pixels ({percent:.1f} % of the picture)").format(count=count, percent=100 * sizes["picture_share"][label])
+    return _("{count} voxels").format(count=count)
+
+
 def scores(reference: dict) -> str:
     """Visual score, CoT score and influence of a reference on one line, or that the others contradict it."""
     parts = [_("visual\u00a0{value:.2f}").format(value=reference["visual"])]
@@ -147,11 +159,21 @@ def caseOrigin(case: dict | None) -> str:
     return " · ".join(str(case[name]) for name in ("modality", "body_site", "plane") if case.get(name))
 
 
+def unmeasured(statement: dict) -> bool:
+    """Whether a written sentence claims what was not measured (see ``cers.case.Statement``)."""
+    return str(statement.get("note") or "").startswith(Statement.UNMEASURED)
+
+
+def sentence(statement: dict) -> str:
+    """A sentence of a rationale; what was not measured is said."""
+    return f"{statement['text']} [{statement['note']}]" if unmeasured(statement) else str(statement["text"])
+
+
 def part(rationale: dict | None, name: str) -> str:
     """The sentences of one rationale part, '' where there are none; no line ends between a number and its unit."""
     if not rationale:
         return ""
-    text = " ".join(str(s["text"]) for s in rationale.get("statements", []) if s.get("part") == name)
+    text = " ".join(sentence(s) for s in rationale.get("statements", []) if s.get("part") == name)
     return UNIT.sub("\u00a0", text)
 
 
@@ -166,21 +188,48 @@ def rationaleHtml(rationale: dict | None, palette, parts=PARTS) -> str:
     return "".join(rows)
 
 
-def queryHtml(evidence: dict | None, spacing: tuple[float, float], palette) -> str:
-    """The measured rationale of the slice shown, and what it was measured on: not the contour shown. spacing: (row, column) in mm."""
-    words, line = rationaleHtml((evidence or {}).get("rationale"), palette), contour(evidence or {}, spacing)
+def queryHtml(evidence: dict | None, spacing: tuple[float, float] | None, palette, edited: bool = False) -> str:
+    """The rationale of the slice shown, measured under its contour, and where the first mask read differently.
+
+    Args:
+        spacing: (row, column) in mm, if known. edited: whether a person changed the segmentation in this slice since.
+    """
+    evidence = evidence or {}
+    words = rationaleHtml(evidence.get("rationale"), palette)
+    said = [_("Changed by hand since: this is the result before.")] if edited else []
     if words:
-        note = escape(_("Measured on the first mask, by which the references were chosen. {contour}.").format(contour=line))
-        return words + f'<p style="margin:0 0 3px 0; color:{muted(palette)}"><i>{note}</i></p>'
-    if (evidence or {}).get("pixels"):
-        return escape(_("The first mask is empty in this slice, so nothing was measured. {contour}.").format(contour=line))
-    return escape(_("Nothing was found in this slice, so there is nothing to describe."))
+        said += [measuredOn(evidence), contour(evidence, spacing) + ".", first(evidence)]
+    elif evidence.get("pixels"):  # of a scene that an earlier version saved, which measured the first mask
+        words = escape(_("Nothing was measured in this slice. {contour}.").format(contour=contour(evidence, spacing)))
+    else:
+        words = escape(_("Nothing was found in this slice, so there is nothing to describe."))
+    note = escape(" ".join(s for s in said if s))
+    return words + (f'<p style="margin:0 0 3px 0; color:{muted(palette)}"><i>{note}</i></p>' if note else "")
 
 
-def contour(evidence: dict, spacing: tuple[float, float]) -> str:
-    """What the contour in the picture of a slice is. spacing: (row, column) in mm."""
-    area = int(evidence.get("pixels") or 0) * spacing[0] * spacing[1] / 100
-    return _("The contour is the final mask, {area:.2f} cm²").format(area=area) if area else _("The final mask is empty here")
+def measuredOn(evidence: dict) -> str:
+    """Which mask the words of a slice were measured under."""
+    if "first_rationale" in evidence:
+        return _("Measured under the contour.")
+    return _("Measured on the first mask, not under the contour: an earlier version did so.")
+
+
+def first(evidence: dict) -> str:
+    """What the references were chosen by, and where it reads differently from the words shown; '' without references."""
+    if not evidence.get("references") or "first_rationale" not in evidence:
+        return ""
+    if not evidence["first_rationale"]:
+        return _("The first mask shows too little to be described, so the references were chosen by look alone.")
+    words = _("The references were chosen by the words of the first mask.")
+    if evidence.get("first_differs"):
+        words += " " + _("It reads differently (first against final) in: {what}.").format(what="; ".join(evidence["first_differs"]))
+    return words
+
+
+def contour(evidence: dict, spacing: tuple[float, float] | None) -> str:
+    """What the contour in the picture of a slice is. spacing: (row, column) in mm, None where pixels have no known size."""
+    area = _area(int(evidence.get("pixels") or 0), spacing)
+    return _("The contour is the final mask, {area}").format(area=area) if area else _("The final mask is empty here")
 
 
 def rejectedHtml(evidence: dict, palette) -> str:

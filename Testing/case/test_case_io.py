@@ -239,6 +239,7 @@ def dicom_series(
     site="BRAIN",
     description="T1 post",
     rows=8,
+    spacing=(0.5, 0.75),
 ):
     import pydicom
     from pydicom.dataset import FileDataset, FileMetaDataset
@@ -256,7 +257,9 @@ def dicom_series(
         d.Modality, d.BodyPartExamined, d.SeriesDescription = "MR", site, description
         d.StudyInstanceUID, d.SeriesInstanceUID, d.InstanceNumber = "1.2.3", series, len(positions) - n
         d.ImagePositionPatient, d.ImageOrientationPatient = list(map(float, position)), list(map(float, orientation))
-        d.PixelSpacing, d.SliceThickness = [0.5, 0.75], 3.0
+        d.PixelSpacing, d.SliceThickness = list(spacing), 3.0
+        if not spacing:
+            del d.PixelSpacing
         d.Rows, d.Columns, d.SamplesPerPixel, d.PhotometricInterpretation = rows, 10, 1, "MONOCHROME2"
         d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 16, 16, 15, 0
         d.PixelData = (np.arange(rows * 10, dtype=np.uint16) + 100 * n).tobytes()
@@ -264,6 +267,21 @@ def dicom_series(
             warnings.simplefilter("ignore")
             d.save_as(folder / f"{n}.dcm", enforce_file_format=True)
     return folder
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz", ".mha"])
+@pytest.mark.parametrize("shape, mm, known", [((1, 8, 10), 1, False), ((1, 8, 10), 0.9, True), ((2, 8, 10), 1, True)])
+def test_a_single_slice_of_exactly_1_mm_is_taken_for_a_picture(tmp_path, suffix, shape, mm, known):
+    """It is what programs write that made it of a picture, and what a header without a spacing reads as."""
+    array = np.arange(np.prod(shape), dtype=np.int16).reshape(shape)
+    write_image(tmp_path / f"v{suffix}", array, Geometry(np.diag([-mm, -mm, 5, 1.0]), shape))
+    assert read_volume(tmp_path / f"v{suffix}").spacing_known == known
+
+
+@pytest.mark.parametrize("spacing, known", [((1.0, 1.0), True), ((), False), ((0.5, 0.75), True)])
+def test_dicom_says_whether_its_pixels_have_a_size(tmp_path, spacing, known):
+    folder = dicom_series(tmp_path / "s", [(0, 0, 0)], spacing=spacing)
+    assert read_volume(folder).spacing_known == known == read_volume(folder / "0.dcm").spacing_known
 
 
 def test_a_dicom_series_lies_where_its_header_says_and_names_nobody(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -171,11 +172,39 @@ def test_three_planes(cers, model, image, tmp_path):
     assert {s["plane"] for s in result["slices"]} == {"axial", "coronal", "sagittal"}
 
 
+def test_probabilities_that_are_not_the_mask_are_told(cers, model, image, tmp_path):
+    files = ["--probabilities", tmp_path / "p.nrrd", "--json", tmp_path / "r.json", "--report", tmp_path / "r.html"]
+    out = run_segment(cers, model, image, tmp_path / "m.nrrd", "--planes", "three", "--no-influence", *files)
+    cut = json.loads((tmp_path / "r.json").read_text())["cut"]
+    mask, p = (sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / name))) for name in ("m.nrrd", "p.nrrd"))
+    reaches = p >= cut["threshold"]
+    assert cut["below"] == ((mask > 0) & ~reaches).sum() and cut["above"] == (reaches & (mask == 0)).sum()
+    assert cut["below"] + cut["above"] > 0
+    words = f"{cut['below']} voxels of it are below, {cut['above']} voxels"
+    assert words in out and words in (tmp_path / "r.html").read_text()
+
+
 def test_a_picture(cers, model, filled_pool, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray((phantom.head()[0][4] / 4).astype(np.uint8)), str(tmp_path / "p.png"))
     out = run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html")
     assert "pixels" in out and "ml" not in out.split("Wrote")[0].replace("html", "")
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nrrd"))).shape == (1, 64, 56)
+    result = json.loads(run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--json", "-"))
+    assert result["volume_ml"] is None and result["area_mm2"] is None and result["pixels"]["tumor"] > 0
+
+
+def test_a_single_slice_has_an_area_and_no_volume(cers, model, tmp_path):
+    base, middle = phantom.volume(), phantom.head()[0][4:5]
+    write_image(tmp_path / "one.nii.gz", middle, Geometry(base.geometry.ijkToRAS, middle.shape))
+    out = run_segment(
+        cers, model, tmp_path / "one.nii.gz", tmp_path / "m.nrrd", "--report", tmp_path / "r.html", "--json", tmp_path / "r.json"
+    )
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["volume_ml"] is None and result["area_mm2"]["tumor"] == pytest.approx(result["pixels"]["tumor"] * 1.5 * 1.5) != 0
+    assert f"{result['area_mm2']['tumor']:.0f} mm²" in out and " ml" not in out
+    words = re.sub("<[^>]+>", " ", (tmp_path / "r.html").read_text())
+    assert f"{result['area_mm2']['tumor']:.0f} mm²" in words and not re.search(r"\d ml\b", words)
+    assert "56 × 64 pixels" in words and "1.5 × 1.5 mm" in words and "1.5 × 5 mm" not in words
 
 
 def test_json_on_stdout_and_nothing_else(cers, model, image, tmp_path):
@@ -278,6 +307,24 @@ def test_ctrl_c_leaves_nothing_behind(model, image, tmp_path):
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "" and "Traceback" not in err, err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["big.nrrd", "image.nrrd"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere no process ends by a signal")
+@pytest.mark.parametrize("where", ["cers.cli.app.app", "cers.case.io.read_volume"])
+def test_ctrl_c_in_the_midst_of_an_import_is_130_too(tmp_path, where):
+    """Libraries make dataclasses by exec of text; interrupted there, ``python -m`` would end by the signal although it was caught."""
+    (tmp_path / "probe.py").write_text(
+        "import sys, cers.cli, cers.cli.app, cers.case.io\n"
+        "def stop(*args, **kwargs): exec('raise KeyboardInterrupt')\n"
+        f"{where} = stop\n"
+        "sys.exit(cers.cli.main(['segment', 'x.nrrd', '-o', 'm.nrrd']))"
+    )
+    (tmp_path / "x.nrrd").touch()
+    search = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "probe"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True
+    )
+    assert done.returncode == 130 and done.stdout == "" and done.stderr.startswith("Cancelled.")
 
 
 def test_help_is_quick_and_teaches():

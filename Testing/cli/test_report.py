@@ -131,7 +131,7 @@ def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
         "Weight",
         "Influence",
         "Provenance",
-        "Measured on the first mask",
+        "measured under the contour shown",
     ):
         assert part in words
     for identifier in ids:
@@ -206,9 +206,11 @@ def test_a_picture_has_no_millimetres(opened, tmp_path):
 
     volume = Volume(image[4:5], Geometry(np.diag([-1.0, -1, 1, 1]), (1, 64, 56)), name="photo", spacing_known=False)
     result, _ = prediction(opened.ids()[:1], volume=volume, mask=mask[4:5])
+    result.spacing_known = False
     write_report(tmp_path / "r.html", result, volume, opened)
     words = read(tmp_path / "r.html")[1]
-    assert f"{int(mask[4].sum())} px" in words and "56 \u00d7 64 pixels" in words and "The picture" in words
+    assert f"{int(mask[4].sum())} pixels (" in words and "56 \u00d7 64 pixels" in words and "The picture" in words
+    assert " ml" not in words and "the bar is 20 mm" not in words and "size of the pixels not known" in words
 
 
 def test_it_is_written_whole_or_not_at_all(opened, tmp_path):

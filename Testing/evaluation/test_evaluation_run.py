@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import phantom
@@ -110,6 +111,27 @@ def test_volumes_are_measured_in_mm_and_ml(volumes, tmp_path):
     assert shifted["hd95"] == pytest.approx(5.0)
     assert result["units"] == {"hd95": "mm", "volume_difference": "ml", "surface_tolerance": "2 mm"}
     assert result["mean"]["hd95"] == {"value": 5.0, "low": None, "high": None, "n": 1, "undefined": 1}
+
+
+def test_single_slices_have_areas_and_are_not_mixed_with_volumes(volumes, tmp_path):
+    images, masks = volumes
+    for folder in ("images", "masks", "made"):
+        (tmp_path / "flat" / folder).mkdir(parents=True)
+    for seed in range(2):
+        image, mask = (part[4:5] for part in phantom.head(seed))
+        geometry = Geometry(phantom.matrix(), mask.shape)
+        write_image(tmp_path / "flat" / "images" / f"s{seed}.nii.gz", image, geometry)
+        for folder, drawn in (("masks", mask), ("made", np.zeros_like(mask))):
+            write_segmentation(tmp_path / "flat" / folder / f"s{seed}.nii.gz", drawn, geometry, {1: "tumor"})
+    flat = tmp_path / "flat"
+    result = evaluate(flat / "images", flat / "masks", flat / "made")
+    assert result["units"]["volume_difference"] == "mm²" and result["units"]["hd95"] == "mm"
+    assert result["cases"][0]["volume_difference"] == pytest.approx(-int(phantom.head(0)[1][4].sum()) * 1.5 * 1.5)
+    for path in (*images.iterdir(), *masks.iterdir()):
+        shutil.copy(path, flat / path.parent.name / path.name)
+        shutil.copy(masks / path.name.replace(".nii.gz", ".seg.nrrd"), flat / "made")
+    mixed = evaluate(flat / "images", flat / "masks", flat / "made")
+    assert set(mixed["faults"]) == {"v0", "v1"} and "measured in ml" in mixed["faults"]["v0"]
 
 
 def test_a_mask_of_another_size_is_a_fault_and_the_rest_is_evaluated(pictures, tmp_path):

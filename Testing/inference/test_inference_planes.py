@@ -12,6 +12,7 @@ from cers.case import Volume
 from cers.errors import InputError
 from cers.evaluation.metrics import dice
 from cers.inference import Segmenter
+from cers.inference.shown import renew
 from cers.inference.volume import MARGIN, smooth_across
 from cers.pool import import_volume
 
@@ -169,6 +170,27 @@ def test_a_slice_decoded_again_keeps_what_the_other_planes_say(segmenter, monkey
     assert shown > 3
     prediction.labelmap[:] = 0  # as where neighbours were decoded again, and what came of it was written into the result
     assert np.array_equal(segmenter.resegment(last[0].index, last[0].plane).mask, last[1]), "the first result is what counts"
+
+
+def test_words_of_slices_that_cross_one_follow_its_change(segmenter):
+    volume, _ = phantom(grid((40, 48, 44), (3.1, 3.2, 3.5)))
+    prediction = segmenter.segment(volume, "three")
+    view = segmenter.session.planes["axial"].view
+    key = max((e for e in prediction.evidence if e.plane == "axial"), key=lambda e: e.pixels)
+    masks = view.slices(prediction.labelmap)[key.index]
+    changed = masks > 0
+    changed[::2] = False
+    masks[changed] = 0
+    renewed = segmenter.crossed(prediction, "axial", key.index, changed)
+    evidence = renew(prediction.evidence, renewed)
+    assert renewed and len(evidence) == len(prediction.evidence) and {e.plane for e in renewed} == {"coronal", "sagittal"}
+    for e in evidence:
+        plane = segmenter.session.planes[e.plane]
+        mask = plane.view.slices(prediction.labelmap)[e.index] > 0
+        if (e.plane, e.index) != ("axial", key.index):
+            assert e.pixels == mask.sum()
+            said = None if e.rationale is None else e.rationale.descriptors["area_mm2"]
+            assert said == (pytest.approx(mask.sum() * plane.spacing[0] * plane.spacing[1], rel=1e-4) if mask.any() else None)
 
 
 def test_what_a_reference_changes_in_one_plane_counts_as_one_plane(marker, monkeypatch):

@@ -92,12 +92,22 @@ def test_provenance_names_everything_that_was_used(run, volume):
     assert p["settings"]["selection"]["k"] == 5
 
 
-def test_the_rationale_is_that_of_the_plain_mask(run, volume):
+def test_the_words_shown_are_of_the_final_mask_and_the_references_chosen_by_the_first(run, volume):
+    """A reader sees the final contour; D_R was given the words of the plain decoder's mask, as it was trained."""
     prediction, segmenter, _ = run
     plane = segmenter.session.planes["axial"]
-    e = next(e for e in prediction.evidence if e.rationale)
-    mask = plane.frame.paste(plane.plain[e.index : e.index + 1])[0, 0] > 0.5
-    assert e.rationale == describe(plane.raw[e.index], mask, plane.spacing, modality="MR", plane="axial")
+    differs = 0
+    for e in prediction.evidence:
+        mask = plane.view.slices(prediction.labelmap)[e.index] > 0
+        assert (e.rationale is None) == (not mask.any())
+        if e.rationale is not None:
+            assert e.rationale == describe(plane.raw[e.index], mask, plane.spacing, modality="MR", plane="axial")
+        first = (plane.frame.paste(plane.plain[e.index : e.index + 1])[0] > 0.5).any(0)
+        if e.first_rationale is not None:
+            assert e.first_rationale == describe(plane.raw[e.index], first, plane.spacing, modality="MR", plane="axial")
+            assert e.first_rationale is segmenter.session.slices["axial", e.index].rationale
+            differs += e.rationale != e.first_rationale
+    assert differs
 
 
 def test_two_runs_give_the_same(run, model_folder, pool, embedder, volume):

@@ -184,6 +184,24 @@ def test_edits_are_versions_with_a_name(user, pool_folder):
     assert page.review.text == "excluded"
 
 
+def test_claims_that_nobody_measured_are_listed_with_their_version(user, pool_folder):
+    from cers.rationale import parse_cot, to_rationale
+    from cers.rationale.writers.claims import marked
+
+    user.choose(pool_folder)
+    case_id = user.ids()[0]
+    text = "Texture: Homogeneous. It displaces much.\nBoundary: Sharp.\nContext: Small.\nSummary: Round."
+    with Pool.open(pool_folder) as pool:
+        pool.add_rationale(case_id, marked(to_rationale(parse_cot(text), "imported")))
+    user.open(0)
+    page = user.case
+    assert page.caseId == case_id and page.unmeasured.isVisibleTo(page.body)
+    assert page.unmeasured.text.endswith("It displaces much. [not measured: displaces]")
+    assert page.parts["texture"].plainText == "Homogeneous. It displaces much."
+    page.versions.setCurrentIndex(1)
+    assert not page.unmeasured.isVisibleTo(page.body)
+
+
 def test_review_delete_and_undo_of_several(user, pool_folder):
     user.choose(pool_folder)
     view, buttons = user.cases.view, user.cases.buttons

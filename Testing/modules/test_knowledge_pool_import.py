@@ -29,6 +29,21 @@ def scan(host, scene):
     return volume, node, image, matrix, masks
 
 
+@pytest.mark.parametrize("mm, known", [(1.0, False), (0.8, True)])
+def test_a_picture_of_the_scene_comes_without_millimetres(user, host, scene, tmp_path, mm, known):
+    from CERSKnowledgePoolLib import SceneCase
+
+    slicer = host.slicer
+    image = np.random.default_rng(0).integers(0, 255, (1, 40, 30), np.uint8)
+    volume = slicer.util.addVolumeFromArray(image, ijkToRAS=np.diag([-mm, -mm, 1.0, 1.0]), name="photo")
+    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "s")
+    steps = SceneCase.write(volume, node, [], str(tmp_path))
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(steps)
+    assert end.value.value["spacing_known"] == known
+
+
 def test_import_from_the_scene_and_back_into_the_views(user, pool_folder, scan):
     volume, node, image, matrix, masks = scan
     user.choose(pool_folder)

@@ -261,6 +261,40 @@ def test_evidence_is_written_into_the_scene_in_portions(user, model, pool, host)
     assert EvidenceRecord.restore(shown.segmentation) is None
 
 
+def test_words_belong_to_the_contour_shown_also_after_edits_rerun_and_reset(user, model, pool, host):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    volume = head()
+    user.segment(volume, pool, model)
+    controller = user.control.controller
+    key, node = controller.key, user.segmentation
+
+    def words() -> str:
+        mask = controller.model.mask(key)
+        area = (mask > 0).sum() * 1.1 * 1.2
+        assert user.evidence["rationale"]["descriptors"]["area_mm2"] == pytest.approx(area, rel=1e-4) != 0
+        controller.changed.emit()
+        host.process(0.1)
+        return user.control.evidence.queryWords.text
+
+    assert "Measured under the contour" in words() and "by hand" not in words()
+    segment = next(iter(SegmentationResult.ownSegments(node).values()))
+    drawn = slicer.util.arrayFromSegmentBinaryLabelmap(node, segment, volume)
+    drawn[controller.model.planes[key[0]].array_index(key[1]), :20] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(drawn, node, segment, volume)
+    assert "Changed by hand since" in words()
+    controller.show((key[0], key[1] - 1))
+    assert "by hand" not in user.control.evidence.queryWords.text
+    controller.show(key)
+    controller.drop(user.evidence["references"][0]["id"], True)
+    for press in (user.control.evidence.rerun, user.control.evidence.reset):
+        press.click()
+        user.wait()
+        host.process(0.2)
+        assert "by hand" not in words()
+
+
 def test_what_is_missing_after_loading_is_told(user, model, pool, host, tmp_path):
     import slicer
 

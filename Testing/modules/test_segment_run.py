@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
@@ -107,7 +108,9 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     assert abs(red - (-20 + 5.0 * index)) < 0.01
     cards = [c for c in user.control.evidence.cards if not c.widget.isHidden()]
     assert 1 <= len(cards) <= 5
-    host.wait_for(lambda: all(user.control.controller.case(c.identifier) for c in cards), 30, "the reference pictures")
+    host.wait_for(lambda: all(user.control.controller.case(c.identifier) for c in cards), 30, "the reference cases")
+    host.wait_for(lambda: all(c.picture._picture is not None for c in cards), 30, "the reference pictures")
+    host.wait_for(lambda: not user.control.controller.later._work, 30, "the drawing of them")
     host.process(0.2)
     for card, reference in zip(cards, user.evidence["references"]):
         assert f"visual\u00a0{reference['visual']:.2f}" in card.scores.text and "influence" in card.scores.text
@@ -128,6 +131,17 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     board = user.control.board
     assert user.control.board.shown and len([c for c in board.columns if c.identifier]) == len(cards)
     host.screenshot(user.window, screenshots / "segment_board.png")
+
+
+def test_a_picture_is_measured_in_pixels(user, kit, model, pool, host):
+    """Slicer gives 1 mm to the pixels of a picture; nobody measured that, nor how thick it is."""
+    user.segment(kit.makeVolume(name="photo", matrix=np.diag([-1.0, -1.0, 1.0, 1.0]), shape=(1, *SHAPE[1:])), pool, model)
+    assert user.said[-1][0] == "good" and "pixels (" in user.said[-1][1] and " ml" not in user.said[-1][1]
+    evidence = user.evidence
+    assert evidence["rationale"]["descriptors"]["diameter_px"] and evidence["rationale"]["descriptors"]["diameter_mm"] is None
+    for words in (user.control.evidence.queryWords.text, user.control.evidence.trust.text):
+        assert not re.search(r"\d\s*[mc]m", words)
+    assert "pixels" in user.control.evidence.queryWords.text
 
 
 def test_evidence_follows_the_view_and_steps_over_lesion_slices(user, kit, model, pool, host):

@@ -1,4 +1,4 @@
-"""Parts of CERS Segment without a worker: parameters, checks of volumes, pictures, words, installation, the process client."""
+"""Parts of CERS Segment without a worker: parameters, checks of volumes, pictures, installation, the process client."""
 
 from __future__ import annotations
 
@@ -134,6 +134,40 @@ def test_world_geometry_includes_the_transform(host, scene, part):
     assert np.allclose(module.worldGeometry(volume).ijkToRAS, slicer.util.arrayFromTransformMatrix(parent) @ kit.MATRIX)
 
 
+@pytest.mark.parametrize("kind", ["picture.png", "print.jpg", "gone.png", "stack.png"])
+def test_pixels_of_a_picture_have_no_known_size(host, scene, part, kind, tmp_path):
+    """Slicer gives 1 mm, or what the header says for printing; a person may know better."""
+    import slicer
+    from PIL import Image
+
+    grey = np.random.default_rng(0).integers(0, 255, (40, 30), np.uint8)
+    Image.fromarray(grey).save(tmp_path / kind, **({"dpi": (72, 72)} if kind == "print.jpg" else {}))
+    module = part("VolumeInput")
+    from cers.case.io import header_spacing
+
+    volume = slicer.util.addVolumeFromArray(np.stack([grey] * (3 if kind == "stack.png" else 1)), name=kind)
+    volume.SetSpacing(*header_spacing(tmp_path / kind)[:2], 1.0)
+    storage = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLVolumeArchetypeStorageNode")
+    storage.SetFileName(str(tmp_path / kind))
+    volume.SetAndObserveStorageNodeID(storage.GetID())
+    if kind == "gone.png":
+        (tmp_path / kind).unlink()
+    assert not module.spacingKnown(volume) and "pixels" in module.note(volume)
+    volume.SetSpacing(0.43, 0.43, 1)
+    assert module.spacingKnown(volume) == (kind != "gone.png") == (module.note(volume) == "")
+
+
+@pytest.mark.parametrize(
+    "shape, spacing, known", [((1, 40, 30), (1, 1, 1), False), ((1, 40, 30), (0.5, 0.5, 1), True), ((3, 40, 30), (1, 1, 1), True)]
+)
+def test_what_has_no_file_is_told_by_its_grid(host, scene, part, shape, spacing, known):
+    import slicer
+
+    volume = slicer.util.addVolumeFromArray(np.random.default_rng(0).integers(0, 255, shape, np.uint8), name="grey")
+    volume.SetSpacing(*spacing)
+    assert part("VolumeInput").spacingKnown(volume) == known
+
+
 def test_patient_identifier_leaves_only_as_pseudonym(host, scene, part):
     import slicer
     from slicer import vtkMRMLSubjectHierarchyConstants as constants
@@ -182,54 +216,6 @@ def test_windowing(host, part):
     windowed = part("Pictures").windowed
     assert windowed(np.array([[0.0, 50.0, 100.0, 500.0]]), (0, 100)).tolist() == [[0, 127, 255, 255]]
     assert windowed(np.array([[3, 3]]), None).dtype == np.uint8
-
-
-def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
-    import qt
-
-    words, palette = part("Words"), qt.QPalette()
-    rationale = {"statements": [{"part": "summary", "text": "<script>bad</script> & more"}]}
-    assert "<script>" not in words.rationaleHtml(rationale, palette)
-    evidence = {
-        "rejected": [
-            {"id": "abcdef0123", "stage": "compatibility", "reason": "a <b>CT</b> case"},
-            {"id": "123456789a", "stage": "limit", "reason": "Not needed."},
-            {"id": "bcdef01234", "stage": "compatibility", "reason": "a <b>CT</b> case"},
-        ],
-        "coverage": {"covered": False, "message": "No close case in this pool."},
-        "pixels": 10,
-        "disagreement": 0.5,
-        "confidence": 0.8,
-    }
-    rejected = words.rejectedHtml(evidence, palette)
-    assert rejected.count("a &lt;b&gt;CT&lt;/b&gt; case") == 1 and "(abcdef01, bcdef012)" in rejected and rejected.count("<p") == 2
-    assert words.coverage(evidence) == (False, "No close case in this pool.")
-    good, sentence = words.trust(evidence)
-    assert not good and "check this slice" in sentence and "0.80" in sentence
-    assert words.trust({**evidence, "disagreement": 0.02})[0]
-    good, sentence = words.trust({**evidence, "disagreement": 0.02, "confidence": 0.37})
-    assert not good and "Low confidence 0.37" in sentence
-    assert not words.trust({"pixels": 0, "disagreement": 0.9})[0]
-    assert words.trust({"pixels": 0, "disagreement": 0.0}) == (True, "Nothing found in this slice.")
-    good, sentence = words.trust({**evidence, "disagreement": 0.0, "marked": False})
-    assert not good and "Neither decoder marks anything here" in sentence and "agree" not in sentence
-    good, sentence = words.trust({"pixels": 0, "disagreement": 0.0, "left_out": 250}, (2.0, 1.0))
-    assert not good and "This one shows 5.00\u00a0cm² (dashed)" in sentence and "left out" in sentence
-    good, sentence = words.trust({**evidence, "disagreement": 0.02, "left_out": 7})
-    assert not good and "Confidence 0.80" in sentence and "7\u00a0pixels more shown by this plane (dashed), left out" in sentence
-    assert "CoT –" in words.scores({"visual": 0.5, "cot": None})
-
-
-def test_a_reference_that_the_others_contradict_is_named_so(part):
-    from cers.network.evidence import AGREED
-
-    words, one = part("Words"), {"visual": 0.9, "cot": 0.8, "influence": 0.0, "pinned": False}
-    assert words.CONTRADICTED == AGREED[0]
-    for agreement, expected in ((None, False), (AGREED[0] - 0.01, True), (AGREED[0] + 0.01, False)):
-        assert ("contradicted" in words.scores({**one, "agreement": agreement})) is expected
-        assert ("influence" in words.scores({**one, "agreement": agreement})) is not expected
-    assert "contradicted" not in words.scores({**one, "agreement": 0.0, "pinned": True})  # it counts all the same
-    assert "contradicted" in words.scoresHelp()
 
 
 def test_install_asks_once_and_keeps_what_slicer_has(host, part, monkeypatch):
@@ -438,19 +424,3 @@ def test_client_kills_a_worker_that_does_not_answer_a_cancel(host, part, tmp_pat
     host.wait_for(lambda: errors, 5)
     assert errors[0][0] == "cancelled" and 0.2 < time.monotonic() - start < 1.5
     host.process(0.2)
-
-
-def test_what_the_query_was_measured_on_is_said(host, part):
-    """The contour that is shown is not the mask that was measured."""
-    words, palette = part("Words"), host.app.palette()
-    rationale = {"statements": [{"part": "texture", "text": "Hyperintense (+40 %)."}]}
-    text = words.queryHtml({"rationale": rationale, "pixels": 250}, (0.5, 0.8), palette)
-    assert "Hyperintense (+40\u00a0%)." in text and "first mask" in text and "final mask, 1.00 cm²" in text
-    assert "final mask is empty" in words.queryHtml({"rationale": rationale, "pixels": 0}, (0.5, 0.8), palette)
-    found_late = words.queryHtml({"rationale": None, "pixels": 250}, (0.5, 0.8), palette)
-    assert "first mask is empty" in found_late and "1.00 cm²" in found_late
-    assert (
-        "Nothing was found"
-        in words.queryHtml({"rationale": None, "pixels": 0}, (0.5, 0.8), palette)
-        == words.queryHtml(None, (1, 1), palette)
-    )

@@ -188,6 +188,17 @@ def test_tables_become_versions(tmp_path, head):
         assert "2 cases" in import_table(pool, table).faults[0][1]
 
 
+def test_what_a_table_claims_and_nobody_measured_is_marked_once(tmp_path, head):
+    table = tmp_path / "gpt5.csv"
+    table.write_text('image,cot\ncase0,"Texture: Low noise.\nBoundary: Sharp.\nContext: Near vessels.\nSummary: Round."\n', "utf-8")
+    with small_pool(tmp_path / "pool", head, 1) as pool:
+        report = import_table(pool, table)
+        assert (report.unmeasured, report.sentences) == (2, 4) and report.to_dict()["unmeasured"] == 2
+        text = pool.get(report.ids[0]).rationale.text
+        assert "Low noise. [not measured: noise]" in text and "[not measured: vessels]" in text and "Sharp.\n" in text
+        assert import_table(pool, table).unchanged == 1
+
+
 def test_real_table(tmp_path, cers_data, head):
     name = "brisc2025_test_00001_gl_ax_t1"
     with Pool.create(tmp_path / "pool") as pool:

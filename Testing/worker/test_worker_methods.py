@@ -67,6 +67,22 @@ def test_a_slice_is_decoded_again_with_other_references(worker, result, tmp_path
     assert refused(worker, "resegment", **key, pinned=["no such case"]).code == "pool"
 
 
+def test_words_follow_a_slice_that_is_decoded_again(worker):
+    v = phantom.volume()
+    result = worker.segment(v.array, v.geometry.ijkToRAS, name="head", modality="MR", body_site="brain", planes="three")
+    slice_ = max((s for s in result["slices"] if s["plane"] == "axial" and s["references"]), key=lambda s: s["pixels"])
+    key = {"plane": "axial", "index": slice_["index"]}
+    before = PlaneView(v.geometry, "axial").slices(result["labelmap"])[slice_["index"]]
+    again = worker.call("resegment", **key, dropped=[r["id"] for r in slice_["references"]])
+    mask = np.load(again["mask"])
+    if mask.any():
+        assert again["evidence"]["rationale"]["descriptors"]["area_mm2"] == pytest.approx((mask > 0).sum() * 1.5 * 1.5, rel=1e-4)
+    assert again["evidence"]["first_rationale"] == slice_["first_rationale"]
+    assert bool(again["crossed"]) == bool((mask != before).any()) and {s["plane"] for s in again["crossed"]} <= {"coronal", "sagittal"}
+    reset = worker.call("resegment", **key)
+    assert reset["evidence"]["rationale"] == slice_["rationale"]
+
+
 def test_a_case_as_pictures(worker, filled_pool):
     from cers.pool import Pool
 

@@ -14,7 +14,15 @@ from ..errors import InputError
 _NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC"}
 # A body region neither confirms nor contradicts an organ, so it says nothing about which references fit.
 _REGIONS = {"head", "headneck", "chest", "thorax", "abdomen", "pelvis", "wholebody", "trunk", "extremity"}
-_TAGS = ["Modality", "BodyPartExamined", "PatientID", "SeriesDescription", "ImagePositionPatient", "ImageOrientationPatient"]
+_TAGS = [
+    "Modality",
+    "BodyPartExamined",
+    "PatientID",
+    "SeriesDescription",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+]
 
 
 @contextmanager
@@ -48,6 +56,11 @@ def headers(path: Path) -> dict[str, str | None]:
         "patient_id": pseudonym(data.get("PatientID", "")),
         "name": description or f"{modality or 'DICOM'} series",
     }
+
+
+def tells_spacing(path: Path) -> bool:
+    """Whether a DICOM file says how large its pixels are."""
+    return _header(path).get("PixelSpacing") is not None
 
 
 def series_files(folder: Path) -> list[str]:

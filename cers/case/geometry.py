@@ -59,6 +59,24 @@ class Geometry:
         """Volume of one voxel in ml."""
         return float(abs(np.linalg.det(self.ijkToRAS[:3, :3])) / 1000.0)
 
+    @property
+    def single(self) -> bool:
+        """Whether it is one slice: what it holds has an area, but no volume, for nobody measured how thick it is."""
+        return min(self.shape) == 1
+
+    @property
+    def pixel_mm2(self) -> float:
+        """Area of one pixel of a slice across the axis of the fewest voxels, in mm²."""
+        across = int(np.argmin(self.shape[::-1]))
+        a, b = (self.ijkToRAS[:3, n] for n in range(3) if n != across)
+        return float(np.linalg.norm(np.cross(a, b)))
+
+    @property
+    def default_pixels(self) -> bool:
+        """Whether it is one slice of pixels of exactly 1 mm: as a rule put in by a program, because the file gave none."""
+        across = int(np.argmin(self.shape[::-1]))
+        return self.single and all(abs(s - 1) < 1e-6 for n, s in enumerate(self.spacing) if n != across)
+
     def ras(self, ijk) -> np.ndarray:
         """RAS position in mm of voxel indices (..., 3) given as (i, j, k)."""
         ijk = np.asarray(ijk, dtype=np.float64)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dicom import headers, pseudonym, quiet, series_files
+from .dicom import headers, pseudonym, quiet, series_files, tells_spacing
 from .geometry import Geometry
 from .records import Volume
 from .terminology import label_style
@@ -29,6 +29,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
     """One scalar image with its geometry.
 
     A picture (PNG, JPG) becomes one grey slice that an axial ``PlaneView`` shows as the picture lies; its pixels have no known size.
+    Nor have those of a single slice of exactly 1 mm, which is what programs write where they know of none; DICOM says when it knows.
 
     Args:
         path: NIfTI, NRRD, MetaImage or DICOM file, DICOM folder, or picture.
@@ -43,15 +44,16 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
     if _suffix(path) == ".seg.nrrd":
         raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
     facts: dict = {}
-    picture = path.suffix.lower() in PICTURES
+    picture, first = path.suffix.lower() in PICTURES, None
     if path.is_dir():
         files = series_files(path)
-        facts = headers(Path(files[0]))
+        first = Path(files[0])
+        facts = headers(first)
         array, geometry = _read_itk(files, path)
     else:
         array, geometry = _read_itk(path, path, picture=picture)
         if _is_dicom(path):
-            facts = headers(path)
+            first, facts = path, headers(path)
             if facts["modality"] == "SEG":
                 raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
     volume = Volume(
@@ -61,12 +63,26 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         modality=(modality or facts.get("modality") or None),
         body_site=(body_site or facts.get("body_site") or None),
         patient_id=facts.get("patient_id"),
-        spacing_known=not picture,
+        spacing_known=not picture and (not geometry.default_pixels or first is not None and tells_spacing(first)),
     )
     volume.modality = volume.modality and volume.modality.strip().upper()
     volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
     volume.body_site = volume.body_site and volume.body_site.strip().lower()
     return replace(volume, volume_id=volume.content_hash[:16])
+
+
+def header_spacing(path: str | Path) -> tuple[float, ...] | None:
+    """The spacing that a reader takes from a file's header, in mm; None where it cannot be read."""
+    import SimpleITK as sitk
+
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        with quiet():
+            reader.ReadImageInformation()
+    except RuntimeError:
+        return None
+    return tuple(reader.GetSpacing())
 
 
 def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> tuple[np.ndarray, dict[int, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass, field, fields
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,7 +26,7 @@ class Volume:
         modality: DICOM modality code ("MR", "CT", ...), None if not known.
         body_site: lower-case word ("brain", "lung", ...), None if not known.
         patient_id, volume_id: pseudonyms used only to keep a query from meeting itself; never a name. None if not known.
-        spacing_known: False for PNG/JPG, whose pixels have no size; lengths are then given in pixels.
+        spacing_known: False for PNG/JPG, whose pixels have no size, and where a program put one in; lengths are then given in pixels.
 
     Raises:
         InputError: not three-dimensional, empty, complex or RGB, or any value NaN, infinite or beyond ±1e30.
@@ -97,8 +98,11 @@ class Statement:
 
     ``descriptor`` and ``value`` are None for a sentence that a person or an LLM wrote without a measurement.
     ``short`` says the same in few words, to be embedded; None where ``text`` itself is.
-    ``note`` says why this measured sentence stands in place of another writer's, None where it is the writer's own.
+    ``note`` says why this measured sentence stands in place of another writer's, or, where it begins with ``UNMEASURED``, which words of a
+    writer's own sentence claim what nobody measured; None where neither is so.
     """
+
+    UNMEASURED: ClassVar[str] = "not measured"
 
     part: str
     text: str
@@ -107,6 +111,15 @@ class Statement:
     unit: str | None = None
     short: str | None = None
     note: str | None = None
+
+    @property
+    def unmeasured(self) -> bool:
+        return (self.note or "").startswith(self.UNMEASURED)
+
+    @property
+    def shown(self) -> str:
+        """The text as readers see it: what was not measured is said."""
+        return f"{self.text} [{self.note}]" if self.unmeasured else self.text
 
 
 @dataclass
@@ -125,10 +138,10 @@ class Rationale:
     version: str = "1"
 
     def part(self, name: str) -> str:
-        """The sentences of one part as one text."""
+        """The sentences of one part as one text, as readers see them."""
         if name not in PARTS:
             raise KeyError(name)
-        return " ".join(s.text for s in self.statements if s.part == name)
+        return " ".join(s.shown for s in self.statements if s.part == name)
 
     @property
     def text(self) -> str:
@@ -284,7 +297,9 @@ class Evidence:
     probability inside the mask, None without one. pixels: size of the final mask in the slice. left_out_runs: what this
     plane shows and the planes together do not, so that the final mask does not hold it (see ``to_runs``); none where one plane was
     decoded. left_out: how many pixels that is. marked: whether one of the decoders marks anything here; where none does, a mask comes
-    from the other planes, and disagreement says nothing.
+    from the other planes, and disagreement says nothing. rationale: measured under the final mask, None without one. first_rationale: under
+    the first mask (D_S), by which the references were chosen, None where it shows too little to be described. first_differs: where the two
+    are opposite, in words.
     """
 
     plane: str
@@ -299,6 +314,8 @@ class Evidence:
     confidence: float | None = None
     left_out_runs: list[int] = field(default_factory=list)
     marked: bool = True
+    first_rationale: Rationale | None = None
+    first_differs: list[str] = field(default_factory=list)
 
     @property
     def left_out(self) -> int:
@@ -309,7 +326,9 @@ class Evidence:
         out["references"] = [r.to_dict() for r in self.references]
         out["rejected"] = [r.to_dict() for r in self.rejected]
         out["coverage"] = self.coverage.to_dict()
-        out["rationale"] = None if self.rationale is None else self.rationale.to_dict()
+        for name in ("rationale", "first_rationale"):
+            value = getattr(self, name)
+            out[name] = None if value is None else value.to_dict()
         return out
 
 
@@ -317,8 +336,10 @@ class Evidence:
 class Prediction:
     """The result for one volume, in the input's own grid.
 
-    labelmap: (k, j, i) uint8. probabilities: (labels, k, j, i) float16, calibrated. labels: value -> name.
+    labelmap: (k, j, i) uint8. probabilities: (labels, k, j, i) float16, calibrated; cut at the threshold they are not always the label map,
+    see ``cut``. labels: value -> name.
     evidence: one per slice of the decoded planes. seconds: per step. provenance: hashes of image, model and pool, and all settings.
+    spacing_known: as of the volume.
     """
 
     labelmap: np.ndarray
@@ -328,17 +349,60 @@ class Prediction:
     evidence: list[Evidence]
     seconds: dict[str, float]
     provenance: dict
+    spacing_known: bool = True
 
     @property
-    def volume_ml(self) -> dict[str, float]:
-        """Volume of each label in ml."""
-        return {name: float((self.labelmap == value).sum() * self.geometry.voxel_ml) for value, name in self.labels.items()}
+    def pixels(self) -> dict[str, int]:
+        """Voxels of each label; of a single slice its pixels."""
+        return {name: int(np.count_nonzero(self.labelmap == value)) for value, name in self.labels.items()}
+
+    @property
+    def volume_ml(self) -> dict[str, float] | None:
+        """Volume of each label in ml; None of a single slice, which has an area only, and where voxels have no known size."""
+        if not self.spacing_known or self.geometry.single:
+            return None
+        return {name: n * self.geometry.voxel_ml for name, n in self.pixels.items()}
+
+    @property
+    def area_mm2(self) -> dict[str, float] | None:
+        """Area of each label in mm² in a single slice with pixels of a known size, else None."""
+        if not self.spacing_known or not self.geometry.single:
+            return None
+        return {name: n * self.geometry.pixel_mm2 for name, n in self.pixels.items()}
+
+    @property
+    def picture_share(self) -> dict[str, float] | None:
+        """Share of a single slice, 0..1, that each label takes; else None."""
+        return {name: n / self.labelmap.size for name, n in self.pixels.items()} if self.geometry.single else None
+
+    def sizes(self) -> dict:
+        """How much was found, as JSON: what was not measured is None."""
+        names = ("spacing_known", "pixels", "volume_ml", "area_mm2", "picture_share")
+        return {name: getattr(self, name) for name in names}
+
+    def cut(self) -> dict | None:
+        """How the label map differs from the probabilities cut at the model's threshold, in voxels; None where that is not known.
+
+        Where planes are fused, a part is kept or left out as a whole and ends where the planes with square pixels end it (``fuse_planes``);
+        small parts may be dropped, and a slice that is decoded again changes the label map only. ``below``: voxels of the label map
+        whose probability is below the threshold; ``above``: voxels that reach it and are not in the label map.
+        """
+        threshold = self.provenance.get("settings", {}).get("threshold")
+        if threshold is None:
+            return None
+        below = above = 0
+        for k in range(len(self.labelmap)):  # one by one: volumes are large
+            reaches, inside = (self.probabilities[:, k].astype(np.float32) >= threshold).any(0), self.labelmap[k] > 0
+            below += int(np.count_nonzero(inside & ~reaches))
+            above += int(np.count_nonzero(reaches & ~inside))
+        return {"threshold": threshold, "below": below, "above": above}
 
     def summary(self) -> dict:
         """Everything but the arrays, as JSON."""
         return {
             "labels": {str(k): v for k, v in self.labels.items()},
-            "volume_ml": self.volume_ml,
+            **self.sizes(),
+            "cut": self.cut(),
             "seconds": self.seconds,
             "slices": [e.to_dict() for e in self.evidence],
             "provenance": self.provenance,

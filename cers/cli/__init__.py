@@ -20,5 +20,6 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else int(bool(done.code))
     finally:
+        exec("")  # "python -m" ends by SIGINT where Ctrl-C met an exec of text, as of dataclasses, though it was caught; until the next one
         sys.stdout.flush()
     return 0

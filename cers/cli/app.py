@@ -68,7 +68,11 @@ def segment(
     report: Annotated[Optional[Path], typer.Option(help="Evidence as one self-contained HTML file.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="Result and evidence of every slice as JSON; - for stdout.")] = None,
     probabilities: Annotated[
-        Optional[Path], typer.Option(help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels).")
+        Optional[Path],
+        typer.Option(
+            help="Calibrated probabilities as .nrrd or .nii.gz (a vector image if the model has several labels). Where planes were fused, "
+            "the mask is not these cut at the threshold; 'cut' in the JSON says by how many voxels."
+        ),
     ] = None,
     text: Annotated[Optional[str], typer.Option(help="A short clinical text, for instance 'headache, known meningioma'.")] = None,
     modality: Annotated[Optional[str], typer.Option(help="MR, CT, ... where the file does not say or is wrong.")] = None,
@@ -90,6 +94,7 @@ def segment(
     cers segment dicom-folder -o lesion.seg.nrrd --pool my-pool --report evidence.html --json result.json
     """
     from ..case.io import atomic_path, check_output, read_volume, write_image, write_segmentation
+    from ..case.sizes import cut_words
     from ..errors import InputError
 
     if not image.exists():  # before any folder is made for the outputs
@@ -143,17 +148,17 @@ def segment(
     if to_stdout:
         say_json(result)
     else:
-        print(_words(volume, prediction, pool, files, segmenter.model.config.body_site))
+        told = cut_words(result["cut"]) if probabilities is not None else ""
+        print("\n".join([*([told] if told else []), _words(volume, prediction, pool, files, segmenter.model.config.body_site)]))
 
 
 def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: str | None) -> str:
     from ..case.counts import by_plane, references_words, slices_words
+    from ..case.sizes import amount
 
     found = [e for e in prediction.evidence if e.pixels]
-    amounts = [
-        f"{name} {ml:.2f} ml" if volume.spacing_known else f"{name} {int((prediction.labelmap == value).sum())} pixels"
-        for (value, name), ml in zip(prediction.labels.items(), prediction.volume_ml.values())
-    ]
+    sizes = prediction.sizes()
+    amounts = [f"{name} {amount(sizes, name)}" for name in prediction.labels.values()]
     counts = by_plane(e.to_dict() for e in prediction.evidence)
     lines = [
         f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."

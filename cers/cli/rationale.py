@@ -122,6 +122,8 @@ def write(
         print(f"Wrote {len(report.written)} rationales" + (f", {report.cached} of them from kept answers." if report.cached else "."))
         if report.replaced:
             print("Sentences that gave way to measured ones: " + ", ".join(f"{n} ({kind})" for kind, n in sorted(report.replaced.items())))
+        if report.unmeasured:
+            print(f"{report.unmeasured} sentences claim what was not measured; they stay, marked so.")
     for fault in report.faults:
         print(f"Not written: {fault.id}: {fault.message}", file=sys.stderr)
     if report.stopped:
@@ -275,6 +277,8 @@ def import_(
             print(
                 f"Texts of others that {'would give' if dry_run else 'gave'} way, and stay as earlier versions: {_names(report.replaces)}."
             )
+        if report.unmeasured:
+            print(f"{report.unmeasured} of {report.sentences} sentences claim what was not measured; they are marked so.")
         if report.contradicting:
             print(f"{report.contradicting} of {report.sentences} sentences contradict the measured descriptors of their case.")
     for line, message in report.faults:

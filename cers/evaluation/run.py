@@ -65,6 +65,7 @@ class Evaluation:
             known = self.segmenter.model.labels
             self.labels = known if len(known) > 1 else None
         self.decoded: set[str] = set()  # the planes that were taken
+        self.size: str | None = None  # the unit of what masks hold: a single slice has no volume, a picture no mm
         self.spots, self.spots_near, self.before, self.before_near = (Reliability() for _ in range(4))
 
     def run(
@@ -104,6 +105,9 @@ class Evaluation:
 
     def _case(self, item: Item) -> dict:
         volume = item.read()
+        size = "px" if not volume.spacing_known else "mm²" if volume.geometry.single else "ml"
+        if self.size not in (None, size):
+            raise InputError(f"its masks are measured in {size}, those before it in {self.size}. Evaluate both kinds apart.")
         one_by_one = self.labels is not None
         with _of("expert mask"):
             expert, names = read_labels(item.mask, volume, item.image, one_by_one)
@@ -124,6 +128,7 @@ class Evaluation:
         }
         channels = self._channels(mask, self.labels or {} if prediction else found_names, expert, names)
         by_label = {label: self._measure(a, b, volume) for label, a, b in channels}
+        self.size = size
         case |= {m: _mean([row[m] for row in by_label.values()]) for m in METRICS}
         if any(row["hd95"] is None and (a.any() or b.any()) for row, (_, a, b) in zip(by_label.values(), channels)):
             case["hd95"] = None  # a label that was missed has no distance; without it the mean would be better for it
@@ -145,8 +150,10 @@ class Evaluation:
 
     @staticmethod
     def _measure(mask: np.ndarray, expert: np.ndarray, volume: Volume) -> dict[str, float | None]:
+        geometry = volume.geometry
         if volume.spacing_known:
-            row = compare_masks(mask, expert, volume.geometry.spacing[::-1], VOLUME_TOLERANCE, volume.geometry.voxel_ml)
+            voxel = geometry.pixel_mm2 if geometry.single else geometry.voxel_ml
+            row = compare_masks(mask, expert, geometry.spacing[::-1], VOLUME_TOLERANCE, voxel)
         else:
             row = compare_masks(mask, expert, (1.0, 1.0, 1.0), PICTURE_TOLERANCE)
         return {k: None if v is None else round(v, 6) for k, v in row.items()}
@@ -179,7 +186,7 @@ class Evaluation:
     # ---- all of them
 
     def _result(self, name, cases: list[dict], leak, left, faults) -> dict:
-        picture, segmenter = self.found.items[0].picture, self.segmenter
+        picture, segmenter = self.size == "px", self.segmenter
         groups = [c["group"] for c in cases]
         pool = segmenter.pool if segmenter is not None else None
         several = list(self.labels.values()) if self.labels is not None else []
@@ -197,7 +204,7 @@ class Evaluation:
             "labels": several or None,
             "units": {
                 "hd95": "px" if picture else "mm",
-                "volume_difference": "px" if picture else "ml",
+                "volume_difference": self.size,
                 "surface_tolerance": f"{PICTURE_TOLERANCE:g} px" if picture else f"{VOLUME_TOLERANCE:g} mm",
             },
             "rules": {

@@ -29,7 +29,7 @@ def span(row: dict) -> str:
 
 def metric_name(metric: str, units: dict) -> str:
     unit = f"at {units['surface_tolerance']}" if metric == "surface_dice" else units.get(metric)
-    name = NAMES[metric].replace("volume", "area") if units["volume_difference"] == "px" else NAMES[metric]
+    name = NAMES[metric].replace("volume", "area") if units["volume_difference"] in ("px", "mm²") else NAMES[metric]
     return name + (f", {unit}" if unit else "")
 
 

@@ -37,8 +37,9 @@ class Measurement:
     """What was measured of one volume; it holds for one model and is kept by the content of the file.
 
     vectors: (n, d) float32 unit image vectors of the slices where something was found, of all slices where nothing was.
-    thumbnails: (n, 1024) float32; pictures: their hashes. ml: found, None where pixels have no size. disagreement: 1 - Dice of D_S and
-    D_R over the volume; entropy: mean of the calibrated probability's over the region that might be lesion, in bits; both 0..1.
+    thumbnails: (n, 1024) float32; pictures: their hashes. ml: found, None of a single slice, or where voxels have no known size.
+    disagreement: 1 - Dice of D_S and D_R over the volume; entropy: mean of the calibrated probability's over the region that might be
+    lesion, in bits; both 0..1.
     """
 
     vectors: np.ndarray
@@ -211,7 +212,7 @@ def measure(segmenter, volume: Volume, progress=None, cancel=None) -> Measuremen
         volume.body_site,
         plane.name,
         bool(lesion),
-        round(sum(prediction.volume_ml.values()), 3) if volume.spacing_known else None,
+        round(sum(ml.values()), 3) if (ml := prediction.volume_ml) is not None else None,
         1 - 2 * int((first & second).sum()) / both if both else 0.0,
         entropy,
     )

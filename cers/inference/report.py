@@ -12,6 +12,7 @@ from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationa
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
+from ..case.sizes import amount, cut_words
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
@@ -34,8 +35,8 @@ _HELP = """<p><b>Visual</b>: similarity of the image features, at most 1. <b>CoT
 thought) agree, 0 to 1. <b>Agreement</b>: how well the other references of the slice explain this one's mask, at most 1; one that they
 contradict is not counted, unless pinned. <b>Weight</b>: share of the evidence that the network gave this reference.
 <b>Influence</b>: how much the mask changes without this reference alone, 0 to 1.</p>
-<p>The findings of a slice are measured on the first contour, which the network draws before it sees any reference; those of a reference on
-the expert's.</p>"""
+<p>The findings of a slice are measured under the contour shown, those of a reference under the expert's. References are chosen by the
+findings under the first contour, which the network draws before it sees any of them.</p>"""
 
 
 def write_report(
@@ -76,8 +77,8 @@ class _Page:
 <p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>
 {self.facts()}{self.legend()}</header>
 {sections}{self.left_out()}{self.all_slices()}{self.provenance()}
-<footer>{_HELP}<p>Written by CERS {escape(__version__)}. Pictures in radiological
-orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
+<footer>{_HELP}<p>Written by CERS {escape(__version__)}. {self.orientation()}
+Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
@@ -86,22 +87,26 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
 <svg width="0" height="0" style="position:absolute" aria-hidden="true">{"".join(self.symbols.values())}</svg>{body}</body></html>
 """
 
+    def orientation(self) -> str:
+        return "Pictures in radiological orientation; the bar is 20 mm." if self.volume.spacing_known else ""
+
     # the top
 
     def subtitle(self) -> str:
         v, g = self.volume, self.prediction.geometry
         parts = [p for p in (v.modality, v.body_site) if p]
-        parts.append(" \u00d7 ".join(map(str, g.shape[::-1])) + " voxels" if g.shape[0] > 1 else f"{g.shape[2]} \u00d7 {g.shape[1]} pixels")
+        sizes = [n for n in g.shape[::-1] if n > 1 or not g.single]
+        parts.append(" \u00d7 ".join(map(str, sizes)) + (" pixels" if g.single else " voxels"))
         if v.spacing_known:
-            parts.append("{:.3g} \u00d7 {:.3g} \u00d7 {:.3g} mm".format(*g.spacing))
+            # how thick a single slice is nobody measured
+            parts.append(" \u00d7 ".join(f"{s:.3g}" for s, n in zip(g.spacing, g.shape[::-1]) if n > 1 or not g.single) + " mm")
+        else:
+            parts.append("size of the pixels not known")
         return " \u00b7 ".join(parts)
 
     def facts(self) -> str:
-        rows = []
-        for value, name in self.prediction.labels.items():
-            pixels = int((self.prediction.labelmap == value).sum())
-            amount = f"{self.prediction.volume_ml[name]:.2f} ml" if self.volume.spacing_known else f"{pixels} px"
-            rows.append((amount, name))
+        sizes = self.prediction.sizes()
+        rows = [(amount(sizes, name), name) for name in self.prediction.labels.values()]
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
             seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""
@@ -145,7 +150,7 @@ orientation; the bar is 20 mm; click a picture to enlarge it.</p></footer></main
         return f"""<section id="{anchor}"><div class="head"><h2>{self.slice_name(e)}</h2><span class="soft small num">{facts}</span></div>
 {self.coverage(e)}
 <div class="board" style="--n:{len(e.references)}"><div class="card query">{self.query_picture(e, anchor)}<p class="name">This slice</p>
-{_findings(e.rationale)}{_MEASURED if e.rationale else ""}</div>{board}</div>
+{_findings(e.rationale)}{_first(e)}</div>{board}</div>
 {self.rejected(e)}</section>"""
 
     def slice_name(self, e: Evidence) -> str:
@@ -338,7 +343,8 @@ planes miss. All of them: {escape(self.places(left))}.</p><div class="refs">{car
         seconds = ", ".join(f"{name} {value:.2f}" for name, value in self.prediction.seconds.items())
         rows = [*_flat(self.prediction.provenance), ("seconds", seconds)]
         cells = "".join(f"<tr><td class='stage'>{escape(k)}</td><td class='num'>{escape(v)}</td></tr>" for k, v in rows)
-        return f"<section><h2>Provenance</h2><table><tbody>{cells}</tbody></table></section>"
+        told = escape(cut_words(self.prediction.cut()))
+        return f'<section><h2>Provenance</h2><p class="soft small">{told}</p><table><tbody>{cells}</tbody></table></section>'
 
 
 def _score(name: str, value: float | None) -> str:
@@ -346,12 +352,23 @@ def _score(name: str, value: float | None) -> str:
     return f'<em>{name}</em><u><b style="width:{width:.0%}"></b></u><strong>{_number(value)}</strong>'
 
 
-_MEASURED = '<p class="small soft">Measured on the first mask, by which the references were chosen; the contour is the final mask.</p>'
+def _first(e: Evidence) -> str:
+    """By what the references were chosen, where that reads differently from what is shown."""
+    if e.rationale is None or not e.references:
+        return ""
+    if e.first_rationale is None:
+        words = "The first contour shows too little to be described, so the references were chosen by look alone."
+    elif e.first_differs:
+        words = "The references were chosen by the first contour, which reads differently (first against final) in: "
+        words += "; ".join(e.first_differs) + "."
+    else:
+        return ""
+    return f'<p class="small soft">{escape(words)}</p>'
 
 
 def _findings(rationale: Rationale | None) -> str:
     if rationale is None:
-        return '<dl><dd class="soft">No findings: the first pass marked nothing here.</dd></dl>'
+        return '<dl><dd class="soft">No findings: the final mask is empty here.</dd></dl>'
     return "<dl>" + "".join(f"<dt>{p.capitalize()}</dt><dd>{escape(rationale.part(p))}</dd>" for p in PARTS if rationale.part(p)) + "</dl>"
 
 

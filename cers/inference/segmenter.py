@@ -31,6 +31,7 @@ from .embedding import ReferenceStore, embed_pool
 from .model import Model
 from .planes import Plane, prepare
 from .session import UNCONFIRMED, Clock, Session, Slice, SliceResult, batches, join, provenance
+from .shown import crossed, told
 from .volume import (
     drop_small_parts,
     fuse_planes,
@@ -178,6 +179,11 @@ class Segmenter:
             return SliceResult(mask, alone, self._evidence(changed, key, mask, alone))
         finally:
             view.fused[index] = fused
+
+    @numpy_on_one_thread()
+    def crossed(self, prediction: Prediction, plane: str, index: int, changed: np.ndarray) -> list[Evidence]:
+        """The evidence of slices of other planes, anew, after pixels (rows, columns) of a slice of the prediction were changed."""
+        return crossed(prediction, self.session.planes, (plane, index), changed, self.session.modality)
 
     def _fused_again(self, session: Session, key, first: np.ndarray, alone: np.ndarray) -> SliceResult:
         """A slice whose probabilities in its own plane were ``first`` and are ``alone`` now, fused with what the other planes showed."""
@@ -436,7 +442,9 @@ class Segmenter:
         about = provenance(
             session, model, self.pool, self.embedder.hash, planes=planes, text=bool(text and text.strip()), influence=influence
         )
-        return Prediction(labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, about)
+        return Prediction(
+            labelmap, total.astype(np.float16), volume.geometry, self._names(evidence), evidence, {}, about, volume.spacing_known
+        )
 
     def _names(self, evidence: list[Evidence]) -> dict[int, str]:
         """The model's label names; where most of what was found is owed to references of something else, the first is named after them."""
@@ -483,10 +491,10 @@ class Segmenter:
             references,
             found.selection.rejected,
             found.selection.coverage,
-            found.rationale,
-            int(inside.sum()),
-            disagreement,
-            float(probability.max(0)[inside].mean()) if inside.any() else None,
-            [] if left is None else to_runs(left),
-            bool(both),
+            pixels=int(inside.sum()),
+            disagreement=disagreement,
+            confidence=float(probability.max(0)[inside].mean()) if inside.any() else None,
+            left_out_runs=[] if left is None else to_runs(left),
+            marked=bool(both),
+            **told(plane, key[1], mask, session.modality, found.rationale),
         )

@@ -162,13 +162,21 @@ class Methods:
 
     @params(plane_=str, index_=int, pinned=list, dropped=list)
     def resegment(self, job: Job, given: dict) -> dict:
+        from ..inference.shown import renew
+
         prediction, plane, index = self._slice(given)
         ids = {name: [str(i) for i in given.get(name) or []] for name in ("pinned", "dropped")}
         result = self._segmenter(job).resegment(index, plane, **ids)
         view = PlaneView(prediction.geometry, plane)
+        changed = view.slices(prediction.labelmap)[index] != result.mask
         view.slices(prediction.labelmap)[index] = result.mask  # so that a report shows what the user sees
-        prediction.evidence = [result.evidence if (e.plane, e.index) == (plane, index) else e for e in prediction.evidence]
-        return {"mask": self._save(f"mask-{plane}-{index}", result.mask.astype(np.uint8)), "evidence": result.evidence.to_dict()}
+        crossed = self.segmenter.crossed(prediction, plane, index, changed)
+        prediction.evidence = renew(prediction.evidence, [result.evidence, *crossed])
+        return {
+            "mask": self._save(f"mask-{plane}-{index}", result.mask.astype(np.uint8)),
+            "evidence": result.evidence.to_dict(),
+            "crossed": [e.to_dict() for e in crossed],
+        }
 
     @params(plane_=str, index_=int)
     def slice(self, job: Job, given: dict) -> dict:

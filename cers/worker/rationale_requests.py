@@ -220,8 +220,8 @@ def _where(url: str) -> dict:
 
 
 def _report(done: writers.WriteReport) -> dict:
-    counts = {case_id: len(found) for case_id, found in done.findings.items()}
-    return {**done.to_dict(), "written": [{"id": i, "replaced": counts.get(i, 0)} for i in done.written]}
+    found = {i: [f.kind == "unmeasured" for f in done.findings.get(i, ())] for i in done.written}
+    return {**done.to_dict(), "written": [{"id": i, "replaced": len(u) - sum(u), "unmeasured": sum(u)} for i, u in found.items()]}
 
 
 def _pixels(png: bytes) -> np.ndarray:

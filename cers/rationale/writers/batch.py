@@ -73,11 +73,15 @@ class WriteFault:
 
 @dataclass
 class WriteReport:
-    """What a batch did. replaced: sentences that gave way to measured ones, by kind. stopped: why it ended early, None if it did not."""
+    """What a batch did. replaced: sentences that gave way to measured ones, by kind. unmeasured: sentences that stay, marked as such.
+
+    stopped: why it ended early, None if it did not.
+    """
 
     written: list[str] = field(default_factory=list)
     cached: int = 0
     replaced: dict[str, int] = field(default_factory=dict)
+    unmeasured: int = 0
     faults: list[WriteFault] = field(default_factory=list)
     findings: dict[str, list[Finding]] = field(default_factory=dict)
     tokens_in: int = 0
@@ -90,6 +94,7 @@ class WriteReport:
             "written": self.written,
             "cached": self.cached,
             "replaced": self.replaced,
+            "unmeasured": self.unmeasured,
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
             "stopped": self.stopped,
@@ -289,11 +294,14 @@ class _Batch:
         if findings:
             self.report.findings[case_id] = findings
         for finding in findings:
-            self.report.replaced[finding.kind] = self.report.replaced.get(finding.kind, 0) + 1
+            if finding.kind == "unmeasured":
+                self.report.unmeasured += 1
+            else:
+                self.report.replaced[finding.kind] = self.report.replaced.get(finding.kind, 0) + 1
         return 0
 
     def _one(self, case_id: str) -> tuple[Rationale, list[Finding], bool]:
-        """(rationale, what was replaced in it, whether the answer was at hand) of one case."""
+        """(rationale, what was replaced or marked in it, whether the answer was at hand) of one case."""
         if self.stop.is_set():
             raise Cancelled
         case = self.pool.get(case_id)

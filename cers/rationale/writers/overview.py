@@ -46,5 +46,5 @@ def overview(pool: Pool) -> Overview:
             if rationale.version != VERSION:
                 out.stale.append(case_id)
         elif rationale.writer not in (PERSON, WRITER):
-            out.written.append((case_id, rationale.writer, sum(s.note is not None for s in rationale.statements)))
+            out.written.append((case_id, rationale.writer, sum(s.note is not None and not s.unmeasured for s in rationale.statements)))
     return out

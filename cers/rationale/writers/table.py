@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..parse import read_cot_csv, to_rationale
 from .batch import MEASURED, PERSON
+from .claims import marked
 from .verify import contradicting
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class TableReport:
     """What an import of a table did. unmatched: rows whose image is not in the pool; unchanged: had this text before.
 
     replaces: writer -> its texts that give way; measured ones, which can be had again, do not count.
-    contradicting: sentences of the new texts that clearly contradict their case's descriptors. faults: (line, what is wrong).
+    contradicting: sentences of the new texts that clearly contradict their case's descriptors; unmeasured: those that claim what was not
+    measured, and are marked so. faults: (line, what is wrong).
     """
 
     ids: list[str] = field(default_factory=list)
@@ -32,6 +34,7 @@ class TableReport:
     unchanged: int = 0
     persons: int = 0
     contradicting: int = 0
+    unmeasured: int = 0
     sentences: int = 0
     faults: list[tuple[int, str]] = field(default_factory=list)
     replaces: dict[str, int] = field(default_factory=dict)
@@ -54,7 +57,7 @@ def import_table(
     """Give cases the rationales of a table, as new versions of the writer "imported"; done twice, it adds nothing twice.
 
     A row belongs to the case whose source file has its image's name, or whose id it is. A case keeps its measured descriptors, to
-    which the imported text is compared; the text itself is taken as it is.
+    which the imported text is compared; the text itself is taken as it is, with a mark where it claims what was not measured.
 
     Args:
         version: kept with the texts, to tell tables apart; default the file's name.
@@ -93,6 +96,8 @@ def import_table(
 
 def _take(pool: Pool, case: dict, rationale, over_persons: bool, dry_run: bool, report: TableReport) -> None:
     versions = pool.rationale_versions(case["id"])
+    measured = next((v.statements for v in reversed(versions) if v.writer == "measured"), [])
+    rationale = marked(rationale, measured, case["plane"])
     if any((v.writer, v.version, v.text) == (WRITER, rationale.version, rationale.text) for v in versions):
         report.unchanged += 1
         return
@@ -106,6 +111,7 @@ def _take(pool: Pool, case: dict, rationale, over_persons: bool, dry_run: bool, 
         pool.add_rationale(case["id"], rationale)
     report.ids.append(case["id"])
     report.sentences += len(rationale.statements)
+    report.unmeasured += sum(s.unmeasured for s in rationale.statements)
     report.contradicting += len(contradicting(rationale, rationale.descriptors, case["plane"]))
 
 

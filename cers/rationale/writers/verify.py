@@ -1,4 +1,7 @@
-"""Holding a written rationale to the measured descriptors: numbers, polarity, location. What fails gives way to the measured text."""
+"""Holding a written rationale to the measured descriptors: numbers, polarity, location. What fails gives way to the measured text.
+
+What contradicts nothing but claims more than was measured is marked so: see ``claims``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass, replace
 from ...case.records import PARTS, Rationale, Statement
 from ..parse import ParsedCoT, sentences
 from ..writer import THRESHOLDS
-from . import lexicon
+from . import claims, lexicon
 
 _LONGEST = 600  # characters of a sentence; more is no finding, and would be slow to look through
 LOCATIONS = {"side", "height", "across", "depth"}
@@ -42,7 +45,7 @@ _LENGTH = {"cm": ("mm", 10.0), "cm2": ("mm2", 100.0)}
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one sentence. kind: number, polarity, location, claim or missing. part: of the rationale."""
+    """What is wrong with one sentence. kind: number, polarity, location, claim, missing, or unmeasured, where it stays. part: its own."""
 
     part: str
     kind: str
@@ -72,6 +75,8 @@ def verify(
 ) -> tuple[Rationale, list[Finding]]:
     """A rationale of the sentences that hold, and measured ones, marked in ``Statement.note``, in place of those that do not.
 
+    A sentence that contradicts nothing but claims more than was measured stays, with that said in its note.
+
     Args:
         answer: the four parts as written. measured: of the same case; its numbers are the truth.
         plane: display plane of the case. seen: the writer was shown the picture.
@@ -87,7 +92,13 @@ def verify(
             finding, names = check(sentence, part, measured, plane=plane, seen=seen)
             if finding is not None:
                 findings.append(finding)
-            holds[part].append((finding or _resting(part, sentence, names, measured), names))
+                holds[part].append((finding, names))
+                continue
+            words = claims.beyond(sentence, measured.statements, plane)
+            statement = claims.mark(_resting(part, sentence, names, measured), words)
+            if words:
+                findings.append(Finding(part, "unmeasured", sentence, statement.note))
+            holds[part].append((statement, names))
         if not holds[part]:
             finding = Finding(part, "missing", "", "the writer left this part out")
             findings.append(finding)
