@@ -2,8 +2,8 @@
 
     python -m benchmarks.twins --data BRISC
 
-Pictures that are the same pixel for pixel in the stored frame but have masks of their own. Dice of the two masks (the mean of all pairs of a
-group), mean over groups with its 95 % bootstrap interval; pairs whose masks are the same, too, were perhaps copied and are counted.
+Pictures that are the same pixel for pixel in the stored frame but have masks of their own. Dice of both masks, the mean of all pairs of a
+picture, over pictures with its 95 % bootstrap interval. Pairs whose masks are equal, too, may be copies; they are counted.
 """
 
 from __future__ import annotations
