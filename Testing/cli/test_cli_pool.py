@@ -81,12 +81,16 @@ def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, mon
 
     cers("pool", "create", pool)
     asked = ("pool", "import", pool, "--images", folders[0], "--masks", folders[1], "--max-slices", "2")
-    handler = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(importer, "import_volume", press)
-    code, out, err = cers(*asked)
+    handler = signal.default_int_handler
+    inherited = signal.signal(signal.SIGINT, handler)  # a shell lets its background jobs ignore Ctrl-C
+    try:
+        monkeypatch.setattr(importer, "import_volume", press)
+        code, out, err = cers(*asked)
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
     assert code == 130 and "Added 2 cases from 1 images" in out and "1 images were not imported" in err, (out, err)
     monkeypatch.setattr(importer, "import_volume", real)
-    assert signal.getsignal(signal.SIGINT) is handler
     code, out, _ = cers(*asked, "--json")
     assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"
 
