@@ -96,4 +96,4 @@ def test_the_trash_of_ten_thousand_cases_holds_nothing_up(user, pool_folder):
     history.confirm = history._ask
     assert len(history.trash.numbers) == 0
     print("10,000 cases in the trash, longest ms:", {name: round(ms, 1) for name, ms in longest.items()})
-    assert max(longest.values()) < 4 * BLOCKED_MS, longest  # with a row of its own for each case it was 7 s
+    assert max(longest.values()) < BLOCKED_MS, longest
