@@ -10,6 +10,7 @@ import qt
 from slicer.i18n import tr as _
 
 from .PoolSession import PoolSession
+from .RowsInView import RowsInView
 
 SIZE = 44  # pixels of a thumbnail
 AHEAD = 12  # rows that are read beyond those in view
@@ -23,23 +24,14 @@ REVIEWS = {
 }
 
 
-class CaseTable:
-    """Fills a QTableView as it is scrolled.
-
-    Args:
-        view: the QTableView. onSelection(): the selection changed. onOpen(case id): a row was double-clicked or Enter pressed.
-
-    Attributes: ids: of the rows, in order.
-    """
+class CaseTable(RowsInView):
+    """Args: view: the QTableView. onSelection(): the selection changed. onOpen(case id): a row was double-clicked or Enter pressed."""
 
     def __init__(self, view, session: PoolSession, onSelection: Callable[[], None], onOpen: Callable[[str], None]):
-        self.view, self.session, self._onOpen = view, session, onOpen
-        self.ids: list[str] = []
+        super().__init__(view, session, onSelection)
+        self._onOpen = onOpen
         self._similarity: list[float] | None = None
-        self._filled: set[int] = set()
         self._order: deque[int] = deque()
-        self._round, self._waiting = 0, False
-        self.model = qt.QStandardItemModel()
         names = [
             _("Case"),
             _("Labels"),
@@ -54,62 +46,40 @@ class CaseTable:
         ]
         self.model.setColumnCount(len(names))
         self.model.setHorizontalHeaderLabels(names)
-        view.setModel(self.model)
         view.setIconSize(qt.QSize(SIZE, SIZE))
         view.verticalHeader().setDefaultSectionSize(SIZE + 4)
         view.verticalHeader().setVisible(False)
         for column, width in enumerate((128, 70, 84, 240, 100, 80, 66, 90, 84)):
             view.setColumnWidth(column, width)
-        view.horizontalHeader().setStretchLastSection(True)
-        self._timer = qt.QTimer()
-        self._timer.setSingleShot(True)
-        self._timer.setInterval(20)
-        self._timer.timeout.connect(self._read)
-        view.verticalScrollBar().valueChanged.connect(lambda *_value: self._soon())
-        view.verticalScrollBar().rangeChanged.connect(lambda *_range: self._soon())
-        view.selectionModel().selectionChanged.connect(lambda *_ranges: onSelection())
         view.activated.connect(lambda index: self._open(index.row()))
 
-    def cleanup(self) -> None:
-        self._timer.stop()
-        self._round += 1
+    @property
+    def ids(self) -> list[str]:
+        """Of the rows, in order."""
+        return self.keys
 
     def show(self, ids: list[str], similarity: list[float] | None = None) -> None:
         """Lists these cases; what was selected and is still there stays selected."""
-        selected = self._firstSelected()
-        self._round += 1
-        self._waiting = False
-        self.ids, self._similarity = list(ids), similarity
-        self._filled.clear()
-        self._order.clear()
-        self.model.setRowCount(0)
-        self.model.setRowCount(len(self.ids))
+        selected, self._similarity = self._firstSelected(), similarity
+        self._list(ids)
         if selected is not None:
             self.select(selected)
         self._soon()
 
     def refresh(self) -> None:
         """Reads the rows again that are in view."""
-        self._round += 1
-        self._waiting = False
-        self._filled.clear()
-        self._order.clear()
+        self._forget()
         self._soon()
 
-    @property
-    def anySelected(self) -> bool:
-        """Whether a row is selected; quick also for thousands."""
-        return bool(self.view.selectionModel().hasSelection)
+    def _forget(self) -> None:
+        super()._forget()
+        self._order.clear()
 
     def _firstSelected(self) -> str | None:
         """Without a list of all that are selected, which takes its time with thousands."""
         model, nowhere = self.view.selectionModel(), qt.QModelIndex()
         rows = range(len(self.ids)) if self.anySelected else ()
         return next((self.ids[row] for row in rows if model.isRowSelected(row, nowhere)), None)
-
-    def selected(self) -> list[str]:
-        rows = sorted(index.row() for index in self.view.selectionModel().selectedRows())
-        return [self.ids[row] for row in rows if row < len(self.ids)]
 
     def select(self, case_id: str) -> None:
         if case_id in self.ids:
@@ -119,43 +89,19 @@ class CaseTable:
         if 0 <= row < len(self.ids):
             self._onOpen(self.ids[row])
 
-    def _soon(self) -> None:
-        if not self._timer.isActive():
-            self._timer.start()
-
-    def _inView(self) -> range:
-        first = max(0, self.view.rowAt(0))
-        last = self.view.rowAt(max(0, self.view.viewport().height - 1))
-        return range(first, (last if last >= 0 else len(self.ids) - 1) + 1)
-
-    def _read(self) -> None:
-        """Asks for the rows in view, then for those around, never for more than one portion at a time."""
-        if self._waiting or not self.ids or not self.session.folder:
-            return
+    def _wanted(self) -> list[int]:
+        """Those in view, then those around."""
         seen = self._inView()
         around = [*seen, *range(seen.stop, seen.stop + AHEAD), *range(seen.start - AHEAD, seen.start)]
-        rows = [n for n in around if 0 <= n < len(self.ids) and n not in self._filled][:MOST_AT_ONCE]
-        if not rows:
-            return
-        self._waiting, current = True, self._round
+        return [n for n in around if 0 <= n < len(self.ids) and n not in self._filled][:MOST_AT_ONCE]
 
-        def failed(sentence: str) -> None:
-            if current == self._round:
-                self._waiting = False
-                self.session.failed.emit(sentence)
+    def _askFor(self, keys: list[str], onResult, onError) -> None:
+        self.session.ask("pool_rows", {"ids": keys, "thumbnails": SIZE}, onResult, onError)
 
-        self.session.ask(
-            "pool_rows", {"ids": [self.ids[n] for n in rows], "thumbnails": SIZE}, lambda result: self._fill(current, rows, result), failed
-        )
-
-    def _fill(self, current: int, rows: list[int], result: dict) -> None:
-        if current != self._round:
-            return
-        self._waiting = False
+    def _fill(self, rows: list[int], result: dict) -> None:
         found = {row["id"]: n for n, row in enumerate(result["rows"])}
         pictures = np.load(result["thumbnails"], allow_pickle=False) if result.get("thumbnails") else None
         for number in rows:
-            self._filled.add(number)
             self._order.append(number)
             n = found.get(self.ids[number])
             if n is None:
@@ -166,7 +112,6 @@ class CaseTable:
             old = self._order.popleft()
             self._filled.discard(old)
             self.model.setData(self.model.index(old, 0), None, qt.Qt.DecorationRole)
-        self._soon()
 
     def _row(self, number: int, row: dict, picture) -> None:
         name = row["id"][:8] + (f"  {self._similarity[number]:.2f}" if self._similarity else "")
