@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -279,3 +281,30 @@ def test_the_command_says_what_is_wrong(tmp_path, head, cers):
         done = cers("write", tmp_path / "pool", *words)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert "1 have this text" in cers("write", tmp_path / "pool").stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_in_mid_writing_tells_what_was_written(tmp_path, head, cers, monkeypatch):
+    from cers.rationale.writers import batch
+
+    small_pool(tmp_path / "pool", head, 6).close()
+    real, handler = batch.measured_of, signal.default_int_handler
+
+    def press(case):
+        monkeypatch.setattr(batch, "measured_of", real)
+        os.kill(os.getpid(), signal.SIGINT)  # while the first case is at work
+        return real(case)
+
+    inherited = signal.signal(signal.SIGINT, handler)  # a shell lets its background jobs ignore Ctrl-C
+    try:
+        monkeypatch.setattr(batch, "measured_of", press)
+        done = cers("write", tmp_path / "pool", "--again", "--json")
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
+    report = json.loads(done.stdout)
+    left = 6 - len(report["written"])
+    assert done.returncode == 130 and report["cancelled"] and left > 0, done
+    assert f"{left} rationales were not written" in done.stderr
+    done = cers("write", tmp_path / "pool", "--again")
+    assert done.returncode == 0 and "Wrote 6" in done.stdout

@@ -294,3 +294,21 @@ def test_a_terminated_worker_leaves_nothing():
     with pytest.raises(WorkerError):
         worker.send("hello", protocol=1).result(5)
     worker.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_worker_that_is_ended_while_it_starts_leaves_nothing(tmp_path):
+    code = """
+import os, signal
+from cers.worker.server import serve
+install = signal.signal
+def struck(number, handler):
+    install(number, handler)
+    os.kill(os.getpid(), number)
+signal.signal = struck
+serve()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and not done.stderr and not list(tmp_path.iterdir()), done

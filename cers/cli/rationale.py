@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, fail, progress, say_json
+from .output import command, fail, progress, say_json, stoppable
 
 rationale_app = typer.Typer(
     no_args_is_help=True,
@@ -113,8 +113,9 @@ def write(
                 fail("Add --yes to start without being asked, or --dry-run to see what would be sent.", 2)
             if not typer.confirm("Start?"):
                 fail("Cancelled. Nothing was written.", 130)
-        with progress() as show:
-            report = writers.write(pool, writer_model, plan.ids, **over, retry=writers.Retry(attempts=attempts), progress=show)
+        retry = writers.Retry(attempts=attempts)
+        with progress() as show, stoppable("the cases under way") as stop:
+            report = writers.write(pool, writer_model, plan.ids, **over, retry=retry, progress=show, cancel=stop)
     if as_json:
         more = {"done_before": plan.done, "persons": plan.persons, "kept": plan.kept, "replaced_writers": plan.replaces}
         say_json({**report.to_dict(), **more})
@@ -126,6 +127,9 @@ def write(
             print(f"{report.unmeasured} sentences claim what was not measured; they stay, marked so.")
     for fault in report.faults:
         print(f"Not written: {fault.id}: {fault.message}", file=sys.stderr)
+    if report.cancelled:
+        left = len(plan.ids) - len(report.written) - len(report.faults)
+        fail(f"Cancelled: {left} rationales were not written. The same command goes on from there.", 130)
     if report.stopped:
         fail(f"Stopped: {report.stopped}", 1)
     if report.faults:

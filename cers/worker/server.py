@@ -10,6 +10,7 @@ import json
 import math
 import os
 import queue
+import secrets
 import shutil
 import signal
 import sys
@@ -310,9 +311,10 @@ def serve() -> int:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # prints of libraries, also those of C code, go to the log and never between the answers
     sys.stdout = sys.stderr
+    folder = Path(tempfile.gettempdir(), f"cers-worker-{secrets.token_hex(8)}")  # named before a signal can ask for its end
     for stop in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop, lambda *_: leave(folder))
-    folder = Path(tempfile.mkdtemp(prefix="cers-worker-"))  # mode 700
+    folder.mkdir(0o700)
     threading.Thread(target=_watch_parent, args=(os.getppid(), folder), name="watcher", daemon=True).start()
     try:
         Server(sys.stdin.buffer, answers, folder, lambda: _methods(folder)).run()
