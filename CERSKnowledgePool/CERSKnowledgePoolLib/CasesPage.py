@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from cers.rationale import DESCRIPTORS
 
 from .CaseTable import CaseTable
+from .Pages import inGrid
 from .PoolSession import PoolSession
 
 FACETS = {
@@ -105,8 +106,8 @@ class CasesPage:
             button = self.buttons[key] = qt.QPushButton(words, page)
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, key=key: self.act(key))
-        line = _row(layout, self.note, *self.buttons.values())
-        line.setStretch(0, 1)
+        layout.addWidget(self.note)
+        layout.addLayout(inGrid(4, *self.buttons.values()))
         self.table = CaseTable(self.view, session, self._onSelection, onOpen)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)

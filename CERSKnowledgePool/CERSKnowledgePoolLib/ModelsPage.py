@@ -16,7 +16,7 @@ from cers.training import runs
 
 from . import TrainingLaunch
 from .ModelView import ModelView, comparison
-from .Pages import addButton
+from .Pages import addButton, inGrid
 from .PoolSession import PoolSession
 from .TrainingRuns import when
 
@@ -74,43 +74,41 @@ class ModelsPage:
         layout.addWidget(self.table)
 
     def _setUpButtons(self, layout) -> None:
-        line = qt.QHBoxLayout()
-        layout.addLayout(line)
         self.use = addButton(
             self.page,
-            line,
+            None,
             _("Use this model"),
             _("CERS Segment uses it from now on; the open pool is brought up to date with it"),
             self.onUse,
         )
-        self.back = addButton(self.page, line, _("Back to the previous"), "", self.onBack)
+        self.back = addButton(self.page, None, _("Back to the previous"), "", self.onBack)
         self.renew = addButton(
             self.page,
-            line,
+            None,
             _("Renew the pool"),
             _("Computes what the open pool lacks for the model in use; else the next Segment does"),
             self.onRenew,
         )
-        line = qt.QHBoxLayout()
-        layout.addLayout(line)
         self.importFile = addButton(
-            self.page, line, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen())
+            self.page, None, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen())
         )
         self.importFolder = addButton(
             self.page,
-            line,
+            None,
             _("Import folder…"),
             _("Installs a model from its folder, or from that of a training run"),
             lambda: self.onImport(self.askFolder()),
         )
         self.export = addButton(
             self.page,
-            line,
+            None,
             _("Export…"),
             _("Writes the model as one zip file; names and pictures of its test cases are left out"),
             self.onExport,
         )
-        self.delete = addButton(self.page, line, _("Delete…"), _("Deletes an installed model; not the one in use"), self.onDelete)
+        self.delete = addButton(self.page, None, _("Delete…"), _("Deletes an installed model; not the one in use"), self.onDelete)
+        buttons = self.use, self.back, self.renew, self.importFile, self.importFolder, self.export, self.delete
+        layout.addLayout(inGrid(3, *buttons))
         self.compare = qt.QComboBox(self.page)
         self.compare.setToolTip(_("Compares the chosen model with another one, case by case where both were measured on the same cases"))
         self.compare.setMinimumContentsLength(12)

@@ -10,11 +10,12 @@ from CERSSegmentLib.Signal import Signal
 
 
 def addButton(parent, layout, words: str, tip: str, slot):
-    """A button at the end of a layout that calls ``slot()`` when it is pressed."""
+    """A button at the end of a layout, or in none yet, that calls ``slot()`` when it is pressed."""
     button = qt.QPushButton(words, parent)
     button.setToolTip(tip)
     button.clicked.connect(lambda *_checked: slot())
-    layout.addWidget(button)
+    if layout is not None:
+        layout.addWidget(button)
     return button
 
 
@@ -25,6 +26,16 @@ def inLine(*widgets):
         line.addWidget(widget)
     line.setStretch(0, 1)
     return line
+
+
+def inGrid(columns: int, *widgets):
+    """A layout with widgets in columns of one width: more buttons than stand beside one another in a narrow panel."""
+    grid = qt.QGridLayout()
+    for number, widget in enumerate(widgets):
+        grid.addWidget(widget, number // columns, number % columns)
+    for column in range(columns):
+        grid.setColumnStretch(column, 1)
+    return grid
 
 
 def alignForms(forms) -> None:

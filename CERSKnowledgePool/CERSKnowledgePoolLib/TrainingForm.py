@@ -125,6 +125,7 @@ class TrainingForm:
         self.minutes.setDecimals(2)
         self.minutes.setValue(MINUTES)
         self.minutes.setSuffix(_(" min"))
+        self.minutes.setMinimumWidth(88)  # its own would be that of the longest run
         self.minutes.setToolTip(_("Minutes of training"))
         self.budget.currentIndexChanged.connect(lambda *_index: self._onBudget())
         self.minutes.valueChanged.connect(lambda *_value: self._onMinutes())
@@ -212,8 +213,8 @@ class TrainingForm:
             field.valueChanged.connect(lambda *_value: self._emit())
             form.addRow(words, field)
             self.numbers[name] = field
-        self.leaks = qt.QCheckBox(_("Train although training and held-out pictures overlap"), self.page)
-        self.leaks.setToolTip(_("The figures of such a run say nothing about new patients"))
+        self.leaks = qt.QCheckBox(_("Train although pictures overlap"), self.page)  # its text cannot wrap: keep it short
+        self.leaks.setToolTip(_("Training and held-out pictures overlap, so that the figures of the run say nothing about new patients"))
         self.leaks.stateChanged.connect(lambda *_state: self._emit())
         self.leaks.setVisible(False)
         layout.addWidget(self.leaks)

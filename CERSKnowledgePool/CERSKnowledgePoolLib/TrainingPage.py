@@ -13,6 +13,7 @@ from cers.errors import CersError, InputError
 from cers.training import runs
 
 from . import TrainingLaunch
+from .Pages import inGrid
 from .PoolSession import PoolSession
 from .TrainingCheck import TrainingCheck, batchWords, html
 from .TrainingForm import TrainingForm
@@ -96,8 +97,6 @@ class TrainingPage:
         line.addWidget(self.root, 1)
         self.list = TrainingRuns(self.page)
         layout.addWidget(self.list.table)
-        line = qt.QHBoxLayout()
-        layout.addLayout(line)
         self.stop, self.resume, self.duplicate, self.open, self.delete = buttons = [
             qt.QPushButton(words, self.page) for words in (_("Stop"), _("Resume"), _("Duplicate"), _("Open folder"), _("Delete…"))
         ]
@@ -114,7 +113,7 @@ class TrainingPage:
         ):
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, slot=slot: slot())
-            line.addWidget(button)
+        layout.addLayout(inGrid(3, *buttons))
 
     # life of the panel
 

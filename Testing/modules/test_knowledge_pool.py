@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, RATIONALES, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
+from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, RATIONALES, ROOT, TRAINING, make_case, pool_folder, user  # noqa: F401 - fixtures
 
 from cers.case import Case
 from cers.pool import Pool
@@ -305,8 +305,16 @@ def test_pages_fit_into_a_narrow_panel(user, pool_folder, screenshots):
         rationales.writer.setCurrentIndex(kind)
         assert narrowest(user.ui.rationalesPage) <= 376, kind
     rationales.writer.setCurrentIndex(0)
-    user.page(HISTORY)
-    assert narrowest(user.ui.historyPage) <= 376
+    user.page(TRAINING)
+    user.control.training.form.offerLeaks(True)
+    user.host.process(0.1)
+    user.host.screenshot(user.host.window, screenshots / "knowledge_pool_training_narrow.png")
+    widths = {}
+    for number, name in enumerate(("cases", "case", "map", "health", "rationales", "import", "history", "training", "models")):
+        user.page(number)
+        page = getattr(user.ui, f"{name}Page")
+        widths[name] = narrowest(page), page.width
+    assert all(width <= 376 for both in widths.values() for width in both), sorted(widths.items(), key=lambda w: -w[1][0])
     split.setSizes(before)
 
 
