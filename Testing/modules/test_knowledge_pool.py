@@ -145,7 +145,7 @@ def test_case_page(user, pool_folder, screenshots):
     assert "contrast" in text and f"{case.rationale.descriptors['contrast']:g}" in text and "added" in text
     picture = page.picture.pixmap
     picture = (picture() if callable(picture) else picture).toImage()
-    colours = {user.host.qt.QColor(picture.pixel(x, y)).getRgb()[:3] for x in range(0, 280, 2) for y in range(280)}
+    colours = {user.host.qt.QColor(picture.pixel(x, y)).getRgb()[:3] for x in range(0, picture.width(), 2) for y in range(picture.height())}
     assert any(b > r + 80 and g > r + 60 for r, g, b in colours), "the expert's contour is drawn in its colour"
     page.zoom.setCurrentIndex(2)
     page.contrast.setValue(80)
