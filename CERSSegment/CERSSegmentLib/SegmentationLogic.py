@@ -80,6 +80,7 @@ class SegmentationLogic:
         image, geometry = volume.GetImageData(), VolumeInput.worldGeometry(volume)
         yield from VolumeInput.write(volume, path)
         yield from self.prepare(model, pool)
+        self._session = ()  # the worker lets go of the volume before, whatever comes of this one
         try:
             result = yield Call("segment", {**settings, "image": path, "ijkToRAS": geometry.ijkToRAS.tolist()})
         finally:

@@ -1,0 +1,80 @@
+"""CERS Segment with several volumes and results in one scene, and what may happen between a run's start and its end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from segmentkit import SHAPE, User, load, make_pool, unload
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
+    from cers.inference.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    return make_pool(tmp_path_factory.mktemp("pool") / "pool")
+
+
+@pytest.fixture(scope="module")
+def loaded(host):
+    module = load(host, ROOT)
+    yield module
+    unload(host, module)
+
+
+@pytest.fixture
+def user(host, loaded, window):
+    window = host.show_main_window(1280, 800, 400)
+    person = User(host, host.enter_module(loaded))
+    person.window = window
+    yield person
+    person.logic.cancel()
+    person.wait(10)
+    person.control.board.hide()
+    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
+    host.process(0.1)
+
+
+def head(name: str, seed: int = 1, shape: tuple = SHAPE):
+    from CERSSegmentLib import SelfTest
+
+    matrix = np.diag([1.1, 1.2, 5.0, 1.0])
+    matrix[:3, 3] = (-30, -40, -20)
+    return SelfTest.makeVolume(name=name, matrix=matrix, shape=shape, seed=seed)
+
+
+def test_a_run_stopped_late_leaves_nothing_of_its_volume_to_the_result_before(user, model, pool, tmp_path, monkeypatch):
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    first, read = user.control.controller.model, SegmentationResult.read
+    before = first.labelmap.copy()
+
+    def stopped(path):
+        user.press()  # the worker has done its part, and holds the second volume
+        return (yield from read(path))
+
+    monkeypatch.setattr(SegmentationResult, "read", stopped)
+    second = head("two", 2)
+    user.ui.inputSelector.setCurrentNode(second)
+    user.press()
+    user.wait()
+    assert "Nothing was changed" in user.status()
+    user.ui.outputSelector.setCurrentNode(first.segmentation)
+    assert user.control.controller.model is first
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert "no longer holds this volume" in user.status() and np.array_equal(first.labelmap, before)
+    user.control.reportPath = lambda: str(tmp_path / "report.html")
+    user.control.evidence.export.click()
+    user.wait()
+    assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
