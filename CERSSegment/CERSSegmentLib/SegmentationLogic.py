@@ -159,10 +159,9 @@ class SegmentationLogic:
 
     def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool]]:
         choice = evidence.choice(key)
+        ids = {"pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}  # the user may choose on while this runs
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
-        result = yield Call(
-            "resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}
-        )
+        result = yield Call("resegment", {"plane": key[0], "index": key[1], **ids})
         mask = np.load(result["mask"], allow_pickle=False)
         drawn = yield from Correction.read(evidence.segmentation, evidence.volume, evidence.labels, empty=True)
         if not evidence.alive:
@@ -172,7 +171,7 @@ class SegmentationLogic:
             SegmentationResult.keepPrevious(evidence.segmentation)
         part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
-        (evidence.rerun.add if choice else evidence.rerun.discard)(key)
+        (evidence.rerun.add if any(ids.values()) else evidence.rerun.discard)(key)
         return key, corrected
 
     def _onRerun(self, outcome: tuple[tuple[str, int], bool]) -> None:

@@ -78,3 +78,19 @@ def test_a_run_stopped_late_leaves_nothing_of_its_volume_to_the_result_before(us
     user.control.evidence.export.click()
     user.wait()
     assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
+
+
+def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, host):
+    user.segment(head("one"), pool, model)
+    controller, panel = user.control.controller, user.control.evidence
+    identifier = user.evidence["references"][0]["id"]
+    controller.drop(identifier, True)
+    panel.rerun.click()
+    user.until_running("resegment")
+    controller.drop(identifier, False)
+    user.wait()
+    assert identifier not in [r["id"] for r in user.evidence["references"]]
+    assert panel.rerun.enabled and panel.reset.enabled
+    panel.rerun.click()
+    user.wait()
+    assert identifier in [r["id"] for r in user.evidence["references"]] and not panel.reset.enabled
