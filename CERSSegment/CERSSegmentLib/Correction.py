@@ -25,6 +25,14 @@ def volumeOf(segmentation):
     return segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
 
 
+def resultOf(volume):
+    """The latest segmentation of the scene that CERS made of a volume, None if there is none; copies of earlier results do not count."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    copies = {node.GetNodeReferenceID(SegmentationResult.PREVIOUS_ROLE) for node in nodes}
+    found = [n for n in nodes if n.GetID() not in copies and volumeOf(n) is volume and SegmentationResult.ownSegments(n)]
+    return found[-1] if found else None
+
+
 def reject(segmentation) -> str:
     """One sentence on why a segmentation cannot be corrected or kept, '' if nothing speaks against it."""
     if segmentation is None or segmentation.GetScene() is None or not SegmentationResult.ownSegments(segmentation):

@@ -80,6 +80,63 @@ def test_a_run_stopped_late_leaves_nothing_of_its_volume_to_the_result_before(us
     assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
 
 
+def test_another_volume_does_not_write_over_a_result(user, model, pool):
+    from CERSSegmentLib import Correction
+
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    first, evidence = user.segmentation, user.control.controller.model
+    user.ui.inputSelector.setCurrentNode(two)
+    assert user.segmentation is None and user.control.controller.model is None
+    user.press()
+    user.wait()
+    second = user.segmentation
+    assert second is not first and Correction.volumeOf(first) is one and Correction.volumeOf(second) is two
+    user.ui.inputSelector.setCurrentNode(one)
+    assert user.segmentation is first and user.control.controller.model is evidence
+
+
+def test_evidence_and_previous_result_are_those_of_the_segmentation_chosen(user, model, pool, host):
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    first, older = user.segmentation, user.control.controller.model
+    user.press()
+    user.wait()
+    newer = user.control.controller.model
+    user.segment(two, pool, model)
+    second = user.control.controller.model
+    user.ui.outputSelector.setCurrentNode(first)
+    assert user.control.controller.model is newer
+    user.ui.previousButton.click()
+    assert user.control.controller.model is older
+    user.ui.outputSelector.setCurrentNode(second.segmentation)
+    assert user.control.controller.model is second and not user.ui.previousButton.isVisibleTo(user.control.form)
+    user.ui.outputSelector.setCurrentNode(first)
+    user.ui.previousButton.click()
+    assert user.control.controller.model is newer
+
+
+def test_the_result_of_another_volume_comes_back_to_its_own_volume_and_place(user, model, pool):
+    import slicer
+    from CERSSegmentLib import Correction, SegmentationResult, SelfTest
+
+    one, two = head("one"), head("two", 2)
+    transform = SelfTest.makeTransform(one)
+    user.segment(one, pool, model)
+    node, mask = user.segmentation, user.control.controller.model.labelmap.copy()
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.outputSelector.setCurrentNode(node)
+    user.press()
+    user.wait()
+    assert Correction.volumeOf(node) is two and node.GetTransformNodeID() is None
+    user.ui.previousButton.click()
+    assert Correction.volumeOf(node) is one and node.GetTransformNodeID() == transform.GetID()
+    own = SegmentationResult.ownSegments(node)["tumor"]
+    assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, own, one), mask)
+    user.ui.previousButton.click()
+    assert Correction.volumeOf(node) is two and node.GetTransformNodeID() is None
+
+
 def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, host):
     user.segment(head("one"), pool, model)
     controller, panel = user.control.controller, user.control.evidence
