@@ -156,7 +156,7 @@ def keepPrevious(segmentation) -> None:
     copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} (previous)").format(name=segmentation.GetName()))
     copy.CreateDefaultDisplayNodes()
     copy.SetDisplayVisibility(False)
-    copy.SetAndObserveTransformNodeID(segmentation.GetTransformNodeID())
+    _placeLike(copy, *_placed(segmentation))
     copy.GetSegmentation().DeepCopy(segmentation.GetSegmentation())
     _sameParent(copy, segmentation)
     segmentation.SetNodeReferenceID(PREVIOUS_ROLE, copy.GetID())
@@ -179,11 +179,23 @@ def restorePrevious(segmentation) -> bool:
     copy = previous(segmentation)
     if copy is None:
         return False
-    held = slicer.vtkSegmentation()
+    held, place = slicer.vtkSegmentation(), _placed(segmentation)
     held.DeepCopy(segmentation.GetSegmentation())
+    _placeLike(segmentation, *_placed(copy))  # it may be the result of another volume, elsewhere
     segmentation.GetSegmentation().DeepCopy(copy.GetSegmentation())
+    _placeLike(copy, *place)
     copy.GetSegmentation().DeepCopy(held)
     return True
+
+
+def _placed(node) -> tuple[str | None, str | None]:
+    """Ids of the transform that a segmentation is under and of the volume that it belongs to."""
+    return node.GetTransformNodeID(), node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
+
+
+def _placeLike(node, transform: str | None, volume: str | None) -> None:
+    node.SetAndObserveTransformNodeID(transform)
+    node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), volume)
 
 
 def _sameParent(node, other) -> None:
