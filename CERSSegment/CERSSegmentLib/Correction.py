@@ -129,6 +129,15 @@ def readSlice(segmentation, volume, labels: dict[int, str], view, index: int) ->
     return view.slices(array)[0]
 
 
+def onGrid(segmentation, volume) -> bool:
+    """Whether a result still lies on its volume's grid: one may have been moved without the other, or its transform hardened."""
+    for identifier in SegmentationResult.ownSegments(segmentation).values():
+        image = segmentation.GetSegmentation().GetSegment(identifier).GetRepresentation("Binary labelmap")
+        if image is not None and not image.IsEmpty() and not _sameGrid(segmentation, image, volume):
+            return False
+    return segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
+
+
 def _sameGrid(segmentation, image, volume) -> bool:
     own, grid = vtk.vtkMatrix4x4(), vtk.vtkMatrix4x4()
     image.GetImageToWorldMatrix(own)

@@ -153,6 +153,15 @@ class SegmentationLogic:
         if self._session != (self.worker.generation, evidence) or self.worker.state == STOPPED:
             self.said.emit(WARNING, _("The worker no longer holds this volume. Press Segment once more, then change the references."))
             return False
+        if not Correction.onGrid(evidence.segmentation, evidence.volume):
+            self.said.emit(
+                WARNING,
+                _(
+                    "The volume or its segmentation was moved since, so the slice would be written to a wrong place. Press Segment once "
+                    "more, then change the references."
+                ),
+            )
+            return False
         self._nodes = [evidence.volume, evidence.segmentation]
         self._begin(self._rerun(evidence, key), self._onRerun)
         return True

@@ -151,3 +151,28 @@ def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, 
     panel.rerun.click()
     user.wait()
     assert identifier in [r["id"] for r in user.evidence["references"]] and not panel.reset.enabled
+
+
+@pytest.mark.parametrize("how", ["hardened", "moved"])
+def test_no_slice_is_written_where_the_volume_is_no_longer(user, model, pool, how):
+    import slicer
+    from CERSSegmentLib import SegmentationResult, SelfTest
+
+    volume = head("one")
+    if how == "hardened":
+        SelfTest.makeTransform(volume)
+    user.segment(volume, pool, model)
+    node, image = user.segmentation, slicer.vtkOrientedImageData()
+    own = SegmentationResult.ownSegments(node)["tumor"]
+    node.GetBinaryLabelmapRepresentation(own, image)
+    before = image.GetExtent()
+    if how == "hardened":
+        volume.HardenTransform()
+    else:
+        SelfTest.makeTransform(volume)
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert user.said[-1][0] == "warning" and "moved since" in user.status()
+    node.GetBinaryLabelmapRepresentation(own, image)
+    assert image.GetExtent() == before and SegmentationResult.previous(node) is None
