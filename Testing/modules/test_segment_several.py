@@ -153,6 +153,20 @@ def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, 
     assert identifier in [r["id"] for r in user.evidence["references"]] and not panel.reset.enabled
 
 
+def test_a_view_that_is_added_later_is_followed(user, model, pool, host):
+    import slicer
+
+    user.segment(head("one"), pool, model)
+    controller = user.control.controller
+    view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Compare1")
+    view.SetLayoutName("Compare1")
+    view.SetOrientationToAxial()
+    host.process(0.1)
+    view.SetSliceOffset(float(controller.model.centre(("axial", 1))[2]))
+    host.process(0.1)
+    assert controller.key == ("axial", 1)
+
+
 @pytest.mark.parametrize("how", ["hardened", "moved"])
 def test_no_slice_is_written_where_the_volume_is_no_longer(user, model, pool, how):
     import slicer
