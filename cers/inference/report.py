@@ -12,7 +12,7 @@ from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationa
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
-from ..case.sizes import amount, cut_words
+from ..case.sizes import amount, area, cut_words
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
@@ -131,10 +131,8 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
     # one slice
 
     def size(self, pixels: int, view: PlaneView) -> str:
-        """An area in cm², or in pixels where their size is not known."""
-        if not self.volume.spacing_known:
-            return f"{pixels} pixels"
-        return f"{pixels * view.spacing[0] * view.spacing[1] / 100:.2f} cm\u00b2"
+        """An area, in pixels where their size is not known."""
+        return area(pixels, view.spacing) if self.volume.spacing_known else f"{pixels} pixels"
 
     def slice_section(self, e: Evidence) -> str:
         view = self.views[e.plane]
