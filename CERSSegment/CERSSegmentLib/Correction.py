@@ -93,6 +93,18 @@ def read(segmentation, volume, labels: dict[int, str], empty: bool = False) -> G
     return array
 
 
+def changed(segmentation, volume, labels: dict[int, str], before: np.ndarray) -> Generator[None, None, bool]:
+    """Whether a result on its volume's grid is another by now than the label map ``before`` (k, j, i)."""
+    if not onGrid(segmentation, volume):
+        return False  # moved, which is to be seen
+    now = yield from read(segmentation, volume, labels, empty=True)
+    for one, other in zip(now, before):
+        if not np.array_equal(one, other):
+            return True
+        yield
+    return False
+
+
 def place_segment(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:
     """Writes a segment that lies on the volume's grid into ``array`` and leaves the voxels around it; False if it lies on another."""
     image = slicer.vtkOrientedImageData()

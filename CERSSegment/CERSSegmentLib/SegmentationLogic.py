@@ -351,13 +351,19 @@ class SegmentationLogic:
 
         def steps():
             self.progressed.emit(0.3, _("Writing the report"))
-            yield Call("export_report", {"path": path})
+            changed = yield from Correction.changed(evidence.segmentation, evidence.volume, evidence.labels, evidence.labelmap)
+            note = _("The segmentation was changed by hand since. This report shows the result before.") if changed else None
+            yield Call("export_report", {"path": path, "note": note})
+            return changed
 
-        def done(_value):
+        def done(changed):
             self._setState(IDLE)
-            self.said.emit(GOOD, _("Report written to {path}.").format(path=path))
+            words = _("Report written to {path}.").format(path=path)
+            if changed:
+                words += " " + _("It shows the result before it was changed by hand, and says so.")
+            self.said.emit(WARNING if changed else GOOD, words)
 
-        self._nodes = []
+        self._nodes = [evidence.volume, evidence.segmentation]
         self._begin(steps(), done)
         return True
 
