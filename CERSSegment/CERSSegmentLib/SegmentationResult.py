@@ -67,13 +67,18 @@ def place(segmentation, volume) -> None:
 def create(volume):
     """A new, empty segmentation node for a volume."""
     name = slicer.mrmlScene.GenerateUniqueName(_("{name} lesions").format(name=volume.GetName()))
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
+    return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+
+
+def makeVisible(segmentation) -> None:
+    """Gives a segmentation its way to be drawn, unless it has one: those that a selector adds have none."""
+    if segmentation.GetDisplayNode() is not None:
+        return
+    segmentation.CreateDefaultDisplayNodes()
+    display = segmentation.GetDisplayNode()
     if display is not None:
         display.SetOpacity2DFill(0.25)  # the image under the lesion stays readable
         display.SetSliceIntersectionThickness(2)
-    return node
 
 
 def ownSegments(segmentation) -> dict[str, str]:
@@ -102,6 +107,7 @@ def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -
     can be painted. Only the box around the lesions is copied.
     """
     place(segmentation, volume)
+    makeVisible(segmentation)
     content = segmentation.GetSegmentation()
     for identifier in ownSegments(segmentation).values():
         content.RemoveSegment(identifier)

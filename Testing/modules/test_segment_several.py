@@ -190,3 +190,14 @@ def test_no_slice_is_written_where_the_volume_is_no_longer(user, model, pool, ho
     assert user.said[-1][0] == "warning" and "moved since" in user.status()
     node.GetBinaryLabelmapRepresentation(own, image)
     assert image.GetExtent() == before and SegmentationResult.previous(node) is None
+
+
+def test_a_segmentation_that_the_selector_added_is_seen(user, model, pool, host):
+    import slicer
+
+    user.choose(head("one"), pool, model)
+    user.ui.outputSelector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation"))
+    user.press()
+    user.wait()
+    display = user.segmentation.GetDisplayNode()
+    assert user.segmentation.GetName() == "Segmentation" and display is not None and display.GetVisibility2D()
