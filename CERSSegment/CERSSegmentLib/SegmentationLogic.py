@@ -170,7 +170,12 @@ class SegmentationLogic:
         choice = evidence.choice(key)
         ids = {"pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}  # the user may choose on while this runs
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
-        result = yield Call("resegment", {"plane": key[0], "index": key[1], **ids})
+        held, self._session = self._session, ()  # from its answer on the worker holds another slice than is shown, until it is taken over
+        try:
+            result = yield Call("resegment", {"plane": key[0], "index": key[1], **ids})
+        except WorkerError:
+            self._session = held
+            raise
         mask = np.load(result["mask"], allow_pickle=False)
         drawn = yield from Correction.read(evidence.segmentation, evidence.volume, evidence.labels, empty=True)
         if not evidence.alive:
@@ -180,6 +185,7 @@ class SegmentationLogic:
             SegmentationResult.keepPrevious(evidence.segmentation)
         part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
+        self._session = held
         (evidence.rerun.add if any(ids.values()) else evidence.rerun.discard)(key)
         return key, corrected
 

@@ -201,3 +201,25 @@ def test_a_segmentation_that_the_selector_added_is_seen(user, model, pool, host)
     user.wait()
     display = user.segmentation.GetDisplayNode()
     assert user.segmentation.GetName() == "Segmentation" and display is not None and display.GetVisibility2D()
+
+
+def test_a_rerun_stopped_late_shows_in_no_report(user, model, pool, tmp_path, monkeypatch):
+    from CERSSegmentLib import Correction
+
+    user.segment(head("one"), pool, model)
+    first, read = user.control.controller.model.labelmap.copy(), Correction.read
+
+    def stopped(*arguments, **options):
+        user.press()  # the worker has decoded the slice and holds it
+        return (yield from read(*arguments, **options))
+
+    monkeypatch.setattr(Correction, "read", stopped)
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    monkeypatch.undo()
+    assert "Nothing was changed" in user.status() and np.array_equal(user.control.controller.model.labelmap, first)
+    user.control.reportPath = lambda: str(tmp_path / "report.html")
+    user.control.evidence.export.click()
+    user.wait()
+    assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
