@@ -223,3 +223,25 @@ def test_a_rerun_stopped_late_shows_in_no_report(user, model, pool, tmp_path, mo
     user.control.evidence.export.click()
     user.wait()
     assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
+
+
+def test_a_clone_keeps_the_evidence_of_the_result_it_was_made_of(user, model, pool, host):
+    import slicer
+    from CERSSegmentLib import EvidenceRecord
+
+    user.segment(head("one"), pool, model)
+    user.control.keeper.finish()
+    node, evidence = user.segmentation, user.control.controller.model
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    clone.Copy(node)
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    first = EvidenceRecord.restore(clone)
+    user.control.evidence.rerun.click()
+    user.wait()
+    user.control.keeper.finish()
+    assert EvidenceRecord.restore(node).rerun == evidence.rerun and len(evidence.rerun) == 1
+    kept = EvidenceRecord.restore(clone)
+    assert not kept.rerun and np.array_equal(kept.labelmap, first.labelmap)
+    slicer.mrmlScene.RemoveNode(node)
+    host.process(0.1)
+    assert EvidenceRecord.restore(clone) is not None
