@@ -173,7 +173,7 @@ class Widget(VTKObservationMixin):
         self.removeObservers()
         self.keeper.finish()
         self.controller.observeViews(False)
-        self.board.hide()
+        self.board.cleanup()
         self.logic.shutdown()
 
     def _enableShortcuts(self, on: bool) -> None:

@@ -245,3 +245,17 @@ def test_a_clone_keeps_the_evidence_of_the_result_it_was_made_of(user, model, po
     slicer.mrmlScene.RemoveNode(node)
     host.process(0.1)
     assert EvidenceRecord.restore(clone) is not None
+
+
+def test_the_board_works_after_the_module_was_reloaded(user, loaded, model, pool, host):
+    user.segment(head("one"), pool, model)
+    user.control.evidence.board.click()
+    user.panel.onReload()
+    host.process(0.1)
+    again = User(host, host.enter_module(loaded))
+    again.segment(head("two", 2), pool, model)
+    again.control.evidence.board.click()
+    host.process(0.2)
+    assert again.control.board.widget.isVisible() and again.control.evidence.board.checked
+    again.control.board.close.click()
+    assert not again.control.evidence.board.checked
