@@ -25,6 +25,14 @@ def volumeOf(segmentation):
     return segmentation.GetNodeReference(segmentation.GetReferenceImageGeometryReferenceRole())
 
 
+def resultOf(volume):
+    """The latest segmentation of the scene that CERS made of a volume, None if there is none; copies of earlier results do not count."""
+    nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
+    copies = {node.GetNodeReferenceID(SegmentationResult.PREVIOUS_ROLE) for node in nodes}
+    found = [n for n in nodes if n.GetID() not in copies and volumeOf(n) is volume and SegmentationResult.ownSegments(n)]
+    return found[-1] if found else None
+
+
 def reject(segmentation) -> str:
     """One sentence on why a segmentation cannot be corrected or kept, '' if nothing speaks against it."""
     if segmentation is None or segmentation.GetScene() is None or not SegmentationResult.ownSegments(segmentation):
@@ -85,6 +93,18 @@ def read(segmentation, volume, labels: dict[int, str], empty: bool = False) -> G
     return array
 
 
+def changed(segmentation, volume, labels: dict[int, str], before: np.ndarray) -> Generator[None, None, bool]:
+    """Whether a result on its volume's grid is another by now than the label map ``before`` (k, j, i)."""
+    if not onGrid(segmentation, volume):
+        return False  # moved, which is to be seen
+    now = yield from read(segmentation, volume, labels, empty=True)
+    for one, other in zip(now, before):
+        if not np.array_equal(one, other):
+            return True
+        yield
+    return False
+
+
 def place_segment(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:
     """Writes a segment that lies on the volume's grid into ``array`` and leaves the voxels around it; False if it lies on another."""
     image = slicer.vtkOrientedImageData()
@@ -119,6 +139,15 @@ def readSlice(segmentation, volume, labels: dict[int, str], view, index: int) ->
         into[view.axes[0]], outOf[view.axes[0]] = slice(0, 1), slice(start, start + 1)
         array[tuple(into)][_voxels(image)[tuple(outOf)] == segment.GetLabelValue()] = value  # segments share one image
     return view.slices(array)[0]
+
+
+def onGrid(segmentation, volume) -> bool:
+    """Whether a result still lies on its volume's grid: one may have been moved without the other, or its transform hardened."""
+    for identifier in SegmentationResult.ownSegments(segmentation).values():
+        image = segmentation.GetSegmentation().GetSegment(identifier).GetRepresentation("Binary labelmap")
+        if image is not None and not image.IsEmpty() and not _sameGrid(segmentation, image, volume):
+            return False
+    return segmentation.GetTransformNodeID() == volume.GetTransformNodeID()
 
 
 def _sameGrid(segmentation, image, volume) -> bool:

@@ -110,7 +110,7 @@ class EvidenceBoard:
             self._factory.setTagName(TAG)
             self._factory.setWidget(self.widget)
             manager.registerViewFactory(self._factory)
-            manager.layoutChanged.connect(lambda *_arguments: self._onLayout())
+            manager.layoutChanged.connect(self._onLayout)
         node = manager.layoutLogic().GetLayoutNode()
         if not node.SetLayoutDescription(LAYOUT, DESCRIPTION):
             node.AddLayoutDescription(LAYOUT, DESCRIPTION)
@@ -126,7 +126,7 @@ class EvidenceBoard:
             manager.setLayout(self._before)
         self._before = None
 
-    def _onLayout(self) -> None:
+    def _onLayout(self, *_arguments) -> None:
         self.shownChanged.emit(self.shown)
         self.update()  # while another layout was on, nothing was drawn
 
@@ -258,7 +258,10 @@ class EvidenceBoard:
             self._enlarged = Enlarged(pictures, self.widget.window())
 
     def cleanup(self) -> None:
-        """Leaves the layout; the view stays registered, empty, because a layout manager cannot forget it."""
+        """Leaves the layout. The view stays registered, without its tag, so that layouts take the board of a module loaded anew."""
         self.hide()
         self.controller.later.stop()
-        self.controller = EvidenceController(self.controller.logic)
+        manager = slicer.app.layoutManager()
+        if self._factory is not None and manager is not None:
+            self._factory.setTagName("")
+            manager.layoutChanged.disconnect(self._onLayout)

@@ -224,15 +224,20 @@ class EvidenceController(VTKObservationMixin):
     # slice views
 
     def observeViews(self, on: bool) -> None:
-        """Starts or stops following the slice views; call again when views were added."""
+        """Starts or stops following the slice views, those that a layout adds later too."""
         self.removeObservers()
         if not on:
             self._timer.stop()
             return
         for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
             self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onSliceNode)
-
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self._onNodeAdded)
         self._remember()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _onNodeAdded(self, _caller, _event, node) -> None:
+        if node.IsA("vtkMRMLSliceNode"):
+            self.addObserver(node, vtk.vtkCommand.ModifiedEvent, self._onSliceNode)
 
     def _remember(self) -> None:
         """Notes what every view shows: a view that changes without showing another slice, as in a new layout, is not followed."""

@@ -73,7 +73,7 @@ def keeping(model: EvidenceModel) -> Generator[None, None, None]:
     if not model.alive:
         return
     node = model.segmentation.GetNodeReference(ROLE)
-    if node is None:
+    if node is None or _shared(node):
         node = slicer.mrmlScene.CreateNodeByClass("vtkMRMLTextNode")
         node.UnRegister(None)
         node.SetName(_("{name} evidence").format(name=model.segmentation.GetName()))
@@ -93,8 +93,13 @@ def forget(segmentation) -> None:
     """Takes the evidence of a segmentation out of the scene."""
     node = segmentation.GetNodeReference(ROLE)
     segmentation.SetNodeReferenceID(ROLE, None)
-    if node is not None:
+    if node is not None and not _shared(node, by=0):
         slicer.mrmlScene.RemoveNode(node)
+
+
+def _shared(node, by: int = 1) -> bool:
+    """Whether more than ``by`` segmentations name this evidence: a clone keeps that of the result it was made of."""
+    return sum(s.GetNodeReferenceID(ROLE) == node.GetID() for s in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) > by
 
 
 def forgetOrphans() -> None:

@@ -181,7 +181,7 @@ class LabelNext:
                 self.say(ERROR, _("'{path}' could not be loaded. Open it with Slicer's own Add Data to see why.").format(path=path))
                 return
             volume.SetAttribute(ATTRIBUTE, identifier)
-        segmentation = _resultOf(volume)
+        segmentation = Correction.resultOf(volume)
         self._show(volume, segmentation)
         saved = "" if segmentation is not None else self.state.mask(identifier)
         if self.state.entry(identifier).state == TODO:
@@ -324,16 +324,6 @@ def _idOf(volume) -> str:
 def _loaded(identifier: str):
     """The volume node of the scene that the list loaded for a volume, None if there is none."""
     return next((n for n in slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode") if _idOf(n) == identifier), None)
-
-
-def _resultOf(volume):
-    """The latest segmentation of the scene that CERS made of a volume, None if there is none."""
-    nodes = [
-        n
-        for n in slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
-        if Correction.volumeOf(n) is volume and SegmentationResult.ownSegments(n) and not n.GetName().endswith(_("(previous)"))
-    ]
-    return nodes[-1] if nodes else None
 
 
 def _load(path: str):

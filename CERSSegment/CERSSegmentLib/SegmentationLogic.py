@@ -80,6 +80,7 @@ class SegmentationLogic:
         image, geometry = volume.GetImageData(), VolumeInput.worldGeometry(volume)
         yield from VolumeInput.write(volume, path)
         yield from self.prepare(model, pool)
+        self._session = ()  # the worker lets go of the volume before, whatever comes of this one
         try:
             result = yield Call("segment", {**settings, "image": path, "ijkToRAS": geometry.ijkToRAS.tolist()})
         finally:
@@ -152,16 +153,29 @@ class SegmentationLogic:
         if self._session != (self.worker.generation, evidence) or self.worker.state == STOPPED:
             self.said.emit(WARNING, _("The worker no longer holds this volume. Press Segment once more, then change the references."))
             return False
+        if not Correction.onGrid(evidence.segmentation, evidence.volume):
+            self.said.emit(
+                WARNING,
+                _(
+                    "The volume or its segmentation was moved since, so the slice would be written to a wrong place. Press Segment once "
+                    "more, then change the references."
+                ),
+            )
+            return False
         self._nodes = [evidence.volume, evidence.segmentation]
         self._begin(self._rerun(evidence, key), self._onRerun)
         return True
 
     def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool]]:
         choice = evidence.choice(key)
+        ids = {"pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}  # the user may choose on while this runs
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
-        result = yield Call(
-            "resegment", {"plane": key[0], "index": key[1], "pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}
-        )
+        held, self._session = self._session, ()  # from its answer on the worker holds another slice than is shown, until it is taken over
+        try:
+            result = yield Call("resegment", {"plane": key[0], "index": key[1], **ids})
+        except WorkerError:
+            self._session = held
+            raise
         mask = np.load(result["mask"], allow_pickle=False)
         drawn = yield from Correction.read(evidence.segmentation, evidence.volume, evidence.labels, empty=True)
         if not evidence.alive:
@@ -171,7 +185,8 @@ class SegmentationLogic:
             SegmentationResult.keepPrevious(evidence.segmentation)
         part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
-        (evidence.rerun.add if choice else evidence.rerun.discard)(key)
+        self._session = held
+        (evidence.rerun.add if any(ids.values()) else evidence.rerun.discard)(key)
         return key, corrected
 
     def _onRerun(self, outcome: tuple[tuple[str, int], bool]) -> None:
@@ -342,13 +357,19 @@ class SegmentationLogic:
 
         def steps():
             self.progressed.emit(0.3, _("Writing the report"))
-            yield Call("export_report", {"path": path})
+            changed = yield from Correction.changed(evidence.segmentation, evidence.volume, evidence.labels, evidence.labelmap)
+            note = _("The segmentation was changed by hand since. This report shows the result before.") if changed else None
+            yield Call("export_report", {"path": path, "note": note})
+            return changed
 
-        def done(_value):
+        def done(changed):
             self._setState(IDLE)
-            self.said.emit(GOOD, _("Report written to {path}.").format(path=path))
+            words = _("Report written to {path}.").format(path=path)
+            if changed:
+                words += " " + _("It shows the result before it was changed by hand, and says so.")
+            self.said.emit(WARNING if changed else GOOD, words)
 
-        self._nodes = []
+        self._nodes = [evidence.volume, evidence.segmentation]
         self._begin(steps(), done)
         return True
 

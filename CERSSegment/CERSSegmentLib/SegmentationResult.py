@@ -67,13 +67,18 @@ def place(segmentation, volume) -> None:
 def create(volume):
     """A new, empty segmentation node for a volume."""
     name = slicer.mrmlScene.GenerateUniqueName(_("{name} lesions").format(name=volume.GetName()))
-    node = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
-    node.CreateDefaultDisplayNodes()
-    display = node.GetDisplayNode()
+    return slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name)
+
+
+def makeVisible(segmentation) -> None:
+    """Gives a segmentation its way to be drawn, unless it has one: those that a selector adds have none."""
+    if segmentation.GetDisplayNode() is not None:
+        return
+    segmentation.CreateDefaultDisplayNodes()
+    display = segmentation.GetDisplayNode()
     if display is not None:
         display.SetOpacity2DFill(0.25)  # the image under the lesion stays readable
         display.SetSliceIntersectionThickness(2)
-    return node
 
 
 def ownSegments(segmentation) -> dict[str, str]:
@@ -102,6 +107,7 @@ def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -
     can be painted. Only the box around the lesions is copied.
     """
     place(segmentation, volume)
+    makeVisible(segmentation)
     content = segmentation.GetSegmentation()
     for identifier in ownSegments(segmentation).values():
         content.RemoveSegment(identifier)
@@ -156,7 +162,7 @@ def keepPrevious(segmentation) -> None:
     copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} (previous)").format(name=segmentation.GetName()))
     copy.CreateDefaultDisplayNodes()
     copy.SetDisplayVisibility(False)
-    copy.SetAndObserveTransformNodeID(segmentation.GetTransformNodeID())
+    _placeLike(copy, *_placed(segmentation))
     copy.GetSegmentation().DeepCopy(segmentation.GetSegmentation())
     _sameParent(copy, segmentation)
     segmentation.SetNodeReferenceID(PREVIOUS_ROLE, copy.GetID())
@@ -179,11 +185,23 @@ def restorePrevious(segmentation) -> bool:
     copy = previous(segmentation)
     if copy is None:
         return False
-    held = slicer.vtkSegmentation()
+    held, place = slicer.vtkSegmentation(), _placed(segmentation)
     held.DeepCopy(segmentation.GetSegmentation())
+    _placeLike(segmentation, *_placed(copy))  # it may be the result of another volume, elsewhere
     segmentation.GetSegmentation().DeepCopy(copy.GetSegmentation())
+    _placeLike(copy, *place)
     copy.GetSegmentation().DeepCopy(held)
     return True
+
+
+def _placed(node) -> tuple[str | None, str | None]:
+    """Ids of the transform that a segmentation is under and of the volume that it belongs to."""
+    return node.GetTransformNodeID(), node.GetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole())
+
+
+def _placeLike(node, transform: str | None, volume: str | None) -> None:
+    node.SetAndObserveTransformNodeID(transform)
+    node.SetNodeReferenceID(node.GetReferenceImageGeometryReferenceRole(), volume)
 
 
 def _sameParent(node, other) -> None:

@@ -66,7 +66,8 @@ class Widget(VTKObservationMixin):
         self.keeper = EvidenceRecord.Keeper()
         self.shortcuts: list = []
         self._loading = False
-        self._current, self._earlier = None, None  # evidence of the result that the previous-button brings back
+        self._results: dict = {}  # segmentation node -> evidence of its result, and of the one that the previous-button brings back
+        self._output = None  # the segmentation whose evidence is shown
         self.reportPath = self._askReportPath  # replaced in tests
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
@@ -172,7 +173,7 @@ class Widget(VTKObservationMixin):
         self.removeObservers()
         self.keeper.finish()
         self.controller.observeViews(False)
-        self.board.hide()
+        self.board.cleanup()
         self.logic.shutdown()
 
     def _enableShortcuts(self, on: bool) -> None:
@@ -225,6 +226,7 @@ class Widget(VTKObservationMixin):
         finally:
             self._loading = False
         self.labelNext.refresh()
+        self._onOutput()
         self._updateButtons()
 
     def _store(self) -> None:
@@ -248,11 +250,15 @@ class Widget(VTKObservationMixin):
             self._onInput()
         if p.poolFolder != pool:
             self.labelNext.refresh()
+        self._onOutput()
         self._updateButtons()
 
     def _onInput(self) -> None:
-        """Says at once what speaks against the volume chosen."""
-        volume = self.parameter.inputVolume
+        """Chooses the result of the volume chosen, so that another volume's is not written over, and says what speaks against it."""
+        volume, output = self.parameter.inputVolume, self.parameter.outputSegmentation
+        if volume is not None and output is not None and SegmentationResult.ownSegments(output):
+            if Correction.volumeOf(output) is not volume:
+                self.parameter.outputSegmentation = Correction.resultOf(volume)
         problem = VolumeInput.reject(volume) if volume is not None else ""
         self.say(ERROR if problem else INFO, problem or VolumeInput.note(volume))
 
@@ -269,18 +275,21 @@ class Widget(VTKObservationMixin):
 
     def onPrevious(self) -> None:
         """Swaps the result with the one before."""
-        if SegmentationResult.restorePrevious(self.parameter.outputSegmentation):
-            self._current, self._earlier = self._earlier, self._current
-            self.controller.setModel(self._current if self._current is not None and self._current.alive else None)
+        segmentation = self.parameter.outputSegmentation
+        if SegmentationResult.restorePrevious(segmentation):
+            current, earlier = self._results.get(segmentation, (None, None))
+            self._results[segmentation] = earlier, current
+            self.controller.setModel(earlier if earlier is not None and earlier.alive else None)
             if self.controller.model is not None:
                 self._keepEvidence()
             else:
-                self.keeper.forget(self.parameter.outputSegmentation)
+                self.keeper.forget(segmentation)
             self.say(GOOD, _("The previous result is back. Press the button again to return to the newer one."))
 
     def _onKept(self) -> None:
         """What the button brings back is now the same run's result, as a person had changed it."""
-        self._earlier = self._current
+        model = self.controller.model
+        self._results[model.segmentation] = model, model
 
     def onCorrect(self) -> None:
         """Opens the Segment Editor on the result."""
@@ -361,13 +370,14 @@ class Widget(VTKObservationMixin):
             self.say(INFO, _("Stopping…"))
         for widget in (self.ui.inputsButton, self.ui.advancedButton):
             widget.setEnabled(state == IDLE)
+        if state == IDLE and self.parameter is not None:
+            self._onOutput()  # a script may have chosen another during the run
         self._updateButtons()
 
     def _onFinished(self, model) -> None:
-        self._earlier, self._current = self._current, model
-        if self._earlier is not None and self._earlier.segmentation is not model.segmentation:
-            self._earlier = None
-        self.parameter.outputSegmentation = model.segmentation
+        earlier, _before = self._results.get(model.segmentation, (None, None))
+        self._results[model.segmentation] = model, earlier
+        self._output = self.parameter.outputSegmentation = model.segmentation
         self.ui.evidenceButton.collapsed = False
         self._updateButtons()
         self._keepEvidence()
@@ -377,19 +387,29 @@ class Widget(VTKObservationMixin):
         if self.controller.model is not None:
             self.keeper.keep(self.controller.model)
 
+    def _onOutput(self) -> None:
+        """Shows the evidence of another segmentation that was chosen."""
+        if self.parameter.outputSegmentation is not self._output and not slicer.mrmlScene.IsBatchProcessing():
+            self._restoreEvidence()
+
     def _restoreEvidence(self) -> None:
-        """Shows the evidence that came with a scene, unless it is shown already."""
-        segmentation = self.parameter.outputSegmentation
-        if self.logic.state != IDLE or segmentation is None or (self._current is not None and self._current.segmentation is segmentation):
+        """Shows the evidence of the segmentation chosen: of a run, or as it came with a scene; none where none is known."""
+        if self.logic.state != IDLE:
             return
-        try:
-            model = EvidenceRecord.restore(segmentation)
-        except InputError as error:
-            self.say(WARNING, str(error))
+        self._output = segmentation = self.parameter.outputSegmentation
+        model, _earlier = self._results.get(segmentation, (None, None))
+        if model is None:
+            try:
+                model = EvidenceRecord.restore(segmentation)
+            except InputError as error:
+                self.say(WARNING, str(error))
+        if model is not None and not model.alive:
+            model = None
+        if model is self.controller.model:
             return
+        self.controller.setModel(model, move=False)
         if model is not None:
-            self._current, self._earlier = model, None
-            self.controller.setModel(model, move=False)
+            self._results.setdefault(segmentation, (model, None))
             self.ui.evidenceButton.collapsed = False
             if model.pool and not os.path.isdir(model.pool):
                 words = _("The pool '{path}' of this evidence is not there, so its references are shown without pictures.")
@@ -397,12 +417,13 @@ class Widget(VTKObservationMixin):
 
     def _onSceneClose(self, *_arguments) -> None:
         self.logic.cancel(_("The scene was closed, so the run was stopped."))
-        self._current, self._earlier = None, None
+        self._results, self._output = {}, None
         self.keeper.stop()
         self.controller.setModel(None)
 
     def _onNodeRemoved(self, *_arguments) -> None:
         self.logic.checkNodes()
+        self._results = {node: models for node, models in self._results.items() if node.GetScene() is not None}
         if self.controller.model is not None and not self.controller.model.alive:
             self.controller.setModel(None)
         qt.QTimer.singleShot(0, EvidenceRecord.forgetOrphans)

@@ -10,6 +10,8 @@ from slicer.i18n import tr as _
 
 from cers.case import PARTS, WELL_COVERED, Statement
 from cers.case.counts import by_plane
+from cers.case.sizes import area as areaOf
+from cers.case.sizes import digits, small
 
 PART_NAMES = {
     "texture": lambda: _("Texture"),
@@ -101,20 +103,23 @@ def notDecoded() -> str:
 
 
 def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
-    """An area in cm², in pixels where their size is not known, '' for none."""
+    """An area in cm² or mm², in pixels where their size is not known, '' for none."""
     if not pixels:
         return ""
     if spacing is None:
         return _("{count}\u00a0pixels").format(count=pixels)
-    return _("{area:.2f}\u00a0cm²").format(area=pixels * spacing[0] * spacing[1] / 100)
+    return areaOf(pixels, spacing).replace(" ", "\u00a0")
 
 
 def amount(sizes: dict, label: str) -> str:
     """How much of a label was found (see ``cers.case.sizes.amount``), in the language of the screen."""
     if sizes.get("volume_ml"):
-        return _("{amount:.1f} ml").format(amount=sizes["volume_ml"][label])
+        ml = sizes["volume_ml"][label]
+        if small(ml):  # never told as 0.0 ml
+            return _("{amount} mm³").format(amount=digits(1000 * ml))
+        return _("{amount:.1f} ml").format(amount=ml)
     if sizes.get("area_mm2"):
-        return _("{amount:.0f} mm²").format(amount=sizes["area_mm2"][label])
+        return _("{amount} mm²").format(amount=digits(sizes["area_mm2"][label]))
     count = sizes["pixels"][label]
     if sizes.get("picture_share"):
         return _("{count} pixels ({percent:.1f} % of the picture)").format(count=count, percent=100 * sizes["picture_share"][label])

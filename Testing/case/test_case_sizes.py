@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cers.case import Geometry, Prediction
-from cers.case.sizes import amount, cut_words
+from cers.case.sizes import amount, area, cut_words
 
 
 def found(shape, spacing, known=True, ijk=(0, 1, 2)):
@@ -32,6 +32,13 @@ def test_a_single_slice_has_an_area_and_no_volume(shape, spacing, area):
     result = found(shape, spacing)
     assert result.volume_ml is None and result.area_mm2 == {"tumor": pytest.approx(area)}
     assert amount(json.loads(json.dumps(result.summary())), "tumor") == "10 mm²"
+
+
+def test_what_is_small_is_not_told_as_nothing():
+    assert amount(found((4, 5, 10), (0.5, 0.5, 1.5)).sizes(), "tumor") == "3.8 mm³"
+    assert amount(found((4, 5, 10), (1, 1, 3.7)).sizes(), "tumor") == "37 mm³"
+    assert amount(found((1, 5, 10), (0.2, 0.15, 7)).sizes(), "tumor") == "0.3 mm²"
+    assert [area(n, (0.5, 0.5)) for n in (1, 10, 40, 400)] == ["0.25 mm²", "2.5 mm²", "0.10 cm²", "1.00 cm²"]
 
 
 def test_a_picture_has_pixels_and_a_share():

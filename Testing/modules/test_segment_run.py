@@ -270,7 +270,26 @@ def test_report_is_written(user, kit, model, pool, tmp_path):
     user.control.evidence.export.click()
     user.wait()
     assert user.said[-1][0] == "good", user.said
-    assert "data:image" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "data:image" in text and "by hand" not in text
+
+
+def test_report_says_that_the_mask_was_changed_by_hand_since(user, kit, model, pool, tmp_path):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    volume = volume_of(kit)
+    user.segment(volume, pool, model)
+    painted = np.zeros(SHAPE, np.uint8)
+    painted[2, 3:9, 4:7] = 1
+    slicer.util.updateSegmentBinaryLabelmapFromArray(
+        painted, user.segmentation, SegmentationResult.ownSegments(user.segmentation)["tumor"], volume
+    )
+    user.control.reportPath = lambda: str(tmp_path / "report.html")
+    user.control.evidence.export.click()
+    user.wait()
+    assert user.said[-1][0] == "warning" and "before it was changed by hand" in user.said[-1][1]
+    assert "changed by hand since" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_cancel_answers_within_two_seconds(user, kit, model, pool):

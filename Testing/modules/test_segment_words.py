@@ -81,6 +81,13 @@ def test_a_picture_has_no_millimetres(host, part):
     assert words.amount({"pixels": {"tumor": 9}, "volume_ml": {"tumor": 1.04}}, "tumor") == "1.0 ml"
 
 
+def test_what_is_small_is_not_told_as_nothing(part):
+    words = part("Words")
+    assert words.amount({"pixels": {"tumor": 9}, "volume_ml": {"tumor": 0.037}}, "tumor") == "37 mm³"
+    assert words.amount({"pixels": {"tumor": 1}, "volume_ml": None, "area_mm2": {"tumor": 0.3}}, "tumor") == "0.3 mm²"
+    assert words.contour({"pixels": 1}, (0.5, 0.5)) == "The contour is the final mask, 0.25\u00a0mm²"
+
+
 def test_what_the_query_was_measured_on_is_said(host, part):
     """The words are those of the contour shown; where the first mask reads differently, that is said."""
     words, palette = part("Words"), host.app.palette()

@@ -5,16 +5,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 
+def small(ml: float) -> bool:
+    """Whether a volume is told in mm³ rather than in ml."""
+    return 0 < round(ml, 4) < 0.1
+
+
+def digits(value: float) -> str:
+    """A number without places after the point from 10 on, below with two digits: what is there is never told as 0."""
+    return f"{value:.0f}" if value >= 9.95 or not value else f"{value:.2g}"
+
+
+def area(pixels: int, spacing: tuple[float, float]) -> str:
+    """For instance "1.23 cm²", "4 mm²". spacing: (row, column) in mm."""
+    mm2 = pixels * spacing[0] * spacing[1]
+    return f"{mm2 / 100:.2f} cm²" if mm2 >= 10 or not mm2 else f"{digits(mm2)} mm²"
+
+
 def amount(sizes: Mapping, label: str) -> str:
-    """For instance "1.23 ml"; of a single slice "210 mm²"; where pixels have no known size "456 pixels (1.2 % of the picture)".
+    """For instance "1.23 ml", "37 mm³"; of a single slice "210 mm²"; where pixels have no known size "456 pixels (1.2 % of the picture)".
 
     Args:
         sizes: ``Prediction.sizes()``, or a summary that holds them.
     """
     if sizes.get("volume_ml"):
-        return f"{sizes['volume_ml'][label]:.2f} ml"
+        ml = sizes["volume_ml"][label]
+        return f"{digits(1000 * ml)} mm³" if small(ml) else f"{ml:.2f} ml"
     if sizes.get("area_mm2"):
-        return f"{sizes['area_mm2'][label]:.0f} mm²"
+        return f"{digits(sizes['area_mm2'][label])} mm²"
     if sizes.get("picture_share"):
         return f"{sizes['pixels'][label]} pixels ({100 * sizes['picture_share'][label]:.1f} % of the picture)"
     return f"{sizes['pixels'][label]} voxels"

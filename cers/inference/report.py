@@ -12,7 +12,7 @@ from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationa
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
-from ..case.sizes import amount, cut_words
+from ..case.sizes import amount, area, cut_words
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
@@ -40,27 +40,35 @@ findings under the first contour, which the network draws before it sees any of 
 
 
 def write_report(
-    path: str | Path, prediction: Prediction, volume: Volume, pool: Pool | None, *, title: str | None = None, max_slices: int = MAX_SLICES
+    path: str | Path,
+    prediction: Prediction,
+    volume: Volume,
+    pool: Pool | None,
+    *,
+    title: str | None = None,
+    note: str | None = None,
+    max_slices: int = MAX_SLICES,
 ) -> Path:
     """Write the report. Of the lesion slices ``max_slices`` come with pictures: first those that have references, and the largest first.
 
     Args:
         path: ends in .html. volume: the image the prediction was made of. pool: where the references lie, None if there was none.
-        title: heading, default the volume's name.
+        title: heading, default the volume's name. note: a remark for its top, for instance that the mask was changed since.
 
     Raises:
         InputError: the file cannot be written.
     """
     path = check_output(path, (".html", ".htm"))
-    text = _Page(prediction, volume, pool, title or f"Segmentation of {volume.name}", max_slices).html()
+    text = _Page(prediction, volume, pool, title or f"Segmentation of {volume.name}", max_slices, note or "").html()
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
 class _Page:
-    def __init__(self, prediction: Prediction, volume: Volume, pool: Pool | None, title: str, max_slices: int):
+    def __init__(self, prediction: Prediction, volume: Volume, pool: Pool | None, title: str, max_slices: int, note: str = ""):
         self.prediction, self.volume, self.pool, self.title = prediction, volume, pool, title
+        self.note = f'<p class="note"><b>{escape(note)}</b></p>' if note else ""
         self.views = {plane: PlaneView(prediction.geometry, plane) for plane in dict.fromkeys(e.plane for e in prediction.evidence)}
         self.pictures = {plane: display(view.slices(volume.array), volume.modality) for plane, view in self.views.items()}
         self.colors = {value: _hex(label_style(name, n)[0]) for n, (value, name) in enumerate(sorted(prediction.labels.items()))}
@@ -74,7 +82,7 @@ class _Page:
     def html(self) -> str:
         sections = "".join(self.slice_section(e) for e in self.shown) or self.nothing()
         body = f"""<main><header><h1>{escape(self.title)}</h1><p class="soft">{escape(self.subtitle())}</p>
-<p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>
+<p class="note"><b>Not for clinical use.</b> Research software; a qualified person must check every contour.</p>{self.note}
 {self.facts()}{self.legend()}</header>
 {sections}{self.left_out()}{self.all_slices()}{self.provenance()}
 <footer>{_HELP}<p>Written by CERS {escape(__version__)}. {self.orientation()}
@@ -131,10 +139,8 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
     # one slice
 
     def size(self, pixels: int, view: PlaneView) -> str:
-        """An area in cm², or in pixels where their size is not known."""
-        if not self.volume.spacing_known:
-            return f"{pixels} pixels"
-        return f"{pixels * view.spacing[0] * view.spacing[1] / 100:.2f} cm\u00b2"
+        """An area, in pixels where their size is not known."""
+        return area(pixels, view.spacing) if self.volume.spacing_known else f"{pixels} pixels"
 
     def slice_section(self, e: Evidence) -> str:
         view = self.views[e.plane]

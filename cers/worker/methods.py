@@ -241,13 +241,14 @@ class Methods:
         picture = self._save(name, display(case.image, case.modality))
         return {**case.metadata(), "image": picture, "mask": self._save(name + "-mask", case.mask)}
 
-    @params(path_=str, title=str)
+    @params(path_=str, title=str, note=str)
     def export_report(self, job: Job, given: dict) -> dict:
         from ..inference.report import write_report
 
         if self.prediction is None:
             raise InputError("There is no result to report on. Segment a volume first.")
-        return {"path": str(write_report(given["path"], self.prediction, self.volume, self.pool, title=given.get("title")))}
+        words = {name: given.get(name) for name in ("title", "note")}
+        return {"path": str(write_report(given["path"], self.prediction, self.volume, self.pool, **words))}
 
     # what the methods share
 

@@ -1,0 +1,261 @@
+"""CERS Segment with several volumes and results in one scene, and what may happen between a run's start and its end."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from segmentkit import SHAPE, User, load, make_pool, unload
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
+    from cers.inference.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory):
+    return make_pool(tmp_path_factory.mktemp("pool") / "pool")
+
+
+@pytest.fixture(scope="module")
+def loaded(host):
+    module = load(host, ROOT)
+    yield module
+    unload(host, module)
+
+
+@pytest.fixture
+def user(host, loaded, window):
+    window = host.show_main_window(1280, 800, 400)
+    person = User(host, host.enter_module(loaded))
+    person.window = window
+    yield person
+    person.logic.cancel()
+    person.wait(10)
+    person.control.board.hide()
+    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
+    host.process(0.1)
+
+
+def head(name: str, seed: int = 1, shape: tuple = SHAPE):
+    from CERSSegmentLib import SelfTest
+
+    matrix = np.diag([1.1, 1.2, 5.0, 1.0])
+    matrix[:3, 3] = (-30, -40, -20)
+    return SelfTest.makeVolume(name=name, matrix=matrix, shape=shape, seed=seed)
+
+
+def test_a_run_stopped_late_leaves_nothing_of_its_volume_to_the_result_before(user, model, pool, tmp_path, monkeypatch):
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    first, read = user.control.controller.model, SegmentationResult.read
+    before = first.labelmap.copy()
+
+    def stopped(path):
+        user.press()  # the worker has done its part, and holds the second volume
+        return (yield from read(path))
+
+    monkeypatch.setattr(SegmentationResult, "read", stopped)
+    second = head("two", 2)
+    user.ui.inputSelector.setCurrentNode(second)
+    user.press()
+    user.wait()
+    assert "Nothing was changed" in user.status()
+    user.ui.outputSelector.setCurrentNode(first.segmentation)
+    assert user.control.controller.model is first
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert "no longer holds this volume" in user.status() and np.array_equal(first.labelmap, before)
+    user.control.reportPath = lambda: str(tmp_path / "report.html")
+    user.control.evidence.export.click()
+    user.wait()
+    assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
+
+
+def test_another_volume_does_not_write_over_a_result(user, model, pool):
+    from CERSSegmentLib import Correction
+
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    first, evidence = user.segmentation, user.control.controller.model
+    user.ui.inputSelector.setCurrentNode(two)
+    assert user.segmentation is None and user.control.controller.model is None
+    user.press()
+    user.wait()
+    second = user.segmentation
+    assert second is not first and Correction.volumeOf(first) is one and Correction.volumeOf(second) is two
+    user.ui.inputSelector.setCurrentNode(one)
+    assert user.segmentation is first and user.control.controller.model is evidence
+
+
+def test_evidence_and_previous_result_are_those_of_the_segmentation_chosen(user, model, pool, host):
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    first, older = user.segmentation, user.control.controller.model
+    user.press()
+    user.wait()
+    newer = user.control.controller.model
+    user.segment(two, pool, model)
+    second = user.control.controller.model
+    user.ui.outputSelector.setCurrentNode(first)
+    assert user.control.controller.model is newer
+    user.ui.previousButton.click()
+    assert user.control.controller.model is older
+    user.ui.outputSelector.setCurrentNode(second.segmentation)
+    assert user.control.controller.model is second and not user.ui.previousButton.isVisibleTo(user.control.form)
+    user.ui.outputSelector.setCurrentNode(first)
+    user.ui.previousButton.click()
+    assert user.control.controller.model is newer
+
+
+def test_the_result_of_another_volume_comes_back_to_its_own_volume_and_place(user, model, pool):
+    import slicer
+    from CERSSegmentLib import Correction, SegmentationResult, SelfTest
+
+    one, two = head("one"), head("two", 2)
+    transform = SelfTest.makeTransform(one)
+    user.segment(one, pool, model)
+    node, mask = user.segmentation, user.control.controller.model.labelmap.copy()
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.outputSelector.setCurrentNode(node)
+    user.press()
+    user.wait()
+    assert Correction.volumeOf(node) is two and node.GetTransformNodeID() is None
+    user.ui.previousButton.click()
+    assert Correction.volumeOf(node) is one and node.GetTransformNodeID() == transform.GetID()
+    own = SegmentationResult.ownSegments(node)["tumor"]
+    assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(node, own, one), mask)
+    user.ui.previousButton.click()
+    assert Correction.volumeOf(node) is two and node.GetTransformNodeID() is None
+
+
+def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, host):
+    user.segment(head("one"), pool, model)
+    controller, panel = user.control.controller, user.control.evidence
+    identifier = user.evidence["references"][0]["id"]
+    controller.drop(identifier, True)
+    panel.rerun.click()
+    user.until_running("resegment")
+    controller.drop(identifier, False)
+    user.wait()
+    assert identifier not in [r["id"] for r in user.evidence["references"]]
+    assert panel.rerun.enabled and panel.reset.enabled
+    panel.rerun.click()
+    user.wait()
+    assert identifier in [r["id"] for r in user.evidence["references"]] and not panel.reset.enabled
+
+
+def test_a_view_that_is_added_later_is_followed(user, model, pool, host):
+    import slicer
+
+    user.segment(head("one"), pool, model)
+    controller = user.control.controller
+    view = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSliceNode", "Compare1")
+    view.SetLayoutName("Compare1")
+    view.SetOrientationToAxial()
+    host.process(0.1)
+    view.SetSliceOffset(float(controller.model.centre(("axial", 1))[2]))
+    host.process(0.1)
+    assert controller.key == ("axial", 1)
+
+
+@pytest.mark.parametrize("how", ["hardened", "moved"])
+def test_no_slice_is_written_where_the_volume_is_no_longer(user, model, pool, how):
+    import slicer
+    from CERSSegmentLib import SegmentationResult, SelfTest
+
+    volume = head("one")
+    if how == "hardened":
+        SelfTest.makeTransform(volume)
+    user.segment(volume, pool, model)
+    node, image = user.segmentation, slicer.vtkOrientedImageData()
+    own = SegmentationResult.ownSegments(node)["tumor"]
+    node.GetBinaryLabelmapRepresentation(own, image)
+    before = image.GetExtent()
+    if how == "hardened":
+        volume.HardenTransform()
+    else:
+        SelfTest.makeTransform(volume)
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert user.said[-1][0] == "warning" and "moved since" in user.status()
+    node.GetBinaryLabelmapRepresentation(own, image)
+    assert image.GetExtent() == before and SegmentationResult.previous(node) is None
+
+
+def test_a_segmentation_that_the_selector_added_is_seen(user, model, pool, host):
+    import slicer
+
+    user.choose(head("one"), pool, model)
+    user.ui.outputSelector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "Segmentation"))
+    user.press()
+    user.wait()
+    display = user.segmentation.GetDisplayNode()
+    assert user.segmentation.GetName() == "Segmentation" and display is not None and display.GetVisibility2D()
+
+
+def test_a_rerun_stopped_late_shows_in_no_report(user, model, pool, tmp_path, monkeypatch):
+    from CERSSegmentLib import Correction
+
+    user.segment(head("one"), pool, model)
+    first, read = user.control.controller.model.labelmap.copy(), Correction.read
+
+    def stopped(*arguments, **options):
+        user.press()  # the worker has decoded the slice and holds it
+        return (yield from read(*arguments, **options))
+
+    monkeypatch.setattr(Correction, "read", stopped)
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    monkeypatch.undo()
+    assert "Nothing was changed" in user.status() and np.array_equal(user.control.controller.model.labelmap, first)
+    user.control.reportPath = lambda: str(tmp_path / "report.html")
+    user.control.evidence.export.click()
+    user.wait()
+    assert "no longer holds this volume" in user.status() and not (tmp_path / "report.html").exists()
+
+
+def test_a_clone_keeps_the_evidence_of_the_result_it_was_made_of(user, model, pool, host):
+    import slicer
+    from CERSSegmentLib import EvidenceRecord
+
+    user.segment(head("one"), pool, model)
+    user.control.keeper.finish()
+    node, evidence = user.segmentation, user.control.controller.model
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    clone.Copy(node)
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    first = EvidenceRecord.restore(clone)
+    user.control.evidence.rerun.click()
+    user.wait()
+    user.control.keeper.finish()
+    assert EvidenceRecord.restore(node).rerun == evidence.rerun and len(evidence.rerun) == 1
+    kept = EvidenceRecord.restore(clone)
+    assert not kept.rerun and np.array_equal(kept.labelmap, first.labelmap)
+    slicer.mrmlScene.RemoveNode(node)
+    host.process(0.1)
+    assert EvidenceRecord.restore(clone) is not None
+
+
+def test_the_board_works_after_the_module_was_reloaded(user, loaded, model, pool, host):
+    user.segment(head("one"), pool, model)
+    user.control.evidence.board.click()
+    user.panel.onReload()
+    host.process(0.1)
+    again = User(host, host.enter_module(loaded))
+    again.segment(head("two", 2), pool, model)
+    again.control.evidence.board.click()
+    host.process(0.2)
+    assert again.control.board.widget.isVisible() and again.control.evidence.board.checked
+    again.control.board.close.click()
+    assert not again.control.evidence.board.checked
