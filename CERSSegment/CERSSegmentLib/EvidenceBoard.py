@@ -127,6 +127,8 @@ class EvidenceBoard:
         self._before = None
 
     def _onLayout(self, *_arguments) -> None:
+        if self._factory is None:  # cleaned up
+            return
         self.shownChanged.emit(self.shown)
         self.update()  # while another layout was on, nothing was drawn
 
@@ -261,7 +263,8 @@ class EvidenceBoard:
         """Leaves the layout. The view stays registered, without its tag, so that layouts take the board of a module loaded anew."""
         self.hide()
         self.controller.later.stop()
-        manager = slicer.app.layoutManager()
-        if self._factory is not None and manager is not None:
-            self._factory.setTagName("")
-            manager.layoutChanged.disconnect(self._onLayout)
+        factory, self._factory = self._factory, None
+        if factory is not None:
+            factory.setTagName("")
+            if (manager := slicer.app.layoutManager()) is not None:  # None where the main window was closed before
+                manager.layoutChanged.disconnect(self._onLayout)
