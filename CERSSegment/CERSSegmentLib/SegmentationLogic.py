@@ -96,6 +96,7 @@ class SegmentationLogic:
                 _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")
             )
         segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
+        self._nodes.append(segmentation)
         self._stopped = _("Stopped while the mask was being written. Bring back previous result has the earlier one.")
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
@@ -401,8 +402,13 @@ class SegmentationLogic:
 
     def checkNodes(self) -> None:
         """Stops a run whose volume or segmentation was removed from the scene."""
-        if self.state == RUNNING and any(node.GetScene() is None for node in self._nodes):
-            self.cancel(_("The volume was removed from the scene, so the run was stopped."))
+        gone = [node for node in self._nodes if node.GetScene() is None]
+        if self.state == RUNNING and gone:
+            self.cancel(
+                _("The segmentation was removed from the scene, so the run was stopped.")
+                if gone[0].IsA("vtkMRMLSegmentationNode")
+                else _("The volume was removed from the scene, so the run was stopped.")
+            )
 
     def shutdown(self) -> None:
         """Stops everything and ends the worker; for when the module or the application ends."""

@@ -247,6 +247,33 @@ def test_a_clone_keeps_the_evidence_of_the_result_it_was_made_of(user, model, po
     assert EvidenceRecord.restore(clone) is not None
 
 
+@pytest.mark.parametrize("when", ["a slice is decoded again", "the mask is written"])
+def test_a_segmentation_removed_in_mid_run_is_named(user, model, pool, monkeypatch, when):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    node, fill = user.segmentation, SegmentationResult.fill
+
+    def removed(*arguments):
+        steps = fill(*arguments)
+        slicer.mrmlScene.RemoveNode(node)
+        yield next(steps)
+        yield from steps
+
+    if when == "the mask is written":
+        monkeypatch.setattr(SegmentationResult, "fill", removed)
+        user.press()
+    else:
+        user.control.controller.drop(user.evidence["references"][0]["id"], True)
+        user.control.evidence.rerun.click()
+        user.until_running("resegment")
+        slicer.mrmlScene.RemoveNode(node)
+    user.wait()
+    assert user.said[-1] == ("warning", "The segmentation was removed from the scene, so the run was stopped.")
+    assert user.segmentation is None and user.control.controller.model is None
+
+
 def test_the_board_works_after_the_module_was_reloaded(user, loaded, model, pool, host):
     user.segment(head("one"), pool, model)
     user.control.evidence.board.click()
