@@ -274,6 +274,16 @@ def test_a_segmentation_removed_in_mid_run_is_named(user, model, pool, monkeypat
     assert user.segmentation is None and user.control.controller.model is None
 
 
+def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):
+    import qt
+
+    user.segment(head("3: AX T1 / POST"), pool, model)
+    offered = []
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: offered.append(arguments[2]))
+    user.control._askReportPath()
+    assert offered[0].replace("\\", "/").endswith("/3_ AX T1 _ POST evidence.html")
+
+
 def test_the_board_works_after_the_module_was_reloaded(user, loaded, model, pool, host):
     user.segment(head("one"), pool, model)
     user.control.evidence.board.click()
