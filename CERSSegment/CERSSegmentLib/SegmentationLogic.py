@@ -178,10 +178,9 @@ class SegmentationLogic:
             self._session = held
             raise
         mask = np.load(result["mask"], allow_pickle=False)
-        drawn = yield from Correction.read(evidence.segmentation, evidence.volume, evidence.labels, empty=True)
         if not evidence.alive:
             raise InputError(_("The volume or its segmentation was removed during the run; nothing was changed."))
-        corrected = not np.array_equal(evidence.ofSlice(key, drawn), evidence.ofSlice(key, evidence.labelmap))
+        corrected = evidence.edited(key)
         if corrected:
             SegmentationResult.keepPrevious(evidence.segmentation)
         part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
@@ -358,7 +357,7 @@ class SegmentationLogic:
 
         def steps():
             self.progressed.emit(0.3, _("Writing the report"))
-            changed = yield from Correction.changed(evidence.segmentation, evidence.volume, evidence.labels, evidence.labelmap)
+            changed = yield from evidence.changed()
             note = _("The segmentation was changed by hand since. This report shows the result before.") if changed else None
             yield Call("export_report", {"path": path, "note": note})
             return changed

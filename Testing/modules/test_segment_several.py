@@ -204,18 +204,13 @@ def test_a_segmentation_that_the_selector_added_is_seen(user, model, pool, host)
 
 
 def test_a_rerun_stopped_late_shows_in_no_report(user, model, pool, tmp_path, monkeypatch):
-    from CERSSegmentLib import Correction
-
     user.segment(head("one"), pool, model)
-    first, read = user.control.controller.model.labelmap.copy(), Correction.read
-
-    def stopped(*arguments, **options):
-        user.press()  # the worker has decoded the slice and holds it
-        return (yield from read(*arguments, **options))
-
-    monkeypatch.setattr(Correction, "read", stopped)
+    first = user.control.controller.model.labelmap.copy()
     user.control.controller.drop(user.evidence["references"][0]["id"], True)
     user.control.evidence.rerun.click()
+    user.until_running("resegment")
+    monkeypatch.setattr(user.logic.worker, "cancel", lambda _request: None)  # it comes when the worker has decoded the slice and holds it
+    user.press()
     user.wait()
     monkeypatch.undo()
     assert "Nothing was changed" in user.status() and np.array_equal(user.control.controller.model.labelmap, first)
