@@ -269,6 +269,24 @@ def test_a_segmentation_removed_in_mid_run_is_named(user, model, pool, monkeypat
     assert user.segmentation is None and user.control.controller.model is None
 
 
+def test_a_clone_has_no_part_in_the_previous_result(user, model, pool):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    user.press()
+    user.wait()
+    node = user.segmentation
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    clone.Copy(node)
+    user.ui.outputSelector.setCurrentNode(clone)
+    assert not user.ui.previousButton.isVisibleTo(user.control.form)
+    user.press()
+    user.wait()
+    assert user.segmentation is clone
+    assert SegmentationResult.previous(clone) is not SegmentationResult.previous(node) is not None
+
+
 def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):
     import qt
 
