@@ -113,12 +113,14 @@ class SegmentationLogic:
         if self._loaded != (self.worker.generation, *model):
             self.progressed.emit(0.1, _("Loading the model"))
             path, device, threads = model
+            self._loaded, self._session = (), ()  # stopped from here on, nobody knows which one the worker has
             yield Call("load_model", {"path": path, "device": device, "threads": threads})
-            self._loaded, self._session = (self.worker.generation, *model), ()
+            self._loaded = (self.worker.generation, *model)
         if self._pool != (self.worker.generation, pool):
             self.progressed.emit(0.15, _("Opening the pool") if pool else _("Working without a pool"))
+            self._pool, self._session = (), ()  # as above
             yield Call("open_pool", {"path": pool or None})
-            self._pool, self._cases, self._session = (self.worker.generation, pool), {}, ()
+            self._pool, self._cases = (self.worker.generation, pool), {}
 
     def _onSegmented(self, evidence: EvidenceModel) -> None:
         self._setState(IDLE)

@@ -137,6 +137,27 @@ def test_the_result_of_another_volume_comes_back_to_its_own_volume_and_place(use
     assert Correction.volumeOf(node) is two and node.GetTransformNodeID() is None
 
 
+@pytest.mark.parametrize("what", ["load_model", "open_pool"])
+def test_a_model_or_pool_whose_loading_was_stopped_late_is_not_used(user, model, pool, tmp_path, monkeypatch, what):
+    from cers.inference.tiny import tiny_model
+
+    others = {"load_model": (pool, tiny_model(tmp_path / "other", size=48)), "open_pool": (make_pool(tmp_path / "pool", 3), model)}
+    volume = head("one")
+    user.segment(volume, pool, model)
+    made_of = user.control.controller.model.summary["provenance"]
+    user.choose(volume, *others[what])
+    monkeypatch.setattr(user.logic.worker, "cancel", lambda _request: None)  # it comes when the worker is through
+    user.press()
+    user.until_running(what)
+    user.press()
+    user.wait()
+    monkeypatch.undo()
+    assert "Nothing was changed" in user.status()
+    user.segment(volume, pool, model)
+    again = user.control.controller.model.summary["provenance"]
+    assert (again["model"], again["pool"]) == (made_of["model"], made_of["pool"])
+
+
 def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, host):
     user.segment(head("one"), pool, model)
     controller, panel = user.control.controller, user.control.evidence
