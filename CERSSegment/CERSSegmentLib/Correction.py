@@ -69,13 +69,10 @@ def foreignSegments(segmentation) -> list[str]:
     return [content.GetSegment(i).GetName() for i in identifiers if i not in own]
 
 
-def read(segmentation, volume, labels: dict[int, str], empty: bool = False) -> Generator[None, None, np.ndarray]:
+def read(segmentation, volume, labels: dict[int, str]) -> Generator[None, None, np.ndarray]:
     """The result as it is now: (k, j, i) uint8 in the volume's grid, each label read from its own segment, whatever is shown or selected.
 
     Where segments overlap, the later label counts.
-
-    Args:
-        empty: whether there may be nothing in any of the segments.
 
     Raises:
         InputError: nothing is left in any of the segments.
@@ -88,21 +85,9 @@ def read(segmentation, volume, labels: dict[int, str], empty: bool = False) -> G
             if mask is not None:
                 array[mask > 0] = value
         yield
-    if not empty and not array.any():
+    if not array.any():
         raise InputError(_("The corrected segmentation is empty, so there is nothing to keep as a reference."))
     return array
-
-
-def changed(segmentation, volume, labels: dict[int, str], before: np.ndarray) -> Generator[None, None, bool]:
-    """Whether a result on its volume's grid is another by now than the label map ``before`` (k, j, i)."""
-    if not onGrid(segmentation, volume):
-        return False  # moved, which is to be seen
-    now = yield from read(segmentation, volume, labels, empty=True)
-    for one, other in zip(now, before):
-        if not np.array_equal(one, other):
-            return True
-        yield
-    return False
 
 
 def place_segment(segmentation, identifier: str, volume, array: np.ndarray, value: int) -> bool:

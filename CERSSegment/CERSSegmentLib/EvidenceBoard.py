@@ -87,7 +87,7 @@ class EvidenceBoard:
     def __init__(self, controller: EvidenceController):
         self.controller = controller
         self.shownChanged = Signal()
-        self.widget = None
+        self.widget, self._live = None, True
         self._factory, self._before, self._enlarged = None, None, None
         controller.changed.connect(self.update)
         controller.busyChanged.connect(lambda _busy: self.update())
@@ -110,7 +110,7 @@ class EvidenceBoard:
             self._factory.setTagName(TAG)
             self._factory.setWidget(self.widget)
             manager.registerViewFactory(self._factory)
-            manager.layoutChanged.connect(self._onLayout)
+            manager.layoutChanged.connect(lambda *_arguments: self._live and self._onLayout())
         node = manager.layoutLogic().GetLayoutNode()
         if not node.SetLayoutDescription(LAYOUT, DESCRIPTION):
             node.AddLayoutDescription(LAYOUT, DESCRIPTION)
@@ -126,9 +126,7 @@ class EvidenceBoard:
             manager.setLayout(self._before)
         self._before = None
 
-    def _onLayout(self, *_arguments) -> None:
-        if self._factory is None:  # cleaned up
-            return
+    def _onLayout(self) -> None:
         self.shownChanged.emit(self.shown)
         self.update()  # while another layout was on, nothing was drawn
 
@@ -263,8 +261,6 @@ class EvidenceBoard:
         """Leaves the layout. The view stays registered, without its tag, so that layouts take the board of a module loaded anew."""
         self.hide()
         self.controller.later.stop()
-        factory, self._factory = self._factory, None
-        if factory is not None:
-            factory.setTagName("")
-            if (manager := slicer.app.layoutManager()) is not None:  # None where the main window was closed before
-                manager.layoutChanged.disconnect(self._onLayout)
+        self._live = False
+        if self._factory is not None:
+            self._factory.setTagName("")

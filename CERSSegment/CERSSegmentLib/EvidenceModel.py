@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Generator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,6 +116,15 @@ class EvidenceModel:
         now = Correction.readSlice(self.segmentation, self.volume, self.labels, self.planes[key[0]], key[1])
         return now is not None and not np.array_equal(now, self.mask(key))
 
+    def changed(self) -> Generator[None, None, bool]:
+        """Whether that is so in any slice; looks at one after the other, for all at once take longer than the application can wait."""
+        plane = next(iter(self.planes), None)
+        for index in range(len(self.planes[plane]) if plane else 0):
+            if self.edited((plane, index)):
+                return True
+            yield
+        return False
+
     def leftOut(self, key) -> np.ndarray | None:
         """(rows, columns) bool of what this plane shows in a slice and the result leaves out; None where there is nothing."""
         runs = self.slices.get(key, {}).get("left_out_runs")
@@ -163,10 +173,6 @@ class EvidenceModel:
                 index = int(np.floor((np.linalg.inv(view.slice_ijkToRAS(0)) @ np.array([*position, 1.0]))[2] + 0.5))
                 return (plane, index) if 0 <= index < len(view) else None
         return None
-
-    def ofSlice(self, key, labelmap: np.ndarray) -> np.ndarray:
-        """A slice (rows, columns) of a label map (k, j, i)."""
-        return self.planes[key[0]].slices(labelmap)[key[1]]
 
     def apply(self, key, mask: np.ndarray, evidence: dict, crossed: list[dict] = ()) -> tuple[np.ndarray, tuple[int, int, int]]:
         """Takes over a re-run slice, and what slices of other planes that cross it show now.

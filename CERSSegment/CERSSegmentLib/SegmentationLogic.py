@@ -96,6 +96,7 @@ class SegmentationLogic:
                 _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")
             )
         segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
+        self._nodes.append(segmentation)
         self._stopped = _("Stopped while the mask was being written. Bring back previous result has the earlier one.")
         SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
@@ -112,12 +113,14 @@ class SegmentationLogic:
         if self._loaded != (self.worker.generation, *model):
             self.progressed.emit(0.1, _("Loading the model"))
             path, device, threads = model
+            self._loaded, self._session = (), ()  # stopped from here on, nobody knows which one the worker has
             yield Call("load_model", {"path": path, "device": device, "threads": threads})
-            self._loaded, self._session = (self.worker.generation, *model), ()
+            self._loaded = (self.worker.generation, *model)
         if self._pool != (self.worker.generation, pool):
             self.progressed.emit(0.15, _("Opening the pool") if pool else _("Working without a pool"))
+            self._pool, self._session = (), ()  # as above
             yield Call("open_pool", {"path": pool or None})
-            self._pool, self._cases, self._session = (self.worker.generation, pool), {}, ()
+            self._pool, self._cases = (self.worker.generation, pool), {}
 
     def _onSegmented(self, evidence: EvidenceModel) -> None:
         self._setState(IDLE)
@@ -177,10 +180,9 @@ class SegmentationLogic:
             self._session = held
             raise
         mask = np.load(result["mask"], allow_pickle=False)
-        drawn = yield from Correction.read(evidence.segmentation, evidence.volume, evidence.labels, empty=True)
         if not evidence.alive:
             raise InputError(_("The volume or its segmentation was removed during the run; nothing was changed."))
-        corrected = not np.array_equal(evidence.ofSlice(key, drawn), evidence.ofSlice(key, evidence.labelmap))
+        corrected = evidence.edited(key)
         if corrected:
             SegmentationResult.keepPrevious(evidence.segmentation)
         part, start = evidence.apply(key, mask, result["evidence"], result["crossed"])
@@ -357,7 +359,7 @@ class SegmentationLogic:
 
         def steps():
             self.progressed.emit(0.3, _("Writing the report"))
-            changed = yield from Correction.changed(evidence.segmentation, evidence.volume, evidence.labels, evidence.labelmap)
+            changed = yield from evidence.changed()
             note = _("The segmentation was changed by hand since. This report shows the result before.") if changed else None
             yield Call("export_report", {"path": path, "note": note})
             return changed
@@ -401,8 +403,13 @@ class SegmentationLogic:
 
     def checkNodes(self) -> None:
         """Stops a run whose volume or segmentation was removed from the scene."""
-        if self.state == RUNNING and any(node.GetScene() is None for node in self._nodes):
-            self.cancel(_("The volume was removed from the scene, so the run was stopped."))
+        gone = [node for node in self._nodes if node.GetScene() is None]
+        if self.state == RUNNING and gone:
+            self.cancel(
+                _("The segmentation was removed from the scene, so the run was stopped.")
+                if gone[0].IsA("vtkMRMLSegmentationNode")
+                else _("The volume was removed from the scene, so the run was stopped.")
+            )
 
     def shutdown(self) -> None:
         """Stops everything and ends the worker; for when the module or the application ends."""

@@ -15,6 +15,7 @@ from cers.case.terminology import label_style
 LABEL_TAG = "CERS.Label"  # on each segment that CERS made: the label's name
 ID_TAG = "CERS.SegmentID"  # the segment that was made; a copy has another id
 PREVIOUS_ROLE = "CERS.Previous"  # segmentation node -> the copy of what it held before the last run
+OWNER_ROLE = "CERS.PreviousOf"  # and back: a clone of the segmentation names the copy too
 
 
 def read(path: str) -> Generator[None, None, tuple[np.ndarray, list[slice] | None]]:
@@ -166,11 +167,13 @@ def keepPrevious(segmentation) -> None:
     copy.GetSegmentation().DeepCopy(segmentation.GetSegmentation())
     _sameParent(copy, segmentation)
     segmentation.SetNodeReferenceID(PREVIOUS_ROLE, copy.GetID())
+    copy.SetNodeReferenceID(OWNER_ROLE, segmentation.GetID())
 
 
 def previous(segmentation):
     """The node that holds the result before the last run, None if there is none."""
-    return segmentation.GetNodeReference(PREVIOUS_ROLE) if segmentation is not None else None
+    copy = segmentation.GetNodeReference(PREVIOUS_ROLE) if segmentation is not None else None
+    return copy if copy is not None and copy.GetNodeReference(OWNER_ROLE) in (None, segmentation) else None
 
 
 def forgetPrevious(segmentation) -> None:

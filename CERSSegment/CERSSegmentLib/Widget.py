@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from html import escape
 
 import qt
@@ -344,6 +345,7 @@ class Widget(VTKObservationMixin):
 
     def _askReportPath(self) -> str:
         name = self.controller.model.volume.GetName() if self.controller.model and self.controller.model.volume else "report"
+        name = re.sub(r'[\\/:*?"<>|]', "_", name)  # names of series have slashes
         place = os.path.join(os.path.expanduser("~"), f"{name} evidence.html")
         return qt.QFileDialog.getSaveFileName(self.form, _("Export report"), place, "HTML (*.html)")
 

@@ -137,6 +137,27 @@ def test_the_result_of_another_volume_comes_back_to_its_own_volume_and_place(use
     assert Correction.volumeOf(node) is two and node.GetTransformNodeID() is None
 
 
+@pytest.mark.parametrize("what", ["load_model", "open_pool"])
+def test_a_model_or_pool_whose_loading_was_stopped_late_is_not_used(user, model, pool, tmp_path, monkeypatch, what):
+    from cers.inference.tiny import tiny_model
+
+    others = {"load_model": (pool, tiny_model(tmp_path / "other", size=48)), "open_pool": (make_pool(tmp_path / "pool", 3), model)}
+    volume = head("one")
+    user.segment(volume, pool, model)
+    made_of = user.control.controller.model.summary["provenance"]
+    user.choose(volume, *others[what])
+    monkeypatch.setattr(user.logic.worker, "cancel", lambda _request: None)  # it comes when the worker is through
+    user.press()
+    user.until_running(what)
+    user.press()
+    user.wait()
+    monkeypatch.undo()
+    assert "Nothing was changed" in user.status()
+    user.segment(volume, pool, model)
+    again = user.control.controller.model.summary["provenance"]
+    assert (again["model"], again["pool"]) == (made_of["model"], made_of["pool"])
+
+
 def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, host):
     user.segment(head("one"), pool, model)
     controller, panel = user.control.controller, user.control.evidence
@@ -204,18 +225,13 @@ def test_a_segmentation_that_the_selector_added_is_seen(user, model, pool, host)
 
 
 def test_a_rerun_stopped_late_shows_in_no_report(user, model, pool, tmp_path, monkeypatch):
-    from CERSSegmentLib import Correction
-
     user.segment(head("one"), pool, model)
-    first, read = user.control.controller.model.labelmap.copy(), Correction.read
-
-    def stopped(*arguments, **options):
-        user.press()  # the worker has decoded the slice and holds it
-        return (yield from read(*arguments, **options))
-
-    monkeypatch.setattr(Correction, "read", stopped)
+    first = user.control.controller.model.labelmap.copy()
     user.control.controller.drop(user.evidence["references"][0]["id"], True)
     user.control.evidence.rerun.click()
+    user.until_running("resegment")
+    monkeypatch.setattr(user.logic.worker, "cancel", lambda _request: None)  # it comes when the worker has decoded the slice and holds it
+    user.press()
     user.wait()
     monkeypatch.undo()
     assert "Nothing was changed" in user.status() and np.array_equal(user.control.controller.model.labelmap, first)
@@ -245,6 +261,61 @@ def test_a_clone_keeps_the_evidence_of_the_result_it_was_made_of(user, model, po
     slicer.mrmlScene.RemoveNode(node)
     host.process(0.1)
     assert EvidenceRecord.restore(clone) is not None
+
+
+@pytest.mark.parametrize("when", ["a slice is decoded again", "the mask is written"])
+def test_a_segmentation_removed_in_mid_run_is_named(user, model, pool, monkeypatch, when):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    node, fill = user.segmentation, SegmentationResult.fill
+
+    def removed(*arguments):
+        steps = fill(*arguments)
+        slicer.mrmlScene.RemoveNode(node)
+        yield next(steps)
+        yield from steps
+
+    if when == "the mask is written":
+        monkeypatch.setattr(SegmentationResult, "fill", removed)
+        user.press()
+    else:
+        user.control.controller.drop(user.evidence["references"][0]["id"], True)
+        user.control.evidence.rerun.click()
+        user.until_running("resegment")
+        slicer.mrmlScene.RemoveNode(node)
+    user.wait()
+    assert user.said[-1] == ("warning", "The segmentation was removed from the scene, so the run was stopped.")
+    assert user.segmentation is None and user.control.controller.model is None
+
+
+def test_a_clone_has_no_part_in_the_previous_result(user, model, pool):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    user.press()
+    user.wait()
+    node = user.segmentation
+    clone = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    clone.Copy(node)
+    user.ui.outputSelector.setCurrentNode(clone)
+    assert not user.ui.previousButton.isVisibleTo(user.control.form)
+    user.press()
+    user.wait()
+    assert user.segmentation is clone
+    assert SegmentationResult.previous(clone) is not SegmentationResult.previous(node) is not None
+
+
+def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):
+    import qt
+
+    user.segment(head("3: AX T1 / POST"), pool, model)
+    offered = []
+    monkeypatch.setattr(qt.QFileDialog, "getSaveFileName", lambda *arguments: offered.append(arguments[2]))
+    user.control._askReportPath()
+    assert offered[0].replace("\\", "/").endswith("/3_ AX T1 _ POST evidence.html")
 
 
 def test_the_board_works_after_the_module_was_reloaded(user, loaded, model, pool, host):
