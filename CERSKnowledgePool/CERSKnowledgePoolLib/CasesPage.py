@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 from cers.rationale import DESCRIPTORS
 
 from .CaseTable import CaseTable
+from .Pages import wrap
 from .PoolSession import PoolSession
 
 FACETS = {
@@ -42,7 +43,7 @@ class CasesPage:
             combo = self.combos[name] = qt.QComboBox(page)
             combo.setToolTip(_("Show only cases with this value: {name}").format(name=title()))
             combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(8)
+            combo.setMinimumContentsLength(7)
             combo.currentIndexChanged.connect(lambda *_index: self._soon())
             grid.addWidget(combo, n // 3, n % 3)
         self.words = qt.QLineEdit(page)
@@ -79,7 +80,7 @@ class CasesPage:
         line = _row(layout, self.descriptor, self.least, self.most, self.all)
         line.setStretch(0, 1)
         self.found = qt.QLabel(page)
-        self.found.setWordWrap(True)
+        wrap(self.found)
         layout.addWidget(self.found)
         self.view = qt.QTableView(page)
         self.view.setMinimumHeight(260)
@@ -105,8 +106,8 @@ class CasesPage:
             button = self.buttons[key] = qt.QPushButton(words, page)
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, key=key: self.act(key))
-        line = _row(layout, self.note, *self.buttons.values())
-        line.setStretch(0, 1)
+        layout.addWidget(self.note)
+        _row(layout, *self.buttons.values())
         self.table = CaseTable(self.view, session, self._onSelection, onOpen)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)

@@ -13,6 +13,7 @@ from CERSSegmentLib.Task import Task
 from slicer.i18n import tr as _
 
 from . import SceneCase
+from .Pages import wrap
 from .PoolSession import PoolSession
 
 MOST_LINES = 30
@@ -67,7 +68,7 @@ class ImportPage:
             ),
             page,
         )
-        self.privacy.setWordWrap(True)
+        wrap(self.privacy)
         layout.addWidget(self.privacy)
         self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
         self.keep.setToolTip(

@@ -27,6 +27,12 @@ def inLine(*widgets):
     return line
 
 
+def wrap(label) -> None:
+    """Lets a label wrap; a word that is wider than the panel, such as a file's name, is cut off instead of making the panel wider."""
+    label.setWordWrap(True)
+    label.setMinimumWidth(1)
+
+
 def alignForms(forms) -> None:
     """Makes the labels of several forms equally wide, so that their fields stand below one another."""
     items = [form.itemAt(row, qt.QFormLayout.LabelRole) for form in forms for row in range(form.rowCount())]

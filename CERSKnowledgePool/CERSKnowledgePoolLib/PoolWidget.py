@@ -15,7 +15,7 @@ from .HistoryPage import HistoryPage
 from .ImportPage import ImportPage
 from .MapPage import MapPage
 from .ModelsPage import ModelsPage
-from .Pages import Pages
+from .Pages import Pages, wrap
 from .PoolSession import POOL_SETTING, PoolSession
 from .RationalesPage import RationalesPage
 from .TrainingPage import TrainingPage
@@ -81,6 +81,7 @@ class PoolWidget:
         self.tabs.changed.connect(self._onPage)
         for label in (ui.statusLabel, ui.messageLabel):
             label.setTextFormat(qt.Qt.RichText)  # what is shown there is escaped
+            wrap(label)
         self._onBusy(False)
         self.say("")
         self._showNothing(_("Choose the folder of a pool, or make a new one."))
@@ -252,6 +253,7 @@ class PoolWidget:
         """A line about what was just done, with a button where it can be undone."""
         self._undo = undo
         self.ui.messageLabel.setText(("<span style='color:#d64545'>✖</span> " if wrong else "") + escape(words))
+        self.ui.messageLabel.setToolTip(escape(words))  # a long name may be cut off
         self.ui.messageLabel.setVisible(bool(words))
         self.ui.undoButton.setVisible(undo is not None)
 
