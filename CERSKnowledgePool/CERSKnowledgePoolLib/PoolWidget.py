@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 
 import qt
@@ -121,7 +122,7 @@ class PoolWidget:
     def reload(self) -> None:
         """Opens the chosen pool again and shows it, or says in the panel why that is not possible."""
         self._typing.stop()
-        folder = self.ui.poolPath.currentPath.strip()
+        folder = self._chosen()
         if not folder:
             self._stored = ""
             qt.QSettings().remove(POOL_SETTING)
@@ -139,7 +140,12 @@ class PoolWidget:
         if folder:
             self.ui.poolPath.currentPath = folder
             self._typing.stop()
-            self._open(folder, True)
+            self._open(self._chosen(), True)
+
+    def _chosen(self) -> str:
+        """The folder in the field, "" for none, as a whole path: trainings, and the application next time, run in other folders."""
+        folder = self.ui.poolPath.currentPath.strip()
+        return os.path.abspath(os.path.expanduser(folder)) if folder else ""
 
     def askFolder(self) -> str:
         return qt.QFileDialog.getExistingDirectory(self.ui.pages, _("Empty folder for the new pool"))
