@@ -174,7 +174,7 @@ class CasesPage:
         self.query()
 
     def _soon(self) -> None:
-        self._subset = None
+        self._subset, self._searching = None, False
         self._timer.start()
 
     def _onDescriptor(self) -> None:
@@ -235,13 +235,16 @@ class CasesPage:
 
     def _long(self, params: dict, words: str) -> None:
         def shown(result: dict) -> None:
+            if not self._searching:
+                return  # something else has been asked for since
             self._searching = False
             self._show(result, words)
             self._subset, self._scores = result["ids"], result.get("similarity")
 
         def failed(sentence: str) -> None:
-            self._searching = False
-            self._failed(sentence)
+            if self._searching:
+                self._searching = False
+                self._failed(sentence)
 
         self.found.setText(_("Searching…"))
         if self.session.work("pool_query", params, shown, failed):

@@ -21,3 +21,28 @@ def test_a_pool_given_by_a_short_path_is_the_same_everywhere(user, pool_folder, 
     user.control.enter()
     user.settle()
     assert len(user.ids()) == 5 and user.ui.poolPath.currentPath in (typed, str(pool_folder))
+
+
+def test_a_search_that_ends_late_does_not_replace_what_was_asked_for_since(user, pool_folder, monkeypatch):
+    user.choose(pool_folder)
+    session, cases, ends = user.control.session, user.cases, []
+    monkeypatch.setattr(session, "work", lambda method, params, done, failed=None: ends.append((done, failed)) or True)
+    every = user.ids()
+    late = {"ids": every[::-1], "total": 5, "similarity": [0.9, 0.8, 0.7, 0.6, 0.5]}
+    cases.words.setText("bright")
+    cases.findMeaning()
+    cases.showOnly(every[:2], "These two are alike.")  # a finding of the page Health was clicked
+    ends.pop()[0](late)
+    assert user.ids() == every[:2] and cases.found.text == "These two are alike."
+    cases.findMeaning()
+    cases.combos["modality"].setCurrentIndex(cases.combos["modality"].findData("CT"))
+    user.settle()
+    shown = user.ids()
+    ends.pop()[0](late)
+    assert user.ids() == shown != late["ids"] and "closest" not in cases.found.text
+    cases.showAll()
+    user.settle()
+    cases.words.setText("bright")
+    cases.findMeaning()
+    ends.pop()[0](late)
+    assert user.ids() == late["ids"] and "closest in meaning" in cases.found.text
