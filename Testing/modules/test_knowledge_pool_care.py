@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from poolroom import pool_folder, user  # noqa: F401 - fixtures
+from poolroom import HISTORY, pool_folder, user  # noqa: F401 - fixtures
 
 
 @pytest.mark.parametrize("typed", ["pool", "~/pool", "./pool"])
@@ -46,3 +46,19 @@ def test_a_search_that_ends_late_does_not_replace_what_was_asked_for_since(user,
     cases.findMeaning()
     ends.pop()[0](late)
     assert user.ids() == late["ids"] and "closest in meaning" in cases.found.text
+
+
+def test_the_name_shown_is_the_one_that_is_written(user, pool_folder):
+    """CERS Segment has a field for the name, too."""
+    user.choose(pool_folder)
+    history = user.control.history
+    history.who.setText("Ana")
+    assert user.control.session.who == "Ana"
+    user.host.qt.QSettings().setValue("CERS/Annotator", "Ben")
+    user.page(HISTORY)
+    assert history.who.text == user.control.session.who == "Ben"
+    history.who.setText("Ben C")  # typing goes on while the page is read again
+    history.who.setText("Ben C ")
+    history.again()
+    user.settle()
+    assert history.who.text == "Ben C " and user.control.session.who == "Ben C"
