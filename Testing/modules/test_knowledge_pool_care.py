@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
+
 import pytest
 from poolroom import HISTORY, pool_folder, user  # noqa: F401 - fixtures
+
+from cers.errors import InputError
+from cers.training import runs
 
 
 @pytest.mark.parametrize("typed", ["pool", "~/pool", "./pool"])
@@ -62,3 +69,16 @@ def test_the_name_shown_is_the_one_that_is_written(user, pool_folder):
     history.again()
     user.settle()
     assert history.who.text == "Ben C " and user.control.session.who == "Ben C"
+
+
+def test_a_run_is_not_resumed_twice_while_its_process_starts(user, tmp_path):
+    """Two windows, or a second click, before the process has the lock."""
+    from CERSKnowledgePoolLib import TrainingLaunch
+
+    folder = runs.new_folder(tmp_path / "runs", "one")
+    runs.write_record(folder / runs.SETTINGS, {"data": str(tmp_path), "method": "cers", "evidence": "none"})
+    launch = {"pid": os.getpid(), "host": socket.gethostname(), "started": round(time.time(), 3)}
+    runs.write_record(folder / runs.LAUNCH, launch)
+    with pytest.raises(InputError, match="at work already"):
+        TrainingLaunch.send(folder)
+    assert runs._record(folder / runs.LAUNCH) == launch and not (folder / runs.OUTPUT).exists()
