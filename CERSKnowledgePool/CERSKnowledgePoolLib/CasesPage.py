@@ -227,6 +227,9 @@ class CasesPage:
             return
         if params is None or not self.session.folder:
             return
+        if self.session.working:  # a search that has not begun yet would read the slice written for this one
+            self.found.setText(_("Something else is running. Wait for it, or cancel it."))
+            return
         path = os.path.join(self.session.worker.privateFolder(), "search.npy")
         np.save(path, array)
         self._timer.stop()

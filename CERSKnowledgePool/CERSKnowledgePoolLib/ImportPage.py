@@ -192,6 +192,9 @@ class ImportPage:
 
     def run(self, dry: bool) -> None:
         """Previews or starts the import."""
+        if self.session.working:  # it may not have read yet what would be written for this one
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
+            return
         common = {name: edit.text.strip() for name, edit in self.fields.items() if edit.text.strip()}
         if self.kind == "scene":
             self._runScene(dry, common)
@@ -255,6 +258,9 @@ class ImportPage:
         )
 
     def _work(self, method: str, params: dict, dry: bool, identity: dict | None = None) -> None:
+        if self.session.working:  # begun while the image was read
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
+            return
         self._tell(_("Looking…") if dry else _("Importing…"))
         kept, before = bool(self.keep.checked), []
 
@@ -277,8 +283,7 @@ class ImportPage:
 
         if not dry:
             self.session.ask("pool_import_report", {"forget": True}, lambda found: before.append(found["cases"]), lambda _sentence: None)
-        if not self.session.work(method, params, done, failed):
-            self._tell(_("Something else is running. Wait for it, or cancel it."))
+        self.session.work(method, params, done, failed)
 
     def show(self, result: dict, dry: bool, kept: bool = False) -> None:
         """What an import did or would do. kept: what the headers say of patients was kept."""
