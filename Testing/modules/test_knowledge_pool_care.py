@@ -6,10 +6,13 @@ import os
 import socket
 import time
 
+import numpy as np
 import pytest
-from poolroom import HISTORY, pool_folder, user  # noqa: F401 - fixtures
+from PIL import Image
+from poolroom import HISTORY, IMPORT, pool_folder, user  # noqa: F401 - fixtures
 
 from cers.errors import InputError
+from cers.pool import Pool
 from cers.training import runs
 
 
@@ -82,3 +85,27 @@ def test_a_run_is_not_resumed_twice_while_its_process_starts(user, tmp_path):
     with pytest.raises(InputError, match="at work already"):
         TrainingLaunch.send(folder)
     assert runs._record(folder / runs.LAUNCH) == launch and not (folder / runs.OUTPUT).exists()
+
+
+def test_a_worker_that_dies_in_an_import_is_not_said_to_have_changed_nothing(user, pool_folder, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(40):
+        picture = np.full((120, 120), 40, np.uint8)
+        picture[20 + n : 60 + n, 30:70] = 200
+        Image.fromarray(picture).save(folder / f"{n}.png")
+        Image.fromarray(np.where(picture > 100, 255, 0).astype(np.uint8)).save(folder / f"{n}_mask.png")
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page, worker = user.control.importing, user.control.session.worker
+    page.source.setCurrentIndex(1)
+    page.images.currentPath = str(folder)
+    with Pool.open(pool_folder, read_only=True) as pool:
+        page.start.click()
+        user.host.wait_for(lambda: len(pool) > 5, 60, "the first case")
+        worker._process.kill()
+        user.settle()
+        added = len(pool) - 5
+    page.source.setCurrentIndex(0)
+    text = page.result.plainText
+    assert f"{added} cases were added before" in text and "nothing was changed" not in text and "Segment" not in text, text
