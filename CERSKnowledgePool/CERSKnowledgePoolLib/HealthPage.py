@@ -177,6 +177,8 @@ class HealthPage:
 
         def failed(error: Exception) -> None:
             over()
+            if folder != self.session.folder:
+                return  # another pool has been opened since
             if isinstance(error, Cancelled):
                 self.tried.setText(_("Stopped. What was tried is kept; press Try the references to go on."))
             else:

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from poolroom import HISTORY, IMPORT, pool_folder, user  # noqa: F401 - fixtures
+from poolroom import HEALTH, HISTORY, IMPORT, pool_folder, user  # noqa: F401 - fixtures
 
 from cers.errors import InputError
 from cers.pool import Pool
@@ -109,3 +109,18 @@ def test_a_worker_that_dies_in_an_import_is_not_said_to_have_changed_nothing(use
     page.source.setCurrentIndex(0)
     text = page.result.plainText
     assert f"{added} cases were added before" in text and "nothing was changed" not in text and "Segment" not in text, text
+
+
+def test_a_trial_that_another_pool_ended_says_nothing_of_that_pool(user, pool_folder, tmp_path, monkeypatch):
+    Pool.create(tmp_path / "other").close()
+    user.choose(pool_folder)
+    user.page(HEALTH)
+    health = user.control.health
+    monkeypatch.setattr(health.worker, "cancel", lambda identifier: None)  # its answer takes its time
+    health.trial.click()
+    user.host.wait_for(lambda: health.worker._pending, 30, "the request")
+    user.choose(tmp_path / "other")
+    assert health.busy
+    health.worker.stop()
+    user.settle()
+    assert not health.busy and health.tried.text == "" and health.summary.text == ""
