@@ -14,10 +14,10 @@ from cers.case import PARTS
 from cers.rationale import DESCRIPTORS
 
 from . import SceneCase
-from .Pages import addButton
+from .Pages import addButton, wrap
 from .PoolSession import PoolSession
 
-PICTURE = 248  # pixels
+PICTURE, FIELD = 248, 90  # pixels
 FIELDS = {
     "diagnosis": lambda: _("Diagnosis"),
     "modality": lambda: _("Modality"),
@@ -58,7 +58,7 @@ class CasePage:
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         self.title = qt.QLabel(_("Double-click a case in the table to see it here."), page)
-        self.title.setWordWrap(True)
+        wrap(self.title)
         layout.addWidget(self.title)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
@@ -79,18 +79,24 @@ class CasePage:
         top = qt.QHBoxLayout()
         layout.addLayout(top)
         left, form = qt.QVBoxLayout(), qt.QFormLayout()
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)  # beside the picture a narrow panel has no room for name and field
+        form.setFieldGrowthPolicy(qt.QFormLayout.AllNonFixedFieldsGrow)
         top.addLayout(left)
         top.addLayout(form, 1)
         self._setUpPicture(left)
         self.review = qt.QLabel(self.body)
+        wrap(self.review)
+        self.review.setMinimumWidth(FIELD)
         form.addRow(_("Review"), self.review)
         self.labels = qt.QLineEdit(self.body)
         self.labels.setToolTip(_("Names of the labels, separated by semicolons, in the order of their values"))
+        self.labels.setMinimumWidth(FIELD)
         form.addRow(_("Labels"), self.labels)
         self.fields = {}
         for name, words in FIELDS.items():
             self.fields[name] = qt.QLineEdit(self.body)
             self.fields[name].setToolTip(TIPS[name]())
+            self.fields[name].setMinimumWidth(FIELD)
             form.addRow(words(), self.fields[name])
         self.saveFields = qt.QPushButton(_("Save"), self.body)
         self.saveFields.setToolTip(_("Saves the fields above; what was there before stays in the history"))
@@ -112,11 +118,11 @@ class CasePage:
         ]
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        line.addWidget(qt.QLabel("<b>" + _("Rationale, version") + "</b>", self.body))
+        line.addWidget(qt.QLabel("<b>" + _("Rationale") + "</b>", self.body))
         self.versions = qt.QComboBox(self.body)
         self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
         self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # a writer's name may be long
-        self.versions.setMinimumContentsLength(12)
+        self.versions.setMinimumContentsLength(10)
         self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
         line.addWidget(self.versions, 1)
         self.saveText = addButton(
@@ -137,7 +143,7 @@ class CasePage:
             edit.textChanged.connect(lambda: self._updateButtons())
             form.addRow(Words.PART_NAMES[part](), edit)
         self.unmeasured = qt.QLabel(self.body)
-        self.unmeasured.setWordWrap(True)
+        wrap(self.unmeasured)
         self.unmeasured.setTextFormat(qt.Qt.PlainText)
         layout.addWidget(self.unmeasured)
         self.text = qt.QTextBrowser(self.body)

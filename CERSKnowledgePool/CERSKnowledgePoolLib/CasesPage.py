@@ -12,7 +12,7 @@ from slicer.i18n import tr as _
 from cers.rationale import DESCRIPTORS
 
 from .CaseTable import CaseTable
-from .Pages import inGrid
+from .Pages import wrap
 from .PoolSession import PoolSession
 
 FACETS = {
@@ -43,7 +43,7 @@ class CasesPage:
             combo = self.combos[name] = qt.QComboBox(page)
             combo.setToolTip(_("Show only cases with this value: {name}").format(name=title()))
             combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(8)
+            combo.setMinimumContentsLength(7)
             combo.currentIndexChanged.connect(lambda *_index: self._soon())
             grid.addWidget(combo, n // 3, n % 3)
         self.words = qt.QLineEdit(page)
@@ -80,7 +80,7 @@ class CasesPage:
         line = _row(layout, self.descriptor, self.least, self.most, self.all)
         line.setStretch(0, 1)
         self.found = qt.QLabel(page)
-        self.found.setWordWrap(True)
+        wrap(self.found)
         layout.addWidget(self.found)
         self.view = qt.QTableView(page)
         self.view.setMinimumHeight(260)
@@ -107,7 +107,7 @@ class CasesPage:
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, key=key: self.act(key))
         layout.addWidget(self.note)
-        layout.addLayout(inGrid(4, *self.buttons.values()))
+        _row(layout, *self.buttons.values())
         self.table = CaseTable(self.view, session, self._onSelection, onOpen)
         self._timer = qt.QTimer()
         self._timer.setSingleShot(True)
@@ -174,7 +174,7 @@ class CasesPage:
         self.query()
 
     def _soon(self) -> None:
-        self._subset = None
+        self._subset, self._searching = None, False
         self._timer.start()
 
     def _onDescriptor(self) -> None:
@@ -227,6 +227,9 @@ class CasesPage:
             return
         if params is None or not self.session.folder:
             return
+        if self.session.working:  # a search that has not begun yet would read the slice written for this one
+            self.found.setText(_("Something else is running. Wait for it, or cancel it."))
+            return
         path = os.path.join(self.session.worker.privateFolder(), "search.npy")
         np.save(path, array)
         self._timer.stop()
@@ -235,13 +238,16 @@ class CasesPage:
 
     def _long(self, params: dict, words: str) -> None:
         def shown(result: dict) -> None:
+            if not self._searching:
+                return  # something else has been asked for since
             self._searching = False
             self._show(result, words)
             self._subset, self._scores = result["ids"], result.get("similarity")
 
         def failed(sentence: str) -> None:
-            self._searching = False
-            self._failed(sentence)
+            if self._searching:
+                self._searching = False
+                self._failed(sentence)
 
         self.found.setText(_("Searching…"))
         if self.session.work("pool_query", params, shown, failed):

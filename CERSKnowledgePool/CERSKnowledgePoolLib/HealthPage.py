@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 
 from cers.errors import Cancelled, CersError
 
+from .Pages import wrap
 from .PoolSession import PoolSession
 
 KINDS = {
@@ -50,7 +51,7 @@ class HealthPage:
             ),
             page,
         )
-        words.setWordWrap(True)
+        wrap(words)
         layout.addWidget(words)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
@@ -76,7 +77,7 @@ class HealthPage:
         line.addWidget(self.progress, 1)
         line.addWidget(self.cancel)
         self.summary = qt.QLabel(page)
-        self.summary.setWordWrap(True)
+        wrap(self.summary)
         layout.addWidget(self.summary)
         self.text = qt.QTextBrowser(page)
         self.text.setMinimumHeight(300)
@@ -85,7 +86,7 @@ class HealthPage:
         layout.addWidget(self.text, 1)
         layout.addStretch(0)
         self.tried = qt.QLabel(page)
-        self.tried.setWordWrap(True)
+        wrap(self.tried)
         layout.insertWidget(layout.indexOf(self.summary) + 1, self.tried)
         self.record = qt.QCheckBox(_("Note which cases serve as references"), page)  # its text cannot wrap: keep it short
         self.record.setToolTip(
@@ -94,7 +95,7 @@ class HealthPage:
         self.record.clicked.connect(lambda *_checked: self._onRecord())
         layout.addWidget(self.record)
         self.recorded = qt.QLabel(page)
-        self.recorded.setWordWrap(True)
+        wrap(self.recorded)
         layout.addWidget(self.recorded)
         self.findings: list[dict] = []
         self.clear()
@@ -176,6 +177,8 @@ class HealthPage:
 
         def failed(error: Exception) -> None:
             over()
+            if folder != self.session.folder:
+                return  # another pool has been opened since
             if isinstance(error, Cancelled):
                 self.tried.setText(_("Stopped. What was tried is kept; press Try the references to go on."))
             else:

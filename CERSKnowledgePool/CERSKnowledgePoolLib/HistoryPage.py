@@ -89,6 +89,10 @@ class HistoryPage:
 
     def again(self) -> None:
         """Reads audit and trash again."""
+        if self.who.text.strip() != (self.session.who or ""):  # CERS Segment asks for the name, too
+            self.who.blockSignals(True)
+            self.who.setText(self.session.who or "")
+            self.who.blockSignals(False)
         if self.session.folder:
             self.session.ask("pool_audit", {"limit": SHOWN}, self._showAudit)
             self.session.ask("pool_trash", {"numbers": []}, self._showTrash)

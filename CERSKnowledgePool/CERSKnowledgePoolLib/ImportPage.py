@@ -13,6 +13,7 @@ from CERSSegmentLib.Task import Task
 from slicer.i18n import tr as _
 
 from . import SceneCase
+from .Pages import wrap
 from .PoolSession import PoolSession
 
 MOST_LINES = 30
@@ -67,7 +68,7 @@ class ImportPage:
             ),
             page,
         )
-        self.privacy.setWordWrap(True)
+        wrap(self.privacy)
         layout.addWidget(self.privacy)
         self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
         self.keep.setToolTip(
@@ -191,6 +192,9 @@ class ImportPage:
 
     def run(self, dry: bool) -> None:
         """Previews or starts the import."""
+        if self.session.working:  # it may not have read yet what would be written for this one
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
+            return
         common = {name: edit.text.strip() for name, edit in self.fields.items() if edit.text.strip()}
         if self.kind == "scene":
             self._runScene(dry, common)
@@ -254,6 +258,9 @@ class ImportPage:
         )
 
     def _work(self, method: str, params: dict, dry: bool, identity: dict | None = None) -> None:
+        if self.session.working:  # begun while the image was read
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
+            return
         self._tell(_("Looking…") if dry else _("Importing…"))
         kept, before = bool(self.keep.checked), []
 
@@ -276,8 +283,7 @@ class ImportPage:
 
         if not dry:
             self.session.ask("pool_import_report", {"forget": True}, lambda found: before.append(found["cases"]), lambda _sentence: None)
-        if not self.session.work(method, params, done, failed):
-            self._tell(_("Something else is running. Wait for it, or cancel it."))
+        self.session.work(method, params, done, failed)
 
     def show(self, result: dict, dry: bool, kept: bool = False) -> None:
         """What an import did or would do. kept: what the headers say of patients was kept."""

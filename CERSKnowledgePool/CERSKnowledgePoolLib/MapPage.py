@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
 from .CasesPage import FACETS
+from .Pages import wrap
 from .PoolSession import PoolSession
 from .TrainingPlots import TrainingPlots
 
@@ -188,7 +189,7 @@ class MapPage:
         self.facet.currentIndexChanged.connect(lambda *_index: self._draw())
         line.addWidget(self.facet, 1)
         self.words = qt.QLabel(page)
-        self.words.setWordWrap(True)
+        wrap(self.words)
         layout.addWidget(self.words)
         self.plot = MapPlot(lambda index: self.onOpen(self.ids[index]) if index < len(self.ids) else None)
         view = self.plot.views[MAP]
@@ -196,7 +197,7 @@ class MapPage:
         view.setToolTip(_("Click a point to open its case; turn the wheel to zoom, drag to move"))
         layout.addWidget(view, 1)
         self.legend = qt.QLabel(page)
-        self.legend.setWordWrap(True)
+        wrap(self.legend)
         self.legend.setTextFormat(qt.Qt.RichText)
         layout.addWidget(self.legend)
         self.clear()

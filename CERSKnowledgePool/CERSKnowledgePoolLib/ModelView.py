@@ -15,6 +15,7 @@ from cers.evaluation.tables import mean_rows, metric_name, number, span, trust_r
 from cers.inference import store
 
 from .ModelPlots import CALIBRATION, CURVES, NAMES, ModelPlots, curves
+from .Pages import wrap
 from .TrainingRuns import when
 
 TILE, ICON, COLUMNS = 120, 96, 10  # side of a picture in the sheet and on the screen; pictures in a row of the sheet
@@ -74,7 +75,7 @@ class ModelView:
 
     def _label(self, column):
         label = qt.QLabel(self.frame)
-        label.setWordWrap(True)
+        wrap(label)
         label.setTextFormat(qt.Qt.RichText)
         label.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         column.addWidget(label)

@@ -16,7 +16,7 @@ from cers.training import runs
 
 from . import TrainingLaunch
 from .ModelView import ModelView, comparison
-from .Pages import addButton, inGrid
+from .Pages import addButton, wrap
 from .PoolSession import PoolSession
 from .TrainingRuns import when
 
@@ -45,7 +45,7 @@ class ModelsPage:
         self.cancel = addButton(self.page, line, _("Cancel"), _("Stops; vectors that were renewed stay"), self.onCancel)
         line.insertWidget(0, self.progress, 1)
         self.compared = qt.QLabel(page)
-        self.compared.setWordWrap(True)
+        wrap(self.compared)
         self.compared.setTextFormat(qt.Qt.RichText)
         layout.addWidget(self.compared)
         self.view = ModelView(page, layout)
@@ -74,47 +74,51 @@ class ModelsPage:
         layout.addWidget(self.table)
 
     def _setUpButtons(self, layout) -> None:
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
         self.use = addButton(
             self.page,
-            None,
+            line,
             _("Use this model"),
             _("CERS Segment uses it from now on; the open pool is brought up to date with it"),
             self.onUse,
         )
-        self.back = addButton(self.page, None, _("Back to the previous"), "", self.onBack)
+        self.back = addButton(self.page, line, _("Use previous"), "", self.onBack)
         self.renew = addButton(
             self.page,
-            None,
+            line,
             _("Renew the pool"),
             _("Computes what the open pool lacks for the model in use; else the next Segment does"),
             self.onRenew,
         )
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
         self.importFile = addButton(
-            self.page, None, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen())
+            self.page, line, _("Import file…"), _("Installs a model from a zip file that CERS wrote"), lambda: self.onImport(self.askOpen())
         )
         self.importFolder = addButton(
             self.page,
-            None,
+            line,
             _("Import folder…"),
             _("Installs a model from its folder, or from that of a training run"),
             lambda: self.onImport(self.askFolder()),
         )
         self.export = addButton(
             self.page,
-            None,
+            line,
             _("Export…"),
             _("Writes the model as one zip file; names and pictures of its test cases are left out"),
             self.onExport,
         )
-        self.delete = addButton(self.page, None, _("Delete…"), _("Deletes an installed model; not the one in use"), self.onDelete)
-        buttons = self.use, self.back, self.renew, self.importFile, self.importFolder, self.export, self.delete
-        layout.addLayout(inGrid(3, *buttons))
         self.compare = qt.QComboBox(self.page)
         self.compare.setToolTip(_("Compares the chosen model with another one, case by case where both were measured on the same cases"))
-        self.compare.setMinimumContentsLength(12)
+        self.compare.setMinimumContentsLength(12)  # a model's name may be long
         self.compare.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self.compare.currentIndexChanged.connect(lambda *_index: self.onCompare())
-        layout.addWidget(self.compare)
+        line = qt.QHBoxLayout()
+        layout.addLayout(line)
+        line.addWidget(self.compare, 1)
+        self.delete = addButton(self.page, line, _("Delete…"), _("Deletes the chosen model; not the one in use"), self.onDelete)
 
     # life of the panel
 

@@ -10,12 +10,11 @@ from CERSSegmentLib.Signal import Signal
 
 
 def addButton(parent, layout, words: str, tip: str, slot):
-    """A button at the end of a layout, or in none yet, that calls ``slot()`` when it is pressed."""
+    """A button at the end of a layout that calls ``slot()`` when it is pressed."""
     button = qt.QPushButton(words, parent)
     button.setToolTip(tip)
     button.clicked.connect(lambda *_checked: slot())
-    if layout is not None:
-        layout.addWidget(button)
+    layout.addWidget(button)
     return button
 
 
@@ -28,14 +27,10 @@ def inLine(*widgets):
     return line
 
 
-def inGrid(columns: int, *widgets):
-    """A layout with widgets in columns of one width: more buttons than stand beside one another in a narrow panel."""
-    grid = qt.QGridLayout()
-    for number, widget in enumerate(widgets):
-        grid.addWidget(widget, number // columns, number % columns)
-    for column in range(columns):
-        grid.setColumnStretch(column, 1)
-    return grid
+def wrap(label) -> None:
+    """Lets a label wrap; a word that is wider than the panel, such as a file's name, is cut off instead of making the panel wider."""
+    label.setWordWrap(True)
+    label.setMinimumWidth(1)
 
 
 def alignForms(forms) -> None:

@@ -112,6 +112,11 @@ class PoolSession:
         self._long = self._send(method, params, done, failed, self.progressed.emit)
         return True
 
+    @property
+    def working(self) -> bool:
+        """A long request runs."""
+        return bool(self._long)
+
     def cancel(self) -> None:
         """Stops the long request; what it has finished stays."""
         if self._long:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from html import escape
 
 import qt
@@ -15,7 +16,7 @@ from .HistoryPage import HistoryPage
 from .ImportPage import ImportPage
 from .MapPage import MapPage
 from .ModelsPage import ModelsPage
-from .Pages import Pages
+from .Pages import Pages, wrap
 from .PoolSession import POOL_SETTING, PoolSession
 from .RationalesPage import RationalesPage
 from .TrainingPage import TrainingPage
@@ -81,6 +82,7 @@ class PoolWidget:
         self.tabs.changed.connect(self._onPage)
         for label in (ui.statusLabel, ui.messageLabel):
             label.setTextFormat(qt.Qt.RichText)  # what is shown there is escaped
+            wrap(label)
         self._onBusy(False)
         self.say("")
         self._showNothing(_("Choose the folder of a pool, or make a new one."))
@@ -120,7 +122,7 @@ class PoolWidget:
     def reload(self) -> None:
         """Opens the chosen pool again and shows it, or says in the panel why that is not possible."""
         self._typing.stop()
-        folder = self.ui.poolPath.currentPath.strip()
+        folder = self._chosen()
         if not folder:
             self._stored = ""
             qt.QSettings().remove(POOL_SETTING)
@@ -138,7 +140,12 @@ class PoolWidget:
         if folder:
             self.ui.poolPath.currentPath = folder
             self._typing.stop()
-            self._open(folder, True)
+            self._open(self._chosen(), True)
+
+    def _chosen(self) -> str:
+        """The folder in the field, "" for none, as a whole path: trainings, and the application next time, run in other folders."""
+        folder = self.ui.poolPath.currentPath.strip()
+        return os.path.abspath(os.path.expanduser(folder)) if folder else ""
 
     def askFolder(self) -> str:
         return qt.QFileDialog.getExistingDirectory(self.ui.pages, _("Empty folder for the new pool"))
@@ -252,6 +259,7 @@ class PoolWidget:
         """A line about what was just done, with a button where it can be undone."""
         self._undo = undo
         self.ui.messageLabel.setText(("<span style='color:#d64545'>✖</span> " if wrong else "") + escape(words))
+        self.ui.messageLabel.setToolTip(escape(words))  # a long name may be cut off
         self.ui.messageLabel.setVisible(bool(words))
         self.ui.undoButton.setVisible(undo is not None)
 

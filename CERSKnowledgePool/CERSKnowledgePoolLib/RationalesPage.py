@@ -17,7 +17,7 @@ from cers.errors import Cancelled, CersError
 
 from . import RationaleWords
 from .CaseTable import pixmapOf
-from .Pages import addButton, alignForms, inLine
+from .Pages import addButton, alignForms, inLine, wrap
 from .PoolSession import PoolSession
 
 SETTING = "CERS/Writer/"  # what was chosen last; never a key
@@ -39,7 +39,7 @@ class RationalesPage:
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         self.state = qt.QLabel(page)
-        self.state.setWordWrap(True)
+        wrap(self.state)
         layout.addWidget(self.state)
         form = qt.QFormLayout()
         layout.addLayout(form)
@@ -80,6 +80,9 @@ class RationalesPage:
         self.picture.setVisible(False)
         layout.addWidget(self.picture)
         self._setUpConsents(layout)
+        for combo in (self.writer, self.scope):
+            combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+            combo.setMinimumContentsLength(14)
         alignForms(self._forms)
         self._restore()
         self._onWriter()
@@ -96,8 +99,6 @@ class RationalesPage:
         self.writer.setToolTip(
             _("The measured text is the truth that the others are held to: a sentence that contradicts it gives way to it")
         )
-        self.writer.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.writer.setMinimumContentsLength(16)
         self.writer.currentIndexChanged.connect(lambda *_index: self._onWriter())
         form.addRow(_("Writer"), self.writer)
         self.frames = {ENDPOINT: qt.QWidget(page), LOCAL: qt.QWidget(page)}

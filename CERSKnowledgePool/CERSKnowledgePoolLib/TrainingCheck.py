@@ -222,6 +222,6 @@ def duration(seconds: float | None) -> str:
 
 def batchWords(batch: dict) -> str:
     """A batch in words."""
-    return _("{groups} groups of {members} + {unlabelled} pictures of {size} × {size} pixels").format(
+    return _("{groups} groups of {members} + {unlabelled} pictures, {size} × {size}").format(
         groups=batch.get("groups"), members=batch.get("members"), unlabelled=batch.get("unlabelled_members"), size=batch.get("size")
     )

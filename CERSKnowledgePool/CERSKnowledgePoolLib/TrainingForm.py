@@ -14,6 +14,7 @@ from slicer.i18n import tr as _
 from cers.errors import CersError
 from cers.inference import store
 
+from .Pages import wrap
 from .TrainingLaunch import START
 
 POOL, FOLDER = "pool", "folder"
@@ -82,14 +83,14 @@ class TrainingForm:
         self.folder.currentPathChanged.connect(lambda *_path: self._emit())
         form.addRow("", self.folder)
         self.labels = qt.QLabel(page)
-        self.labels.setWordWrap(True)
+        wrap(self.labels)
         form.addRow(_("Labels"), self.labels)
         box, line = qt.QWidget(page), qt.QHBoxLayout()
         box.setLayout(line)
         line.setContentsMargins(0, 0, 0, 0)
         self.unlabelled = qt.QListWidget(box)
         self.unlabelled.setMaximumHeight(52)
-        self.unlabelled.setToolTip(_("Folders of images or volumes without masks. The method learns from them, too."))
+        self.unlabelled.setToolTip(_("Folders of images or volumes without masks; may be left empty. The method learns from them, too."))
         line.addWidget(self.unlabelled, 1)
         column = qt.QVBoxLayout()
         line.addLayout(column)
@@ -102,7 +103,7 @@ class TrainingForm:
         self.dropFolder.setEnabled(False)
         for button in (self.addFolder, self.dropFolder):
             column.addWidget(button)
-        form.addRow(_("Unlabelled (optional)"), box)
+        form.addRow(_("Unlabelled"), box)
         self.askFolder = lambda: qt.QFileDialog.getExistingDirectory(page, _("Folder of images without masks"))
 
     def _setUpRun(self, form) -> None:
@@ -125,7 +126,7 @@ class TrainingForm:
         self.minutes.setDecimals(2)
         self.minutes.setValue(MINUTES)
         self.minutes.setSuffix(_(" min"))
-        self.minutes.setMinimumWidth(88)  # its own would be that of the longest run
+        self.minutes.setMinimumWidth(90)  # else it has room for its largest value, which a narrow panel has not
         self.minutes.setToolTip(_("Minutes of training"))
         self.budget.currentIndexChanged.connect(lambda *_index: self._onBudget())
         self.minutes.valueChanged.connect(lambda *_value: self._onMinutes())
@@ -213,8 +214,8 @@ class TrainingForm:
             field.valueChanged.connect(lambda *_value: self._emit())
             form.addRow(words, field)
             self.numbers[name] = field
-        self.leaks = qt.QCheckBox(_("Train although pictures overlap"), self.page)  # its text cannot wrap: keep it short
-        self.leaks.setToolTip(_("Training and held-out pictures overlap, so that the figures of the run say nothing about new patients"))
+        self.leaks = qt.QCheckBox(_("Train although the pictures overlap"), self.page)
+        self.leaks.setToolTip(_("Training and held-out pictures overlap: the figures of such a run say nothing about new patients"))
         self.leaks.stateChanged.connect(lambda *_state: self._emit())
         self.leaks.setVisible(False)
         layout.addWidget(self.leaks)

@@ -67,7 +67,8 @@ def send(folder: Path) -> None:
     Raises:
         CersError: it trains already, its folder cannot be written, or there is no Python to train with.
     """
-    if runs.locked(folder):
+    run = runs.read_run(folder)
+    if run is not None and run.live:  # or about to be: its process takes some seconds to lock the folder
         raise InputError(_("The run '{name}' is at work already.").format(name=folder.name))
     try:
         program, _serve, variables = workerCommand()

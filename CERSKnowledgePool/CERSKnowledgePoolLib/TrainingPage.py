@@ -13,7 +13,7 @@ from cers.errors import CersError, InputError
 from cers.training import runs
 
 from . import TrainingLaunch
-from .Pages import inGrid
+from .Pages import wrap
 from .PoolSession import PoolSession
 from .TrainingCheck import TrainingCheck, batchWords, html
 from .TrainingForm import TrainingForm
@@ -76,7 +76,7 @@ class TrainingPage:
         line.addWidget(self.checkButton)
         line.addWidget(self.startButton, 1)
         self.result = qt.QLabel(box)
-        self.result.setWordWrap(True)
+        wrap(self.result)
         self.result.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         inner.addWidget(self.result)
         self.apply = qt.QPushButton(box)
@@ -97,6 +97,8 @@ class TrainingPage:
         line.addWidget(self.root, 1)
         self.list = TrainingRuns(self.page)
         layout.addWidget(self.list.table)
+        grid = qt.QGridLayout()  # all in one row do not fit into a narrow panel
+        layout.addLayout(grid)
         self.stop, self.resume, self.duplicate, self.open, self.delete = buttons = [
             qt.QPushButton(words, self.page) for words in (_("Stop"), _("Resume"), _("Duplicate"), _("Open folder"), _("Delete…"))
         ]
@@ -113,7 +115,7 @@ class TrainingPage:
         ):
             button.setToolTip(tip)
             button.clicked.connect(lambda *_checked, slot=slot: slot())
-        layout.addLayout(inGrid(3, *buttons))
+            grid.addWidget(button, grid.count() // 3, grid.count() % 3)
 
     # life of the panel
 

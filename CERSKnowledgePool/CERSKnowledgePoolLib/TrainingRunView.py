@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from cers.training import runs
 
+from .Pages import wrap
 from .TrainingCheck import batchWords, duration
 from .TrainingPlots import DICE, GAIN, LOSS, NAMES, SERIES, TrainingPlots
 from .TrainingRuns import STATES
@@ -29,7 +30,7 @@ class TrainingRunView:
         column = qt.QVBoxLayout(self.frame)
         column.setContentsMargins(0, 0, 0, 0)
         self.title = qt.QLabel(self.frame)
-        self.title.setWordWrap(True)
+        wrap(self.title)
         self.title.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         column.addWidget(self.title)
         self.progress = qt.QProgressBar(self.frame)
@@ -76,14 +77,13 @@ class TrainingRunView:
         self.exampleFrame = qt.QWidget(self.frame)
         rows = qt.QVBoxLayout(self.exampleFrame)
         rows.setContentsMargins(0, 0, 0, 0)
-        line = qt.QHBoxLayout()
-        rows.addLayout(line)
         self.exampleLabel = qt.QLabel(self.exampleFrame)
-        line.addWidget(self.exampleLabel)
+        wrap(self.exampleLabel)
+        rows.addWidget(self.exampleLabel)
         self.exampleSlider = qt.QSlider(qt.Qt.Horizontal, self.exampleFrame)
         self.exampleSlider.setToolTip(_("Earlier and later validations of the same pictures"))
         self.exampleSlider.valueChanged.connect(lambda *_value: self._showExample())
-        line.addWidget(self.exampleSlider, 1)
+        rows.addWidget(self.exampleSlider)
         self.examplePicture = qt.QLabel(self.exampleFrame)
         self.examplePicture.setMinimumSize(40, 40)
         self.examplePicture.setAlignment(qt.Qt.AlignCenter)

@@ -249,10 +249,7 @@ def crashSentence(log: list[str]) -> str:
             )
         if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
             return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
-    return _(
-        "The worker process ended unexpectedly; nothing was changed. Perhaps memory ran out: close other programs or crop a large volume, "
-        "then press Segment again."
-    )
+    return _("The worker process ended unexpectedly. Perhaps memory ran out: close other programs or crop a large volume, then try again.")
 
 
 def closeAll() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, RATIONALES, ROOT, TRAINING, make_case, pool_folder, user  # noqa: F401 - fixtures
+from poolroom import CASE, CASES, HEALTH, HISTORY, IMPORT, MAP, ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 
 from cers.case import Case
 from cers.pool import Pool
@@ -273,49 +273,6 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
     health.open(number)
     user.settle()
     assert user.control.tabs.current == CASES and twin in user.ids() and "patients" in user.cases.found.text
-
-
-def test_pages_fit_into_a_narrow_panel(user, pool_folder, screenshots):
-    """A panel of 400 pixels leaves 376 to a page."""
-    user.choose(pool_folder)
-    split = next(s for s in user.host.window.findChildren(user.host.qt.QSplitter) if s.isAncestorOf(user.ui.healthPage))
-    before = split.sizes()
-    split.setSizes([400, 1000])
-    health, rationales = user.control.health, user.control.rationales
-
-    def narrowest(page) -> int:
-        user.host.process(0.1)
-        hint = page.minimumSizeHint
-        return (hint() if callable(hint) else hint).width()
-
-    user.page(HEALTH)
-    health._showUses({"records": True, "images": 12345, "since": "2026-11-27"})
-    message = "The picture of case 1.2.840.113619.2.55.3.604688119.969.1268071029.320 is also that of another patient."
-    health.show({"findings": [{"kind": "duplicate", "ids": user.ids(), "message": message}]})
-    health._onProgress(0.4, "Segmenting case 100 of 100 without itself")
-    for widget in (health.progress, health.cancel):
-        widget.setVisible(True)
-    assert "12,345 images" in health.recorded.text and "without itself" in health.tried.text
-    user.host.screenshot(user.host.window, screenshots / "knowledge_pool_health_narrow.png")
-    assert narrowest(user.ui.healthPage) <= 376 and user.ui.healthPage.width <= 376
-    health.clear()
-    user.page(RATIONALES)
-    user.host.wait_for(lambda: not rationales.busy, 60, "the page")
-    for kind in range(3):
-        rationales.writer.setCurrentIndex(kind)
-        assert narrowest(user.ui.rationalesPage) <= 376, kind
-    rationales.writer.setCurrentIndex(0)
-    user.page(TRAINING)
-    user.control.training.form.offerLeaks(True)
-    user.host.process(0.1)
-    user.host.screenshot(user.host.window, screenshots / "knowledge_pool_training_narrow.png")
-    widths = {}
-    for number, name in enumerate(("cases", "case", "map", "health", "rationales", "import", "history", "training", "models")):
-        user.page(number)
-        page = getattr(user.ui, f"{name}Page")
-        widths[name] = narrowest(page), page.width
-    assert all(width <= 376 for both in widths.values() for width in both), sorted(widths.items(), key=lambda w: -w[1][0])
-    split.setSizes(before)
 
 
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):

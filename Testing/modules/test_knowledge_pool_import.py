@@ -279,3 +279,44 @@ def test_a_cancelled_import_tells_what_went_in(user, pool_folder, tmp_path):
         assert ("before" in text) if killed else ("Cancelled; what was finished stays. Not imported: " in text), text
     worker.killAfter = 2000
     page.source.setCurrentIndex(0)
+
+
+def test_a_second_click_does_not_touch_what_is_being_imported(user, pool_folder, scan, monkeypatch):
+    """The worker may still be starting, and read the files of the first image only then."""
+    volume, node, image, *_ = scan
+    other = user.host.slicer.util.addVolumeFromArray(image + 1000, ijkToRAS=scan[3], name="another patient")
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page, worker, held = user.control.importing, user.control.session.worker, []
+    request = worker.request
+    asked = []
+
+    def slow(method, *arguments, **named):
+        asked.append(method)
+        if method == "pool_import_volume" and not held:
+            held.append((method, arguments, named))
+            return "held"
+        return request(method, *arguments, **named)
+
+    monkeypatch.setattr(worker, "request", slow)
+    page.volume.setCurrentNode(volume)
+    page.segmentation.setCurrentNode(node)
+    page.start.click()
+    user.host.wait_for(lambda: held, 30, "the first request")
+    asked.clear()
+    page.volume.setCurrentNode(other)
+    page.start.click()
+    user.host.wait_for(lambda: page._task is None or not page._task.running, 30, "the second image")
+    assert "Something else is running" in page.result.plainText and "pool_import_report" not in asked
+    page.source.setCurrentIndex(1)
+    page.images.currentPath = str(pool_folder)
+    page.start.click()
+    assert "Something else is running" in page.result.plainText and "pool_import_report" not in asked, "the report of the first one stays"
+    page.source.setCurrentIndex(0)
+    method, arguments, named = held[0]
+    request(method, *arguments, **named)
+    user.host.wait_for(lambda: "were added" in page.result.plainText, 30)
+    user.settle()
+    with Pool.open(pool_folder, read_only=True) as pool:
+        new = [pool.get(m["id"]) for m in pool.list() if "core" in m["labels"].values()]
+        assert len(new) == 3 and all(case.image.max() < 1000 for case in new), "pixels of another patient"

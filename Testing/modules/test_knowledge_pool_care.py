@@ -1,0 +1,126 @@
+"""The knowledge pool module where two things happen at once, or elsewhere than it thinks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from poolroom import HEALTH, HISTORY, IMPORT, pool_folder, user  # noqa: F401 - fixtures
+
+from cers.errors import InputError
+from cers.pool import Pool
+from cers.training import runs
+
+
+@pytest.mark.parametrize("typed", ["pool", "~/pool", "./pool"])
+def test_a_pool_given_by_a_short_path_is_the_same_everywhere(user, pool_folder, monkeypatch, typed):
+    """A training works in a folder of its own, and the application may be started in another one next time."""
+    monkeypatch.chdir(pool_folder.parent)
+    monkeypatch.setenv("HOME", str(pool_folder.parent))
+    monkeypatch.setenv("USERPROFILE", str(pool_folder.parent))
+    user.choose(typed)
+    assert len(user.ids()) == 5, user.ui.statusLabel.text
+    assert user.control.training.form.settings()["data"] == str(pool_folder)
+    assert user.host.slicer.util.settingsValue("CERS/PoolFolder", "") == str(pool_folder)
+    user.ui.reloadButton.click()
+    user.settle()
+    user.control.enter()
+    user.settle()
+    assert len(user.ids()) == 5 and user.ui.poolPath.currentPath in (typed, str(pool_folder))
+
+
+def test_a_search_that_ends_late_does_not_replace_what_was_asked_for_since(user, pool_folder, monkeypatch):
+    user.choose(pool_folder)
+    session, cases, ends = user.control.session, user.cases, []
+    monkeypatch.setattr(session, "work", lambda method, params, done, failed=None: ends.append((done, failed)) or True)
+    every = user.ids()
+    late = {"ids": every[::-1], "total": 5, "similarity": [0.9, 0.8, 0.7, 0.6, 0.5]}
+    cases.words.setText("bright")
+    cases.findMeaning()
+    cases.showOnly(every[:2], "These two are alike.")  # a finding of the page Health was clicked
+    ends.pop()[0](late)
+    assert user.ids() == every[:2] and cases.found.text == "These two are alike."
+    cases.findMeaning()
+    cases.combos["modality"].setCurrentIndex(cases.combos["modality"].findData("CT"))
+    user.settle()
+    shown = user.ids()
+    ends.pop()[0](late)
+    assert user.ids() == shown != late["ids"] and "closest" not in cases.found.text
+    cases.showAll()
+    user.settle()
+    cases.words.setText("bright")
+    cases.findMeaning()
+    ends.pop()[0](late)
+    assert user.ids() == late["ids"] and "closest in meaning" in cases.found.text
+
+
+def test_the_name_shown_is_the_one_that_is_written(user, pool_folder):
+    """CERS Segment has a field for the name, too."""
+    user.choose(pool_folder)
+    history = user.control.history
+    history.who.setText("Ana")
+    assert user.control.session.who == "Ana"
+    user.host.qt.QSettings().setValue("CERS/Annotator", "Ben")
+    user.page(HISTORY)
+    assert history.who.text == user.control.session.who == "Ben"
+    history.who.setText("Ben C")  # typing goes on while the page is read again
+    history.who.setText("Ben C ")
+    history.again()
+    user.settle()
+    assert history.who.text == "Ben C " and user.control.session.who == "Ben C"
+
+
+def test_a_run_is_not_resumed_twice_while_its_process_starts(user, tmp_path):
+    """Two windows, or a second click, before the process has the lock."""
+    from CERSKnowledgePoolLib import TrainingLaunch
+
+    folder = runs.new_folder(tmp_path / "runs", "one")
+    runs.write_record(folder / runs.SETTINGS, {"data": str(tmp_path), "method": "cers", "evidence": "none"})
+    launch = {"pid": os.getpid(), "host": socket.gethostname(), "started": round(time.time(), 3)}
+    runs.write_record(folder / runs.LAUNCH, launch)
+    with pytest.raises(InputError, match="at work already"):
+        TrainingLaunch.send(folder)
+    assert runs._record(folder / runs.LAUNCH) == launch and not (folder / runs.OUTPUT).exists()
+
+
+def test_a_worker_that_dies_in_an_import_is_not_said_to_have_changed_nothing(user, pool_folder, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n in range(40):
+        picture = np.full((120, 120), 40, np.uint8)
+        picture[20 + n : 60 + n, 30:70] = 200
+        Image.fromarray(picture).save(folder / f"{n}.png")
+        Image.fromarray(np.where(picture > 100, 255, 0).astype(np.uint8)).save(folder / f"{n}_mask.png")
+    user.choose(pool_folder)
+    user.page(IMPORT)
+    page, worker = user.control.importing, user.control.session.worker
+    page.source.setCurrentIndex(1)
+    page.images.currentPath = str(folder)
+    with Pool.open(pool_folder, read_only=True) as pool:
+        page.start.click()
+        user.host.wait_for(lambda: len(pool) > 5, 60, "the first case")
+        worker._process.kill()
+        user.settle()
+        added = len(pool) - 5
+    page.source.setCurrentIndex(0)
+    text = page.result.plainText
+    assert f"{added} cases were added before" in text and "nothing was changed" not in text and "Segment" not in text, text
+
+
+def test_a_trial_that_another_pool_ended_says_nothing_of_that_pool(user, pool_folder, tmp_path, monkeypatch):
+    Pool.create(tmp_path / "other").close()
+    user.choose(pool_folder)
+    user.page(HEALTH)
+    health = user.control.health
+    monkeypatch.setattr(health.worker, "cancel", lambda identifier: None)  # its answer takes its time
+    health.trial.click()
+    user.host.wait_for(lambda: health.worker._pending, 30, "the request")
+    user.choose(tmp_path / "other")
+    assert health.busy
+    health.worker.stop()
+    user.settle()
+    assert not health.busy and health.tried.text == "" and health.summary.text == ""
