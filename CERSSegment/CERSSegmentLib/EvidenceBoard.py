@@ -40,8 +40,8 @@ class _Area(qt.QScrollArea):
 
     def resizeEvent(self, event):
         qt.QScrollArea.resizeEvent(self, event)
-        if self.onResize is not None and abs(event.size().width() - self.lastWidth) > 20:  # more than a scroll bar that comes and goes
-            self.lastWidth = event.size().width()
+        if self.onResize is not None and abs(self.width - self.lastWidth) > GAP // 2:  # its own width: scroll bars come and go
+            self.lastWidth = self.width
             self.onResize()
 
 
@@ -138,7 +138,7 @@ class EvidenceBoard:
         outer = qt.QVBoxLayout(self.widget)
         outer.setContentsMargins(6, 4, 6, 4)
         row = qt.QHBoxLayout()
-        self.place, self.status = label(self.widget, wrap=False), label(self.widget)
+        self.place, self.status = label(self.widget), label(self.widget)
         titles = _("Re-run slice"), _("Reset slice"), _("Close board")
         self.rerun, self.reset, self.close = (qt.QPushButton(title, self.widget) for title in titles)
         row.addWidget(self.place, 1)
@@ -185,6 +185,7 @@ class EvidenceBoard:
     def _update(self) -> None:
         controller, evidence, palette = self.controller, self.controller.evidence, self.widget.palette
         self.inside.setVisible(evidence is not None)
+        self.area.setVerticalScrollBarPolicy(qt.Qt.ScrollBarAsNeeded if evidence is not None else qt.Qt.ScrollBarAlwaysOff)
         for button in (self.rerun, self.reset):
             button.setEnabled(False)
         if evidence is None:

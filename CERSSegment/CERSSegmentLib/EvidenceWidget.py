@@ -207,5 +207,5 @@ class EvidenceWidget:
 
 
 def statusHtml(good: bool, words: str) -> str:
-    """A sentence with a mark that says at a glance, and not by colour alone, whether all is well."""
-    return ('<span style="color:#2e9e5b">●</span> ' if good else '<span style="color:#d9822b">▲</span> ') + escape(words)
+    """A sentence with a mark that says at a glance, and not by colour alone, whether all is well; no line ends between both."""
+    return ('<span style="color:#2e9e5b">●</span>&nbsp;' if good else '<span style="color:#d9822b">▲</span>&nbsp;') + escape(words)

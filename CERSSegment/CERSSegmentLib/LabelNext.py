@@ -202,9 +202,7 @@ class LabelNext:
         geometry = VolumeInput.worldGeometry(volume)
         answer = yield Call("next_mask", {"path": path, "ijkToRAS": geometry.ijkToRAS.tolist(), "shape": [int(n) for n in geometry.shape]})
         labelmap, box = yield from SegmentationResult.read(answer["labelmap"])
-        segmentation = SegmentationResult.create(volume)
-        yield from SegmentationResult.fill(segmentation, volume, labelmap, box, {int(v): name for v, name in answer["labels"].items()})
-        return segmentation
+        return (yield from SegmentationResult.make(volume, labelmap, box, {int(v): name for v, name in answer["labels"].items()}))
 
     def _onReopened(self, volume, segmentation) -> None:
         self._show(volume, segmentation)

@@ -95,12 +95,18 @@ class SegmentationLogic:
             raise CersError(
                 _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")
             )
-        segmentation = output if output is not None and output.GetScene() is not None else SegmentationResult.create(volume)
-        self._nodes.append(segmentation)
-        self._stopped = _("Stopped while the mask was being written. Bring back previous result has the earlier one.")
-        SegmentationResult.keepPrevious(segmentation)
         labels = {int(value): name for value, name in result["labels"].items()}
-        yield from SegmentationResult.fill(segmentation, volume, labelmap, box, labels)
+        if output is None or output.GetScene() is None:
+            segmentation = yield from SegmentationResult.make(volume, labelmap, box, labels)
+        else:
+            segmentation, before = output, SegmentationResult.held(output)
+            self._nodes.append(segmentation)
+            try:
+                yield from SegmentationResult.fill(segmentation, volume, labelmap, box, labels)
+            except Exception:
+                SegmentationResult.putBack(segmentation, before)
+                raise
+            SegmentationResult.keepPrevious(segmentation, before)
         evidence = EvidenceModel(result, labelmap, geometry, volume, segmentation, box, pool)
         self._session = (self.worker.generation, evidence)
         return evidence

@@ -82,6 +82,18 @@ def makeVisible(segmentation) -> None:
         display.SetSliceIntersectionThickness(2)
 
 
+def make(volume, array: np.ndarray, box, labels: dict[int, str]) -> Generator[None, None, object]:
+    """A new segmentation node that holds a label map (see ``fill``); where that is stopped half-way, it is taken out of the scene again."""
+    segmentation = create(volume)
+    try:
+        yield from fill(segmentation, volume, array, box, labels)
+    except Exception:
+        if segmentation.GetScene() is not None:
+            slicer.mrmlScene.RemoveNode(segmentation)
+        raise
+    return segmentation
+
+
 def ownSegments(segmentation) -> dict[str, str]:
     """Label name -> segment id of the segments that CERS made.
 
@@ -155,16 +167,30 @@ def _hasVoxels(segmentation, identifier: str) -> bool:
     return image is not None and not image.IsEmpty()
 
 
-def keepPrevious(segmentation) -> None:
-    """Copies what a segmentation holds to a hidden node beside it; the copy of the run before is dropped."""
+def held(segmentation) -> tuple:
+    """What a segmentation holds, the transform that it is under and the volume that it belongs to, as a copy."""
+    content = slicer.vtkSegmentation()
+    content.DeepCopy(segmentation.GetSegmentation())
+    return content, *_placed(segmentation)
+
+
+def putBack(segmentation, before: tuple) -> None:
+    """Makes a segmentation what it was when it was ``held``."""
+    content, *place = before
+    _placeLike(segmentation, *place)
+    segmentation.GetSegmentation().DeepCopy(content)
+
+
+def keepPrevious(segmentation, before: tuple | None = None) -> None:
+    """Copies what a segmentation holds, or ``held`` before, to a hidden node beside it; the copy of the run before is dropped."""
     forgetPrevious(segmentation)
-    if segmentation.GetSegmentation().GetNumberOfSegments() == 0:
+    before = before or held(segmentation)
+    if before[0].GetNumberOfSegments() == 0:
         return
     copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} (previous)").format(name=segmentation.GetName()))
     copy.CreateDefaultDisplayNodes()
     copy.SetDisplayVisibility(False)
-    _placeLike(copy, *_placed(segmentation))
-    copy.GetSegmentation().DeepCopy(segmentation.GetSegmentation())
+    putBack(copy, before)
     _sameParent(copy, segmentation)
     segmentation.SetNodeReferenceID(PREVIOUS_ROLE, copy.GetID())
     copy.SetNodeReferenceID(OWNER_ROLE, segmentation.GetID())
@@ -188,12 +214,9 @@ def restorePrevious(segmentation) -> bool:
     copy = previous(segmentation)
     if copy is None:
         return False
-    held, place = slicer.vtkSegmentation(), _placed(segmentation)
-    held.DeepCopy(segmentation.GetSegmentation())
-    _placeLike(segmentation, *_placed(copy))  # it may be the result of another volume, elsewhere
-    segmentation.GetSegmentation().DeepCopy(copy.GetSegmentation())
-    _placeLike(copy, *place)
-    copy.GetSegmentation().DeepCopy(held)
+    now = held(segmentation)  # with its place: it may be the result of another volume, elsewhere
+    putBack(segmentation, (copy.GetSegmentation(), *_placed(copy)))
+    putBack(copy, now)
     return True
 
 

@@ -162,6 +162,27 @@ def test_a_new_slice_never_holds_up_the_application(user, host, monkeypatch, boa
     host.screenshot(user.window, screenshots / f"segment_five_{'board' if board else 'panel'}.png")
 
 
+def test_the_board_fits_into_a_small_window(user, host, model, pool, screenshots):
+    window = host.show_main_window(900, 700, 400)
+    user.segment(head(), pool, model)
+    user.control.evidence.board.click()
+    host.process(0.5)
+    board = user.control.board
+    assert "&nbsp;Confidence" in board.status.text or "&nbsp;Low" in board.status.text  # no line ends after a mark
+    assert len(user.evidence["references"]) == REFERENCES
+    for width in (830, 818, 806):  # the pictures follow small steps too
+        board.widget.setFixedWidth(width)
+        host.process(0.3)
+        assert board.area.horizontalScrollBar().maximum == 0
+    board.widget.setMinimumWidth(0)
+    board.widget.setMaximumWidth(10000)
+    user.ui.outputSelector.setCurrentNode(None)
+    host.process(0.3)
+    host.screenshot(window, screenshots / "segment_small_board.png")
+    assert board.place.text.startswith("No evidence") and board.widget.minimumSizeHint.width() < 400, "the panel keeps its room"
+    assert not board.area.verticalScrollBar().isVisible()
+
+
 def save_and_load(host, path) -> None:
     import slicer
 

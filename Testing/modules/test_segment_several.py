@@ -263,6 +263,41 @@ def test_a_clone_keeps_the_evidence_of_the_result_it_was_made_of(user, model, po
     assert EvidenceRecord.restore(clone) is not None
 
 
+@pytest.mark.parametrize("output", ["new", "empty", "result"])
+def test_a_run_stopped_while_the_mask_is_written_leaves_nothing_half_made(user, model, pool, monkeypatch, output):
+    import slicer
+    from CERSSegmentLib import SegmentationResult
+
+    volume, fill = head("one"), SegmentationResult.fill
+    if output == "result":
+        user.segment(volume, pool, model)
+    else:
+        user.choose(volume, pool, model)
+    if output == "empty":
+        user.ui.outputSelector.setCurrentNode(slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode"))
+
+    evidence = user.control.controller.model
+
+    def stopped(*arguments):
+        steps = fill(*arguments)
+        yield next(steps)
+        user.press()
+        yield
+        yield from steps
+
+    monkeypatch.setattr(SegmentationResult, "fill", stopped)
+    user.press()
+    user.wait()
+    assert "Nothing was changed" in user.status() and not user.ui.previousButton.isVisibleTo(user.control.form)
+    if output == "result":
+        own = SegmentationResult.ownSegments(user.segmentation)["tumor"]
+        assert user.control.controller.model is evidence and not user.control.controller.edited()
+        assert np.array_equal(slicer.util.arrayFromSegmentBinaryLabelmap(user.segmentation, own, volume), evidence.labelmap)
+    else:
+        assert (user.segmentation is None) is (not slicer.util.getNodesByClass("vtkMRMLSegmentationNode")) is (output == "new")
+        assert user.segmentation is None or not user.segmentation.GetSegmentation().GetNumberOfSegments()
+
+
 @pytest.mark.parametrize("when", ["a slice is decoded again", "the mask is written"])
 def test_a_segmentation_removed_in_mid_run_is_named(user, model, pool, monkeypatch, when):
     import slicer
