@@ -446,9 +446,9 @@ def finishedRuns(installed: list[dict]) -> list[dict]:
                 "folder": str(folder),
                 "hash": "",
                 "source": str(run.folder),
-                "labels": config.get("labels") or {},
-                "modality": config.get("modality"),
-                "body_site": config.get("body_site"),
+                "labels": {k: str(v) for k, v in labels.items()} if isinstance(labels := config.get("labels"), dict) else {},
+                "modality": str(config.get("modality") or ""),  # nobody has checked what kind it is
+                "body_site": str(config.get("body_site") or ""),
                 "size": config.get("size") or 0,
                 "bytes": 0,
                 "installed": run.updated,
