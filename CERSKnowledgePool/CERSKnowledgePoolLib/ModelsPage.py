@@ -130,7 +130,12 @@ class ModelsPage:
     def enter(self) -> None:
         """The page comes into view: models may have come or gone elsewhere."""
         if self._task is None:
-            self._run(self._listing(), None)
+            self._run(self._listing(), lambda _none: self._sayGone())
+
+    def _sayGone(self) -> None:
+        """Without a model in use nothing can be segmented."""
+        if not any(entry["in_use"] for entry in self.entries):
+            self.say(_("The model in use is no longer there. Choose another one and press Use this model."), wrong=True)
 
     def setPool(self) -> None:
         """Another pool is open, or none."""

@@ -291,6 +291,22 @@ def test_a_damaged_configuration_hides_no_other_model(keeper, folders, tmp_path,
         assert entry["shipped"] or entry["problem"] or entry["source"] in shown, entry
 
 
+def test_a_model_in_use_that_is_gone_is_said(keeper, folders):
+    page = keeper.page
+    entry = packing.install(folders[0])
+    store.use(entry.id)
+    shutil.rmtree(entry.folder)
+    keeper.said.clear()
+    keeper.open()
+    assert [state for _name, state in keeper.rows()] == ["comes with CERS"]
+    assert keeper.said and "no longer there" in keeper.said[-1] and "Use this model" in keeper.said[-1], keeper.said
+    keeper.choose(keeper.rows()[0][0])
+    keeper.press(page.use)
+    keeper.said.clear()
+    keeper.open()
+    assert keeper.rows()[0][1] == "in use" and not keeper.said
+
+
 def test_cancel_while_the_pool_is_renewed_keeps_the_model_in_use(keeper, folders, pool_folder):
     page = keeper.page
     entry = packing.install(folders[1])
