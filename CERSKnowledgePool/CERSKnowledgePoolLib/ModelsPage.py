@@ -130,7 +130,12 @@ class ModelsPage:
     def enter(self) -> None:
         """The page comes into view: models may have come or gone elsewhere."""
         if self._task is None:
-            self._run(self._listing(), None)
+            self._run(self._listing(), lambda _none: self._sayGone())
+
+    def _sayGone(self) -> None:
+        """Without a model in use nothing can be segmented."""
+        if not any(entry["in_use"] for entry in self.entries):
+            self.say(_("The model in use is no longer there. Choose another one and press Use this model."), wrong=True)
 
     def setPool(self) -> None:
         """Another pool is open, or none."""
@@ -446,9 +451,9 @@ def finishedRuns(installed: list[dict]) -> list[dict]:
                 "folder": str(folder),
                 "hash": "",
                 "source": str(run.folder),
-                "labels": config.get("labels") or {},
-                "modality": config.get("modality"),
-                "body_site": config.get("body_site"),
+                "labels": {k: str(v) for k, v in labels.items()} if isinstance(labels := config.get("labels"), dict) else {},
+                "modality": str(config.get("modality") or ""),  # nobody has checked what kind it is
+                "body_site": str(config.get("body_site") or ""),
                 "size": config.get("size") or 0,
                 "bytes": 0,
                 "installed": run.updated,

@@ -291,7 +291,13 @@ class TrainingPage:
 
     def onDuplicate(self) -> None:
         def fill(run: runs.Run) -> None:
-            self.form.fill(runs.settings(run.folder), run.name)
+            try:
+                self.form.fill(runs.settings(run.folder), run.name)
+            except (TypeError, ValueError) as error:  # not what a run writes
+                self.form.fill({})
+                raise InputError(
+                    _("The settings of the run '{name}' cannot be read. Fill in the form instead.").format(name=run.name)
+                ) from error
             self.new.collapsed = False
 
         self._do(fill)

@@ -202,5 +202,8 @@ def when(seconds: float) -> str:
     """A point in time, today's without the date."""
     if not seconds:
         return "–"
-    moment = datetime.fromtimestamp(seconds)
+    try:
+        moment = datetime.fromtimestamp(seconds)
+    except (OverflowError, ValueError, OSError):  # a damaged record
+        return "–"
     return moment.strftime("%H:%M") if moment.date() == datetime.now().date() else moment.strftime("%Y-%m-%d")

@@ -175,6 +175,10 @@ def test_the_model_in_use_gone_or_its_note_damaged_is_said(home, run):
         (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda f: (f / "config.json").write_text('{"format": 2}'), "format 1"),
         (lambda f: (f / "config.json").write_text(json.dumps({**json.loads((f / "config.json").read_text()), "size": 5})), "size"),
+        (
+            lambda f: (f / "config.json").write_text(json.dumps({**json.loads((f / "config.json").read_text()), "modality": ["MR"]})),
+            "texts",
+        ),
         (lambda f: (f / "config.json").write_bytes(b" " * (2 << 20)), "too large"),
     ],
 )

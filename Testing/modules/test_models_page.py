@@ -269,6 +269,44 @@ def test_a_broken_model_says_why_and_can_be_deleted(keeper, folders, home):
     assert len(keeper.rows()) == 1 and not Path(entry.folder).exists()
 
 
+@pytest.mark.parametrize("change", [{"modality": ["MR"]}, {"name": {"a": 1}}, {"body_site": 5}, {"labels": {"1": 7}}, {"labels": [1]}])
+def test_a_damaged_configuration_hides_no_other_model(keeper, folders, tmp_path, change):
+    page = keeper.page
+    sound = packing.install(folders[1])
+    installed = Path(packing.install(folders[0]).folder)
+    trained = finish(tmp_path / "runs", folders[0]) / "model"
+    for folder in (installed, trained):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **change}))
+    (trained.parent / "settings.json").write_text('{"data": "somewhere else"}')
+    shutil.move(trained.parent, trained.parent.with_name("copied"))
+    keeper.open()
+    assert not any("unexpected" in words for words in keeper.said) and len(keeper.rows()) == 4, (keeper.said, keeper.rows())
+    assert [state for _name, state in keeper.rows()].count("broken") == 1
+    for row, entry in enumerate(page.entries):
+        page.table.selectRow(row)
+        keeper.host.process(0.3)
+        shown = page.view.facts.text
+        assert page.view.entry == entry and (entry["id"] != sound.id or "heads, better" in shown)
+        assert entry["shipped"] or entry["problem"] or entry["source"] in shown, entry
+
+
+def test_a_model_in_use_that_is_gone_is_said(keeper, folders):
+    page = keeper.page
+    entry = packing.install(folders[0])
+    store.use(entry.id)
+    shutil.rmtree(entry.folder)
+    keeper.said.clear()
+    keeper.open()
+    assert [state for _name, state in keeper.rows()] == ["comes with CERS"]
+    assert keeper.said and "no longer there" in keeper.said[-1] and "Use this model" in keeper.said[-1], keeper.said
+    keeper.choose(keeper.rows()[0][0])
+    keeper.press(page.use)
+    keeper.said.clear()
+    keeper.open()
+    assert keeper.rows()[0][1] == "in use" and not keeper.said
+
+
 def test_cancel_while_the_pool_is_renewed_keeps_the_model_in_use(keeper, folders, pool_folder):
     page = keeper.page
     entry = packing.install(folders[1])

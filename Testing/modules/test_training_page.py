@@ -368,6 +368,37 @@ def test_a_hundred_runs_do_not_hold_up_the_application(trainee, root, data):
     assert max(slowest, shown) < BLOCKED_MS / 1000  # of this process; the machine may be busy with other things
 
 
+def test_a_damaged_run_hides_no_other(trainee, root):
+    page = trainee.page
+    for n, (metrics, status, settings) in enumerate(
+        (
+            ('{"step": 3, "validation_plain": 0.5}', {}, {}),
+            ('{"step": NaN, "loss": 1}\n{"step": 1e999, "loss": 1}', {}, {}),
+            ('{"step": 1, "validation_plain": NaN}\n{"step": 2, "validation_plain": 0.5}', {"updated": 9e18}, {}),
+            ("", {"updated": float("inf"), "eta": float("inf"), "share": float("nan")}, {"minutes": "many", "unlabelled": 5}),
+        )
+    ):
+        folder = runs.new_folder(root, f"run {n}")
+        runs.write_record(folder / runs.SETTINGS, {"data": "x", "method": "cers", "evidence": "none", **settings})
+        runs.write_record(folder / runs.STATUS, {"state": "finished", "step": 3, "updated": 1.7e9, **status})
+        (folder / runs.METRICS).write_text(metrics + "\n")
+    page.list.again()
+    trainee.host.process(0.1)
+    assert len(page.list.runs) == page.list.table.rowCount == 4
+    best = {page.list.table.item(r, 0).text(): page.list.table.item(r, 4).text() for r in range(4)}
+    assert best == {"run 0": "0.500", "run 1": "–", "run 2": "0.500", "run 3": "–"}
+    for name in best:
+        page.list.select(name)
+        trainee.host.process(0.05)
+        assert name in page.view.title.text
+    page.list.select("run 3")
+    page.duplicate.click()
+    assert "run 3" in trainee.ui.messageLabel.text and "cannot be read. Fill in the form" in trainee.ui.messageLabel.text
+    page.list.select("run 0")
+    page.duplicate.click()
+    assert page.form.name.text == "run 0"
+
+
 def test_shots(trainee, data, user, pool_folder, screenshots):
     user.choose(pool_folder)
     trainee.tabs.show(TRAINING)

@@ -61,6 +61,8 @@ class ModelConfig:
         """What is wrong with the settings, None if nothing is."""
         if not isinstance(self.network, dict) or not isinstance(self.labels, dict) or not isinstance(self.selection, dict):
             return "'network', 'labels' and 'selection' must be tables"
+        if not isinstance(self.name, str) or not all(x is None or isinstance(x, str) for x in (self.modality, self.body_site)):
+            return "'name', 'modality' and 'body_site' must be texts"
         channels = self.network.get("labels")
         if not isinstance(channels, list) or len(self.labels) != len(channels):
             return f"it names {len(self.labels)} labels, but the network has {len(channels) if isinstance(channels, list) else 'none'}"

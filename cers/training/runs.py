@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import shutil
@@ -263,7 +264,7 @@ class History:
                 record = json.loads(line)
             except ValueError:
                 continue  # a line that a crash cut short
-            if isinstance(record, dict) and isinstance(record.get("step"), (int, float)):
+            if isinstance(record, dict) and _finite(record.get("step")):
                 self._take(record)
         return anew or bool(lines)
 
@@ -275,7 +276,7 @@ class History:
         dice = final
         if not isinstance(final, dict):
             dice = {k.removeprefix("validation_"): v for k, v in record.items() if k.startswith("validation_")}
-        dice = {k: float(v) for k, v in dice.items() if k in self.curves and isinstance(v, (int, float))}
+        dice = {k: float(v) for k, v in dice.items() if k in self.curves and _finite(v)}
         if "loss" in record or not dice:  # lines of losses repeat the last validation
             return
         for name, value in dice.items():
@@ -429,7 +430,12 @@ def _record(path: Path) -> dict | None:
 
 
 def _number(value) -> float:
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value else 0.0
+    return float(value) if _finite(value) and not isinstance(value, bool) else 0.0
+
+
+def _finite(value) -> bool:
+    """JSON as Python reads it also has NaN and Infinity."""
+    return isinstance(value, (int, float)) and math.isfinite(value)
 
 
 def _int(value) -> int:
