@@ -192,7 +192,7 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     trainee.host.process(0.05)
     assert page.view.plots.nodes() and all(scene.IsNodePresent(n) for n in page.view.plots.nodes())
     page.list.table.clearSelection()
-    assert plots_in(scene) == [] and view.frame.isHidden()
+    assert [n.GetName() for n in plots_in(scene)] == [] and view.frame.isHidden()
 
 
 def test_a_folder_for_runs_given_by_a_short_path(trainee, data, tmp_path, monkeypatch):

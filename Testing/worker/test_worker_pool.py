@@ -9,7 +9,9 @@ import numpy as np
 import phantom
 import pytest
 
+from cers.case import Case
 from cers.case.io import write_image, write_segmentation
+from cers.pool import Pool
 from cers.worker.client import Worker, WorkerError
 
 
@@ -146,9 +148,16 @@ def test_a_cancelled_import_or_merge_still_tells_what_went_in(worker, tmp_path):
         picture = np.full((200, 200), 40, np.uint8)
         picture[20 + n : 60 + n, 30:70] = 200
         Image.fromarray(picture if folder == "i" else np.where(picture > 100, 255, 0).astype(np.uint8)).save(tmp_path / folder / f"{n}.png")
+    with Pool.create(tmp_path / "other") as other:  # so many that the merge tells of its progress before it is done
+        noise = np.random.default_rng(0)
+        for n in range(60):
+            mask = np.zeros((200, 200), np.uint8)
+            mask[20 + n : 60 + n, 100:140] = 1
+            image = noise.normal(100, 10, mask.shape).astype(np.float32)
+            other.add(Case(image, mask, {1: "lesion"}, patient_id=str(n), modality="MR", body_site="brain"))
     before = worker.call("pool_import_report")
     asked = {"images": str(tmp_path / "i"), "masks": str(tmp_path / "m")}
-    for method, params in (("pool_import_folder", asked), ("pool_merge", {"path": str(phantom.build_pool(tmp_path / "other", cases=8))})):
+    for method, params in (("pool_import_folder", asked), ("pool_merge", {"path": str(tmp_path / "other")})):
         began = threading.Event()
         worker.call("pool_import_report", forget=True)
         request = worker.send(method, lambda f, _words, began=began: f > 0 and began.set(), **params)
