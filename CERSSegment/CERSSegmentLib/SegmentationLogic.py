@@ -436,7 +436,8 @@ class SegmentationLogic:
         if isinstance(error, Cancelled):
             self.said.emit(WARNING if self._stopReason else INFO, self._stopReason or self._stopped)
         elif isinstance(error, CersError):
-            self._pool = ()  # it may have been replaced: opened anew the next time
+            # it may have been replaced: opened anew for the next run; until then pictures and re-runs need the one that is open
+            self._pool = (*self._pool[:2], "after an error")
             self.said.emit(ERROR, str(error))
             if isinstance(error, WorkerError) and error.code in ("worker", "packages", "missing"):
                 self.missingPackages.emit()

@@ -343,6 +343,29 @@ def test_a_clone_has_no_part_in_the_previous_result(user, model, pool):
     assert SegmentationResult.previous(clone) is not SegmentationResult.previous(node) is not None
 
 
+def test_after_a_rerun_that_failed_the_next_one_works(user, model, host, tmp_path):
+    from cers.pool import Pool
+
+    folder = make_pool(tmp_path / "pool")
+    user.segment(head("one"), folder, model)
+    controller, key = user.control.controller, user.control.controller.key
+    first, second = (r["id"] for r in user.evidence["references"][:2])
+    with Pool.open(folder) as pool:
+        pool.delete(first)
+    controller.pin(first, True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert user.said[-1][0] == "error" and "pinned case" in user.status()
+    controller.pin(first, False)
+    controller.drop(second, True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    host.wait_for(lambda: all(controller.case(r["id"]) for r in user.evidence["references"]), 30, "pictures of cases not seen before")
+    user.control.evidence.reset.click()
+    user.wait()
+    assert controller.key == key and user.said[-1][0] == "good", user.said
+
+
 def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):
     import qt
 
