@@ -77,7 +77,7 @@ class SegmentationLogic:
         yield
         self._counter += 1
         path = os.path.join(self.worker.privateFolder(), f"input-{self._counter}.npy")
-        image, geometry = volume.GetImageData(), VolumeInput.worldGeometry(volume)
+        image, looks, geometry = volume.GetImageData(), VolumeInput.looks(volume), VolumeInput.worldGeometry(volume)
         yield from VolumeInput.write(volume, path)
         yield from self.prepare(model, pool)
         self._session = ()  # the worker lets go of the volume before, whatever comes of this one
@@ -91,6 +91,10 @@ class SegmentationLogic:
         labelmap, box = yield from SegmentationResult.read(result["labelmap"])
         if volume.GetScene() is None or volume.GetImageData() is not image:
             raise InputError(_("The input volume was removed or replaced during the run; nothing was changed."))
+        if VolumeInput.looks(volume) != looks:
+            raise InputError(
+                _("The input volume was changed during the run, so the mask is not of what it shows now. Press Segment again.")
+            )
         if labelmap.shape != geometry.shape:
             raise CersError(
                 _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")

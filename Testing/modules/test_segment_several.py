@@ -366,6 +366,19 @@ def test_after_a_rerun_that_failed_the_next_one_works(user, model, host, tmp_pat
     assert controller.key == key and user.said[-1][0] == "good", user.said
 
 
+def test_a_volume_that_was_changed_in_mid_run_gets_no_mask(user, model, pool):
+    import slicer
+
+    volume = head("one")
+    user.choose(volume, pool, model)
+    user.press()
+    user.until_running()
+    slicer.util.arrayFromVolume(volume)[:] *= 0.5
+    slicer.util.arrayFromVolumeModified(volume)
+    user.wait()
+    assert "changed during the run" in user.status() and user.segmentation is None
+
+
 def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):
     import qt
 
