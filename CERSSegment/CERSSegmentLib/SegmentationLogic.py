@@ -166,6 +166,10 @@ class SegmentationLogic:
         if self._session != (self.worker.generation, evidence) or self.worker.state == STOPPED:
             self.said.emit(WARNING, _("The worker no longer holds this volume. Press Segment once more, then change the references."))
             return False
+        if set(evidence.labels.values()) - set(SegmentationResult.ownSegments(evidence.segmentation)):
+            words = _("A segment of this result was removed, so the slice could not be shown. Press Segment once more.")
+            self.said.emit(WARNING, words)
+            return False
         if not Correction.onGrid(evidence.segmentation, evidence.volume):
             self.said.emit(
                 WARNING,

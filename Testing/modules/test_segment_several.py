@@ -379,6 +379,19 @@ def test_a_volume_that_was_changed_in_mid_run_gets_no_mask(user, model, pool):
     assert "changed during the run" in user.status() and user.segmentation is None
 
 
+def test_no_slice_is_decoded_again_for_a_segment_that_is_gone(user, model, pool):
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    before = user.control.controller.model.labelmap.copy()
+    user.segmentation.GetSegmentation().RemoveSegment(SegmentationResult.ownSegments(user.segmentation)["tumor"])
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert "segment of this result was removed" in user.status()
+    assert np.array_equal(user.control.controller.model.labelmap, before)
+
+
 def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):
     import qt
 
