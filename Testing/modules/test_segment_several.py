@@ -355,7 +355,7 @@ def test_after_a_rerun_that_failed_the_next_one_works(user, model, host, tmp_pat
     controller.pin(first, True)
     user.control.evidence.rerun.click()
     user.wait()
-    assert user.said[-1][0] == "error" and "pinned case" in user.status()
+    assert user.said[-1][0] == "error" and "Unpin it" in user.status()
     controller.pin(first, False)
     controller.drop(second, True)
     user.control.evidence.rerun.click()
