@@ -96,6 +96,27 @@ def test_another_volume_does_not_write_over_a_result(user, model, pool):
     assert user.segmentation is first and user.control.controller.model is evidence
 
 
+def test_who_comes_back_to_a_volume_finds_its_result(user, model, pool):
+    import slicer
+
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    user.press()
+    user.wait()
+    first, evidence = user.segmentation, user.control.controller.model
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.inputSelector.setCurrentNode(one)
+    assert user.segmentation is first and user.control.controller.model is evidence
+    slicer.mrmlScene.RemoveNode(first)  # the copy of its earlier result stays
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.inputSelector.setCurrentNode(one)
+    assert user.segmentation is None
+    mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    user.ui.outputSelector.setCurrentNode(mine)
+    user.ui.inputSelector.setCurrentNode(two)
+    assert user.segmentation is mine
+
+
 def test_evidence_and_previous_result_are_those_of_the_segmentation_chosen(user, model, pool, host):
     one, two = head("one"), head("two", 2)
     user.segment(one, pool, model)
