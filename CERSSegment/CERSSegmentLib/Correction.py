@@ -29,6 +29,7 @@ def resultOf(volume):
     """The latest segmentation of the scene that CERS made of a volume, None if there is none; copies of earlier results do not count."""
     nodes = slicer.util.getNodesByClass("vtkMRMLSegmentationNode")
     copies = {node.GetNodeReferenceID(SegmentationResult.PREVIOUS_ROLE) for node in nodes}
+    copies |= {node.GetID() for node in nodes if node.GetAttribute(SegmentationResult.PREVIOUS_ROLE)}
     found = [n for n in nodes if n.GetID() not in copies and volumeOf(n) is volume and SegmentationResult.ownSegments(n)]
     return found[-1] if found else None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator
 from dataclasses import dataclass, field
 
@@ -14,8 +13,6 @@ from cers.case import Geometry, PlaneView
 from cers.case.runs import from_runs
 
 from . import Correction, VolumeInput
-
-SAMPLED = 1 << 15  # voxels
 
 
 @dataclass
@@ -54,7 +51,7 @@ class EvidenceModel:
         self._areas: dict[str, np.ndarray] = {}
         self.choices: dict[tuple[str, int], Choices] = {}
         self.rerun: set[tuple[str, int]] = set()
-        self._looks = self._sample()
+        self._looks = VolumeInput.looks(volume)
 
     @property
     def alive(self) -> bool:
@@ -132,22 +129,9 @@ class EvidenceModel:
 
     def image(self, key) -> np.ndarray | None:
         """(rows, columns) of the volume in a slice, as displayed; None when the volume is gone or shows something else by now."""
-        array = self._voxels()
-        same = array is not None and array.shape == self.geometry.shape and self._sample() == self._looks
+        array = VolumeInput.voxels(self.volume)
+        same = array is not None and array.shape == self.geometry.shape and VolumeInput.looks(self.volume) == self._looks
         return self.planes[key[0]].slices(array)[key[1]] if same else None
-
-    def _voxels(self) -> np.ndarray | None:
-        if self.volume is None or self.volume.GetScene() is None or self.volume.GetImageData() is None:
-            return None
-        return slicer.util.arrayFromVolume(self.volume)
-
-    def _sample(self) -> int | None:
-        """What tells whether the volume still shows what it did, as a sequence does not that went on: some of its voxels, quickly read."""
-        array = self._voxels()
-        if array is None:
-            return None
-        step = max(1, round((array.size / SAMPLED) ** (1 / 3)))
-        return zlib.crc32(np.ascontiguousarray(array[::step, ::step, ::step]))
 
     def window(self) -> tuple[float, float] | None:
         """(lowest, highest) grey value that the slice views show."""

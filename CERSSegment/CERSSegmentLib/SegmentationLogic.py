@@ -77,7 +77,7 @@ class SegmentationLogic:
         yield
         self._counter += 1
         path = os.path.join(self.worker.privateFolder(), f"input-{self._counter}.npy")
-        image, geometry = volume.GetImageData(), VolumeInput.worldGeometry(volume)
+        image, looks, geometry = volume.GetImageData(), VolumeInput.looks(volume), VolumeInput.worldGeometry(volume)
         yield from VolumeInput.write(volume, path)
         yield from self.prepare(model, pool)
         self._session = ()  # the worker lets go of the volume before, whatever comes of this one
@@ -91,6 +91,10 @@ class SegmentationLogic:
         labelmap, box = yield from SegmentationResult.read(result["labelmap"])
         if volume.GetScene() is None or volume.GetImageData() is not image:
             raise InputError(_("The input volume was removed or replaced during the run; nothing was changed."))
+        if VolumeInput.looks(volume) != looks:
+            raise InputError(
+                _("The input volume was changed during the run, so the mask is not of what it shows now. Press Segment again.")
+            )
         if labelmap.shape != geometry.shape:
             raise CersError(
                 _("The worker's result does not fit the volume; nothing was changed. Try again, and report this if it happens again.")
@@ -161,6 +165,10 @@ class SegmentationLogic:
             return False
         if self._session != (self.worker.generation, evidence) or self.worker.state == STOPPED:
             self.said.emit(WARNING, _("The worker no longer holds this volume. Press Segment once more, then change the references."))
+            return False
+        if set(evidence.labels.values()) - set(SegmentationResult.ownSegments(evidence.segmentation)):
+            words = _("A segment of this result was removed, so the slice could not be shown. Press Segment once more.")
+            self.said.emit(WARNING, words)
             return False
         if not Correction.onGrid(evidence.segmentation, evidence.volume):
             self.said.emit(
@@ -436,7 +444,8 @@ class SegmentationLogic:
         if isinstance(error, Cancelled):
             self.said.emit(WARNING if self._stopReason else INFO, self._stopReason or self._stopped)
         elif isinstance(error, CersError):
-            self._pool = ()  # it may have been replaced: opened anew the next time
+            # it may have been replaced: opened anew for the next run; until then pictures and re-runs need the one that is open
+            self._pool = (*self._pool[:2], "after an error")
             self.said.emit(ERROR, str(error))
             if isinstance(error, WorkerError) and error.code in ("worker", "packages", "missing"):
                 self.missingPackages.emit()

@@ -190,6 +190,7 @@ def keepPrevious(segmentation, before: tuple | None = None) -> None:
     copy = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", _("{name} (previous)").format(name=segmentation.GetName()))
     copy.CreateDefaultDisplayNodes()
     copy.SetDisplayVisibility(False)
+    copy.SetAttribute(PREVIOUS_ROLE, "copy")  # also when the segmentation is gone
     putBack(copy, before)
     _sameParent(copy, segmentation)
     segmentation.SetNodeReferenceID(PREVIOUS_ROLE, copy.GetID())

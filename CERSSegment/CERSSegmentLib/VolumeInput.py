@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Generator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from slicer.i18n import tr as _
 from cers.case import Geometry
 from cers.errors import InputError
 
+SAMPLED = 1 << 15  # voxels
 PIECE = 2 << 20  # bytes that are checked and written between two looks at the event queue
 
 
@@ -95,6 +97,22 @@ def worldGeometry(volume) -> Geometry:
         parent.GetMatrixTransformToWorld(toWorld)
         vtk.vtkMatrix4x4.Multiply4x4(toWorld, matrix, matrix)
     return Geometry(slicer.util.arrayFromVTKMatrix(matrix), tuple(reversed(volume.GetImageData().GetDimensions())))
+
+
+def voxels(volume) -> np.ndarray | None:
+    """(k, j, i) of a volume of the scene, without a copy; None where there are none."""
+    if volume is None or volume.GetScene() is None or volume.GetImageData() is None:
+        return None
+    return slicer.util.arrayFromVolume(volume)
+
+
+def looks(volume) -> int | None:
+    """What tells whether a volume still shows what it did, as a sequence does not that went on: some of its voxels, quickly read."""
+    array = voxels(volume)
+    if array is None:
+        return None
+    step = max(1, round((array.size / SAMPLED) ** (1 / 3)))
+    return zlib.crc32(np.ascontiguousarray(array[::step, ::step, ::step]))
 
 
 def write(volume, path: str) -> Generator[None, None, np.ndarray]:

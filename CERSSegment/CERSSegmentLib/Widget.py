@@ -257,9 +257,9 @@ class Widget(VTKObservationMixin):
     def _onInput(self) -> None:
         """Chooses the result of the volume chosen, so that another volume's is not written over, and says what speaks against it."""
         volume, output = self.parameter.inputVolume, self.parameter.outputSegmentation
-        if volume is not None and output is not None and SegmentationResult.ownSegments(output):
-            if Correction.volumeOf(output) is not volume:
-                self.parameter.outputSegmentation = Correction.resultOf(volume)
+        mine = output is None or bool(SegmentationResult.ownSegments(output))  # an empty one, or a person's, was chosen on purpose
+        if volume is not None and mine and Correction.volumeOf(output) is not volume:
+            self.parameter.outputSegmentation = Correction.resultOf(volume)
         problem = VolumeInput.reject(volume) if volume is not None else ""
         self.say(ERROR if problem else INFO, problem or VolumeInput.note(volume))
 

@@ -96,6 +96,27 @@ def test_another_volume_does_not_write_over_a_result(user, model, pool):
     assert user.segmentation is first and user.control.controller.model is evidence
 
 
+def test_who_comes_back_to_a_volume_finds_its_result(user, model, pool):
+    import slicer
+
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    user.press()
+    user.wait()
+    first, evidence = user.segmentation, user.control.controller.model
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.inputSelector.setCurrentNode(one)
+    assert user.segmentation is first and user.control.controller.model is evidence
+    slicer.mrmlScene.RemoveNode(first)  # the copy of its earlier result stays
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.inputSelector.setCurrentNode(one)
+    assert user.segmentation is None
+    mine = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", "mine")
+    user.ui.outputSelector.setCurrentNode(mine)
+    user.ui.inputSelector.setCurrentNode(two)
+    assert user.segmentation is mine
+
+
 def test_evidence_and_previous_result_are_those_of_the_segmentation_chosen(user, model, pool, host):
     one, two = head("one"), head("two", 2)
     user.segment(one, pool, model)
@@ -341,6 +362,55 @@ def test_a_clone_has_no_part_in_the_previous_result(user, model, pool):
     user.wait()
     assert user.segmentation is clone
     assert SegmentationResult.previous(clone) is not SegmentationResult.previous(node) is not None
+
+
+def test_after_a_rerun_that_failed_the_next_one_works(user, model, host, tmp_path):
+    from cers.pool import Pool
+
+    folder = make_pool(tmp_path / "pool")
+    user.segment(head("one"), folder, model)
+    controller, key = user.control.controller, user.control.controller.key
+    first, second = (r["id"] for r in user.evidence["references"][:2])
+    with Pool.open(folder) as pool:
+        pool.delete(first)
+    controller.pin(first, True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert user.said[-1][0] == "error" and "Unpin it" in user.status()
+    controller.pin(first, False)
+    controller.drop(second, True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    host.wait_for(lambda: all(controller.case(r["id"]) for r in user.evidence["references"]), 30, "pictures of cases not seen before")
+    user.control.evidence.reset.click()
+    user.wait()
+    assert controller.key == key and user.said[-1][0] == "good", user.said
+
+
+def test_a_volume_that_was_changed_in_mid_run_gets_no_mask(user, model, pool):
+    import slicer
+
+    volume = head("one")
+    user.choose(volume, pool, model)
+    user.press()
+    user.until_running()
+    slicer.util.arrayFromVolume(volume)[:] *= 0.5
+    slicer.util.arrayFromVolumeModified(volume)
+    user.wait()
+    assert "changed during the run" in user.status() and user.segmentation is None
+
+
+def test_no_slice_is_decoded_again_for_a_segment_that_is_gone(user, model, pool):
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    before = user.control.controller.model.labelmap.copy()
+    user.segmentation.GetSegmentation().RemoveSegment(SegmentationResult.ownSegments(user.segmentation)["tumor"])
+    user.control.controller.drop(user.evidence["references"][0]["id"], True)
+    user.control.evidence.rerun.click()
+    user.wait()
+    assert "segment of this result was removed" in user.status()
+    assert np.array_equal(user.control.controller.model.labelmap, before)
 
 
 def test_the_report_is_offered_under_a_name_that_a_file_can_have(user, model, pool, monkeypatch):

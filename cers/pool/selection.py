@@ -174,7 +174,9 @@ class Selector:
         if both := dropped & set(pinned):
             raise InputError(f"Case {min(both)} is both pinned and dropped. Choose one.")
         if missing := [p for p in pinned if p not in index.row or not self._present[index.row[p]]]:
-            raise PoolError(f"The pinned case {missing[0]} is not in this pool, or has no vector of this model yet.")
+            raise PoolError(
+                f"The pinned case {missing[0]} is not in this pool, or has no vector of this model yet. Unpin it and try again."
+            )
         if n == 0:
             what = "it is empty" if not len(self.pool) else "its cases have no vectors of this model yet"
             return Selection([], [], Coverage(0.0, False, f"{NO_CLOSE_CASE[:-1]}: {what}."))
