@@ -78,6 +78,21 @@ class User:
 
 
 @pytest.fixture
+def own_panel(host):
+    """Named before ``user``: a panel that no other test has used or will use, for what would leave something behind."""
+    _unload(host)
+    yield
+    _unload(host)
+
+
+def _unload(host) -> None:
+    module = getattr(host.slicer.modules, "cersknowledgepool", None)
+    if module is not None and module._widget is not None:
+        module.widgetRepresentation().self().cleanup()
+        module._widget = None
+
+
+@pytest.fixture
 def user(host, scene):
     """The module's panel, in no pool, as after a first installation."""
     host.qt.QSettings().remove("CERS/PoolFolder")
