@@ -160,6 +160,8 @@ def test_the_result_of_another_volume_comes_back_to_its_own_volume_and_place(use
 
 @pytest.mark.parametrize("what", ["load_model", "open_pool"])
 def test_a_model_or_pool_whose_loading_was_stopped_late_is_not_used(user, model, pool, tmp_path, monkeypatch, what):
+    import qt
+
     from cers.inference.tiny import tiny_model
 
     others = {"load_model": (pool, tiny_model(tmp_path / "other", size=48)), "open_pool": (make_pool(tmp_path / "pool", 3), model)}
@@ -167,13 +169,22 @@ def test_a_model_or_pool_whose_loading_was_stopped_late_is_not_used(user, model,
     user.segment(volume, pool, model)
     made_of = user.control.controller.model.summary["provenance"]
     user.choose(volume, *others[what])
-    monkeypatch.setattr(user.logic.worker, "cancel", lambda _request: None)  # it comes when the worker is through
-    user.press()
-    user.until_running(what)
+    worker, stopped = user.logic.worker, []
+    ask = worker.request
+    monkeypatch.setattr(worker, "cancel", lambda _request: None)  # it comes when the worker is through
+
+    def request(method, *arguments, **named):
+        identifier = ask(method, *arguments, **named)
+        if method == what:  # a small pool is open before anyone who looks now and then sees it being opened
+            stopped.append(method)
+            qt.QTimer.singleShot(0, user.press)
+        return identifier
+
+    monkeypatch.setattr(worker, "request", request)
     user.press()
     user.wait()
     monkeypatch.undo()
-    assert "Nothing was changed" in user.status()
+    assert stopped == [what] and "Nothing was changed" in user.status()
     user.segment(volume, pool, model)
     again = user.control.controller.model.summary["provenance"]
     assert (again["model"], again["pool"]) == (made_of["model"], made_of["pool"])

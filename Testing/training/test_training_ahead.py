@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 import torch
 from runs import settings
 
-from cers.training.ahead import processes
+from cers.training.ahead import processes, threads
 from cers.training.config import METHODS
 from cers.training.datasets import open_dataset
 from cers.training.runfolder import RunFolder
@@ -61,6 +62,12 @@ def test_a_gpu_is_given_processes(monkeypatch):
     assert processes(0, "mps") == 1
 
 
+def test_a_gpu_run_leaves_its_loaders_their_cores(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    assert threads(0, "cuda", 4) == 8 and threads(3, "cuda", 4) == 3 and threads(0, "cuda", 12) == 1
+    assert threads(0, "cpu", 4) == 0 and threads(0, "cuda", 0) == 0  # all
+
+
 def test_a_run_by_the_clock_ends_with_loaders_too(folder, cache, tmp_path):
     assert train(settings(folder, steps=0, minutes=0.05, loaders=1), tmp_path / "run", cache) == "finished"
 
@@ -76,24 +83,44 @@ def test_draws_pass_to_a_process_that_shares_nothing(folder, cache):
     assert torch.equal(here.x, there.x) and here.told and np.array_equal(here.told[0][1], there.told[0][1])
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no kill -9 on Windows")
-def test_a_killed_trainer_leaves_no_lock_behind(folder, cache, tmp_path):
-    config = settings(folder, steps=100_000, loaders=2)
-    config.write(tmp_path / "config.yaml")
+def begin(folder, cache, tmp_path, **changes) -> subprocess.Popen:
+    """A run with loaders in a process group of its own, up to its first step."""
+    settings(folder, steps=100_000, loaders=2, **changes).write(tmp_path / "config.yaml")
     code = (
         "import sys\nfrom pathlib import Path\nfrom cers.training.config import TrainConfig\nfrom cers.training.trainer import train\n"
-        "train(TrainConfig.read(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3]))"
+        "print(train(TrainConfig.read(Path(sys.argv[1])), Path(sys.argv[2]), Path(sys.argv[3])))"
     )
-    run = subprocess.Popen([sys.executable, "-c", code, *map(str, (tmp_path / "config.yaml", tmp_path / "run", cache))])
+    command = [sys.executable, "-c", code, *map(str, (tmp_path / "config.yaml", tmp_path / "run", cache))]
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    end = time.monotonic() + 120
+    while not (tmp_path / "run" / "metrics.jsonl").exists():
+        assert run.poll() is None and time.monotonic() < end
+        time.sleep(0.1)
+    return run
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no kill -9 on Windows")
+def test_a_killed_trainer_leaves_no_lock_behind(folder, cache, tmp_path):
+    run = begin(folder, cache, tmp_path)
     try:
-        end = time.monotonic() + 120
-        while not (tmp_path / "run" / "metrics.jsonl").exists():
-            assert run.poll() is None and time.monotonic() < end
-            time.sleep(0.1)
         assert locked(tmp_path / "run")
     finally:
         run.send_signal(signal.SIGKILL)
-        run.wait()
+        run.communicate()
     assert not locked(tmp_path / "run")
     with RunFolder(tmp_path / "run"):
         pass
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process groups on Windows")
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_whose_whole_group_is_asked_to_end_saves_its_step(folder, cache, tmp_path, asked):
+    """As Ctrl-C in a terminal, ``timeout`` and the queue of a cluster do."""
+    run = begin(folder, cache, tmp_path)
+    os.killpg(run.pid, asked)
+    out, _ = run.communicate(timeout=120)
+    told = json.loads((tmp_path / "run" / "status.json").read_text())
+    assert (out.strip(), told["state"], run.returncode) == ("stopped", "stopped", 0)
+    assert RunFolder(tmp_path / "run").checkpoints()[-1].name == f"step_{told['step']:08d}"
+    with pytest.raises(ProcessLookupError):  # nobody is left
+        os.killpg(run.pid, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -10,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from .batches import Batch
 
 AHEAD = 3  # batches that each process keeps ready
+GRACE = 60  # seconds in which the trainer finishes its step
 ENOUGH = 4  # processes that keep a GPU busy: a batch of 20 pictures takes one about 0.1 s, and the network on an H100 about as long
 
 
@@ -18,6 +20,16 @@ def processes(wanted: int, device: str, world: int = 1) -> int:
     if wanted or device == "cpu":
         return wanted
     return max(1, min(ENOUGH, ((os.cpu_count() or 1) - 1) // world))
+
+
+def threads(wanted: int, device: str, loaders: int) -> int:
+    """How many threads the trainer itself uses: as ``wanted``; if that is 0, all (0), but beside a GPU's loaders the cores that they leave.
+
+    With more, every small operation on the processor waits for the loaders, many times longer than it takes.
+    """
+    if wanted or device == "cpu" or not loaders:
+        return wanted
+    return max(1, (os.cpu_count() or 1) - loaders)
 
 
 class _Steps(Sampler):
@@ -61,7 +73,15 @@ class Ahead:
         if self._batches is None or step != self._next:
             steps = _Steps(step, self.plan)
             self._batches = iter(
-                DataLoader(_Draws(self.draw), None, sampler=steps, num_workers=self.processes, prefetch_factor=AHEAD, collate_fn=_same)
+                DataLoader(
+                    _Draws(self.draw),
+                    None,
+                    sampler=steps,
+                    num_workers=self.processes,
+                    prefetch_factor=AHEAD,
+                    collate_fn=_same,
+                    worker_init_fn=_leave_signals,
+                )
             )
         self._next = step + 1
         batch = next(self._batches, None)
@@ -72,6 +92,16 @@ class Ahead:
     def close(self) -> None:
         """End the processes."""
         self._batches = None
+
+
+def _leave_signals(_worker: int) -> None:
+    """A terminal, ``timeout`` or a cluster's queue ends a whole group of processes, but the trainer needs the batch of the step it is in.
+
+    So a process of its own ends some time after it was asked to, unless the trainer ends it earlier.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def _same(batch: Batch) -> Batch:

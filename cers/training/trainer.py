@@ -21,7 +21,7 @@ from ..network.encoder import EfficientNetLite
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from . import distributed, methods
-from .ahead import Ahead, processes
+from .ahead import Ahead, processes, threads
 from .batches import Batch, Batches, generator
 from .config import TrainConfig
 from .data import lesion_free
@@ -66,12 +66,13 @@ class Trainer:
             raise InputError(
                 f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}."
             )
-        if config.threads:
-            torch.set_num_threads(config.threads)
+        self.device = resolve_device(config.device)
+        loaders = processes(config.loaders, self.device, world)
+        if own := threads(config.threads, self.device, loaders):
+            torch.set_num_threads(own)
         torch.set_flush_denormal(True)
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not config.deterministic  # the shapes are the same in every step
-        self.device = resolve_device(config.device)
         torch.manual_seed(config.seed)
         self.net = self._build().to(self.device, memory_format=torch.channels_last)
         self.teacher = CersNet(self.net.config).to(self.device, memory_format=torch.channels_last)
@@ -89,7 +90,6 @@ class Trainer:
         per = config.groups // world
         self.groups = list(range(rank * per, (rank + 1) * per))
         self.draw = Draw(self.batches, self.groups, self.memory.narrator)
-        loaders = processes(config.loaders, self.device, world)
         self.ahead = Ahead(loaders, self.draw, self._coming) if loaders else None
         self._share = 0.0
 
@@ -378,10 +378,12 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     log.info("%s, evidence %s, configuration %s: %s", config.method, config.evidence, config.hash, split.report["counts"])
     if distributed.any_of(run is not None and run.stop_requested):
         return _stopped(trainer, run, trainer.share, {})
-    with _signals() as asked:
-        ended = _loop(trainer, run, asked, progress)
-    if trainer.ahead is not None:
-        trainer.ahead.close()
+    try:
+        with _signals() as asked:
+            ended = _loop(trainer, run, asked, progress)
+    finally:
+        if trainer.ahead is not None:
+            trainer.ahead.close()
     if run is not None and ended == "finished":
         figures = write_model(trainer, folder)
         run.metrics({"step": trainer.step, "final": figures})
