@@ -348,9 +348,15 @@ class CasePage:
             self.onOpen(slices[slices.index(self._asked) + step])
 
     def onReview(self, review: str) -> None:
-        note = self.note.text.strip() or None
-        self.note.setText("")
-        self.session.change("pool_review", {"ids": [self.content["case"]["id"]], "review": review, "note": note})
+        said, case_id = self.note.text, self.content["case"]["id"]
+        self.session.change(
+            "pool_review", {"ids": [case_id], "review": review, "note": said.strip() or None}, lambda _result: self._noteKept(case_id, said)
+        )
+
+    def _noteKept(self, case_id: str, said: str) -> None:
+        """A comment is let go once it is kept: a change may be refused, and what was written meanwhile is another one."""
+        if self._asked == case_id and self.note.text == said:
+            self.note.setText("")
 
     def onSaveFields(self) -> None:
         case = self.content["case"]

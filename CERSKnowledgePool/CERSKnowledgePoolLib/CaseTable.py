@@ -59,7 +59,11 @@ class CaseTable(RowsInView):
         return self.keys
 
     def show(self, ids: list[str], similarity: list[float] | None = None) -> None:
-        """Lists these cases; what was selected and is still there stays selected."""
+        """Lists these cases. Where they are those that are listed already, all that were selected stay so; else the first one that is
+        still there."""
+        if list(ids) == self.ids and similarity == self._similarity:
+            self.refresh()
+            return
         selected, self._similarity = self._firstSelected(), similarity
         self._list(ids)
         if selected is not None:

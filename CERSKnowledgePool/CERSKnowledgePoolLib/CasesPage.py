@@ -299,19 +299,32 @@ class CasesPage:
 
     def act(self, what: str) -> None:
         """Approve, flag, exclude or delete the chosen cases."""
-        ids, note = self.table.selected(), self.note.text.strip() or None
+        ids, said = self.table.selected(), self.note.text
+        note = said.strip() or None
         if not ids:
             return
-        self.note.setText("")
         if what == "delete":
-            self.say(_("Moving {count} cases to the trash…").format(count=f"{len(ids):,}"))  # thousands take some seconds
-            self.session.change("pool_delete", {"ids": ids, "note": note}, lambda result: self._deleted(ids, result["numbers"]))
+            moving = _("Moving one case to the trash…") if len(ids) == 1 else _("Moving {count} cases to the trash…")
+            self.say(moving.format(count=f"{len(ids):,}"))  # thousands take some seconds
+
+            def deleted(result: dict) -> None:
+                self._noteKept(said)
+                self._deleted(ids, result["numbers"])
+
+            self.session.change("pool_delete", {"ids": ids, "note": note}, deleted)
         else:
-            self.session.change(
-                "pool_review",
-                {"ids": ids, "review": what, "note": note},
-                lambda _result: self.say(_("{count} cases: {review}.").format(count=len(ids), review=what)),
-            )
+
+            def reviewed(_result: dict) -> None:
+                self._noteKept(said)
+                words = _("One case: {review}.") if len(ids) == 1 else _("{count} cases: {review}.")
+                self.say(words.format(count=f"{len(ids):,}", review=what))
+
+            self.session.change("pool_review", {"ids": ids, "review": what, "note": note}, reviewed)
+
+    def _noteKept(self, said: str) -> None:
+        """A comment is let go once it is kept: a change may be refused, and what was written meanwhile is another one."""
+        if self.note.text == said:
+            self.note.setText("")
 
     def _deleted(self, ids: list[str], numbers: list[int]) -> None:
         before, scores = self._subset, self._scores
@@ -325,8 +338,9 @@ class CasesPage:
             if before is not None and self._subset is left:  # else something else is shown by now
                 self._keep(before, scores)
 
+        words = _("One case is in the trash.") if len(ids) == 1 else _("{count} cases are in the trash.")
         self.say(
-            _("{count} cases are in the trash.").format(count=len(ids)),
+            words.format(count=f"{len(ids):,}"),
             undo=lambda: self.session.change("pool_restore", {"numbers": numbers}, restored),
         )
 

@@ -158,8 +158,12 @@ class HealthPage:
         """Segments cases with the others, and judges each reference by what it does to the masks."""
         folder = self.session.folder
 
+        def told(fraction: float, words: str) -> None:
+            if folder == self.session.folder:  # else another pool has been opened since
+                self._onProgress(fraction, words)
+
         def steps():
-            self._onProgress(0.0, _("Loading the model"))
+            told(0.0, _("Loading the model"))
             yield Call("load_model")
             yield Call("open_pool", {"path": folder})
             return (yield Call("pool_harm", {"cases": AT_ONCE}))
@@ -191,7 +195,7 @@ class HealthPage:
 
         if self._task is None:
             self.tried.setText("")
-            self._task = Task(steps(), self.worker, done, failed, self._onProgress)
+            self._task = Task(steps(), self.worker, done, failed, told)
             self._updateButtons()
 
     def _onProgress(self, fraction: float, words: str) -> None:

@@ -289,20 +289,19 @@ class ImportPage:
         """What an import did or would do. kept: what the headers say of patients was kept."""
         added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
         present = len(result["present"]) if "present" in result else max(0, len(result["ids"]) - added)
-        lines = [
-            (
-                _("{added} cases would be added, {present} are here already.")
-                if dry
-                else _("{added} cases were added, {present} were here already.")
-            ).format(added=added, present=present)
-        ]
+        if dry:
+            words = _("One case would be added,") if added == 1 else _("{added} cases would be added,")
+        else:
+            words = _("One case was added,") if added == 1 else _("{added} cases were added,")
+        here = _("one is here already.") if present == 1 else _("{present} are here already.")
+        lines = [f"{words} {here}".format(added=f"{added:,}", present=f"{present:,}")]
         if result.get("cancelled"):
             lines.append(
                 _("Cancelled; what was finished stays.")
                 + (" " + _("Not imported: {count}.").format(count=result["left"]) if result.get("left") else "")
             )
         if result.get("unlisted"):
-            lines.append(_("{count} images that the table does not name are left out.").format(count=len(result["unlisted"])))
+            lines.append(_("Left out, because the table does not name them: {count} images.").format(count=len(result["unlisted"])))
         faults = [
             f
             if isinstance(f, str)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Generator
 
 import numpy as np
@@ -13,13 +14,38 @@ from slicer.i18n import tr as _
 from cers.case.terminology import label_style
 from cers.errors import InputError
 
+SHOWN = "CERS.Case"  # attribute of both nodes of a case of the pool: its id, and a sum over its pixels
+
 
 def show(case: dict, image: np.ndarray, mask: np.ndarray):
-    """Adds a case as a volume of one slice and a segmentation, with the geometry it was drawn in, and shows it; both nodes.
+    """Shows a case as a volume of one slice and a segmentation, with the geometry it was drawn in; both nodes.
+
+    They are added to the scene, once for what the case holds now: who asks again is shown those that are there.
 
     Args:
         case: metadata as the worker gives it. image, mask: (rows, columns).
     """
+    mark = f"{case['id']} {zlib.crc32(mask.tobytes(), zlib.crc32(image.tobytes())):08x}"
+    nodes = _shown(mark) or _add(case, image, mask, mark)
+    volume = nodes[0]
+    slicer.util.setSliceViewerLayers(background=volume, fit=True)
+    matrix = VolumeInput.worldGeometry(volume).ijkToRAS
+    middle = matrix @ np.array([(image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2, 0, 1])
+    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
+        if node.GetLayoutName() == "Red":
+            node.RotateToVolumePlane(volume)  # one slice is seen well in its own plane only
+        node.JumpSliceByCentering(*middle[:3])
+    return nodes
+
+
+def _shown(mark: str):
+    """Volume and segmentation of a case that is in the scene, None if one of them is not."""
+    kinds = ("vtkMRMLScalarVolumeNode", "vtkMRMLSegmentationNode")
+    found = [next((n for n in slicer.util.getNodesByClass(kind) if n.GetAttribute(SHOWN) == mark), None) for kind in kinds]
+    return None if None in found else tuple(found)
+
+
+def _add(case: dict, image: np.ndarray, mask: np.ndarray, mark: str):
     name = slicer.mrmlScene.GenerateUniqueName(_("Case {id}").format(id=case["id"][:8]))
     matrix = np.array(case["ijkToRAS"], float) if case["ijkToRAS"] else np.diag([-1.0, -1.0, 1.0, 1.0])
     if not case["ijkToRAS"] and case["spacing"]:
@@ -33,12 +59,8 @@ def show(case: dict, image: np.ndarray, mask: np.ndarray):
         if own.any():
             colour, _terminology = label_style(label, position)
             segmentation.AddSegmentFromBinaryLabelmapRepresentation(SegmentationResult.oriented(volume, own, (0, 0, 0)), label, colour)
-    slicer.util.setSliceViewerLayers(background=volume, fit=True)
-    middle = matrix @ np.array([(image.shape[1] - 1) / 2, (image.shape[0] - 1) / 2, 0, 1])
-    for node in slicer.util.getNodesByClass("vtkMRMLSliceNode"):
-        if node.GetLayoutName() == "Red":
-            node.RotateToVolumePlane(volume)  # one slice is seen well in its own plane only
-        node.JumpSliceByCentering(*middle[:3])
+    for node in (volume, segmentation):
+        node.SetAttribute(SHOWN, mark)
     return volume, segmentation
 
 

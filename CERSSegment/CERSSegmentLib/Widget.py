@@ -93,6 +93,10 @@ class Widget(VTKObservationMixin):
         ):
             edit.setPlaceholderText(words)
         self._showModel()
+        self._showAnnotator()
+
+    def _showAnnotator(self) -> None:
+        """Who is at work: the knowledge pool asks for it, too."""
         self.ui.annotatorEdit.setText(slicer.util.settingsValue(Correction.ANNOTATOR_SETTING, "") or "")
 
     def _showModel(self) -> None:
@@ -154,6 +158,7 @@ class Widget(VTKObservationMixin):
         """The user opened the module."""
         self._updateInstall()
         self._showModel()
+        self._showAnnotator()
         if not self.shortcuts:
             window = slicer.util.mainWindow() or self.form
             for keys, step in (("N", 1), ("Shift+N", -1)):

@@ -89,7 +89,7 @@ def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, mon
         assert signal.getsignal(signal.SIGINT) is handler
     finally:
         signal.signal(signal.SIGINT, inherited)
-    assert code == 130 and "Added 2 cases from 1 images" in out and "1 images were not imported" in err, (out, err)
+    assert code == 130 and "Added 2 cases from 1 image;" in out and "1 image was not imported" in err, (out, err)
     monkeypatch.setattr(importer, "import_volume", real)
     code, out, _ = cers(*asked, "--json")
     assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"

@@ -74,6 +74,77 @@ def test_the_name_shown_is_the_one_that_is_written(user, pool_folder):
     assert history.who.text == "Ben C " and user.control.session.who == "Ben C"
 
 
+def test_a_comment_is_kept_until_its_verdict_is(user, pool_folder):
+    user.choose(pool_folder)
+    user.open(0)
+    gone = user.ids()[0]
+    with Pool.open(pool_folder) as pool:  # a colleague, meanwhile
+        pool.trash([gone])
+    user.case.note.setText("Margin is wrong")
+    user.case.verdicts[1].click()
+    user.settle()
+    assert gone[:8] in user.ui.messageLabel.text and user.case.note.text == "Margin is wrong"
+    user.ui.reloadButton.click()
+    user.settle()
+    user.cases.view.selectRow(0)
+    with Pool.open(pool_folder) as pool:
+        pool.trash(user.cases.table.selected())
+    user.cases.note.setText("Poor")
+    user.cases.buttons["flagged"].click()
+    user.settle()
+    assert user.cases.note.text == "Poor"
+    user.ui.reloadButton.click()
+    user.settle()
+    user.open(0)
+    user.case.note.setText("Fine")
+    user.case.verdicts[0].click()
+    user.case.note.setText("Fine, and the next")  # typed before the answer
+    user.settle()
+    assert user.case.review.text == "approved" and user.case.note.text == "Fine, and the next"
+    user.case.verdicts[0].click()
+    user.settle()
+    assert user.case.note.text == ""
+    with Pool.open(pool_folder, read_only=True) as pool:
+        assert [e["note"] for e in pool.audit([user.case.caseId]) if e["action"] != "added" and e["note"]] == ["Fine, and the next", "Fine"]
+
+
+def test_several_stay_chosen_after_a_verdict(user, pool_folder):
+    user.choose(pool_folder)
+    user.cases.view.selectAll()
+    chosen = set(user.cases.table.selected())
+    user.cases.buttons["flagged"].click()
+    user.settle()
+    assert set(user.cases.table.selected()) == chosen and len(chosen) == 5 and "flagged" in user.cell(4, "Review")
+    user.cases.buttons["approved"].click()
+    user.settle()
+    assert all("approved" in user.cell(row, "Review") for row in (0, 4)) and "5 cases: approved" in user.ui.messageLabel.text
+
+
+def test_a_case_is_added_to_the_scene_once(user, pool_folder):
+    slicer = user.host.slicer
+    user.choose(pool_folder)
+    user.open(0)
+    case_id = user.ids()[0]
+
+    def shown() -> tuple[int, int]:
+        return len(slicer.util.getNodesByClass("vtkMRMLScalarVolumeNode")), len(slicer.util.getNodesByClass("vtkMRMLSegmentationNode"))
+
+    before = shown()
+    user.case.toViews.click()
+    once = slicer.util.getNode(f"Case {case_id[:8]}")
+    user.open(1)
+    user.case.toViews.click()
+    user.open(0)
+    user.case.toViews.click()
+    assert shown() == (before[0] + 2, before[1] + 2)
+    view = slicer.util.getNodesByClass("vtkMRMLSliceCompositeNode")[0]
+    assert view.GetBackgroundVolumeID() == once.GetID()
+    slicer.mrmlScene.RemoveNode(slicer.util.getNode(f"Case {user.ids()[1][:8]} contour"))
+    user.open(1)
+    user.case.toViews.click()
+    assert shown() == (before[0] + 3, before[1] + 2), "with its outline again"
+
+
 def test_a_run_is_not_resumed_twice_while_its_process_starts(user, tmp_path):
     """Two windows, or a second click, before the process has the lock."""
     from CERSKnowledgePoolLib import TrainingLaunch

@@ -180,7 +180,11 @@ def test_folder_import_export_and_merge(user, pool_folder, tmp_path):
     page = user.control.importing
     page.source.setCurrentIndex(1)
     page.images.currentPath = str(folder)
-    for button, words in ((page.preview, "1 cases would be added"), (page.start, "1 cases were added"), (page.start, "0 cases were added")):
+    for button, words in (
+        (page.preview, "One case would be added"),
+        (page.start, "One case was added"),
+        (page.start, "0 cases were added"),
+    ):
         button.click()
         user.settle()
         assert words in page.result.plainText and "b: there is no mask" in page.result.plainText

@@ -150,6 +150,17 @@ def test_a_second_correction_is_a_new_version(user, model, pool):
     assert "excluded" in reviews and "unreviewed" in reviews
 
 
+def test_the_name_asked_for_is_the_one_given_in_the_knowledge_pool(user):
+    import slicer
+
+    slicer.app.userSettings().setValue("CERS/Annotator", "Ben")
+    try:
+        user.control.enter()
+        assert user.ui.annotatorEdit.text == "Ben"
+    finally:
+        slicer.app.userSettings().remove("CERS/Annotator")
+
+
 def test_what_cannot_be_added_is_told_in_one_sentence(user, model, pool, monkeypatch):
     volume = head("one")
     user.segment(volume, "", model)

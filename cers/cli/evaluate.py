@@ -11,7 +11,7 @@ from typing import Annotated, Optional
 import typer
 
 from .options import Device, Planes
-from .output import command, fail, progress, say_json
+from .output import command, counted, fail, progress, say_json
 
 
 @command
@@ -99,7 +99,7 @@ def evaluate(
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
     groups = result["rules"]["groups"]
     say(
-        f"\n{result['images']} images, 95 % bootstrap intervals over {f'{groups} groups' if groups else 'cases'}"
+        f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals over {counted(groups, 'group') if groups else 'cases'}"
         + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")
         + "\n"
         + text_table(mean_rows(result) + part_rows(result) + trust_rows(result))
@@ -136,7 +136,7 @@ def compare(
     if to_stdout:
         say_json(found)
         return
-    print(f"{second.name} minus {first.name}, {found['cases']} cases")
+    print(f"{second.name} minus {first.name}, {counted(found['cases'])}")
     for metric, row in found["difference"].items():
         print(f"{metric_name(metric, found['units']):<26}{span(row):<28}n={row['n']}  better {row['better']}, worse {row['worse']}")
     if json_file is not None:

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from .options import Device
-from .output import command, errors, progress, say_json
+from .output import command, counted, errors, progress, say_json
 
 
 @command(cancelled="Cancelled. What was measured so far is kept; the same command goes on from there.")
@@ -48,6 +48,6 @@ def next_(
         return
     for n, volume in enumerate(report.volumes[:count], 1):
         print(f"{n:3}. {volume.path}  ({volume.score:.2f})\n     {volume.reason}")
-    print(f"{len(report.volumes)} volumes to label, {len(report.labelled)} labelled already, {len(report.faults)} not readable.")
+    print(f"{counted(len(report.volumes), 'volume')} to label, {len(report.labelled)} labelled already, {len(report.faults)} not readable.")
     for name, reason in report.faults.items():
         errors.print(f"Not readable: {name}: {reason}", markup=False, soft_wrap=True)

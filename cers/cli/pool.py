@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, fail, progress, say_json, stoppable
+from .output import command, counted, fail, progress, say_json, stoppable, were
 
 pool_app = typer.Typer(
     no_args_is_help=True,
@@ -36,7 +36,7 @@ def create(folder: _DIR) -> None:
     from ..pool import Pool
 
     with Pool.create(folder) as pool:
-        print(f"Made an empty pool in {folder}." if not len(pool) else f"{folder} is a pool already, with {len(pool)} cases.")
+        print(f"Made an empty pool in {folder}." if not len(pool) else f"{folder} is a pool already, with {counted(len(pool))}.")
 
 
 @pool_app.command("import")
@@ -91,20 +91,25 @@ def import_(
     if as_json:
         say_json({**report.to_dict(), "cases": count})
     else:
-        print(f"{'Would add' if dry_run else 'Added'} {report.added} cases from {report.images} images; the pool has {count}.")
+        print(
+            f"{'Would add' if dry_run else 'Added'} {counted(report.added)} from {counted(report.images, 'image')}; the pool has {count}."
+        )
         if report.identity:
             print(
                 f"Header fields that may tell who the patient is were {'kept' if keep_identity else 'dropped'}: "
                 + ", ".join(f"{name} ({images})" for name, (images, _) in sorted(report.identity.items()))
             )
         if report.unlisted:
-            print(f"{len(report.unlisted)} images that the table does not name were left out.")
+            print(f"Left out, as the table does not name them: {counted(len(report.unlisted), 'image')}.")
     for fault in report.faults[:MOST_FAULTS]:
         print(f"Not imported: {fault}", file=sys.stderr)
     if (more := len(report.faults) - MOST_FAULTS) > 0:
         print(f"... and {more} more; --json names all of them.", file=sys.stderr)
     if report.cancelled:
-        fail(f"Cancelled: {report.left} images were not imported. The same command goes on from there.", 130)
+        fail(
+            f"Cancelled: {were(report.left, 'image')} not imported. The same command goes on from there.",
+            130,
+        )
     if report.faults or not report.images:
         fail(f"{len(report.faults)} items could not be imported." if report.faults else "No pair of image and mask was found.", 1)
 
@@ -129,7 +134,7 @@ def list_(
         say_json(cases)
         return
     _table(cases)
-    print(f"{len(cases)} cases")
+    print(counted(len(cases)))
 
 
 @pool_app.command()
@@ -229,14 +234,16 @@ def delete(
     """Move cases to the pool's trash, from which 'cers pool restore' brings them back. On a terminal it asks first."""
     with _open(folder, write=True) as pool:
         ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))  # all are known before the first is deleted
-        several = f"{len(ids)} of {len(pool)} cases"
+        several = f"{len(ids)} of {counted(len(pool))}"
         question = f"Delete {several} for good?" if for_good else f"Move {several} to the trash?"
         if not yes and sys.stdin.isatty() and not typer.confirm(question):
             fail("Cancelled. Nothing was deleted.", 130)
         numbers = pool.trash(ids, who=who)
         if for_good:
             pool.purge(numbers, who=who)
-        print(f"Deleted {len(ids)} cases; the pool has {len(pool)}." + ("" if for_good else " Bring them back with 'cers pool restore'."))
+        print(
+            f"Deleted {counted(len(ids))}; the pool has {len(pool)}." + ("" if for_good else " Bring them back with 'cers pool restore'.")
+        )
 
 
 @pool_app.command()
@@ -251,7 +258,7 @@ def verify(folder: _DIR, as_json: _JSON = False) -> None:
     else:
         for fault in faults:
             print(f"{fault.id or 'pool'}: {fault.message}")
-        print(f"{count} cases, {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}.")
+        print(f"{counted(count)}, {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}.")
         if unnamed:
             print(f"No case names {unnamed} of the image files. If pool.sqlite is not an older copy, 'cers pool clean' deletes them.")
     if faults:

@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from .options import Device
-from .output import command, errors, fail, progress, say_json, stoppable
+from .output import command, counted, errors, fail, progress, say_json, stoppable, were
 from .pool import _DIR, _JSON, _WHO, _open, _resolve, pool_app
 
 
@@ -26,7 +26,7 @@ def review(
     with _open(folder, write=True) as pool:
         ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))
         pool.review_cases(ids, verdict, who=who, note=note)
-        print(f"{len(ids)} cases are now {verdict}.")
+        print(f"{counted(len(ids))} {'is' if len(ids) == 1 else 'are'} now {verdict}.")
 
 
 @pool_app.command()
@@ -46,7 +46,7 @@ def restore(
                 return
             for entry in trashed:
                 print("\t".join(str(entry[name] or "-") for name in ("id", "created", "who", "note")))
-            print(f"{len(trashed)} cases in the trash")
+            print(f"{counted(len(trashed))} in the trash")
             return
         numbers = []
         for text in cases:
@@ -58,7 +58,7 @@ def restore(
             one = text if text in meant else meant.pop()
             numbers.append(next(entry["number"] for entry in found if entry["id"] == one))  # the newest
         ids = pool.restore(numbers, who=who)
-    print(f"Restored {len(ids)} cases.")
+    print(f"Restored {counted(len(ids))}.")
 
 
 @pool_app.command()
@@ -126,10 +126,10 @@ def health(
             tried = _try(pool, cases, model, device, threads)
             findings = tried.findings() + findings
             if not as_json:
-                print(f"Tried so far: {len(tried.trials)} of {tried.total} cases.")
+                print(f"Tried so far: {len(tried.trials)} of {counted(tried.total)}.")
             if tried.faults:
                 reason = next(iter(tried.faults.values()))
-                errors.print(f"Not tried: {len(tried.faults)} cases. {reason}", markup=False, soft_wrap=True)
+                errors.print(f"Not tried: {counted(len(tried.faults))}. {reason}", markup=False, soft_wrap=True)
         count = len(pool)
     if as_json:
         say_json([f.to_dict() for f in findings])
@@ -137,7 +137,7 @@ def health(
         for f in findings:
             more = f" and {len(f.ids) - 4} more" if len(f.ids) > 4 else ""
             print(f"{f.kind}: {f.message} ({', '.join(f.ids[:4])}{more})")
-        print(f"{count} cases, {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}.")
+        print(f"{counted(count)}, {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}.")
     if findings:
         raise typer.Exit(1)
 
@@ -166,7 +166,7 @@ def export(
         file = _output(file, ".zip", folder)
         ids = [_resolve(pool, case) for case in cases] if cases else None
         count = export_pool(pool, file, ids, progress=show)
-    print(f"Wrote {count} cases to {file}.")
+    print(f"Wrote {counted(count)} to {file}.")
 
 
 def _output(path: Path, suffix: str, folder: Path) -> Path:
@@ -196,10 +196,13 @@ def merge(
     if as_json:
         say_json(report.to_dict())
     else:
-        print(f"{'Would add' if dry_run else 'Added'} {len(report.added)} cases; {len(report.present)} were here already.")
+        print(f"{'Would add' if dry_run else 'Added'} {counted(len(report.added))}; {len(report.present)} were here already.")
         for case_id, names in report.different.items():
             print(f"{case_id}: kept as it is here; the other differs in {', '.join(names)}.")
     if report.cancelled:
-        fail(f"Cancelled: {report.left} cases were not merged. The same command goes on from there.", 130)
+        fail(
+            f"Cancelled: {were(report.left)} not merged. The same command goes on from there.",
+            130,
+        )
     if report.faults:
-        fail(f"{len(report.faults)} cases could not be merged. " + " ".join(report.faults[:5]), 1)
+        fail(f"{counted(len(report.faults))} could not be merged. " + " ".join(report.faults[:5]), 1)

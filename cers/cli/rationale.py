@@ -10,7 +10,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, fail, progress, say_json, stoppable
+from .output import command, counted, fail, progress, say_json, stoppable
 
 rationale_app = typer.Typer(
     no_args_is_help=True,
@@ -194,7 +194,7 @@ def _names(counts: dict[str, int]) -> str:
 
 def _say_plan(plan) -> None:
     print(
-        f"{len(plan.ids)} cases to write; {plan.done} have this text already"
+        f"{counted(len(plan.ids))} to write; {plan.done} have this text already"
         + (f"; {plan.persons} were written by a person and stay." if plan.persons else ".")
     )
     if plan.kept:
