@@ -11,6 +11,8 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10 python; do \
 TORCH_INDEX ?=
 # What to test, and pytest's options: make test TESTS="Testing/pool -x"
 TESTS ?=
+# In how many processes at once: make test JOBS=0 is one, in which a debugger works. Each takes up to 3 GB.
+JOBS ?= 2
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -31,11 +33,12 @@ demo: $(RUN)
 	@$(PY) -m cers.demo
 
 test: export QT_QPA_PLATFORM := offscreen
+test: export OMP_NUM_THREADS := 1
 ifeq ($(shell uname -s),Linux)
 test: export VTK_DEFAULT_OPENGL_WINDOW := vtkOSOpenGLRenderWindow
 endif
 test: $(TEST)
-	@$(PY) -m pytest $(TESTS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
 bench: $(RUN)
 	@$(PY) -m benchmarks
@@ -72,4 +75,4 @@ help:
 	@echo "make bench      print the speed figures of this machine"
 	@echo "make setup      only set up $(VENV)"
 	@echo "make clean      remove what demo and test wrote; make distclean: the environment and the downloads too"
-	@echo "Variables: PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX)  TESTS=$(TESTS)"
+	@echo "Variables: PYTHON=$(PYTHON)  TORCH_INDEX=$(TORCH_INDEX)  TESTS=$(TESTS)  JOBS=$(JOBS)"
