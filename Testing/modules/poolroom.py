@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from cers.case import Case
 from cers.pool import Pool
@@ -39,6 +40,17 @@ def pool_folder(tmp_path) -> Path:
         for seed in range(4):
             pool.add(make_case(seed, patient_id=f"p{seed // 2}"))
         pool.add(make_case(7, modality="CT", body_site="lung", patient_id="p9", annotator=None, review="approved"))
+    return folder
+
+
+def write_pictures(folder: Path, count: int, side: int) -> Path:
+    """Pictures with masks beside them, each with its square at another place."""
+    folder.mkdir()
+    for n in range(count):
+        picture = np.full((side, side), 40, np.uint8)
+        picture[20 + n : 60 + n, 30:70] = 200
+        Image.fromarray(picture).save(folder / f"{n}.png")
+        Image.fromarray(np.where(picture > 100, 255, 0).astype(np.uint8)).save(folder / f"{n}_mask.png")
     return folder
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from cers.case import Case
 from cers.rationale import describe
 
+ROOT = Path(__file__).resolve().parents[2]
 SHAPE = (9, 72, 64)
 BLOCKED_MS = 250  # five times the aim: other programs may keep the machine busy, and what truly blocks takes seconds
 
@@ -46,9 +49,25 @@ def make_pool(folder: Path, count: int = 9) -> Path:
     return folder
 
 
-def load(host, root: Path):
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
+    from cers.inference.tiny import tiny_model
+
+    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def loaded(host):
+    """The module; its panel is ended with the file that asked for it."""
+    module = load(host)
+    yield module
+    unload(host, module)
+
+
+def load(host):
     """The module, loaded once in a process."""
-    return getattr(host.slicer.modules, "cerssegment", None) or host.load_module(root / "CERSSegment" / "CERSSegment.py")
+    return getattr(host.slicer.modules, "cerssegment", None) or host.load_module(ROOT / "CERSSegment" / "CERSSegment.py")
 
 
 def unload(host, module) -> None:
@@ -60,6 +79,20 @@ def unload(host, module) -> None:
     form.setMRMLScene(None)  # its selectors let go of the scene
     module._widget = None
     host.process(0.3)
+
+
+@contextmanager
+def visit(host, loaded, width: int = 1280, height: int = 800):
+    """A user before the module's panel; what runs at the end is stopped."""
+    window = host.show_main_window(width, height, 400)
+    person = User(host, host.enter_module(loaded))
+    person.window = window
+    yield person
+    person.logic.cancel()
+    person.wait(10)
+    person.control.board.hide()
+    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
+    host.process(0.1)
 
 
 class User:

@@ -6,10 +6,8 @@ import os
 import socket
 import time
 
-import numpy as np
 import pytest
-from PIL import Image
-from poolroom import HEALTH, HISTORY, IMPORT, pool_folder, user  # noqa: F401 - fixtures
+from poolroom import HEALTH, HISTORY, IMPORT, pool_folder, user, write_pictures  # noqa: F401 - fixtures
 
 from cers.errors import InputError
 from cers.pool import Pool
@@ -159,13 +157,7 @@ def test_a_run_is_not_resumed_twice_while_its_process_starts(user, tmp_path):
 
 
 def test_a_worker_that_dies_in_an_import_is_not_said_to_have_changed_nothing(user, pool_folder, tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for n in range(40):
-        picture = np.full((120, 120), 40, np.uint8)
-        picture[20 + n : 60 + n, 30:70] = 200
-        Image.fromarray(picture).save(folder / f"{n}.png")
-        Image.fromarray(np.where(picture > 100, 255, 0).astype(np.uint8)).save(folder / f"{n}_mask.png")
+    folder = write_pictures(tmp_path / "images", 40, 120)
     user.choose(pool_folder)
     user.page(IMPORT)
     page, worker = user.control.importing, user.control.session.worker

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from poolroom import IMPORT, make_case, pool_folder, user  # noqa: F401 - fixtures
+from poolroom import IMPORT, make_case, pool_folder, user, write_pictures  # noqa: F401 - fixtures
 
 from cers.pool import Pool
 
@@ -253,16 +253,7 @@ def test_what_the_headers_say_is_shown_and_dropped_unless_kept(user, pool_folder
 
 
 def test_a_cancelled_import_tells_what_went_in(user, pool_folder, tmp_path):
-    import numpy as np
-    from PIL import Image
-
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for n in range(60):
-        picture = np.full((200, 200), 40, np.uint8)
-        picture[20 + n : 60 + n, 30:70] = 200
-        Image.fromarray(picture).save(folder / f"{n}.png")
-        Image.fromarray(np.where(picture > 100, 255, 0).astype(np.uint8)).save(folder / f"{n}_mask.png")
+    folder = write_pictures(tmp_path / "images", 60, 200)
     user.choose(pool_folder)
     user.page(IMPORT)
     page, worker = user.control.importing, user.control.session.worker

@@ -8,8 +8,7 @@ import shutil
 import numpy as np
 import phantom
 import pytest
-from conftest import ROOT
-from segmentkit import Gaps, User, load, unload
+from segmentkit import Gaps, loaded, visit  # noqa: F401 - fixtures
 
 from cers.case import Geometry
 from cers.case.io import read_mask, write_image
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def model(tmp_path_factory):
     pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
     return phantom.build_model(tmp_path_factory.mktemp("model") / "model", share=0.2)
-
-
-@pytest.fixture(scope="module")
-def loaded(host):
-    module = load(host, ROOT)
-    yield module
-    unload(host, module)
 
 
 @pytest.fixture
@@ -49,20 +41,16 @@ def scans(tmp_path):
 
 @pytest.fixture
 def user(host, loaded, window, pool, model):
-    window = host.show_main_window(1280, 800, 400)
-    person = User(host, host.enter_module(loaded))
-    person.window, person.list = window, person.control.labelNext
-    person.ui.annotatorEdit.setText("Ada Lovelace")
-    person.choose(None, pool, model)
-    person.ui.nextButton.collapsed = False
-    yield person
-    person.logic.cancel()
-    person.wait(10)
+    with visit(host, loaded) as person:
+        person.list = person.control.labelNext
+        person.ui.annotatorEdit.setText("Ada Lovelace")
+        person.choose(None, pool, model)
+        person.ui.nextButton.collapsed = False
+        yield person
     person.ui.nextButton.collapsed = True
     host.slicer.mrmlScene.Clear(0)
     for name in ("CERS/LabelNextFolder", "CERS/PoolFolder", "CERS/Annotator"):
         host.qt.QSettings().remove(name)
-    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
     host.process(0.1)
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import phantom
 import pytest
-from conftest import ROOT
-from segmentkit import User, load, unload
+from segmentkit import loaded, visit  # noqa: F401 - fixtures
 
 from cers.pool import Pool
 
@@ -33,13 +32,6 @@ def model(tmp_path_factory):
     return phantom.build_model(tmp_path_factory.mktemp("model") / "model", share=0.2)
 
 
-@pytest.fixture(scope="module")
-def loaded(host):
-    module = load(host, ROOT)
-    yield module
-    unload(host, module)
-
-
 @pytest.fixture
 def pool(tmp_path):
     with Pool.create(tmp_path / "pool"):
@@ -49,15 +41,9 @@ def pool(tmp_path):
 
 @pytest.fixture
 def user(host, loaded, window):
-    window = host.show_main_window(1280, 800, 400)
-    person = User(host, host.enter_module(loaded))
-    person.window = window
-    person.ui.annotatorEdit.setText("Ada Lovelace")
-    yield person
-    person.logic.cancel()
-    person.wait(10)
-    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
-    host.process(0.1)
+    with visit(host, loaded) as person:
+        person.ui.annotatorEdit.setText("Ada Lovelace")
+        yield person
 
 
 def head(patient: str, seed: int = 7, shift: int = 0):

@@ -9,8 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from segmentkit import SHAPE, Gaps, User, load, make_pool, unload
+from segmentkit import SHAPE, Gaps, loaded, make_pool, model, visit  # noqa: F401 - fixtures
 
 from cers.case.terminology import label_style
 
@@ -18,37 +17,15 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
-    from cers.inference.tiny import tiny_model
-
-    return tiny_model(tmp_path_factory.mktemp("model") / "tiny")
-
-
-@pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     return make_pool(tmp_path_factory.mktemp("pool") / "pool")
 
 
-@pytest.fixture(scope="module")
-def loaded(host):
-    module = load(host, ROOT)
-    yield module
-    unload(host, module)
-
-
 @pytest.fixture
 def user(host, loaded, window):
-    window = host.show_main_window(1280, 800, 400)
-    window.centralWidget().setSizes([400, 880])
-    person = User(host, host.enter_module(loaded))
-    person.window = window
-    yield person
-    person.logic.cancel()
-    person.wait(10)
-    person.control.board.hide()
-    person.logic.said._slots = [s for s in person.logic.said._slots if s == person.control.say]
-    host.process(0.1)
+    with visit(host, loaded) as person:
+        person.window.centralWidget().setSizes([400, 880])
+        yield person
 
 
 @pytest.fixture

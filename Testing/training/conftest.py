@@ -16,6 +16,12 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp("pictures"))
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Of prepared pictures, for one file's tests."""
+    return tmp_path_factory.mktemp("frames")
+
+
 @pytest.fixture(scope="session")
 def slices(folder, tmp_path_factory) -> Slices:
     return brisc(folder, "train", tmp_path_factory.mktemp("cache"), size=SIZE)

@@ -11,6 +11,9 @@ from pathlib import Path
 
 from cers.inference.tiny import ENCODER
 from cers.training.config import TrainConfig
+from cers.training.datasets import open_dataset
+from cers.training.splits import make_split
+from cers.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORK = {
@@ -42,6 +45,12 @@ SMALL = {
 
 def settings(folder: Path, **changes) -> TrainConfig:
     return TrainConfig.of({"data": str(folder), "steps": 6, **SMALL, **changes})
+
+
+def trainer(folder: Path, cache: Path, **changes) -> Trainer:
+    config = settings(folder, **changes)
+    data = open_dataset(config.data, [], config.frame, config.plane, cache)
+    return Trainer(config, data, make_split(data, config), cache)
 
 
 def start(out: Path, config: TrainConfig | None = None, cache: Path | None = None, processes: int = 0) -> subprocess.Popen:

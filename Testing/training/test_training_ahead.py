@@ -15,26 +15,13 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 import torch
-from runs import settings
+from runs import settings, trainer
 
 from cers.training.ahead import processes, threads
 from cers.training.config import METHODS
-from cers.training.datasets import open_dataset
 from cers.training.runfolder import RunFolder
 from cers.training.runs import locked
-from cers.training.splits import make_split
-from cers.training.trainer import Trainer, train
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("frames")
-
-
-def trainer(folder, cache, **changes) -> Trainer:
-    config = settings(folder, **changes)
-    data = open_dataset(config.data, [], config.frame, config.plane, cache)
-    return Trainer(config, data, make_split(data, config), cache)
+from cers.training.trainer import train
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from runs import metrics, settings
+from runs import metrics, settings, trainer
 
 from cers.inference.model import load_model
 from cers.training.batches import nearest, two_stage
@@ -16,17 +16,6 @@ from cers.training.memory import Memory
 from cers.training.splits import make_split
 from cers.training.tasks import make
 from cers.training.trainer import Trainer, train
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("frames")
-
-
-def trainer(folder, cache, **changes) -> Trainer:
-    config = settings(folder, **changes)
-    data = open_dataset(config.data, [], config.frame, config.plane, cache)
-    return Trainer(config, data, make_split(data, config), cache)
 
 
 @pytest.mark.parametrize("method", METHODS)

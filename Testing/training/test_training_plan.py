@@ -24,11 +24,6 @@ from cers.training.trainer import train
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("frames")
-
-
-@pytest.fixture(scope="module")
 def done(folder, cache, tmp_path_factory):
     """A finished run of the method cers with two validations."""
     out = tmp_path_factory.mktemp("runs") / "Übung mit Lücke"

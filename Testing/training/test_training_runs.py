@@ -26,11 +26,6 @@ from cers.training.splits import make_split
 from cers.training.trainer import Trainer, prepare, train
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("frames")
-
-
 def same(a, b) -> bool:
     a, b = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
     return set(a) == set(b) and all(torch.equal(a[k], b[k]) for k in a)
