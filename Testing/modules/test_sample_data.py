@@ -8,7 +8,6 @@ import types
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 from segmentkit import load
 
 from cers.sample import FILES, PARTS
@@ -48,7 +47,7 @@ def sample_data(monkeypatch):
 def test_registered_when_the_application_has_started(host, sample_data):
     from PySide6.QtGui import QImage
 
-    load(host, ROOT)
+    load(host)
     assert not sample_data, "not before all modules are there"
     host.app.startupCompleted.emit()
     assert [s["sampleName"] for s in sample_data] == ["Brain tumour (MR)", "Brain tumour (MR) with expert mask"]
@@ -64,7 +63,7 @@ def test_registered_when_the_application_has_started(host, sample_data):
 
 
 def test_an_application_without_the_module_is_no_error(host, monkeypatch):
-    load(host, ROOT)
+    load(host)
     from CERSSegmentLib import SampleVolumes
 
     monkeypatch.setitem(sys.modules, "SampleData", None)
@@ -73,7 +72,7 @@ def test_an_application_without_the_module_is_no_error(host, monkeypatch):
 
 def test_what_would_be_downloaded_loads_as_registered(host, scene, sample_data, cers_data):
     """With the real files in place of the download: an image, and the expert's mask as a segmentation."""
-    load(host, ROOT)
+    load(host)
     from CERSSegmentLib import SampleVolumes
 
     SampleVolumes.register()

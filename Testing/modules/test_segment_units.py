@@ -33,7 +33,7 @@ def part(lib):
 def test_self_test_of_the_module(host, scene, part, monkeypatch):
     """What "Reload and Test" runs inside the application."""
     monkeypatch.setattr(part("InstallLogic"), "missing", lambda: ["a package"])  # the run itself is tested elsewhere
-    module = load(host, ROOT)
+    module = load(host)
     sys.modules["CERSSegment"].CERSSegmentTest().runTest()
     unload(host, module)
 
@@ -93,7 +93,7 @@ def test_volumes_that_are_refused(host, scene, part, kind, words):
 def test_refused_volume_is_told_in_the_panel(host, window, part):
     import slicer
 
-    module = load(host, ROOT)
+    module = load(host)
     panel = host.enter_module(module)
     node = slicer.util.addVolumeFromArray(np.ones((3, 4, 5), np.uint8), name="drawn", nodeClassName="vtkMRMLLabelMapVolumeNode")
     panel.ui.inputSelector.setCurrentNode(node)
