@@ -244,9 +244,11 @@ def crashSentence(log: list[str]) -> str:
     """What to tell the user of a worker that ended by itself, judged by the last lines of its log."""
     for line in reversed(log[-40:]):
         if line.startswith(("ModuleNotFoundError", "ImportError")):
-            return _("A Python package is missing: {reason}. Install the packages that CERS needs with the button above.").format(
-                reason=line.partition(":")[2].strip().rstrip(".")
+            reason = line.partition(":")[2].strip().rstrip(".")
+            words = _(
+                "A Python package is missing: {reason}. Install what CERS needs with the button at the top of the module CERS Segment."
             )
+            return words.format(reason=reason)
         if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
             return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
     return _("The worker process ended unexpectedly. Perhaps memory ran out: close other programs or crop a large volume, then try again.")
