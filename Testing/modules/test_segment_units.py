@@ -11,8 +11,7 @@ import types
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from segmentkit import load, unload
+from segmentkit import ROOT, load, unload
 
 
 @pytest.fixture(scope="module")

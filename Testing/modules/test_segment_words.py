@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from conftest import ROOT
+from segmentkit import ROOT
 
 
 @pytest.fixture
