@@ -1,0 +1,86 @@
+"""What a hostile folder, table or result file may not do: change a figure without a word, or end in a traceback."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import phantom
+import pytest
+import SimpleITK as sitk
+
+from cers.case import Geometry
+from cers.case.io import read_mask, read_volume, write_segmentation
+from cers.errors import InputError
+from cers.evaluation.items import find_items
+from cers.evaluation.run import Evaluation
+
+
+def evaluate(images, masks, predictions, csv=None, labels=None, **more) -> dict:
+    return Evaluation(find_items(images, masks, predictions=predictions, csv=csv), labels=labels).run(**more)
+
+
+def table(path, *lines):
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+# ---- files
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_nifti_file_of_which_the_end_is_missing_is_refused(volumes, tmp_path, ending, share):
+    """Its reader would fill up the rest with whatever is in memory."""
+    images, masks = volumes
+    made = tmp_path / "made"
+    made.mkdir()
+    for seed in range(2):
+        noise = np.random.default_rng(seed).integers(0, 2, phantom.SHAPE).astype(np.uint8)
+        write_segmentation(made / f"v{seed}{ending}", noise, Geometry(phantom.matrix(), phantom.SHAPE), {1: "tumor"})
+    file = made / f"v0{ending}"
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * share)])
+    result = evaluate(images, masks, made)
+    assert list(result["faults"]) == ["v0"] and "Copy or export it again" in result["faults"]["v0"] and result["images"] == 1
+    with pytest.raises(InputError, match="ends too early"):
+        read_volume(file)
+
+
+@pytest.mark.parametrize("kind", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat64])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_a_whole_nifti_file_is_read(tmp_path, ending, kind):
+    """Also one that several compressors wrote one after the other, of which the last part alone says too small a size."""
+    array = np.arange(5 * 7 * 9).reshape(5, 7, 9) % 100
+    file = tmp_path / f"a{ending}"
+    sitk.WriteImage(sitk.Cast(sitk.GetImageFromArray(array.astype(np.float64)), kind), str(file))
+    assert np.array_equal(read_volume(file).array, array)
+    if ending == ".nii.gz":
+        import gzip
+
+        whole = gzip.decompress(file.read_bytes())
+        file.write_bytes(gzip.compress(whole[:500]) + gzip.compress(whole[500:]))
+        assert np.array_equal(read_volume(file).array, array)
+        assert read_mask(file, read_volume(file).geometry)[0].max() == 99
+
+
+# ---- labels
+
+
+# ---- figures
+
+
+# ---- the table
+
+
+# ---- result files
+
+
+@pytest.fixture
+def result(pictures, tmp_path):
+    return evaluate(*pictures, tmp_path / "moved")
+
+
+def damaged(result, change) -> dict:
+    copy = json.loads(json.dumps(result))
+    change(copy)
+    return copy
