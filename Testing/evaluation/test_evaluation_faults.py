@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import phantom
@@ -63,6 +64,24 @@ def test_a_whole_nifti_file_is_read(tmp_path, ending, kind):
         assert read_mask(file, read_volume(file).geometry)[0].max() == 99
 
 
+def test_one_folder_of_images_and_masks_with_predictions(pictures, tmp_path):
+    """Predictions may carry the names of the images or of the masks; the masks are no images that lack one."""
+    both, named = tmp_path / "both", tmp_path / "named"
+    both.mkdir()
+    named.mkdir()
+    for n in range(4):
+        shutil.copy(pictures[0] / f"case{n}.png", both)
+        shutil.copy(pictures[1] / f"case{n}_mask.png", both)
+        shutil.copy(tmp_path / "moved" / f"case{n}.png", named / f"case{n}_mask.png")
+    apart = evaluate(*pictures, tmp_path / "moved")
+    for made in (tmp_path / "moved", named):
+        result = evaluate(both, both, made)
+        assert result["left"] == {} and result["mean"] == apart["mean"]
+    (named / "case2_mask.png").unlink()
+    result = evaluate(both, both, named)
+    assert result["images"] == 3 and list(result["left"]) == ["case2"] and "no prediction" in result["left"]["case2"]
+
+
 # ---- labels
 
 
@@ -70,6 +89,13 @@ def test_a_whole_nifti_file_is_read(tmp_path, ending, kind):
 
 
 # ---- the table
+
+
+def test_a_table_of_other_images_is_refused(pictures, tmp_path):
+    """Else the intervals would be over cases although groups were given."""
+    for lines in (["images/case0.png,a", "images/case1.png,a"], ["x,a"], []):
+        with pytest.raises(InputError, match="none of the images"):
+            find_items(*pictures, csv=table(tmp_path / "t.csv", "image,group", *lines))
 
 
 # ---- result files
