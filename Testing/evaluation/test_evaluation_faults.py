@@ -9,12 +9,15 @@ import numpy as np
 import phantom
 import pytest
 import SimpleITK as sitk
+from folders import picture, save_picture
 
 from cers.case import Geometry
 from cers.case.io import read_mask, read_volume, write_segmentation
+from cers.cli import main
 from cers.errors import InputError
 from cers.evaluation.items import find_items
 from cers.evaluation.run import Evaluation
+from cers.evaluation.tables import part_rows
 
 
 def evaluate(images, masks, predictions, csv=None, labels=None, **more) -> dict:
@@ -83,6 +86,22 @@ def test_one_folder_of_images_and_masks_with_predictions(pictures, tmp_path):
 
 
 # ---- labels
+
+
+def test_labels_that_differ_in_their_case_only_are_refused(pictures, tmp_path, capsys):
+    """Names are matched whatever their case, so one of the two would never be found."""
+    code = main(["evaluate", *map(str, pictures), "--predictions", str(tmp_path / "moved"), "--labels", "1=Core, 2=core"])
+    assert code == 2 and "is not understood" in " ".join(capsys.readouterr().err.replace("│", "").split())
+
+
+def test_a_diagnosis_called_like_a_label_takes_no_row_from_it(pictures, tmp_path):
+    for n in range(4):
+        mask = picture(n)[1]
+        halves = np.where(np.arange(mask.shape[1]) < 24, 2, 1) * mask
+        save_picture(tmp_path / "parts" / f"case{n}.png", halves.astype(np.uint8))
+    csv = table(tmp_path / "t.csv", "image,diagnosis", *(f"case{n},core" for n in range(4)))
+    result = evaluate(pictures[0], tmp_path / "parts", tmp_path / "parts", csv, {1: "core", 2: "edge"})
+    assert [name for name, *_ in part_rows(result)] == ["Dice, core", "Dice, edge", "Dice, core"]
 
 
 # ---- figures

@@ -40,8 +40,8 @@ def mean_rows(result: dict) -> list[tuple[str, str, int]]:
 
 def part_rows(result: dict) -> list[tuple[str, str, int]]:
     """Dice by label and by diagnosis, where there are several."""
-    parts = {**result.get("by_label", {}), **result.get("by_diagnosis", {})}
-    return [(f"Dice, {name}", span(row["dice"]), row["dice"]["n"]) for name, row in parts.items()]
+    parts = [*result.get("by_label", {}).items(), *result.get("by_diagnosis", {}).items()]  # a diagnosis may be called like a label
+    return [(f"Dice, {name}", span(row["dice"]), row["dice"]["n"]) for name, row in parts]
 
 
 def trust_rows(result: dict) -> list[tuple[str, str, int]]:
