@@ -15,6 +15,7 @@ from cers.case import Geometry
 from cers.case.io import read_mask, read_volume, write_segmentation
 from cers.cli import main
 from cers.errors import InputError
+from cers.evaluation.calibration import Reliability
 from cers.evaluation.items import find_items
 from cers.evaluation.run import Evaluation
 from cers.evaluation.tables import part_rows
@@ -105,6 +106,18 @@ def test_a_diagnosis_called_like_a_label_takes_no_row_from_it(pictures, tmp_path
 
 
 # ---- figures
+
+
+def test_calibration_counts_only_cases_that_have_voxels():
+    """Where mask and expert mask are empty nothing is near a lesion; of one case alone there is no interval."""
+    near = Reliability()
+    near.add(np.full(10, 0.9), np.ones(10))
+    near.add(np.empty(0), np.empty(0))
+    assert near.summary()["ece"] == {"value": 0.1, "low": None, "high": None, "n": 1}
+    near.add(np.full(10, 0.5), np.zeros(10))
+    found = near.summary(["a", "b", "a"])["ece"]
+    assert found["n"] == 2 and found["low"] is None, "both are of one group"
+    assert near.summary(["a", "b", "c"])["ece"]["high"] == 0.5
 
 
 # ---- the table
