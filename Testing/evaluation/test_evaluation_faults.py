@@ -16,6 +16,7 @@ from cers.case.io import read_mask, read_volume, write_segmentation
 from cers.cli import main
 from cers.errors import InputError
 from cers.evaluation.calibration import Reliability
+from cers.evaluation.compare import compare_results, read_result
 from cers.evaluation.items import find_items
 from cers.evaluation.run import Evaluation
 from cers.evaluation.tables import part_rows
@@ -142,3 +143,44 @@ def damaged(result, change) -> dict:
     copy = json.loads(json.dumps(result))
     change(copy)
     return copy
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["cases"][1].pop("image"),
+        lambda r: r["cases"][1].pop("hd95"),
+        lambda r: r.update(cases=[1, 2]),
+        lambda r: r["cases"][1].update(dice="0.5"),
+        lambda r: r["cases"][1].update(dice=float("nan")),
+        lambda r: r["cases"][1].update(dice=True),
+        lambda r: r["cases"].append(r["cases"][0]),
+        lambda r: r.update(units=None),
+        lambda r: r["units"].pop("hd95"),
+    ],
+    ids=["no name", "no figure", "no cases", "text", "nan", "boolean", "twice", "no units", "lacks a unit"],
+)
+def test_a_damaged_result_is_one_sentence(result, tmp_path, capsys, change):
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    for file, value in zip(files, (result, damaged(result, change))):
+        file.write_text(json.dumps(value))
+    for order in (files, files[::-1]):
+        assert main(["compare", *map(str, order)]) == 1
+        out, err = capsys.readouterr()
+        assert not out and err.count("\n") == 1 and "'" + str(files[1]) + "'" in err and "--json" in err
+
+
+def test_results_in_other_units_are_refused_in_words(result):
+    other = damaged(result, lambda r: r["units"].update(hd95="mm", surface_tolerance="2 mm"))
+    with pytest.raises(InputError, match=r"units \(hd95 px against mm, surface tolerance 1 px against 2 mm\)") as caught:
+        compare_results(result, other)
+    assert "{" not in str(caught.value)
+    other = damaged(result, lambda r: r.update(labels=["core", "edema"]))
+    with pytest.raises(InputError, match=r"labels \(none against core, edema\)"):
+        compare_results(result, other)
+
+
+def test_a_result_that_an_editor_saved_with_a_mark_is_read(result, tmp_path):
+    (tmp_path / "r.json").write_text(json.dumps(result), encoding="utf-8-sig")
+    found = compare_results(result, read_result(tmp_path / "r.json"))
+    assert all(row["value"] in (0, None) and row["low"] == row["high"] == row["value"] for row in found["difference"].values())
