@@ -12,8 +12,8 @@ from ..case import Volume
 from ..case.io import PICTURES, pseudonym, read_mask, read_volume
 from ..errors import InputError
 from ..pool.dicom import read_dicom_seg
-from ..pool.importer import SUFFIXES, pair
-from ..pool.table import read_table
+from ..pool.importer import pair
+from ..pool.table import image_name, read_table
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def find_items(
                 left[name] = message.replace("this mask", "this prediction")
     rows = {}
     for row in read_table(Path(csv)) if csv is not None else ():
-        name = _name(row.image)
+        name = image_name(row.image)
         if row.problem or name in rows:
             raise InputError(f"Line {row.line} of the table: {row.problem or f'{row.image} is listed twice.'}")
         rows[name] = row.values
@@ -135,8 +135,3 @@ def read_labels(path: Path, volume: Volume, image: Path, one_by_one: bool = Fals
     if path.suffix.lower() == ".dcm":
         return read_dicom_seg(path, volume.geometry, series=image)
     return read_mask(path, volume.geometry, apart=one_by_one)
-
-
-def _name(image: str) -> str:
-    ending = next((s for s in SUFFIXES if image.lower().endswith(s)), "")
-    return image[: len(image) - len(ending)]

@@ -19,9 +19,8 @@ from ..rationale import describe
 from .dicom import read_dicom_seg
 from .records import modality_code
 from .store import Pool
-from .table import Row, read_table
+from .table import SUFFIXES, Row, read_table
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # endings by which people tell mask from image when both carry the case's name
 _MASK = ("_mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "-mask", "-seg", "-label", "-labels")
 _IMAGE = ("_image", "_img", "-image", "_0000")
