@@ -6,11 +6,13 @@ import phantom
 import pytest
 
 from cers.case import Geometry
-from cers.case.io import write_segmentation
+from cers.case.io import pseudonym, write_segmentation
 from cers.errors import InputError
 from cers.evaluation.items import find_items
 from cers.pool.table import read_table
+from cers.training.config import TrainConfig
 from cers.training.datasets import open_dataset
+from cers.training.splits import make_split
 
 
 @pytest.fixture
@@ -91,3 +93,21 @@ def test_training_keeps_columns_that_say_nothing_of_a_case(folder):
     for read in (evaluated, imported):
         with pytest.raises(InputError, match="column 'site', which is not known"):
             read(folder)
+
+
+def test_images_of_one_patient_of_the_table_are_kin_in_training_too(folder):
+    """Evaluation draws them together; training must not part them. The name itself is kept by neither."""
+    (folder / "cases.csv").write_text("image,split,group,patient\nv0,train,,Anna Muster\nv1,train,,Anna Muster\n")
+    found = find_items(folder / "images", folder / "masks", csv=folder / "cases.csv")
+    assert {item.patient for item in found.items} == {pseudonym("Anna Muster")}
+    data = open_dataset(folder, [], 64, "acquisition", folder / "cache")
+    kin = [set(row["kin"]) for row in data.table]
+    assert set.intersection(*kin) == {f"patient {pseudonym('Anna Muster')}"} and "Anna" not in repr(data.table)
+    with pytest.raises(InputError, match="of one patient, volume or group"):
+        make_split(data, TrainConfig(data=str(folder), labelled=1.0, validation=0.5))
+
+
+def test_an_empty_cell_of_the_table_says_nothing_of_a_slice(folder):
+    (folder / "cases.csv").write_text("image,split,group,plane\nv0,train,a,\nv1,train,b,Axial\n")
+    data = open_dataset(folder, [], 64, "acquisition", folder / "cache")
+    assert set(data.column("plane")) == {"axial"}

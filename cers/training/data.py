@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..case import PlaneView
-from ..case.io import label_picture, read_mask, read_volume
+from ..case.io import label_picture, pseudonym, read_mask, read_volume
 from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool.table import image_name, read_rows
@@ -103,7 +103,7 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
 def _table(path: Path, splits: tuple[str, ...] = SPLITS, blank: str | None = None) -> list[dict]:
     """The rows of a table, each with a split that is known. blank: what an empty cell of the split means, None if it must not be.
 
-    Images are named without the ending of their file, columns in lower case; an empty cell is "".
+    Images are named without the ending of their file, columns in lower case; an empty cell is "", a patient a pseudonym.
 
     Raises:
         InputError: not readable, a column is missing, a line is wrong, an image is listed twice, or a split is another one: its pictures
@@ -122,6 +122,8 @@ def _table(path: Path, splits: tuple[str, ...] = SPLITS, blank: str | None = Non
         values = {**dict.fromkeys(header, ""), **row.values, "image": image_name(row.image), "split": said.lower() or blank}
         if values["split"] not in splits:
             raise InputError(f"In {path}, {row.image} is of the split '{said}'. Write one of {', '.join(splits)}.")
+        if values.get("patient"):
+            values["patient"] = pseudonym(values["patient"])
         # pictures lie in a folder for each split, so that two splits may use one name
         place = (values["split"] if blank is None else None, values["image"])
         if place in seen:
