@@ -16,8 +16,10 @@ from cers.case.io import read_mask, read_volume, write_segmentation
 from cers.cli import main
 from cers.errors import InputError
 from cers.evaluation.calibration import Reliability
+from cers.evaluation.card import update_card
 from cers.evaluation.compare import compare_results, read_result
 from cers.evaluation.items import find_items
+from cers.evaluation.page import write_page
 from cers.evaluation.run import Evaluation
 from cers.evaluation.tables import part_rows
 
@@ -129,6 +131,27 @@ def test_a_table_of_other_images_is_refused(pictures, tmp_path):
     for lines in (["images/case0.png,a", "images/case1.png,a"], ["x,a"], []):
         with pytest.raises(InputError, match="none of the images"):
             find_items(*pictures, csv=table(tmp_path / "t.csv", "image,group", *lines))
+
+
+@pytest.mark.parametrize(
+    "lines, words, said",
+    [
+        (["case0,a", "case1,a", "case2,b", "case3,b"], "over 2 groups", ""),
+        (["case0,a", "case1,a", "case2,"], "over 1 group and 2 cases without one", "1 image is not in the table; it is evaluated"),
+        (["case0,a", "case1,a", "case2,b"], "over 2 groups and 1 case without one", "1 image is not in the table; it is evaluated"),
+        (["case0,", "case1,"], "over cases", "2 images are not in the table; they are evaluated"),
+    ],
+)
+def test_it_is_said_what_intervals_are_over(pictures, tmp_path, capsys, lines, words, said):
+    csv, file = table(tmp_path / "t.csv", "image,group", *lines), tmp_path / "r.json"
+    options = ["--predictions", tmp_path / "moved", "--csv", csv, "--json", file]
+    assert main(["evaluate", *map(str, (*pictures, *options))]) == 0
+    out, err = capsys.readouterr()
+    assert f"4 images, 95 % bootstrap intervals {words}\n" in out and (said in err if said else not err)
+    result = {**json.loads(file.read_text()), "model": "abc"}
+    file.write_text(json.dumps(result))
+    assert f"intervals {words}." in update_card("", "abc", [file])
+    assert f", {words}." in write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
 
 
 # ---- result files

@@ -59,7 +59,7 @@ def evaluate(
     from ..evaluation.items import find_items
     from ..evaluation.leak import leak_words
     from ..evaluation.run import Evaluation, check_leaks
-    from ..evaluation.tables import mean_rows, part_rows, text_table, trust_rows
+    from ..evaluation.tables import drawn, mean_rows, part_rows, text_table, trust_rows
 
     if predictions is not None and model is not None:
         raise typer.BadParameter("give either --model or --predictions.")
@@ -98,9 +98,8 @@ def evaluate(
             opened.close()
     for file, why in result["faults"].items():
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
-    groups = result["rules"]["groups"]
     say(
-        f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals over {counted(groups, 'group') if groups else 'cases'}"
+        f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals {drawn(result)}"
         + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")
         + "\n"
         + text_table(mean_rows(result) + part_rows(result) + trust_rows(result))
