@@ -10,6 +10,7 @@ import phantom
 import pytest
 import SimpleITK as sitk
 from folders import picture, save_picture
+from PIL import Image
 
 from cers.case import Geometry
 from cers.case.io import read_mask, read_volume, write_segmentation
@@ -69,6 +70,26 @@ def test_a_whole_nifti_file_is_read(tmp_path, ending, kind):
         file.write_bytes(gzip.compress(whole[:500]) + gzip.compress(whole[500:]))
         assert np.array_equal(read_volume(file).array, array)
         assert read_mask(file, read_volume(file).geometry)[0].max() == 99
+        for odd in (whole, gzip.compress(whole) + b"\0" * 600, gzip.compress(whole) + b"more"):  # not packed at all, or padded
+            file.write_bytes(odd)
+            assert np.array_equal(read_volume(file).array, array)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_of_which_the_end_is_missing_is_refused(pictures, tmp_path, progressive):
+    """Its reader would paint the rest grey."""
+    images, masks = pictures
+    (images / "case0.png").unlink()
+    file = images / "case0.jpg"
+    Image.fromarray(picture(0)[0]).save(file, quality=90, progressive=progressive)
+    whole = file.read_bytes()
+    for more in (b"", b"\0" * 10, b"a camera's own words"):
+        file.write_bytes(whole + more)
+        assert evaluate(images, masks, tmp_path / "moved")["faults"] == {}
+    for share in (0.5, 0.9):
+        file.write_bytes(whole[: int(len(whole) * share)])
+        result = evaluate(images, masks, tmp_path / "moved")
+        assert list(result["faults"]) == ["case0"] and "ends too early" in result["faults"]["case0"]
 
 
 def test_one_folder_of_images_and_masks_with_predictions(pictures, tmp_path):

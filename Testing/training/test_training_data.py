@@ -51,7 +51,18 @@ def broken(folder, tmp_path, **change):
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing mask", "missing picture", "other size", "no picture", "no table", "no column", "no such split", "binary table"]
+    "damage",
+    [
+        "missing mask",
+        "missing picture",
+        "other size",
+        "no picture",
+        "half a picture",
+        "no table",
+        "no column",
+        "no such split",
+        "binary table",
+    ],
 )
 def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
     copy = broken(folder, tmp_path)
@@ -64,6 +75,8 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
         Image.fromarray(np.zeros((70, 80), np.uint8)).save(mask)
     elif damage == "no picture":
         picture.write_bytes(b"not a picture at all")
+    elif damage == "half a picture":
+        picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
     elif damage == "no table":
         table.unlink()
     elif damage == "binary table":
@@ -83,6 +96,7 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
         "missing picture": "train_003.jpg",
         "other size": "train_003",
         "no picture": "train_003.jpg",
+        "half a picture": "train_003.jpg",
         "no table": "cases.csv",
         "no column": "group",
         "no such split": "validation",

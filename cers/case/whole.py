@@ -1,4 +1,4 @@
-"""Whether a NIfTI file is as long as its header says: its reader takes a file that ends too early and makes up the rest."""
+"""Whether a NIfTI or JPEG file is all there: their readers take a file that ends too early and make up the rest."""
 
 from __future__ import annotations
 
@@ -20,24 +20,33 @@ def check_whole(path: Path) -> None:
         InputError: the file ends too early.
     """
     name = path.name.lower()
-    if not name.endswith((".nii", ".nii.gz")):
-        return
-    packed = name.endswith(".gz")
     try:
-        with gzip.open(path) if packed else open(path, "rb") as file:
-            wanted = _length(file.read(_HEADER))
-            if wanted is None:
-                return
-            if not packed:
-                whole = path.stat().st_size >= wanted
-            else:  # the last bytes tell the size, so that only a file in several parts must be read to its end
-                whole = _told(path) == wanted % (1 << 32) or _read(file, wanted) >= wanted
+        if name.endswith((".jpg", ".jpeg")):
+            whole = _has_end(path.read_bytes())
+        elif name.endswith((".nii", ".nii.gz")):
+            whole = _is_long_enough(path)
+        else:
+            return
     except (EOFError, zlib.error, gzip.BadGzipFile):
         whole = False
     except OSError:
         return
     if not whole:
         raise InputError(f"'{path}' ends too early: a part of the image is missing. Copy or export it again.")
+
+
+def _is_long_enough(path: Path) -> bool:
+    """Whether header and voxels of a NIfTI file are there."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"  # whatever its name says, as its reader goes by it
+    with gzip.open(path) if packed else open(path, "rb") as file:
+        wanted = _length(file.read(_HEADER))
+        if wanted is None:
+            return True
+        if not packed:
+            return path.stat().st_size >= wanted
+        # the last bytes tell the size, so that only a file in several parts must be read to its end
+        return _told(path) == wanted % (1 << 32) or _read(file, wanted) >= wanted
 
 
 def _length(header: bytes) -> int | None:
@@ -60,6 +69,11 @@ def _length(header: bytes) -> int | None:
     return None
 
 
+def _has_end(jpeg: bytes) -> bool:
+    """Whether an end of image follows the last begin of a scan; also of what is no JPEG. A small picture in the header has both."""
+    return not jpeg.startswith(b"\xff\xd8") or b"\xff\xda" not in jpeg or jpeg.rfind(b"\xff\xd9") > jpeg.rfind(b"\xff\xda")
+
+
 def _told(path: Path) -> int:
     """The uncompressed size modulo 2^32 that a gzip file of one part ends with."""
     with open(path, "rb") as file:
@@ -68,9 +82,9 @@ def _told(path: Path) -> int:
 
 
 def _read(file, wanted: int) -> int:
-    """Number of bytes that can be read from the start, at most as many as are wanted and a chunk."""
+    """Number of bytes that can be read from the start, at most as many as are wanted."""
     file.seek(0)
     size = 0
-    while size < wanted and (part := file.read(_CHUNK)):
+    while size < wanted and (part := file.read(min(_CHUNK, wanted - size))):
         size += len(part)
     return size

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..case import PlaneView
 from ..case.io import label_picture, pseudonym, read_mask, read_volume
+from ..case.whole import check_whole
 from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool.table import image_name, read_rows
@@ -169,6 +170,7 @@ def _mark(path: Path) -> tuple[int, int]:
 
 
 def _grey(sitk, path: Path) -> np.ndarray:
+    check_whole(path)
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:
