@@ -51,7 +51,18 @@ def broken(folder, tmp_path, **change):
 
 
 @pytest.mark.parametrize(
-    "damage", ["missing mask", "missing picture", "other size", "no picture", "no table", "no column", "no such split", "binary table"]
+    "damage",
+    [
+        "missing mask",
+        "missing picture",
+        "other size",
+        "no picture",
+        "half a picture",
+        "no table",
+        "no column",
+        "no such split",
+        "binary table",
+    ],
 )
 def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
     copy = broken(folder, tmp_path)
@@ -64,6 +75,8 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
         Image.fromarray(np.zeros((70, 80), np.uint8)).save(mask)
     elif damage == "no picture":
         picture.write_bytes(b"not a picture at all")
+    elif damage == "half a picture":
+        picture.write_bytes(picture.read_bytes()[: picture.stat().st_size // 2])
     elif damage == "no table":
         table.unlink()
     elif damage == "binary table":
@@ -83,6 +96,7 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
         "missing picture": "train_003.jpg",
         "other size": "train_003",
         "no picture": "train_003.jpg",
+        "half a picture": "train_003.jpg",
         "no table": "cases.csv",
         "no column": "group",
         "no such split": "validation",
@@ -115,3 +129,44 @@ def test_slices_of_lesion_free_volumes_and_those_beside_a_lesion(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()} == written
     with pytest.raises(InputError, match="missing.nrrd"):
         lesion_free([str(tmp_path / "missing.nrrd")], tmp_path / "cache", 64)
+
+
+def rewrite(folder, change) -> None:
+    """Change the rows of the table, a list of dicts."""
+    rows = list(csv.DictReader((folder / "cases.csv").open(newline="")))
+    rows = change(rows) or rows
+    with (folder / "cases.csv").open("w", newline="") as f:
+        writer = csv.DictWriter(f, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def test_a_picture_is_listed_once_and_by_either_name(folder, tmp_path):
+    copy = broken(folder, tmp_path)
+    rewrite(copy, lambda rows: [{**row, "image": f"{row['image']}.jpg"} for row in rows])
+    assert brisc(copy, "test", tmp_path, size=64).key == brisc(folder, "test", tmp_path, size=64).key
+    rewrite(copy, lambda rows: rows.append({**rows[0], "image": rows[0]["image"].removesuffix(".jpg")}))
+    with pytest.raises(InputError, match="Line 34 of the table: train_000 is listed twice"):
+        brisc(copy, "test", tmp_path, size=64)
+
+
+def test_two_splits_may_use_one_name(folder, tmp_path):
+    copy = broken(folder, tmp_path)
+    for kind, ending in (("images", "jpg"), ("masks", "png")):
+        (copy / kind / "test" / f"test_028.{ending}").rename(copy / kind / "test" / f"train_003.{ending}")
+    rewrite(copy, lambda rows: [{**row, "image": row["image"].replace("test_028", "train_003")} for row in rows])
+    assert "train_003" in brisc(copy, "test", tmp_path, size=64).column("image") and len(brisc(copy, "train", tmp_path, size=64)) == 28
+
+
+def test_a_patient_in_two_splits_is_a_leak(folder, tmp_path):
+    from cers.training.config import TrainConfig
+    from cers.training.datasets import open_dataset
+    from cers.training.splits import LeakError, make_split
+
+    copy = broken(folder, tmp_path)
+    rewrite(copy, lambda rows: [{**row, "Patient": "Anna" if n in (3, 30) else ""} for n, row in enumerate(rows)])
+    data = open_dataset(copy, [], 64, "acquisition", tmp_path / "cache")
+    with pytest.raises(LeakError, match="between train") as caught:
+        make_split(data, TrainConfig(data=str(copy), labelled=1.0, validation=0.0))
+    assert "Anna" not in repr(data.table) + str(caught.value) + repr(caught.value.split.report)
+    assert caught.value.split.report["by"].startswith("group, patient, identical files")

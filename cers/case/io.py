@@ -17,6 +17,7 @@ from .dicom import headers, pseudonym, quiet, series_files, tells_spacing
 from .geometry import Geometry
 from .records import Volume
 from .terminology import label_style
+from .whole import check_whole
 
 __all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume", "write_image", "write_segmentation"]
 
@@ -274,6 +275,8 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
 
     if path.is_file() and path.stat().st_size == 0:
         raise InputError(f"'{path}' is an empty file. Copy or export it again.")
+    if path.is_file():
+        check_whole(path)
     try:
         with quiet():
             if isinstance(source, list):

@@ -59,7 +59,7 @@ def evaluate(
     from ..evaluation.items import find_items
     from ..evaluation.leak import leak_words
     from ..evaluation.run import Evaluation, check_leaks
-    from ..evaluation.tables import mean_rows, part_rows, text_table, trust_rows
+    from ..evaluation.tables import drawn, mean_rows, part_rows, text_table, trust_rows
 
     if predictions is not None and model is not None:
         raise typer.BadParameter("give either --model or --predictions.")
@@ -82,7 +82,8 @@ def evaluate(
         for file, why in found.left.items():
             print(f"Not evaluated: {file}: {why}", file=sys.stderr)
         if found.untold:
-            print(f"{found.untold} images are not in the table; they are evaluated without a group.", file=sys.stderr)
+            those = "is not in the table; it is" if found.untold == 1 else "are not in the table; they are"
+            print(f"{counted(found.untold, 'image')} {those} evaluated without a group.", file=sys.stderr)
         skip = {row["image"]: "left out: it leaks (see the leak report)." for row in leak["images"]} if without_leaks else {}
         with progress() as show:
             segmenter = None
@@ -97,9 +98,8 @@ def evaluate(
             opened.close()
     for file, why in result["faults"].items():
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
-    groups = result["rules"]["groups"]
     say(
-        f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals over {counted(groups, 'group') if groups else 'cases'}"
+        f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals {drawn(result)}"
         + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")
         + "\n"
         + text_table(mean_rows(result) + part_rows(result) + trust_rows(result))
@@ -154,7 +154,8 @@ def _labels(text: str) -> dict[int, str]:
     out: dict[int, str] = {}
     for part in text.split(","):
         value, _, name = (p.strip() for p in part.partition("="))
-        if not (value.isascii() and value.isdigit() and 0 < int(value) < 256 and name) or int(value) in out or name in out.values():
+        taken = {n.lower() for n in out.values()}  # the names of masks are matched whatever their case
+        if not (value.isascii() and value.isdigit() and 0 < int(value) < 256 and name) or int(value) in out or name.lower() in taken:
             raise typer.BadParameter(f"--labels '{text}' is not understood. Write for instance 1=core, 2=edema.")
         out[int(value)] = name
     return out

@@ -40,11 +40,14 @@ class Reliability:
         return _ece(np.stack(self._cases)) if self._cases else None
 
     def summary(self, groups: Sequence[Hashable | None] | None = None) -> dict | None:
-        """ECE with its bootstrap interval and the curve: voxels, mean probability and share of lesion of every bin; None without voxels."""
+        """ECE with its bootstrap interval over the cases that have voxels, and the curve: voxels, mean probability and share of lesion of
+        every bin; None without voxels. groups: of each case that was added."""
         value = self.ece()
         if value is None:
             return None
-        stacked = np.stack(self._cases)
+        kept = [n for n, case in enumerate(self._cases) if case[0].any()]  # near a lesion there are none where both masks are empty
+        stacked = np.stack([self._cases[n] for n in kept])
+        groups = None if groups is None else [groups[n] for n in kept]
         low, high = bootstrap(lambda rows: _ece(stacked[rows]), len(stacked), groups)
         count, p, y = stacked.sum(0)
         curve = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 from ..errors import InputError
@@ -21,7 +22,7 @@ def read_json(path: str | Path) -> dict:
         InputError: the file cannot be read or holds none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"The result file '{path}' cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -32,11 +33,33 @@ def read_json(path: str | Path) -> dict:
 
 
 def read_result(path: str | Path) -> dict:
-    """A result of ``cers evaluate``. Raises InputError as ``read_json`` does, and for any other file."""
+    """A result of ``cers evaluate``. Raises InputError as ``read_json`` does, for any other file, and for a damaged one."""
     found = read_json(path)
     if found.get("kind") != KIND or found.get("format") != 1 or not isinstance(found.get("cases"), list):
         raise InputError(f"'{path}' is not a result of 'cers evaluate'. Give a file that its option --json wrote.")
+    if problem := _damage(found):
+        raise InputError(f"The result '{path}' is damaged: {problem}. Write it again with 'cers evaluate --json'.")
     return found
+
+
+def _damage(result: dict) -> str | None:
+    """What of a result cannot be compared, None if nothing."""
+    units = result.get("units")
+    if not isinstance(units, dict) or not {"hd95", "volume_difference", "surface_tolerance"} <= set(units):
+        return "it does not say its units"
+    names = set()
+    for case in result["cases"]:
+        name = case.get("image") if isinstance(case, dict) else None
+        if not isinstance(name, str):
+            return "one of its cases has no image"
+        if name in names:
+            return f"it has the case {name} twice"
+        names.add(name)
+        for metric in COMPARED:
+            value = case.get(metric, "")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value)):
+                return f"the {metric} of the case {name} is no number"
+    return None
 
 
 def compare_results(first: dict, second: dict) -> dict:
@@ -58,7 +81,7 @@ def compare_results(first: dict, second: dict) -> dict:
     for key in ("labels", "units"):
         if first.get(key) != second.get(key):
             raise InputError(
-                f"The two results differ in their {key} ({first.get(key)} against {second.get(key)}), so they cannot be compared."
+                f"The two results differ in their {key} ({_differing(first.get(key), second.get(key))}), so they cannot be compared."
             )
     for key, what in (("expert", "expert mask"), ("group", "group")):
         if other := [n for n in a if a[n].get(key) != b[n].get(key)]:
@@ -86,6 +109,14 @@ def compare_results(first: dict, second: dict) -> dict:
         "second": _about(second),
         "difference": difference,
     }
+
+
+def _differing(first: dict | list | None, second: dict | list | None) -> str:
+    """What differs between units or lists of labels, in words."""
+    if isinstance(first, dict) and isinstance(second, dict):
+        keys = [k for k in {**first, **second} if first.get(k) != second.get(k)]
+        return ", ".join(f"{k.replace('_', ' ')} {first.get(k, 'none')} against {second.get(k, 'none')}" for k in keys)
+    return " against ".join(", ".join(map(str, value)) if value else "none" for value in (first, second))
 
 
 def _about(result: dict) -> dict:

@@ -12,8 +12,8 @@ from ..case import Volume
 from ..case.io import PICTURES, pseudonym, read_mask, read_volume
 from ..errors import InputError
 from ..pool.dicom import read_dicom_seg
-from ..pool.importer import SUFFIXES, pair
-from ..pool.table import read_table
+from ..pool.importer import pair
+from ..pool.table import image_name, read_table
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def find_items(
         modality, body_site: of images of which the table does not say it.
 
     Raises:
-        InputError: a folder or the table cannot be used, no pair, or pictures and volumes together.
+        InputError: a folder or the table cannot be used, the table lists none of the images, no pair, or pictures and volumes together.
     """
     folders = [Path(images), Path(masks), *([Path(predictions)] if predictions is not None else [])]
     for folder, what in zip(folders, ("images", "expert masks", "predictions")):
@@ -79,7 +79,7 @@ def find_items(
     pairs, left = pair(folders[0], folders[1])
     made: dict[str, Path] = {}
     if predictions is not None:
-        made_pairs, wrong = pair(folders[0], folders[2])
+        made_pairs, wrong = pair(folders[0], folders[2], mixed=folders[0].resolve() == folders[1].resolve())
         made = {name: files[1] for name, files in made_pairs.items()}
         for name, message in wrong.items():
             if name in pairs:
@@ -88,10 +88,16 @@ def find_items(
                 left[name] = message.replace("this mask", "this prediction")
     rows = {}
     for row in read_table(Path(csv)) if csv is not None else ():
-        name = _name(row.image)
+        name = image_name(row.image)
         if row.problem or name in rows:
             raise InputError(f"Line {row.line} of the table: {row.problem or f'{row.image} is listed twice.'}")
         rows[name] = row.values
+    if csv is not None and pairs and not set(rows) & set(pairs):
+        listed = f"it names {next(iter(rows))}" if rows else "it names none"
+        raise InputError(
+            f"The table {Path(csv).name} lists none of the images: {listed}, while an image is called {min(pairs)}. Write the names of the "
+            "image files into its column 'image', without folders."
+        )
     items = []
     for name, (image, mask) in sorted(pairs.items()):
         if name in left:
@@ -129,8 +135,3 @@ def read_labels(path: Path, volume: Volume, image: Path, one_by_one: bool = Fals
     if path.suffix.lower() == ".dcm":
         return read_dicom_seg(path, volume.geometry, series=image)
     return read_mask(path, volume.geometry, apart=one_by_one)
-
-
-def _name(image: str) -> str:
-    ending = next((s for s in SUFFIXES if image.lower().endswith(s)), "")
-    return image[: len(image) - len(ending)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..case.io import atomic_path, check_output
 from ..inference.report_style import STYLE
 from .leak import leak_words, leaking
-from .tables import mean_rows, metric_name, number, part_rows, trust_rows
+from .tables import drawn, mean_rows, metric_name, number, part_rows, trust_rows
 
 _SIDE, _PAD = 260, 44
 _WORST = 15
@@ -96,17 +96,10 @@ def _html(result: dict) -> str:
 <title>{title}</title><style>{STYLE}</style></head><body><main>
 <header><h1>{title}</h1><p class="soft">{escape(", ".join(about))}</p></header>
 <p class="{klass}" style="white-space:pre-wrap">{escape(words)}</p>
-<section><h2>Figures</h2>{tables}<p class="soft small">Intervals: {escape(result["rules"]["intervals"])}, {_drawn(result)}.</p></section>
+<section><h2>Figures</h2>{tables}<p class="soft small">Intervals: {escape(result["rules"]["intervals"])}, {drawn(result)}.</p></section>
 {diagram}<section><h2>The {len(rows)} lowest Dice</h2>{_table(("image", *(metric_name(m, result["units"]) for m in shown)), rows)}</section>
 {gone}<footer><p>Written by CERS {escape(result["cers"])}. Not for clinical use.</p></footer></main></body></html>
 """
-
-
-def _drawn(result: dict) -> str:
-    rules = result["rules"]
-    if not rules["groups"]:
-        return "cases drawn"
-    return f"whole groups drawn ({rules['groups']} groups, {rules['cases_without_group']} cases on their own)"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:

@@ -116,7 +116,7 @@ class Cases:
             "failure": None,
             "leak": None,
             "left": {},
-            "not_in_table": [],
+            "not_in_table": 0,
             "faults": {},
             "run": run,
             "ablation": _ablation(self.rows, groups),

@@ -27,6 +27,15 @@ def span(row: dict) -> str:
     return number(row["value"]) + ("" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]")
 
 
+def drawn(result: dict) -> str:
+    """What the bootstrap drew: "over cases", or "over 2 groups and 1 case without one"."""
+    groups, alone = result["rules"]["groups"], result["rules"]["cases_without_group"]
+    if not groups:
+        return "over cases"
+    own = f" and {alone} case{'' if alone == 1 else 's'} without one" if alone else ""
+    return f"over {groups} group{'' if groups == 1 else 's'}{own}"
+
+
 def metric_name(metric: str, units: dict) -> str:
     unit = f"at {units['surface_tolerance']}" if metric == "surface_dice" else units.get(metric)
     name = NAMES[metric].replace("volume", "area") if units["volume_difference"] in ("px", "mm²") else NAMES[metric]
@@ -40,8 +49,8 @@ def mean_rows(result: dict) -> list[tuple[str, str, int]]:
 
 def part_rows(result: dict) -> list[tuple[str, str, int]]:
     """Dice by label and by diagnosis, where there are several."""
-    parts = {**result.get("by_label", {}), **result.get("by_diagnosis", {})}
-    return [(f"Dice, {name}", span(row["dice"]), row["dice"]["n"]) for name, row in parts.items()]
+    parts = [*result.get("by_label", {}).items(), *result.get("by_diagnosis", {}).items()]  # a diagnosis may be called like a label
+    return [(f"Dice, {name}", span(row["dice"]), row["dice"]["n"]) for name, row in parts]
 
 
 def trust_rows(result: dict) -> list[tuple[str, str, int]]:

@@ -19,9 +19,8 @@ from ..rationale import describe
 from .dicom import read_dicom_seg
 from .records import modality_code
 from .store import Pool
-from .table import Row, read_table
+from .table import SUFFIXES, Row, read_table
 
-SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # endings by which people tell mask from image when both carry the case's name
 _MASK = ("_mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "-mask", "-seg", "-label", "-labels")
 _IMAGE = ("_image", "_img", "-image", "_0000")
@@ -317,8 +316,11 @@ def import_dicom(pool: Pool, images: str | PathLike, segmentation: str | PathLik
     return import_volume(pool, volume, mask, labels, max_slices=max_slices, **metadata)
 
 
-def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
-    """(name -> (image, mask)), (name -> what is wrong) of all files that are images in two folders, which may be one."""
+def pair(images: Path, masks: Path, mixed: bool = False) -> tuple[dict[str, tuple[Path, Path]], dict[str, str]]:
+    """(name -> (image, mask)), (name -> what is wrong) of all files that are images in two folders, which may be one.
+
+    mixed: the folder of images holds masks, too, though not those that are looked for.
+    """
     one = images.resolve() == masks.resolve()
     found, wrong = {"image": {}, "mask": {}}, {}
     for kind, folder in (("image", images), ("mask", masks)):
@@ -327,7 +329,7 @@ def pair(images: Path, masks: Path) -> tuple[dict[str, tuple[Path, Path]], dict[
             if name is None or path.name.startswith("."):
                 continue
             is_mask = f"_{name.lower()}".endswith(_MASK) or path.name.lower().endswith(".seg.nrrd")
-            if one and is_mask != (kind == "mask"):
+            if (one and is_mask != (kind == "mask")) or (mixed and is_mask and kind == "image"):
                 continue
             found[kind].setdefault(name, []).append(path)
     pairs, left = {}, dict(found["mask"])

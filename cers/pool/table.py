@@ -1,16 +1,17 @@
-"""The table (CSV) that tells an import what each image is."""
+"""The table (CSV) that tells an import, an evaluation or a training what each image is."""
 
 from __future__ import annotations
 
 import csv
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..case.geometry import PLANES
 from ..errors import InputError
 
 COLUMNS = ("image", "patient", "group", "modality", "body_site", "diagnosis", "plane", "annotator", "label")
+SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _IGNORED = ("split", "twin_in_train")  # said of data sets, not of cases
 
 
@@ -30,6 +31,19 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         InputError: not readable, no column ``image``, or a column that is not known (it is named).
     """
+    rows = read_rows(path, COLUMNS + _IGNORED)[1]
+    return [replace(row, values={k: v for k, v in row.values.items() if k not in _IGNORED}) for row in rows]
+
+
+def read_rows(path: Path, known: tuple[str, ...] | None = None) -> tuple[list[str], list[Row]]:
+    """The columns in lower case, and all rows with the values of all columns but ``image``. Columns without a name at the end are dropped.
+
+    Args:
+        known: the columns that there may be; None takes any.
+
+    Raises:
+        InputError: not readable, no column ``image``, a column twice or one that is not known.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -43,16 +57,32 @@ def read_table(path: Path) -> list[Row]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = [name.strip().lower() for name in next(reader)]
-        _check_header(header, path)
-        return [_row(header, cells, reader.line_num) for cells in reader if any(c.strip() for c in cells)]
+        width = len(header)
+        while header and not header[-1]:
+            header.pop()
+        _check_header(header, path, known)
+        return header, [
+            _row(header, _named(cells, len(header), width), reader.line_num) for cells in reader if any(c.strip() for c in cells)
+        ]
     except csv.Error as error:
         raise InputError(
             f"The table {path.name} cannot be read after line {reader.line_num} ({error}). Check its quotation marks."
         ) from error
 
 
-def _check_header(header: list[str], path: Path) -> None:
-    if unknown := [h for h in header if h not in COLUMNS + _IGNORED]:
+def image_name(image: str) -> str:
+    """An image's name as the table gives it, without the ending of its file."""
+    ending = next((s for s in SUFFIXES if image.lower().endswith(s)), "")
+    return image[: len(image) - len(ending)]
+
+
+def _named(cells: list[str], columns: int, width: int) -> list[str]:
+    """Without the empty cells below columns that have no name, which spreadsheets write."""
+    return cells[:columns] if len(cells) == width and not any(c.strip() for c in cells[columns:]) else cells
+
+
+def _check_header(header: list[str], path: Path, known: tuple[str, ...] | None) -> None:
+    if unknown := [h for h in header if known is not None and h not in known]:
         raise InputError(
             f"The table {path.name} has the column {unknown[0]!r}, which is not known. Known columns are {', '.join(COLUMNS)}."
         )
@@ -63,7 +93,7 @@ def _check_header(header: list[str], path: Path) -> None:
 
 
 def _row(header: list[str], cells: list[str], line: int) -> Row:
-    values = {name: cell.strip() for name, cell in zip(header, cells) if cell.strip() and name not in _IGNORED}
+    values = {name: cell.strip() for name, cell in zip(header, cells) if cell.strip()}
     image = values.pop("image", "")
     problem = None
     if len(cells) != len(header):

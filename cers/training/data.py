@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterator
@@ -15,9 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from ..case import PlaneView
-from ..case.io import label_picture, read_mask, read_volume
+from ..case.io import label_picture, pseudonym, read_mask, read_volume
+from ..case.whole import check_whole
 from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
+from ..pool.table import image_name, read_rows
 
 CACHE_VERSION = "3"
 SPLITS = ("train", "validation", "test")
@@ -104,24 +104,34 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
 def _table(path: Path, splits: tuple[str, ...] = SPLITS, blank: str | None = None) -> list[dict]:
     """The rows of a table, each with a split that is known. blank: what an empty cell of the split means, None if it must not be.
 
+    Images are named without the ending of their file, columns in lower case; an empty cell is "", a patient a pseudonym.
+
     Raises:
-        InputError: not readable, a column is missing, or a split is another one: its pictures would be in no part at all.
+        InputError: not readable, a column is missing, a line is wrong, an image is listed twice, or a split is another one: its pictures
+            would be in no part at all.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a mark, and some part columns by semicolons
-        header = text.split("\n", 1)[0]
-        reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=";" if ";" in header and "," not in header else ",")
-        rows = list(reader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read. Give a folder with images/, masks/ and cases.csv.") from error
-    if missing := {"image", "split", "group"} - set(reader.fieldnames or ()):
+    if not path.is_file():
+        raise InputError(f"{path} cannot be read. Give a folder with images/, masks/ and cases.csv.")
+    header, rows = read_rows(path)
+    if missing := {"split", "group"} - set(header):
         raise InputError(f"{path} lacks the column {', '.join(sorted(missing))}.")
+    out, seen = [], set()
     for row in rows:
-        said = (row["split"] or "").strip()
-        row["split"], row["group"] = said.lower() or blank, (row["group"] or "").strip()
-        if row["split"] not in splits:
-            raise InputError(f"In {path}, {row['image']} is of the split '{said}'. Write one of {', '.join(splits)}.")
-    return rows
+        if row.problem:
+            raise InputError(f"Line {row.line} of the table: {row.problem}")
+        said = row.values.get("split", "")
+        values = {**dict.fromkeys(header, ""), **row.values, "image": image_name(row.image), "split": said.lower() or blank}
+        if values["split"] not in splits:
+            raise InputError(f"In {path}, {row.image} is of the split '{said}'. Write one of {', '.join(splits)}.")
+        if values.get("patient"):
+            values["patient"] = pseudonym(values["patient"])
+        # pictures lie in a folder for each split, so that two splits may use one name
+        place = (values["split"] if blank is None else None, values["image"])
+        if place in seen:
+            raise InputError(f"Line {row.line} of the table: {row.image} is listed twice.")
+        seen.add(place)
+        out.append(values)
+    return out
 
 
 @contextmanager
@@ -160,6 +170,7 @@ def _mark(path: Path) -> tuple[int, int]:
 
 
 def _grey(sitk, path: Path) -> np.ndarray:
+    check_whole(path)
     try:
         array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
     except RuntimeError as error:

@@ -135,7 +135,7 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
                     **row,
                     "item": row["image"],
                     "group": row["group"] or row["image"],
-                    "kin": [f"group {row['group'] or row['image']}"],
+                    "kin": [f"group {row['group'] or row['image']}", *_patient(row)],
                     "split": "twin" if twin else split,
                     "file": str(source / "images" / split / f"{row['image']}.jpg"),
                 }
@@ -170,11 +170,16 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
     data = _stored(["volumes", frame, plane, [_name_mark(f) for pair in pairs for f in pair], said], slices, cache, "volumes")
     _locate(data, files)
     for row in data.table:
-        own = {k: v for k, v in notes.get(row["item"], {}).items() if k not in ("image", "modality", "body_site")}
+        own = {k: v for k, v in notes.get(row["item"], {}).items() if v and k not in ("image", "modality", "body_site")}
         row.update({"split": "train", **own})
         row["group"] = row.get("group") or row["item"]
-        row["kin"] = [f"group {row['group']}", *row["kin"]]
+        row["kin"] = [f"group {row['group']}", *_patient(row), *row["kin"]]
     return data
+
+
+def _patient(row: dict) -> list[str]:
+    """What images of a patient that the table names have in common, as pool cases carry it."""
+    return [f"patient {row['patient']}"] if row.get("patient") else []
 
 
 def _pool(source: Path, frame: int, cache: Path) -> Dataset:

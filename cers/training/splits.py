@@ -84,7 +84,8 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     leaks = leak_report(data, side, first, item_of, keys, looks, digests)
     by = "group, patient, volume, and identical files"
     if data.kind == "pictures":
-        by = "group, identical files, and thumbnails that correlate above 0.99"
+        known = "group, patient" if any(data.column("patient")) else "group"
+        by = f"{known}, identical files, and thumbnails that correlate above 0.99"
     elif data.kind == "pool":
         by = "group, patient, volume, and thumbnails that correlate above 0.99"
     report = {

@@ -1,0 +1,90 @@
+"""Whether a NIfTI or JPEG file is all there: their readers take a file that ends too early and make up the rest."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+
+from ..errors import InputError
+
+_HEADER = 540  # bytes, of NIfTI-2; that of NIfTI-1 has 348
+_CHUNK = 1 << 22
+
+
+def check_whole(path: Path) -> None:
+    """Nothing for other formats, whose readers notice it, and where the header makes no sense, which the reader says better.
+
+    Raises:
+        InputError: the file ends too early.
+    """
+    name = path.name.lower()
+    try:
+        if name.endswith((".jpg", ".jpeg")):
+            whole = _has_end(path.read_bytes())
+        elif name.endswith((".nii", ".nii.gz")):
+            whole = _is_long_enough(path)
+        else:
+            return
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        whole = False
+    except OSError:
+        return
+    if not whole:
+        raise InputError(f"'{path}' ends too early: a part of the image is missing. Copy or export it again.")
+
+
+def _is_long_enough(path: Path) -> bool:
+    """Whether header and voxels of a NIfTI file are there."""
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"  # whatever its name says, as its reader goes by it
+    with gzip.open(path) if packed else open(path, "rb") as file:
+        wanted = _length(file.read(_HEADER))
+        if wanted is None:
+            return True
+        if not packed:
+            return path.stat().st_size >= wanted
+        # the last bytes tell the size, so that only a file in several parts must be read to its end
+        return _told(path) == wanted % (1 << 32) or _read(file, wanted) >= wanted
+
+
+def _length(header: bytes) -> int | None:
+    """Bytes that header and voxels take, None for what is no NIfTI header."""
+    for order in "<>":
+        if len(header) >= 348 and struct.unpack_from(f"{order}i", header)[0] == 348:
+            sizes, (bits,) = struct.unpack_from(f"{order}8h", header, 40), struct.unpack_from(f"{order}h", header, 72)
+            (offset,) = struct.unpack_from(f"{order}f", header, 108)
+        elif len(header) >= _HEADER and struct.unpack_from(f"{order}i", header)[0] == _HEADER:
+            sizes, (bits,) = struct.unpack_from(f"{order}8q", header, 16), struct.unpack_from(f"{order}h", header, 14)
+            (offset,) = struct.unpack_from(f"{order}q", header, 168)
+        else:
+            continue
+        if not (1 <= sizes[0] <= 7 and bits > 0 and 0 <= offset < 1 << 40):
+            return None
+        voxels = 1
+        for n in sizes[1 : sizes[0] + 1]:
+            voxels *= max(int(n), 1)
+        return int(offset) + voxels * bits // 8
+    return None
+
+
+def _has_end(jpeg: bytes) -> bool:
+    """Whether an end of image follows the last begin of a scan; also of what is no JPEG. A small picture in the header has both."""
+    return not jpeg.startswith(b"\xff\xd8") or b"\xff\xda" not in jpeg or jpeg.rfind(b"\xff\xd9") > jpeg.rfind(b"\xff\xda")
+
+
+def _told(path: Path) -> int:
+    """The uncompressed size modulo 2^32 that a gzip file of one part ends with."""
+    with open(path, "rb") as file:
+        file.seek(-4, 2)
+        return int.from_bytes(file.read(4), "little")
+
+
+def _read(file, wanted: int) -> int:
+    """Number of bytes that can be read from the start, at most as many as are wanted."""
+    file.seek(0)
+    size = 0
+    while size < wanted and (part := file.read(min(_CHUNK, wanted - size))):
+        size += len(part)
+    return size
