@@ -249,6 +249,8 @@ def test_the_card_is_written_from_results(done, cers, model, tmp_path):
         (["--labels", "1=a"], 2),
         (["--without-leaks"], 2),
         (["--predictions", "x", "--labels", "one"], 2),
+        (["--predictions", "x", "--planes", "three"], 2),
+        (["--predictions", "x", "--threads", "2"], 2),
         (["--predictions", "nowhere"], 1),
         (["--json", "r.txt"], 1),
         (["--pool", "nowhere"], 1),

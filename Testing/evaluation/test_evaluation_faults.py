@@ -55,6 +55,19 @@ def test_a_nifti_file_of_which_the_end_is_missing_is_refused(volumes, tmp_path, 
         read_volume(file)
 
 
+def test_expert_masks_are_not_taken_for_predictions(volumes, tmp_path):
+    images, masks = volumes
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for file in masks.iterdir():
+        (linked / file.name).symlink_to(file)
+    for folder in (masks, linked):
+        with pytest.raises(InputError, match="is its expert mask itself"):
+            find_items(images, masks, predictions=folder)
+    copied = shutil.copytree(masks, tmp_path / "copied")  # another program may be right to the voxel
+    assert evaluate(images, masks, copied)["mean"]["dice"]["value"] == 1
+
+
 @pytest.mark.parametrize("kind", [sitk.sitkUInt8, sitk.sitkInt16, sitk.sitkFloat64])
 @pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
 def test_a_whole_nifti_file_is_read(tmp_path, ending, kind):
@@ -125,7 +138,7 @@ def test_a_diagnosis_called_like_a_label_takes_no_row_from_it(pictures, tmp_path
         halves = np.where(np.arange(mask.shape[1]) < 24, 2, 1) * mask
         save_picture(tmp_path / "parts" / f"case{n}.png", halves.astype(np.uint8))
     csv = table(tmp_path / "t.csv", "image,diagnosis", *(f"case{n},core" for n in range(4)))
-    result = evaluate(pictures[0], tmp_path / "parts", tmp_path / "parts", csv, {1: "core", 2: "edge"})
+    result = evaluate(pictures[0], tmp_path / "parts", shutil.copytree(tmp_path / "parts", tmp_path / "made"), csv, {1: "core", 2: "edge"})
     assert [name for name, *_ in part_rows(result)] == ["Dice, core", "Dice, edge", "Dice, core"]
 
 

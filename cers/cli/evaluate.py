@@ -63,6 +63,8 @@ def evaluate(
 
     if predictions is not None and model is not None:
         raise typer.BadParameter("give either --model or --predictions.")
+    if predictions is not None and (planes is not Planes.auto or device is not Device.auto or threads is not None):
+        raise typer.BadParameter("--planes, --device and --threads go with a model, which --predictions takes the place of.")
     if labels is not None and predictions is None:
         raise typer.BadParameter("--labels goes with --predictions; a model says its own labels.")
     if without_leaks and pool is None:

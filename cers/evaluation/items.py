@@ -70,7 +70,8 @@ def find_items(
         modality, body_site: of images of which the table does not say it.
 
     Raises:
-        InputError: a folder or the table cannot be used, the table lists none of the images, no pair, or pictures and volumes together.
+        InputError: a folder or the table cannot be used, the table lists none of the images, no pair, a prediction is the expert mask
+            itself, or pictures and volumes together.
     """
     folders = [Path(images), Path(masks), *([Path(predictions)] if predictions is not None else [])]
     for folder, what in zip(folders, ("images", "expert masks", "predictions")):
@@ -120,6 +121,11 @@ def find_items(
         raise InputError(
             f"No image in {images} has an expert mask{' and a prediction' if predictions is not None else ''} of its name. "
             "Name them alike: case7.nii.gz and case7.nii.gz or case7_mask.nii.gz."
+        )
+    if own := next((i for i in items if i.prediction is not None and i.prediction.samefile(i.mask)), None):
+        raise InputError(
+            f"The prediction of {own.name} is its expert mask itself ({own.mask}), which would agree with itself. Give the folder of the "
+            "masks that the other program made."
         )
     kinds = {item.picture: item.name for item in items}
     if len(kinds) == 2:
