@@ -242,6 +242,18 @@ def test_the_card_is_written_from_results(done, cers, model, tmp_path):
     assert cers("model", "show", tmp_path / "nothing")[0] == 1
 
 
+def test_training_images_are_told(folders, cers, tmp_path):
+    names = sorted(p.name.split(".")[0] for p in (folders / "images").iterdir())
+    table = tmp_path / "t.csv"
+    table.write_text("image,split\n" + "".join(f"{n},{'Train' if k == 0 else 'test'}\n" for k, n in enumerate(names)), encoding="utf-8")
+    made = shutil.copytree(folders / "masks", tmp_path / "made")
+    files = ["--json", tmp_path / "r.json", "--html", tmp_path / "r.html"]
+    code, _, err = cers("evaluate", folders / "images", folders / "masks", "--predictions", made, "--csv", table, *files)
+    assert code == 0 and "1 image is for training, says the table: who learned from that" in err, err
+    assert json.loads((tmp_path / "r.json").read_text())["training_images"] == 1
+    assert "1 of them for training" in (tmp_path / "r.html").read_text()
+
+
 @pytest.mark.parametrize(
     "options, code",
     [

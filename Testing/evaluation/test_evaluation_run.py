@@ -78,6 +78,7 @@ def test_the_table_tells_groups_patients_and_what_is_missing_in_it(pictures, tmp
     result = evaluate(*pictures, tmp_path / "moved", csv)
     assert [c["group"] for c in result["cases"]] == ["g1", "g1", f"patient {pseudonym('Bert')}", None]
     assert result["rules"]["groups"] == 2 and result["rules"]["cases_without_group"] == 1 and result["not_in_table"] == 1
+    assert result["training_images"] == 0
     assert set(result["by_diagnosis"]) == {"glioma"} and result["by_diagnosis"]["glioma"]["dice"]["n"] == 2
     with pytest.raises(InputError, match="Line 3 of the table: case0.png is listed twice"):
         find_items(*pictures, csv=table(tmp_path / "t.csv", "image,group", "case0,a", "case0.png,b"))

@@ -100,6 +100,9 @@ def evaluate(
             opened.close()
     for file, why in result["faults"].items():
         print(f"Not evaluated: {file}: {why}", file=sys.stderr)
+    if (count := result["training_images"]) > 0:
+        those = "is" if count == 1 else "are"
+        print(f"{counted(count, 'image')} {those} for training, says the table: who learned from that is judged too well.", file=sys.stderr)
     say(
         f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals {drawn(result)}"
         + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")

@@ -13,12 +13,13 @@ from ..case.io import PICTURES, pseudonym, read_mask, read_volume
 from ..errors import InputError
 from ..pool.dicom import read_dicom_seg
 from ..pool.importer import pair
-from ..pool.table import image_name, read_table
+from ..pool.table import COLUMNS, OF_SETS, image_name, read_rows
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image to be evaluated. prediction: a mask made before, None if a model is to make it. patient: pseudonym."""
+    """One image to be evaluated. prediction: a mask made before, None if a model is to make it. patient: pseudonym.
+    split: what the table says, in lower case."""
 
     name: str
     image: Path
@@ -29,6 +30,7 @@ class Item:
     diagnosis: str | None = None
     modality: str | None = None
     body_site: str | None = None
+    split: str | None = None
 
     @property
     def picture(self) -> bool:
@@ -88,7 +90,7 @@ def find_items(
             elif name not in left:
                 left[name] = message.replace("this mask", "this prediction")
     rows = {}
-    for row in read_table(Path(csv)) if csv is not None else ():
+    for row in read_rows(Path(csv), COLUMNS + OF_SETS)[1] if csv is not None else ():
         name = image_name(row.image)
         if row.problem or name in rows:
             raise InputError(f"Line {row.line} of the table: {row.problem or f'{row.image} is listed twice.'}")
@@ -115,6 +117,7 @@ def find_items(
                 known.get("diagnosis"),
                 known.get("modality", modality),
                 known.get("body_site", body_site),
+                known.get("split", "").lower() or None,
             )
         )
     if not items:

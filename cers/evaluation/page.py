@@ -8,7 +8,7 @@ from pathlib import Path
 from ..case.io import atomic_path, check_output
 from ..inference.report_style import STYLE
 from .leak import leak_words, leaking
-from .tables import drawn, mean_rows, metric_name, number, part_rows, trust_rows
+from .tables import drawn, learned, mean_rows, metric_name, number, part_rows, trust_rows
 
 _SIDE, _PAD = 260, 44
 _WORST = 15
@@ -77,6 +77,7 @@ def _html(result: dict) -> str:
         f"{result['images']} images",
         f"model {result['model_name']} ({result['model']})" if result["model"] else "given predictions",
         f"pool of {result['pool_cases']} cases" if result["pool"] else "no pool",
+        *([words] if (words := learned(result)) else []),
     ]
     leak = result["leak"]
     among = leaking(result)

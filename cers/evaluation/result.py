@@ -114,6 +114,7 @@ class Cases:
         return {
             **out,
             "failure": None,
+            "training_images": 0,
             "leak": None,
             "left": {},
             "not_in_table": 0,

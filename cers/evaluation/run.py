@@ -26,6 +26,7 @@ from .metrics import LEAST_OVERLAP, METRICS, compare_masks
 from .statistics import DRAWS, interval
 
 KIND = "cers evaluation"
+TRAINING = "train"  # what a table's column split calls images to learn from
 PICTURE_TOLERANCE, VOLUME_TOLERANCE = 1.0, 2.0  # of the surface Dice, in px and mm
 Progress = Callable[[float, str], None]
 
@@ -226,6 +227,8 @@ class Evaluation:
             }
         out["calibration"] = self._calibration(groups, len(several) or 1) if segmenter else None
         out["failure"] = self._failure(cases, groups, pool) if segmenter else None
+        splits = {item.name: item.split for item in self.found.items}
+        out["training_images"] = sum(splits[c["image"]] == TRAINING for c in cases)
         return {**out, "leak": leak, "left": left, "not_in_table": self.found.untold, "faults": faults, "cases": cases}
 
     def _calibration(self, groups, labels: int) -> dict:

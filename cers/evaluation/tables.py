@@ -36,6 +36,12 @@ def drawn(result: dict) -> str:
     return f"over {groups} group{'' if groups == 1 else 's'}{own}"
 
 
+def learned(result: dict) -> str:
+    """How many of the images the table calls training ones: "3 of them for training"; "" where none is one, or a result is older."""
+    count = result.get("training_images") or 0
+    return f"{count} of them for training" if count else ""
+
+
 def metric_name(metric: str, units: dict) -> str:
     unit = f"at {units['surface_tolerance']}" if metric == "surface_dice" else units.get(metric)
     name = NAMES[metric].replace("volume", "area") if units["volume_difference"] in ("px", "mm²") else NAMES[metric]

@@ -12,7 +12,7 @@ from ..errors import InputError
 
 COLUMNS = ("image", "patient", "group", "modality", "body_site", "diagnosis", "plane", "annotator", "label")
 SUFFIXES = (".seg.nrrd", ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_IGNORED = ("split", "twin_in_train")  # said of data sets, not of cases
+OF_SETS = ("split", "twin_in_train")  # said of data sets, not of cases
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         InputError: not readable, no column ``image``, or a column that is not known (it is named).
     """
-    rows = read_rows(path, COLUMNS + _IGNORED)[1]
-    return [replace(row, values={k: v for k, v in row.values.items() if k not in _IGNORED}) for row in rows]
+    rows = read_rows(path, COLUMNS + OF_SETS)[1]
+    return [replace(row, values={k: v for k, v in row.values.items() if k not in OF_SETS}) for row in rows]
 
 
 def read_rows(path: Path, known: tuple[str, ...] | None = None) -> tuple[list[str], list[Row]]:
