@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from html import escape
 
 import qt
@@ -46,6 +47,7 @@ MODALITIES = (
     ("MG", lambda: "MG"),
     ("PT", lambda: "PT"),
 )
+DOUBLE_CLICK = 0.5  # seconds in which a second press of Segment belongs to the first, and does not stop the run
 BODY_SITES = ("", "brain", "head and neck", "breast", "lung", "liver", "pancreas", "kidney", "prostate", "bone")
 
 
@@ -67,6 +69,7 @@ class Widget(VTKObservationMixin):
         self.keeper = EvidenceRecord.Keeper()
         self.shortcuts: list = []
         self._loading = False
+        self._pressed = 0.0  # when Segment was pressed last
         self._results: dict = {}  # segmentation node -> evidence of its result, and of the one that the previous-button brings back
         self._output = None  # the segmentation whose evidence is shown
         self.reportPath = self._askReportPath  # replaced in tests
@@ -273,8 +276,10 @@ class Widget(VTKObservationMixin):
     def onSegment(self) -> None:
         """The one button: starts, or stops what runs."""
         if self.logic.state != IDLE:
-            self.logic.cancel()
+            if time.monotonic() - self._pressed >= DOUBLE_CLICK:
+                self.logic.cancel()
             return
+        self._pressed = time.monotonic()
         if self.parameter.poolFolder:
             slicer.app.userSettings().setValue(POOL_SETTING, self.parameter.poolFolder)
         self.logic.segment(self.parameter)

@@ -110,6 +110,24 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     host.screenshot(user.window, screenshots / "segment_board.png")
 
 
+def test_a_double_click_does_not_stop_what_it_starts(user, kit, model, pool, monkeypatch):
+    import sys
+
+    user.choose(volume_of(kit), pool, model)
+    monkeypatch.setattr(sys.modules[type(user.control).__module__], "DOUBLE_CLICK", 0.5)
+    user.press()
+    user.press()
+    assert user.logic.state == "running"
+    user.until_running()
+    user.host.process(0.5)
+    user.press()
+    user.wait()
+    user.press()  # a new run, just after the one before was stopped
+    user.press()
+    user.wait()
+    assert user.control.controller.model is not None and user.segmentation is not None
+
+
 def test_a_picture_is_measured_in_pixels(user, kit, model, pool, host):
     """Slicer gives 1 mm to the pixels of a picture; nobody measured that, nor how thick it is."""
     user.segment(kit.makeVolume(name="photo", matrix=np.diag([-1.0, -1.0, 1.0, 1.0]), shape=(1, *SHAPE[1:])), pool, model)
