@@ -15,6 +15,7 @@ import numpy as np
 from ..errors import InputError
 from .dicom import headers, pseudonym, quiet, series_files, tells_spacing
 from .geometry import Geometry
+from .pitfalls import as_itself, check_header, check_transparency, unpacked_twin
 from .records import Volume
 from .terminology import label_style
 from .whole import check_whole
@@ -226,13 +227,15 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
     """The path, if a file may be written there; its folder is made. Call it before a long computation, not after.
 
     Raises:
-        InputError: unknown ending, the path is a folder, or its folder cannot be written.
+        InputError: unknown ending, the path is a folder, or its folder cannot be written; or .nii.gz where a .nii of its name lies.
     """
     path = Path(path)
     if not any(path.name.lower().endswith(s) and len(path.name) > len(s) for s in suffixes):
         raise InputError(f"'{path.name}' must end in one of {', '.join(suffixes)}.")
     if path.is_dir():
         raise InputError(f"'{path}' is a folder. Give the name of a file.")
+    if twin := unpacked_twin(path):
+        raise InputError(f"Other programs would read the voxels of '{twin.name}' for those of '{path.name}'. Choose another name.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -277,13 +280,14 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
         raise InputError(f"'{path}' is an empty file. Copy or export it again.")
     if path.is_file():
         check_whole(path)
+        check_header(path)
     try:
-        with quiet():
+        with quiet(), as_itself(path) as own:
             if isinstance(source, list):
                 image = sitk.ReadImage(source)
             else:
                 reader = sitk.ImageFileReader()
-                reader.SetFileName(str(source))
+                reader.SetFileName(str(own))
                 reader.ReadImageInformation()
                 size = [n for n in reader.GetSize()[3:] if n > 1]
                 if size:
@@ -308,6 +312,8 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
         image = sitk.JoinSeries(image)
     array = sitk.GetArrayFromImage(image)
     if picture:
+        if layers and image.GetNumberOfComponentsPerPixel() in (2, 4):
+            check_transparency(array, path)
         array = _grey(array, image.GetNumberOfComponentsPerPixel(), path)
         geometry = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), array.shape)
     else:

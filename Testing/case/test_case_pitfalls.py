@@ -1,0 +1,97 @@
+"""Files that a reader takes without a word, and that would put a mask in the wrong place or tell a wrong size."""
+
+from __future__ import annotations
+
+import struct
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from cers.case import Geometry
+from cers.case.io import read_mask, read_volume, write_segmentation
+from cers.errors import InputError
+
+SHAPE = (5, 6, 7)
+GREY = np.random.default_rng(1).integers(0, 1000, SHAPE).astype(np.int16)
+PICTURE = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), (1, 20, 30))
+
+
+def nifti(path, *changes, array=GREY, spacing=(2, 3, 4)):
+    """A NIfTI file with header fields changed. changes: (format, offset, values...)."""
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    sitk.WriteImage(image, str(path))
+    data = bytearray(path.read_bytes())
+    for form, offset, *values in changes:
+        struct.pack_into(f"<{form}", data, offset, *values)
+    path.write_bytes(data)
+    return path
+
+
+def test_a_packed_nifti_file_is_read_also_beside_an_unpacked_one_of_its_name(tmp_path):
+    """Its reader takes the voxels of the unpacked one."""
+    mask, geometry = (GREY > 500).astype(np.uint8), Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), SHAPE)
+    write_segmentation(tmp_path / "brain.nii.gz", mask, geometry, {1: "tumor"})
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "brain.nii"))
+    assert np.array_equal(read_mask(tmp_path / "brain.nii.gz", geometry)[0], mask)
+    assert np.array_equal(read_volume(tmp_path / "brain.nii").array, GREY)
+    with pytest.raises(InputError, match="would read the voxels of 'brain.nii'"):
+        write_segmentation(tmp_path / "brain.nii.gz", mask, geometry, {1: "tumor"})
+
+
+SFORM = ("12f", 280, -2, 0, 0, 0, 0, -3, 0, 0, 0, 0, 4, 0)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ([("2h", 252, 0, 1), SFORM, ("3f", 80, 1, 1, 1)], "two sizes, 1 x 1 x 1 .* 2 x 3 x 4"),
+        ([("2h", 252, 1, 1), SFORM, ("3f", 80, 2, 3, 8)], "two sizes"),
+        ([("3f", 80, 0, 3, 4)], "does not say how large"),
+        ([("2h", 252, 0, 0), ("3f", 80, 0, 0, 0)], "does not say how large"),
+        ([("3f", 80, 2, 3, float("nan"))], "does not say how large"),
+    ],
+)
+def test_a_nifti_volume_whose_voxels_have_no_sure_size_is_refused(tmp_path, changes, words):
+    with pytest.raises(InputError, match=words):
+        read_volume(nifti(tmp_path / "v.nii", *changes))
+
+
+def test_nifti_headers_of_every_honest_kind_are_read(tmp_path):
+    atlas = ("12f", 280, -2.5, 0, 0, 0, 0, -3.3, 0, 0, 0, 0, 4, 0)
+    metres = [("B", 123, 1), ("2h", 252, 1, 0), ("3f", 80, 0.002, 0.003, 0.004)]
+    for n, changes in enumerate([[], [("2h", 252, 1, 4), atlas], metres, [("2h", 252, 0, 0)], [("3f", 80, -2, 3, 4)]]):
+        volume = read_volume(nifti(tmp_path / f"{n}.nii", *changes))
+        assert np.allclose(volume.geometry.spacing, (2, 3, 4)) and np.array_equal(volume.array, GREY)
+    assert not read_volume(nifti(tmp_path / "slice.nii", ("3f", 80, 0, 0, 0), array=GREY[:1])).spacing_known
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])
+def test_a_picture_that_is_to_be_shown_turned_is_refused(tmp_path, suffix):
+    """Programs that draw masks turn it, and programs that read pixels do not."""
+    picture, exif = Image.fromarray(np.arange(600, dtype=np.uint16).astype(np.uint8).reshape(20, 30)), Image.Exif()
+    for turn in (1, 3, 6):
+        exif[0x0112] = turn
+        picture.save(tmp_path / f"{turn}{suffix}", exif=exif)
+    assert read_volume(tmp_path / f"1{suffix}").array.shape == (1, 20, 30)
+    for turn in (3, 6):
+        with pytest.raises(InputError, match=f"turned by .* orientation {turn}"):
+            read_volume(tmp_path / f"{turn}{suffix}")
+        with pytest.raises(InputError, match="turned"):
+            read_mask(tmp_path / f"{turn}{suffix}", PICTURE)
+
+
+@pytest.mark.parametrize("colour, background, read", [(255, 0, True), (255, 255, False), (0, 0, False)])
+def test_a_mask_that_is_drawn_by_transparency_alone_is_refused(tmp_path, colour, background, read):
+    """The transparency is dropped, so that all of the picture, or nothing of it, would be the mask."""
+    array = np.full((20, 30, 4), background, np.uint8)
+    array[..., 3] = 0
+    array[5:10, 5:15] = (colour, colour, colour, 255)
+    Image.fromarray(array).save(tmp_path / "m.png")
+    if read:
+        assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == 50
+    else:
+        with pytest.raises(InputError, match="transparen"):
+            read_mask(tmp_path / "m.png", PICTURE)
