@@ -22,6 +22,13 @@ _TAGS = [
     "ImagePositionPatient",
     "ImageOrientationPatient",
     "PixelSpacing",
+    "Rows",
+    "Columns",
+    "RescaleSlope",
+    "RescaleIntercept",
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
 ]
 
 
@@ -60,7 +67,52 @@ def headers(path: Path) -> dict[str, str | None]:
 
 def tells_spacing(path: Path) -> bool:
     """Whether a DICOM file says how large its pixels are."""
-    return _header(path).get("PixelSpacing") is not None
+    data = _header(path)
+    spacing = data.get("PixelSpacing") or _of_frame(data, 0, "PixelMeasuresSequence", "PixelSpacing")
+    return bool(spacing) and all(float(mm) > 0 for mm in spacing)
+
+
+def rescale_varies(files: list[str]) -> bool:
+    """Whether the slices' values have different scales, as those of PET: the type that the first one needs may not hold the others."""
+    data = [_header(Path(f)) for f in files]
+    return len({(float(d.get("RescaleSlope") or 1), float(d.get("RescaleIntercept") or 0)) for d in data}) > 1
+
+
+def check_frames(path: Path) -> None:
+    """Frames of one file as slices of one volume. GDCM takes 1 mm for what it cannot make out, and goes by the first frame's scale.
+
+    Raises:
+        InputError: several frames that do not form one even, straight stack in their order, have no place, or several scales.
+    """
+    data = _header(path)
+    count = int(data.get("NumberOfFrames") or 1)
+    if count < 2 or data.get("Modality") == "NM":  # of nuclear medicine GDCM knows the older way to place frames
+        return
+    positions = [_of_frame(data, n, "PlanePositionSequence", "ImagePositionPatient") for n in range(count)]
+    orientations = [_of_frame(data, n, "PlaneOrientationSequence", "ImageOrientationPatient") for n in range(count)]
+    if any(p is None for p in [*positions, *orientations]):
+        raise InputError(
+            f"'{path.name}' has {count} frames without a place in the patient (a film?). Take out one frame, or save it as NRRD."
+        )
+    scales = {
+        (
+            _of_frame(data, n, "PixelValueTransformationSequence", "RescaleSlope"),
+            _of_frame(data, n, "PixelValueTransformationSequence", "RescaleIntercept"),
+        )
+        for n in range(count)
+    }
+    if len(scales) > 1:
+        raise InputError(f"The frames of '{path.name}' have values of different scales. Save the volume as NRRD in Slicer first.")
+    _check_positions(np.array(positions, float), np.array(orientations, float))
+
+
+def _of_frame(data, n: int, group: str, keyword: str):
+    """A value of frame ``n`` of an enhanced DICOM file, or of all its frames; None where there is none."""
+    for source, at in (("PerFrameFunctionalGroupsSequence", n), ("SharedFunctionalGroupsSequence", 0)):
+        frames = data.get(source) or []
+        if at < len(frames) and (found := frames[at].get(group)) and found[0].get(keyword) is not None:
+            return found[0].get(keyword)
+    return None
 
 
 def series_files(folder: Path) -> list[str]:
@@ -87,6 +139,8 @@ def series_files(folder: Path) -> list[str]:
     files = list(next(iter(series.values())))
     if len(files) > 1:
         _check_stack(files)
+    else:
+        check_frames(Path(files[0]))
     return files
 
 
@@ -106,16 +160,31 @@ def _check_stack(files: list[str]) -> None:
         raise InputError(
             "The DICOM files do not say where their slices lie (no ImagePositionPatient). Load a cross-sectional image series."
         )
-    position = np.array([d.ImagePositionPatient for d in data], float)
-    orientation = np.array([d.ImageOrientationPatient for d in data], float)
+    for field, what in (("Columns", "widths"), ("Rows", "heights"), ("PixelSpacing", "pixel sizes")):
+        if len({_rounded(d.get(field)) for d in data}) > 1:
+            raise InputError(f"The DICOM series mixes images of several {what}. Give a folder with one size only.")
+    _check_positions(np.array([d.ImagePositionPatient for d in data], float), np.array([d.ImageOrientationPatient for d in data], float))
+
+
+def _rounded(value) -> tuple[float, ...]:
+    """A number or numbers of a header, to tell them apart: programs write them with more or fewer digits."""
+    return tuple(round(float(v), 3) for v in np.atleast_1d([] if value is None else value))
+
+
+def _check_positions(position: np.ndarray, orientation: np.ndarray) -> None:
+    """position: (n, 3), orientation: (n, 6) of the slices in the order in which they are read."""
     if np.abs(orientation - orientation[0]).max() > 1e-3:
         raise InputError("The DICOM series mixes slices of several orientations (a localizer?). Give a folder with one orientation only.")
     normal = np.cross(orientation[0, :3], orientation[0, 3:])
     step = np.diff(position, axis=0)
     along = step @ normal
     median = float(np.median(np.abs(along)))
-    if np.abs(along).min() < 1e-3:
+    if np.diff(np.sort(position @ normal)).min() < 1e-3:  # among such images, the order is not that of their places
         raise InputError("The DICOM series has several images at one position (time points or b-values). Take out one of them first.")
+    if along.min() < 0 < along.max():
+        raise InputError(
+            "The DICOM slices are not stored in the order in which they lie. Load them in Slicer, and save them as NRRD first."
+        )
     if np.abs(np.abs(along) - median).max() > 0.1 * median:
         raise InputError(
             f"The DICOM slices are not evenly spaced ({np.abs(along).min():.2f} to {np.abs(along).max():.2f} mm apart): "

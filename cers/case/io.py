@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dicom import headers, pseudonym, quiet, series_files, tells_spacing
+from .dicom import check_frames, headers, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
 from .pitfalls import as_itself, check_header, check_transparency, unpacked_twin
 from .records import Volume
@@ -53,11 +53,12 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         facts = headers(first)
         array, geometry = _read_itk(files, path)
     else:
-        array, geometry = _read_itk(path, path, picture=picture)
         if _is_dicom(path):
             first, facts = path, headers(path)
             if facts["modality"] == "SEG":
                 raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
+            check_frames(path)
+        array, geometry = _read_itk(path, path, picture=picture)
     volume = Volume(
         array,
         geometry,
@@ -65,7 +66,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         modality=(modality or facts.get("modality") or None),
         body_site=(body_site or facts.get("body_site") or None),
         patient_id=facts.get("patient_id"),
-        spacing_known=not picture and (not geometry.default_pixels or first is not None and tells_spacing(first)),
+        spacing_known=not picture and (tells_spacing(first) or not _is_1_mm(geometry) if first else not geometry.default_pixels),
     )
     volume.modality = volume.modality and volume.modality.strip().upper()
     volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
@@ -284,7 +285,7 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
     try:
         with quiet(), as_itself(path) as own:
             if isinstance(source, list):
-                image = sitk.ReadImage(source)
+                image = sitk.ReadImage(source, sitk.sitkFloat64) if rescale_varies(source) else sitk.ReadImage(source)
             else:
                 reader = sitk.ImageFileReader()
                 reader.SetFileName(str(own))
@@ -460,6 +461,11 @@ def _suffix(path: Path) -> str:
 
 def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(_suffix(path))] or path.name
+
+
+def _is_1_mm(geometry: Geometry) -> bool:
+    """Whether the pixels of DICOM slices are of 1 mm, which is what is put in where the files give no size."""
+    return all(abs(s - 1) < 1e-6 for s in geometry.spacing[:2])
 
 
 def _is_dicom(path: Path) -> bool:

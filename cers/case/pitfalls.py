@@ -20,8 +20,10 @@ _ORIENTATION = 0x0112  # of EXIF and TIFF; 1 is as stored
 
 def unpacked_twin(path: Path) -> Path | None:
     """For ``a.nii.gz`` the file ``a.nii`` beside it, None if there is none."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return None
     twin = path.with_name(path.name[:-3])
-    return twin if path.name.lower().endswith(".nii.gz") and twin.exists() else None
+    return twin if twin.exists() else None
 
 
 @contextmanager
