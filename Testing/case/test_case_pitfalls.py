@@ -39,6 +39,9 @@ def test_a_packed_nifti_file_is_read_also_beside_an_unpacked_one_of_its_name(tmp
     assert np.array_equal(read_volume(tmp_path / "brain.nii").array, GREY)
     with pytest.raises(InputError, match="would read the voxels of 'brain.nii'"):
         write_segmentation(tmp_path / "brain.nii.gz", mask, geometry, {1: "tumor"})
+    (tmp_path / "liver.nii.gz").write_bytes((tmp_path / "brain.nii.gz").read_bytes())
+    with pytest.raises(InputError, match="voxels of 'liver.nii' for those of 'liver.nii.gz'"):
+        write_segmentation(tmp_path / "liver.nii", mask, geometry, {1: "tumor"})
 
 
 SFORM = ("12f", 280, -2, 0, 0, 0, 0, -3, 0, 0, 0, 0, 4, 0)
@@ -95,3 +98,53 @@ def test_a_mask_that_is_drawn_by_transparency_alone_is_refused(tmp_path, colour,
     else:
         with pytest.raises(InputError, match="transparen"):
             read_mask(tmp_path / "m.png", PICTURE)
+
+
+def seg_nrrd(path, layers, *segments, directions=(2, 3, 4)):
+    """A segmentation with a list axis first. layers: (n, k, j, i); segments: header fields of each."""
+    n, k, j, i = layers.shape
+    x, y, z = directions
+    lines = [
+        "NRRD0004",
+        "type: unsigned char",
+        "dimension: 4",
+        "space: left-posterior-superior",
+        f"sizes: {n} {i} {j} {k}",
+        f"space directions: none ({x},0,0) (0,{y},0) (0,0,{z})",
+        "kinds: list domain domain domain",
+        "encoding: raw",
+        "space origin: (0,0,0)",
+        *(f"Segment{m}_{key}:={value}" for m, fields in enumerate(segments) for key, value in fields.items()),
+    ]
+    path.write_bytes("\n".join(lines).encode() + b"\n\n" + np.ascontiguousarray(np.moveaxis(layers, 0, -1)).tobytes())
+    return path
+
+
+LAYERS = np.zeros((2, *SHAPE), np.uint8)
+LAYERS[0, 1, 1:3, 1:3] = LAYERS[1, 3, 2:5, 2:5] = 1
+GRID = Geometry(np.diag([-2.0, -3.0, 4.0, 1.0]), SHAPE)
+
+
+def test_old_segmentations_have_a_layer_for_each_segment(tmp_path):
+    """Up to Slicer 4.10 the header says neither layer nor label value."""
+    file = seg_nrrd(tmp_path / "old.seg.nrrd", LAYERS, {"ID": "a", "Name": "tumor"}, {"ID": "b", "Name": "edema"})
+    mask, labels = read_mask(file, GRID)
+    assert labels == {1: "tumor", 2: "edema"} and np.array_equal(mask, LAYERS[0] + 2 * LAYERS[1])
+
+
+@pytest.mark.parametrize("fields", [{"LabelValue": 300}, {"LabelValue": -1}, {"LabelValue": 0}, {"LabelValue": 1, "Layer": -1}])
+def test_segments_that_cannot_be_are_refused(tmp_path, fields):
+    file = seg_nrrd(tmp_path / "m.seg.nrrd", LAYERS, {"ID": "a", "Layer": 0, **fields})
+    with pytest.raises(InputError, match="outside 1..255|more segments or layers"):
+        read_mask(file, GRID)
+
+
+def test_a_mask_of_micrometres_lies_on_its_pixels_or_is_refused(tmp_path):
+    """10 voxels of 1 µm are 0.01 mm."""
+    fine = np.diag([-0.001, -0.001, 0.001, 1.0])
+    moved = fine.copy()
+    moved[0, 3] = 0.003
+    write_segmentation(tmp_path / "m.nrrd", np.ones(SHAPE), Geometry(moved, SHAPE), {1: "cell"})
+    with pytest.raises(InputError, match="another grid"):
+        read_mask(tmp_path / "m.nrrd", Geometry(fine, SHAPE))
+    assert read_mask(tmp_path / "m.nrrd", Geometry(moved, SHAPE))[0].all()

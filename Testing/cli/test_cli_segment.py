@@ -226,6 +226,7 @@ def test_without_a_pool_it_says_so(cers, model, image, tmp_path):
         (["{image}", "-o", "{tmp}/m.nrrd", "--report", "{tmp}/r.pdf"], "must end in"),
         (["{image}", "-o", "{image}"], "one and the same"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--probabilities", "{tmp}/m.nrrd"], "one and the same"),
+        (["{image}", "-o", "{tmp}/m.nii.gz", "--probabilities", "{tmp}/m.nii"], "would read the voxels of 'm.nii' for those of 'm.nii.gz'"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--modality", "CT"], "model"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--device", "mps"], "not available"),
     ],

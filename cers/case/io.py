@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from .dicom import check_frames, headers, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
-from .pitfalls import as_itself, check_header, check_transparency, unpacked_twin
+from .pitfalls import as_itself, check_header, check_namesakes, check_transparency
 from .records import Volume
 from .terminology import label_style
 from .whole import check_whole
@@ -219,7 +219,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, fields: dict[str, 
             kept = Geometry.from_itk(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         except RuntimeError as error:
             raise InputError(f"'{path}' could not be written: {_reason(error)}") from error
-        if not kept.same_grid(geometry, 0.01):  # NIfTI silently straightens a sheared grid
+        if not kept.same_grid(geometry, _tolerance(geometry)):  # NIfTI silently straightens a sheared grid
             raise InputError(f"The format of '{path.name}' cannot hold this image's sheared geometry. Write .nrrd or .seg.nrrd instead.")
     return path
 
@@ -228,15 +228,14 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
     """The path, if a file may be written there; its folder is made. Call it before a long computation, not after.
 
     Raises:
-        InputError: unknown ending, the path is a folder, or its folder cannot be written; or .nii.gz where a .nii of its name lies.
+        InputError: unknown ending, the path is a folder, its folder cannot be written, or .nii is beside .nii.gz of one name.
     """
     path = Path(path)
     if not any(path.name.lower().endswith(s) and len(path.name) > len(s) for s in suffixes):
         raise InputError(f"'{path.name}' must end in one of {', '.join(suffixes)}.")
     if path.is_dir():
         raise InputError(f"'{path}' is a folder. Give the name of a file.")
-    if twin := unpacked_twin(path):
-        raise InputError(f"Other programs would read the voxels of '{twin.name}' for those of '{path.name}'. Choose another name.")
+    check_namesakes(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -354,22 +353,26 @@ def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
     """(name, label value, layer) of every segment in the header, in order."""
     numbers = sorted({int(m.group(1)) for key in fields if (m := re.match(r"Segment(\d+)_", key))})
     try:
-        return [
+        found = [
             (
                 fields.get(f"Segment{n}_Name") or fields.get(f"Segment{n}_ID") or f"segment {n + 1}",
                 int(fields.get(f"Segment{n}_LabelValue", 1)),
-                int(fields.get(f"Segment{n}_Layer", 0)),
+                # files of Slicer up to 4.10 have neither, and a layer for each segment
+                int(fields.get(f"Segment{n}_Layer", 0 if f"Segment{n}_LabelValue" in fields else position)),
             )
-            for n in numbers
+            for position, n in enumerate(numbers)
         ]
     except ValueError as error:
         raise InputError("The segmentation's header has a segment without a proper label value. Save it again in Slicer.") from error
+    if any(not 0 < value < 256 for _, value, _ in found):
+        raise InputError("The segmentation's header has a segment with a label value outside 1..255. Save it again in Slicer.")
+    return found
 
 
 def _flatten(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tuple[np.ndarray, dict[int, str]]:
     values = [value for _, value, _ in segments]
     keep = len(set(values)) == len(values)  # values repeat when segments overlap and so lie in several layers
-    if len(segments) > 255 or any(layer >= len(layers) for _, _, layer in segments):
+    if len(segments) > 255 or any(not 0 <= layer < len(layers) for _, _, layer in segments):
         raise InputError("The segmentation has more segments or layers than can be read. Export the lesion segments alone.")
     out = np.zeros(layers.shape[1:], np.uint8)
     labels = {}
@@ -389,9 +392,14 @@ def _overlapping(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tu
     return None
 
 
+def _tolerance(geometry: Geometry) -> float:
+    """mm by which a file may lie beside a grid: what rounding makes, and far less than a voxel also under the microscope."""
+    return min(0.01, 0.05 * min(geometry.spacing))
+
+
 def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, cropped: bool) -> np.ndarray:
     """The label map in the target's axis order and extent; nothing is resampled."""
-    if own.same_grid(target, 0.01):
+    if own.same_grid(target, _tolerance(target)):
         return labelmap
     sizes = [" x ".join(map(str, g.shape[::-1])) for g in (own, target)]
     differs = f"{sizes[0]} voxels, the image {sizes[1]}" if sizes[0] != sizes[1] else "as many voxels, of another size or elsewhere"

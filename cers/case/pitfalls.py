@@ -6,7 +6,7 @@ import gzip
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,19 @@ def unpacked_twin(path: Path) -> Path | None:
         return None
     twin = path.with_name(path.name[:-3])
     return twin if twin.exists() else None
+
+
+def check_namesakes(path: Path, others: Iterable[Path] = ()) -> None:
+    """Whether a file that is to be written would be taken for another one, there already or among ``others``.
+
+    Raises:
+        InputError: one is a.nii and the other a.nii.gz, for NIfTI readers take the voxels of a.nii for both.
+    """
+    name = path.name
+    twin = path.with_name(name[:-3]) if name.lower().endswith(".nii.gz") else path.with_name(name + ".gz")
+    if name.lower().endswith((".nii", ".nii.gz")) and (twin.exists() or twin in others):
+        first, second = sorted((name, twin.name), key=len)
+        raise InputError(f"Other programs would read the voxels of '{first}' for those of '{second}'. Choose another name.")
 
 
 @contextmanager
