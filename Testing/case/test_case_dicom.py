@@ -127,3 +127,14 @@ def test_each_slice_has_its_own_scale(tmp_path):
     for n, part in enumerate(volume.array):
         grey = np.arange(80).reshape(8, 10) + 100 * n
         assert np.allclose(part, grey * (n + 0.5) - 1024 if n else grey)
+
+
+@pytest.mark.parametrize("n", [0, 3])
+def test_a_slice_at_the_end_of_a_series_that_was_cut_is_not_left_out(tmp_path, n):
+    folder = dicom_series(tmp_path / "s", PLACES)
+    (folder / "notes.txt").write_text("no image")
+    assert read_volume(folder).geometry.shape[0] == 4
+    file = folder / f"{n}.dcm"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(InputError, match=f"'{n}.dcm' of the DICOM series cannot be read"):
+        read_volume(folder)

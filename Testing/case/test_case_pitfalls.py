@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -148,3 +149,76 @@ def test_a_mask_of_micrometres_lies_on_its_pixels_or_is_refused(tmp_path):
     with pytest.raises(InputError, match="another grid"):
         read_mask(tmp_path / "m.nrrd", Geometry(fine, SHAPE))
     assert read_mask(tmp_path / "m.nrrd", Geometry(moved, SHAPE))[0].all()
+
+
+def metaimage(path, data, *fields, spacing="2 3 4"):
+    lines = ["ObjectType = Image", "NDims = 3", "BinaryData = True", "BinaryDataByteOrderMSB = False", *fields]
+    lines += [f"ElementSpacing = {spacing}"] if spacing else []
+    lines += ["DimSize = 7 6 5", "ElementType = MET_SHORT", "ElementDataFile = LOCAL\n"]
+    path.write_bytes("\n".join(lines).encode() + data)
+    return path
+
+
+def nrrd(path, *fields):
+    lines = ["NRRD0004", "type: short", "dimension: 3", "sizes: 7 6 5", "endian: little", "encoding: raw", *fields]
+    path.write_bytes("\n".join(lines).encode() + b"\n\n" + GREY.tobytes())
+    return path
+
+
+def test_compressed_voxels_of_a_metaimage_are_unpacked_or_refused(tmp_path):
+    """Where they cannot be unpacked its reader gives what lay in memory."""
+    packed = zlib.compress(GREY.tobytes())
+    size = f"CompressedDataSize = {len(packed)}"
+    volume = read_volume(metaimage(tmp_path / "v.mha", packed, "CompressedData = True", size))
+    assert np.array_equal(volume.array, GREY)
+    damaged = bytearray(packed)
+    damaged[len(packed) // 2] ^= 0xFF
+    for data, fields, words in (
+        (packed, (), "does not say how long"),
+        (packed[:-20] + bytes(20), (size,), "ends too early"),
+        (bytes(damaged), (size,), "ends too early"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_volume(metaimage(tmp_path / "v.mha", data, "CompressedData = True", *fields))
+
+
+def test_a_bmp_that_ends_too_early_is_refused(tmp_path):
+    Image.fromarray(np.arange(600, dtype=np.uint16).astype(np.uint8).reshape(20, 30)).save(tmp_path / "p.bmp")
+    assert read_volume(tmp_path / "p.bmp").array.shape == (1, 20, 30)
+    (tmp_path / "p.bmp").write_bytes((tmp_path / "p.bmp").read_bytes()[:-200])
+    with pytest.raises(InputError, match="ends too early"):
+        read_volume(tmp_path / "p.bmp")
+
+
+LPS = "space: left-posterior-superior"
+DIRECTIONS = "space directions: (2,0,0) (0,3,0) (0,0,4)"
+
+
+def test_voxels_without_a_size_in_the_header_have_none(tmp_path):
+    """The reader puts in 1 mm, by which a volume in ml would be told that nobody measured."""
+    assert read_volume(nrrd(tmp_path / "a.nrrd", LPS, DIRECTIONS)).spacing_known
+    assert read_volume(nrrd(tmp_path / "b.nrrd", "spacings: 2 3 4")).spacing_known
+    assert not read_volume(nrrd(tmp_path / "c.nrrd")).spacing_known
+    assert not read_volume(nrrd(tmp_path / "d.nrrd", "spacings: 2 3 nan")).spacing_known
+    assert read_volume(metaimage(tmp_path / "a.mha", GREY.tobytes())).spacing_known
+    assert not read_volume(metaimage(tmp_path / "b.mha", GREY.tobytes(), spacing=None)).spacing_known
+
+
+def test_an_nrrd_file_in_another_unit_is_refused(tmp_path):
+    read_volume(nrrd(tmp_path / "mm.nrrd", LPS, 'space units: "mm" "mm" "mm"', DIRECTIONS))
+    for n, fields in enumerate([(LPS, 'space units: "um" "um" "um"', DIRECTIONS), ('units: "m" "m" "m"', "spacings: 2 3 4")]):
+        with pytest.raises(InputError, match=r"in u?m, which is read as mm"):
+            read_volume(nrrd(tmp_path / f"{n}.nrrd", *fields))
+
+
+def test_faults_are_told_in_words(tmp_path):
+    grey = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 2)).astype(np.uint8))
+    grey.save(tmp_path / "a.png")
+    for path, words in {
+        metaimage(tmp_path / "a.mha", GREY.tobytes()[:9]): "voxels are missing, or end too early",
+        metaimage(tmp_path / "b.mha", GREY.tobytes(), spacing="2 3 0"): "voxel size of 0",
+        metaimage(tmp_path / "c.mha", GREY.tobytes(), "TransformMatrix = 0 0 0 0 0 0 0 0 0"): "do not span a volume",
+        tmp_path / "a.png": "grey with transparency; save it without",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            read_volume(path)

@@ -15,6 +15,7 @@ _NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "
 # A body region neither confirms nor contradicts an organ, so it says nothing about which references fit.
 _REGIONS = {"head", "headneck", "chest", "thorax", "abdomen", "pelvis", "wholebody", "trunk", "extremity"}
 _TAGS = [
+    "SeriesInstanceUID",
     "Modality",
     "BodyPartExamined",
     "PatientID",
@@ -136,12 +137,32 @@ def series_files(folder: Path) -> list[str]:
     if len(series) > 1:
         names = [f"'{headers(Path(f[0]))['name']}' ({len(f)} files, first '{Path(f[0]).relative_to(folder)}')" for f in series.values()]
         raise InputError(f"'{folder}' holds {len(series)} image series: {'; '.join(sorted(names))}. Give a folder with one series only.")
-    files = list(next(iter(series.values())))
+    (place, uid), files = next(iter(series.items()))
+    files = list(files)
+    _check_left_out(place, uid, files)
     if len(files) > 1:
         _check_stack(files)
     else:
         check_frames(Path(files[0]))
     return files
+
+
+def _check_left_out(place: Path, uid: str, files: list[str]) -> None:
+    """GDCM leaves out without a word what it cannot read: at an end of the series nothing else would tell."""
+    read = {Path(f).name for f in files}
+    for path in sorted(place.iterdir()):
+        if path.name in read or not path.is_file() or path.name.upper() == "DICOMDIR":
+            continue
+        with open(path, "rb") as file:
+            if file.read(132)[128:] != b"DICM":
+                continue
+        try:
+            data = _header(path)
+        except (InputError, ValueError, EOFError, NotImplementedError):
+            continue
+        own = str(data.get("SeriesInstanceUID") or "")
+        if own == uid and data.get("Rows"):
+            raise InputError(f"'{path.name}' of the DICOM series cannot be read: it may end too early. Copy or export it again.")
 
 
 def _header(path: Path):

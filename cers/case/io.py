@@ -15,7 +15,7 @@ import numpy as np
 from ..errors import InputError
 from .dicom import check_frames, headers, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
-from .pitfalls import as_itself, check_header, check_namesakes, check_transparency
+from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
 from .records import Volume
 from .terminology import label_style
 from .whole import check_whole
@@ -32,6 +32,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
 
     A picture (PNG, JPG) becomes one grey slice that an axial ``PlaneView`` shows as the picture lies; its pixels have no known size.
     Nor have those of a single slice of exactly 1 mm, which is what programs write where they know of none; DICOM says when it knows.
+    Nor have voxels of NRRD, MetaImage and DICOM files that give none.
 
     Args:
         path: NIfTI, NRRD, MetaImage or DICOM file, DICOM folder, or picture.
@@ -66,7 +67,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         modality=(modality or facts.get("modality") or None),
         body_site=(body_site or facts.get("body_site") or None),
         patient_id=facts.get("patient_id"),
-        spacing_known=not picture and (tells_spacing(first) or not _is_1_mm(geometry) if first else not geometry.default_pixels),
+        spacing_known=not picture and _knows_spacing(path, first, geometry),
     )
     volume.modality = volume.modality and volume.modality.strip().upper()
     volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
@@ -218,7 +219,7 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, fields: dict[str, 
                 reader.ReadImageInformation()
             kept = Geometry.from_itk(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         except RuntimeError as error:
-            raise InputError(f"'{path}' could not be written: {_reason(error)}") from error
+            raise InputError(f"'{path}' could not be written: {reason(error)}") from error
         if not kept.same_grid(geometry, _tolerance(geometry)):  # NIfTI silently straightens a sheared grid
             raise InputError(f"The format of '{path.name}' cannot hold this image's sheared geometry. Write .nrrd or .seg.nrrd instead.")
     return path
@@ -305,7 +306,7 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
             raise InputError(
                 f"'{path.name}' has a sheared geometry, which its format cannot carry safely. Resample it in Slicer first."
             ) from error
-        raise InputError(f"'{path}' could not be read as an image: {_reason(error)} Known formats: {_KNOWN}.") from error
+        raise InputError(f"'{path}' could not be read as an image: {reason(error)} Known formats: {_KNOWN}.") from error
     while image.GetDimension() > 3:
         image = image[..., 0]
     if image.GetDimension() == 2:
@@ -471,18 +472,14 @@ def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(_suffix(path))] or path.name
 
 
-def _is_1_mm(geometry: Geometry) -> bool:
-    """Whether the pixels of DICOM slices are of 1 mm, which is what is put in where the files give no size."""
-    return all(abs(s - 1) < 1e-6 for s in geometry.spacing[:2])
+def _knows_spacing(path: Path, dicom: Path | None, geometry: Geometry) -> bool:
+    """Whether somebody measured how large the pixels are. dicom: a file of the image where it is DICOM."""
+    if dicom is None:
+        return says_spacing(path) and not geometry.default_pixels
+    # 1 mm is what is put in where files of DICOM give no size
+    return tells_spacing(dicom) or any(abs(s - 1) > 1e-6 for s in geometry.spacing[:2])
 
 
 def _is_dicom(path: Path) -> bool:
     with open(path, "rb") as file:
         return file.read(132)[128:] == b"DICM"
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an ITK error, which is the one that says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = re.sub(r"^(sitk::ERROR: |ITK ERROR: |\w+\(0x[0-9a-f]+\): )+", "", lines[-1]) if lines else "unknown error."
-    return text if text.endswith(".") else text + "."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import shutil
 import struct
 import tempfile
@@ -13,9 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from .whole import metaimage_header
 
 _TURNED = ("turned by 180°", "turned by 90°", "mirrored")
+_NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
 _ORIENTATION = 0x0112  # of EXIF and TIFF; 1 is as stored
+
+_REASONS = {
+    "Zero-valued spacing": "its header gives a voxel size of 0.",
+    "Bad direction": "the directions of its axes in the header do not span a volume.",
+    "File cannot be read": "its voxels are missing, or end too early.",
+    "Unknown PixelType: unsigned_char(1)": "it is grey with transparency; save it without.",
+}
 
 
 def unpacked_twin(path: Path) -> Path | None:
@@ -56,7 +66,8 @@ def check_header(path: Path) -> None:
     """Nothing where the header cannot be read, which the reader says better.
 
     Raises:
-        InputError: a NIfTI volume without the size of its voxels, or with two that differ; a picture that is to be shown turned.
+        InputError: a NIfTI volume without the size of its voxels, or with two that differ; an NRRD file in another unit than mm;
+            a picture that is to be shown turned.
     """
     name = path.name.lower()
     try:
@@ -64,6 +75,8 @@ def check_header(path: Path) -> None:
             _check_voxel_size(path)
         elif name.endswith((".jpg", ".jpeg", ".tif", ".tiff", ".png")):
             _check_turned(path)
+        elif name.endswith((".nrrd", ".nhdr")):
+            _check_unit(path)
     except (EOFError, OSError):
         return
 
@@ -113,6 +126,40 @@ def _times(sizes: np.ndarray) -> str:
     return " x ".join(f"{s:.4g}" for s in sizes)
 
 
+def says_spacing(path: Path) -> bool:
+    """Whether an NRRD or MetaImage file gives a size of its voxels, for which its reader otherwise takes 1 mm; True for other formats."""
+    name = path.name.lower()
+    if name.endswith((".mha", ".mhd")):
+        fields, _ = metaimage_header(path)
+        return not fields or not {"ElementSpacing", "ElementSize"}.isdisjoint(fields)
+    if name.endswith((".nrrd", ".nhdr")):
+        fields = _nrrd_header(path)
+        return not fields or "space directions" in fields or "spacings" in fields and "nan" not in fields["spacings"].lower()
+    return True
+
+
+def _nrrd_header(path: Path) -> dict[str, str]:
+    """Fields of an NRRD file's header, without its key/value pairs."""
+    fields = {}
+    with open(path, "rb") as file:
+        if not file.readline(16).startswith(b"NRRD"):
+            return {}
+        for line in iter(lambda: file.readline(1 << 16).strip(), b""):
+            key, colon, value = line.decode("latin-1").partition(": ")
+            if colon and not line.startswith(b"#") and ":=" not in key:
+                fields[key.strip().lower()] = value.strip()
+    return fields
+
+
+def _check_unit(path: Path) -> None:
+    fields = _nrrd_header(path)
+    units = {unit.strip().lower() for key in ("space units", "units") for unit in re.findall('"([^"]*)"', fields.get(key, ""))}
+    if wrong := units & _NOT_MM:
+        raise InputError(
+            f"'{path.name}' gives the size of its voxels in {sorted(wrong)[0]}, which is read as mm. Save it again with sizes in mm."
+        )
+
+
 def _check_turned(path: Path) -> None:
     from PIL import Image, UnidentifiedImageError
 
@@ -141,3 +188,14 @@ def check_transparency(array: np.ndarray, path: Path) -> None:
             f"The mask '{path.name}' has transparent pixels that are not black, or black ones that are not transparent, so that it is "
             "not clear what belongs to it. Save it as black and white without transparency."
         )
+
+
+def reason(error: Exception) -> str:
+    """Why ITK could not read or write a file: as a rule the last line of its error; some of them say nothing to a user."""
+    text = str(error)
+    for sign, words in _REASONS.items():
+        if sign in text:
+            return words
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text = re.sub(r"^(sitk::ERROR: |ITK ERROR: |\w+\(0x[0-9a-f]+\): )+", "", lines[-1]) if lines else "unknown error."
+    return text if text.endswith(".") else text + "."
