@@ -103,11 +103,18 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
         (k, j, i) uint8 with 0 as background; value -> name of every segment (``Unnamed`` where the file has none).
 
     Raises:
-        InputError: not readable, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
+        InputError: not readable, DICOM SEG, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"'{path}' does not exist. Check the path of the mask.")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder. Give the file of the mask.")
+    if _is_dicom(path) and headers(path)["modality"] == "SEG":  # as an image it would be a stack of the frames of all segments
+        raise InputError(
+            f"The mask '{path.name}' is a DICOM segmentation. For import and evaluation its name must end in .dcm; else save it as "
+            ".seg.nrrd in Slicer."
+        )
     picture = path.suffix.lower() in PICTURES
     array, own, fields = _read_itk(path, path, picture=picture, layers=True, want_fields=True)
     segments = _segments(fields)
