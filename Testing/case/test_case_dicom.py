@@ -9,7 +9,8 @@ import pydicom
 import pytest
 from test_case_io import dicom_series
 
-from cers.case.io import read_volume
+from cers.case.identity import identifying
+from cers.case.io import pseudonym, read_volume
 from cers.errors import InputError
 
 PLACES = [(0, 0, 3 * n) for n in range(4)]
@@ -138,3 +139,26 @@ def test_a_slice_at_the_end_of_a_series_that_was_cut_is_not_left_out(tmp_path, n
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=f"'{n}.dcm' of the DICOM series cannot be read"):
         read_volume(folder)
+
+
+def test_files_without_the_preamble_are_dicom_too(tmp_path):
+    """GDCM reads them; what they say of the person and of their pixels must not be passed over."""
+    folder = dicom_series(tmp_path / "s", PLACES)
+    for n in range(4):
+        (folder / f"{n}").write_bytes((folder / f"{n}.dcm").read_bytes()[132:])
+        (folder / f"{n}.dcm").unlink()
+    for path in (folder, folder / "0"):
+        volume = read_volume(path)
+        assert (volume.modality, volume.patient_id) == ("MR", pseudonym("DOE^JANE-17")) and volume.spacing_known
+        assert identifying(path)["PatientID"].startswith("DOE")
+
+
+def test_a_file_that_cannot_be_opened_is_told_so(tmp_path, monkeypatch):
+    folder = dicom_series(tmp_path / "s", PLACES[:1])
+
+    def denied(*_arguments, **_more):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", denied)
+    with pytest.raises(InputError, match="cannot be read .Permission denied"):
+        read_volume(folder / "0.dcm")

@@ -52,6 +52,20 @@ def pseudonym(patient_id: str) -> str | None:
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM by its content; also without the preamble, as old programs wrote it and GDCM reads it.
+
+    Raises:
+        InputError: the file cannot be opened.
+    """
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(132)
+    except OSError as error:
+        raise InputError(f"'{path}' cannot be read ({error.strerror}).") from error
+    return begin[128:] == b"DICM" or begin[:2] in (b"\x02\0", b"\x08\0") and begin[3:4] == b"\0" and begin[4:6].isalpha()
+
+
 def headers(path: Path) -> dict[str, str | None]:
     """modality, body_site, patient_id (pseudonym) and name of a DICOM file; None where the file does not say."""
     data = _header(path)
@@ -153,10 +167,9 @@ def _check_left_out(place: Path, uid: str, files: list[str]) -> None:
     for path in sorted(place.iterdir()):
         if path.name in read or not path.is_file() or path.name.upper() == "DICOMDIR":
             continue
-        with open(path, "rb") as file:
-            if file.read(132)[128:] != b"DICM":
-                continue
         try:
+            if not is_dicom(path):
+                continue
             data = _header(path)
         except (InputError, ValueError, EOFError, NotImplementedError):
             continue
@@ -169,7 +182,7 @@ def _header(path: Path):
     import pydicom
 
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS, force=is_dicom(path))
     except (pydicom.errors.InvalidDicomError, OSError) as error:
         raise InputError(f"'{path}' could not be read as DICOM. Check that the file is complete.") from error
 

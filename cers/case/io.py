@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dicom import check_frames, headers, pseudonym, quiet, rescale_varies, series_files, tells_spacing
+from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
 from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
 from .records import Volume
@@ -54,7 +54,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         facts = headers(first)
         array, geometry = _read_itk(files, path)
     else:
-        if _is_dicom(path):
+        if is_dicom(path):
             first, facts = path, headers(path)
             if facts["modality"] == "SEG":
                 raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
@@ -110,7 +110,7 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
         raise InputError(f"'{path}' does not exist. Check the path of the mask.")
     if path.is_dir():
         raise InputError(f"'{path}' is a folder. Give the file of the mask.")
-    if _is_dicom(path) and headers(path)["modality"] == "SEG":  # as an image it would be a stack of the frames of all segments
+    if is_dicom(path) and headers(path)["modality"] == "SEG":  # as an image it would be a stack of the frames of all segments
         raise InputError(
             f"The mask '{path.name}' is a DICOM segmentation. For import and evaluation its name must end in .dcm; else save it as "
             ".seg.nrrd in Slicer."
@@ -292,10 +292,12 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
     try:
         with quiet(), as_itself(path) as own:
             if isinstance(source, list):
-                image = sitk.ReadImage(source, sitk.sitkFloat64) if rescale_varies(source) else sitk.ReadImage(source)
+                image = sitk.ReadImage(source, sitk.sitkFloat64 if rescale_varies(source) else sitk.sitkUnknown, "GDCMImageIO")
             else:
                 reader = sitk.ImageFileReader()
                 reader.SetFileName(str(own))
+                if path.is_file() and is_dicom(path):
+                    reader.SetImageIO("GDCMImageIO")
                 reader.ReadImageInformation()
                 size = [n for n in reader.GetSize()[3:] if n > 1]
                 if size:
@@ -485,8 +487,3 @@ def _knows_spacing(path: Path, dicom: Path | None, geometry: Geometry) -> bool:
         return says_spacing(path) and not geometry.default_pixels
     # 1 mm is what is put in where files of DICOM give no size
     return tells_spacing(dicom) or any(abs(s - 1) > 1e-6 for s in geometry.spacing[:2])
-
-
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
