@@ -222,3 +222,21 @@ def test_faults_are_told_in_words(tmp_path):
     }.items():
         with pytest.raises(InputError, match=words):
             read_volume(path)
+
+
+@pytest.mark.parametrize("suffix", [".img", ".hdr"])
+def test_a_pair_of_header_and_voxels_that_ends_too_early_is_refused(tmp_path, suffix):
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "v.hdr"))
+    assert np.array_equal(read_volume(tmp_path / f"v{suffix}").array, GREY)
+    (tmp_path / "v.img").write_bytes((tmp_path / "v.img").read_bytes()[:-100])
+    with pytest.raises(InputError, match="ends too early"):
+        read_volume(tmp_path / f"v{suffix}")
+
+
+def test_probabilities_are_not_written_as_a_label_map(tmp_path):
+    """Made whole numbers, all below 1 would be background."""
+    with pytest.raises(InputError, match="not whole numbers"):
+        write_segmentation(tmp_path / "m.nrrd", np.full(SHAPE, 0.7), GRID, {1: "tumor"})
+    with pytest.raises(InputError, match="cannot be the name of a file"):
+        write_segmentation(tmp_path / ("m" * 300 + ".nrrd"), np.ones(SHAPE), GRID, {1: "tumor"})
+    assert not list(tmp_path.iterdir())

@@ -191,6 +191,8 @@ def write_segmentation(
     labelmap = np.asarray(labelmap)
     if labelmap.shape != geometry.shape:
         raise InputError(f"The label map's shape {labelmap.shape} differs from the image's {geometry.shape}.")
+    if labelmap.dtype.kind == "f" and not np.array_equal(labelmap, np.rint(labelmap)):
+        raise InputError("The label map holds values that are not whole numbers. Cut probabilities at a threshold first.")
     unnamed = sorted({int(v) for v in np.unique(labelmap)} - {0} - set(labels))
     if unnamed or any(not 0 < v < 256 for v in labels):
         raise InputError(f"Labels must have values 1..255 and a name each; without one: {unnamed or sorted(labels)}.")
@@ -241,9 +243,12 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
     path = Path(path)
     if not any(path.name.lower().endswith(s) and len(path.name) > len(s) for s in suffixes):
         raise InputError(f"'{path.name}' must end in one of {', '.join(suffixes)}.")
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder. Give the name of a file.")
-    check_namesakes(path)
+    try:
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder. Give the name of a file.")
+        check_namesakes(path)
+    except OSError as error:
+        raise InputError(f"'{path.name}' cannot be the name of a file: {error.strerror}. Choose another one.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

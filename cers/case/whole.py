@@ -25,6 +25,8 @@ def check_whole(path: Path) -> None:
             whole = _has_end(path.read_bytes())
         elif name.endswith((".nii", ".nii.gz")):
             whole = _is_long_enough(path)
+        elif name.endswith((".img", ".hdr")):
+            whole = _pair_is_long_enough(path)
         elif name.endswith((".mha", ".mhd")):
             whole = _unpacks(path)
         elif name.endswith(".bmp"):
@@ -84,6 +86,16 @@ def _is_long_enough(path: Path) -> bool:
             return path.stat().st_size >= wanted
         # the last bytes tell the size, so that only a file in several parts must be read to its end
         return _told(path) == wanted % (1 << 32) or _read(file, wanted) >= wanted
+
+
+def _pair_is_long_enough(path: Path) -> bool:
+    """Whether the voxels in .img are there, where .hdr beside it is the header of NIfTI or Analyze."""
+    header, voxels = (path.with_suffix(end if path.suffix.islower() else end.upper()) for end in (".hdr", ".img"))
+    if not header.is_file() or not voxels.is_file():
+        return True
+    with open(header, "rb") as file:
+        wanted = _length(file.read(_HEADER))
+    return wanted is None or voxels.stat().st_size >= wanted
 
 
 def _length(header: bytes) -> int | None:
