@@ -240,3 +240,30 @@ def test_probabilities_are_not_written_as_a_label_map(tmp_path):
     with pytest.raises(InputError, match="cannot be the name of a file"):
         write_segmentation(tmp_path / ("m" * 300 + ".nrrd"), np.ones(SHAPE), GRID, {1: "tumor"})
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_in_a_jpeg_are_refused(tmp_path):
+    """Its neighbours' values run into each other."""
+    array = np.zeros((20, 30), np.uint8)
+    array[5:10, 5:15], array[12:18, 5:15] = 1, 2
+    Image.fromarray(array).save(tmp_path / "m.jpg", quality=75)
+    with pytest.raises(InputError, match="JPEG does not keep"):
+        read_mask(tmp_path / "m.jpg", PICTURE)
+    Image.fromarray(255 * (array > 0).astype(np.uint8)).save(tmp_path / "m.jpg", quality=75)
+    assert read_mask(tmp_path / "m.jpg", PICTURE)[0].sum() == np.count_nonzero(array)
+    Image.fromarray(0 * array).save(tmp_path / "m.jpg")
+    assert not read_mask(tmp_path / "m.jpg", PICTURE)[0].any()
+
+
+@pytest.mark.parametrize("values, expected", [((0, 65535), 50), ((0, 65535, 9000), 50), ((0, 1000, 2000), None), ((0, 1, 2), 170)])
+def test_mask_pictures_of_16_bit(tmp_path, values, expected):
+    """Cut at 127, a faint edge would belong to the mask, and labels of hundreds would become one."""
+    array = np.zeros((20, 30), np.uint16)
+    array[5:10, 5:15] = values[1]
+    array[12:18, 5:15] = values[-1] if len(values) > 2 else 0
+    Image.fromarray(array).save(tmp_path / "m.png")
+    if expected is None:
+        with pytest.raises(InputError, match="grey levels"):
+            read_mask(tmp_path / "m.png", PICTURE)
+    else:
+        assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == expected

@@ -354,13 +354,19 @@ def _grey(array: np.ndarray, components: int, path: Path) -> np.ndarray:
 
 
 def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
-    """The label map of a mask picture: its values where all are below 64, else cut at 127."""
+    """The label map of a mask picture: its values where all are below 64, else cut at half of white."""
     if array.max() < 64:
+        if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
+            raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
         return array
+    if array.max() > 255:
+        array = np.rint(array * (255 / float(array.max())))
     middle = np.count_nonzero((array > 63) & (array < 192))
     # a soft or JPEG-worn edge is thin; broad middle greys are labels that a cut at 127 would merge without a word
     if middle > 0.2 * np.count_nonzero(array > 63) and len(np.unique(array)) <= 16:
-        raise InputError(f"The mask '{path.name}' has several broad grey levels. Save it as black and white, or with label values 1, 2, 3.")
+        raise InputError(
+            f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
+        )
     return (array > 127).astype(np.uint8)
 
 
