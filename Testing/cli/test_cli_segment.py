@@ -207,6 +207,21 @@ def test_a_single_slice_has_an_area_and_no_volume(cers, model, tmp_path):
     assert "56 × 64 pixels" in words and "1.5 × 1.5 mm" in words and "1.5 × 5 mm" not in words
 
 
+def test_a_volume_whose_file_gives_no_voxel_size_is_told_in_voxels(cers, model, filled_pool, tmp_path):
+    """The reader puts in 1 mm, of which no volume in ml is told."""
+    array = np.asarray(phantom.volume().array, np.float32)
+    sizes = " ".join(map(str, array.shape[::-1]))
+    header = f"NRRD0004\ntype: float\ndimension: 3\nsizes: {sizes}\nendian: little\nencoding: raw\n\n"
+    (tmp_path / "v.nrrd").write_bytes(header.encode() + array.tobytes())
+    files = ("--pool", filled_pool, "--report", tmp_path / "r.html", "--json", tmp_path / "r.json")
+    out = run_segment(cers, model, tmp_path / "v.nrrd", tmp_path / "m.nrrd", *files)
+    result = json.loads((tmp_path / "r.json").read_text())
+    words = re.sub("<[^>]+>", " ", (tmp_path / "r.html").read_text())
+    assert result["volume_ml"] is None and not result["spacing_known"] and result["pixels"]["tumor"] > 0
+    assert f"{result['pixels']['tumor']} voxels" in out and not re.search(r"\d (ml|mm)\b", out)
+    assert "size of the pixels not known" in words and not re.search(r"\d ml\b", words)
+
+
 def test_json_on_stdout_and_nothing_else(cers, model, image, tmp_path):
     assert json.loads(run_segment(cers, model, image, tmp_path / "m.nrrd", "--json", "-"))["volume_ml"]
 
@@ -226,6 +241,7 @@ def test_without_a_pool_it_says_so(cers, model, image, tmp_path):
         (["{image}", "-o", "{tmp}/m.nrrd", "--report", "{tmp}/r.pdf"], "must end in"),
         (["{image}", "-o", "{image}"], "one and the same"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--probabilities", "{tmp}/m.nrrd"], "one and the same"),
+        (["{image}", "-o", "{tmp}/m.nii.gz", "--probabilities", "{tmp}/m.nii"], "would read the voxels of 'm.nii' for those of 'm.nii.gz'"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--modality", "CT"], "model"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--device", "mps"], "not available"),
     ],

@@ -151,3 +151,18 @@ def test_another_patients_outline_is_refused(liver, volume, tmp_path):
     seg.save_as(tmp_path / "other.dcm")
     with pytest.raises(InputError, match="another examination"):
         read_dicom_seg(tmp_path / "other.dcm", volume.geometry, series=liver[0])
+
+
+def test_a_segmentation_is_not_read_as_a_stack_of_its_frames(liver, volume, tmp_path):
+    """Its frames are those of all segments one after the other: three of them fit the grid of three slices."""
+    masks = np.zeros((*volume.array.shape, 2), np.uint8)
+    masks[:, 10:20, 10:20, 0], masks[:1, 30:40, 30:50, 1] = 1, 1
+    masks[2] = 0
+    file = make_seg(liver, volume, tmp_path / "seg", masks)
+    mask, _ = read_dicom_seg(file, volume.geometry)
+    assert np.array_equal(mask, masks[..., 0] + 2 * masks[..., 1])
+    for path in (file, liver[1]):
+        with pytest.raises(InputError, match="is a DICOM segmentation"):
+            read_mask(path, volume.geometry)
+    with pytest.raises(InputError, match="is a folder"):
+        read_mask(liver[0], volume.geometry)

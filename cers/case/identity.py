@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..errors import InputError
-from .dicom import quiet
+from .dicom import is_dicom, quiet
 
 # keywords of DICOM that name the person, the people around, or the event
 DICOM_FIELDS = (
@@ -66,18 +66,14 @@ def identifying(path: str | PathLike) -> dict[str, str]:
 
 
 def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM" or path.suffix.lower() == ".dcm"
-    except OSError as error:
-        raise InputError(f"'{path}' cannot be read ({error.strerror}).") from error
+    return is_dicom(path) or path.suffix.lower() == ".dcm"
 
 
 def _dicom(path: Path) -> dict[str, str]:
     import pydicom
 
     try:
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(DICOM_FIELDS))
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(DICOM_FIELDS), force=is_dicom(path))
         return {name: text for name in DICOM_FIELDS if (text := _text(data.get(name)))}
     except (pydicom.errors.InvalidDicomError, OSError, ValueError, AttributeError, TypeError) as error:
         raise InputError(f"'{path}' could not be read as DICOM. Check that the file is complete.") from error

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .dicom import headers, pseudonym, quiet, series_files, tells_spacing
+from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
+from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
 from .records import Volume
 from .terminology import label_style
 from .whole import check_whole
@@ -31,6 +32,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
 
     A picture (PNG, JPG) becomes one grey slice that an axial ``PlaneView`` shows as the picture lies; its pixels have no known size.
     Nor have those of a single slice of exactly 1 mm, which is what programs write where they know of none; DICOM says when it knows.
+    Nor have voxels of NRRD, MetaImage and DICOM files that give none.
 
     Args:
         path: NIfTI, NRRD, MetaImage or DICOM file, DICOM folder, or picture.
@@ -52,11 +54,12 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         facts = headers(first)
         array, geometry = _read_itk(files, path)
     else:
-        array, geometry = _read_itk(path, path, picture=picture)
-        if _is_dicom(path):
+        if is_dicom(path):
             first, facts = path, headers(path)
             if facts["modality"] == "SEG":
                 raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
+            check_frames(path)
+        array, geometry = _read_itk(path, path, picture=picture)
     volume = Volume(
         array,
         geometry,
@@ -64,7 +67,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
         modality=(modality or facts.get("modality") or None),
         body_site=(body_site or facts.get("body_site") or None),
         patient_id=facts.get("patient_id"),
-        spacing_known=not picture and (not geometry.default_pixels or first is not None and tells_spacing(first)),
+        spacing_known=not picture and _knows_spacing(path, first, geometry),
     )
     volume.modality = volume.modality and volume.modality.strip().upper()
     volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
@@ -100,11 +103,18 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
         (k, j, i) uint8 with 0 as background; value -> name of every segment (``Unnamed`` where the file has none).
 
     Raises:
-        InputError: not readable, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
+        InputError: not readable, DICOM SEG, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"'{path}' does not exist. Check the path of the mask.")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a folder. Give the file of the mask.")
+    if is_dicom(path) and headers(path)["modality"] == "SEG":  # as an image it would be a stack of the frames of all segments
+        raise InputError(
+            f"The mask '{path.name}' is a DICOM segmentation. For import and evaluation its name must end in .dcm; else save it as "
+            ".seg.nrrd in Slicer."
+        )
     picture = path.suffix.lower() in PICTURES
     array, own, fields = _read_itk(path, path, picture=picture, layers=True, want_fields=True)
     segments = _segments(fields)
@@ -181,6 +191,8 @@ def write_segmentation(
     labelmap = np.asarray(labelmap)
     if labelmap.shape != geometry.shape:
         raise InputError(f"The label map's shape {labelmap.shape} differs from the image's {geometry.shape}.")
+    if labelmap.dtype.kind == "f" and not np.array_equal(labelmap, np.rint(labelmap)):
+        raise InputError("The label map holds values that are not whole numbers. Cut probabilities at a threshold first.")
     unnamed = sorted({int(v) for v in np.unique(labelmap)} - {0} - set(labels))
     if unnamed or any(not 0 < v < 256 for v in labels):
         raise InputError(f"Labels must have values 1..255 and a name each; without one: {unnamed or sorted(labels)}.")
@@ -216,8 +228,8 @@ def _write(path: Path, array: np.ndarray, geometry: Geometry, fields: dict[str, 
                 reader.ReadImageInformation()
             kept = Geometry.from_itk(reader.GetSize(), reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
         except RuntimeError as error:
-            raise InputError(f"'{path}' could not be written: {_reason(error)}") from error
-        if not kept.same_grid(geometry, 0.01):  # NIfTI silently straightens a sheared grid
+            raise InputError(f"'{path}' could not be written: {reason(error)}") from error
+        if not kept.same_grid(geometry, _tolerance(geometry)):  # NIfTI silently straightens a sheared grid
             raise InputError(f"The format of '{path.name}' cannot hold this image's sheared geometry. Write .nrrd or .seg.nrrd instead.")
     return path
 
@@ -226,13 +238,17 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
     """The path, if a file may be written there; its folder is made. Call it before a long computation, not after.
 
     Raises:
-        InputError: unknown ending, the path is a folder, or its folder cannot be written.
+        InputError: unknown ending, the path is a folder, its folder cannot be written, or .nii is beside .nii.gz of one name.
     """
     path = Path(path)
     if not any(path.name.lower().endswith(s) and len(path.name) > len(s) for s in suffixes):
         raise InputError(f"'{path.name}' must end in one of {', '.join(suffixes)}.")
-    if path.is_dir():
-        raise InputError(f"'{path}' is a folder. Give the name of a file.")
+    try:
+        if path.is_dir():
+            raise InputError(f"'{path}' is a folder. Give the name of a file.")
+        check_namesakes(path)
+    except OSError as error:
+        raise InputError(f"'{path.name}' cannot be the name of a file: {error.strerror}. Choose another one.") from error
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -277,13 +293,16 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
         raise InputError(f"'{path}' is an empty file. Copy or export it again.")
     if path.is_file():
         check_whole(path)
+        check_header(path)
     try:
-        with quiet():
+        with quiet(), as_itself(path) as own:
             if isinstance(source, list):
-                image = sitk.ReadImage(source)
+                image = sitk.ReadImage(source, sitk.sitkFloat64 if rescale_varies(source) else sitk.sitkUnknown, "GDCMImageIO")
             else:
                 reader = sitk.ImageFileReader()
-                reader.SetFileName(str(source))
+                reader.SetFileName(str(own))
+                if path.is_file() and is_dicom(path):
+                    reader.SetImageIO("GDCMImageIO")
                 reader.ReadImageInformation()
                 size = [n for n in reader.GetSize()[3:] if n > 1]
                 if size:
@@ -301,13 +320,15 @@ def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False
             raise InputError(
                 f"'{path.name}' has a sheared geometry, which its format cannot carry safely. Resample it in Slicer first."
             ) from error
-        raise InputError(f"'{path}' could not be read as an image: {_reason(error)} Known formats: {_KNOWN}.") from error
+        raise InputError(f"'{path}' could not be read as an image: {reason(error)} Known formats: {_KNOWN}.") from error
     while image.GetDimension() > 3:
         image = image[..., 0]
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
     array = sitk.GetArrayFromImage(image)
     if picture:
+        if layers and image.GetNumberOfComponentsPerPixel() in (2, 4):
+            check_transparency(array, path)
         array = _grey(array, image.GetNumberOfComponentsPerPixel(), path)
         geometry = Geometry(np.diag([-1.0, -1.0, 1.0, 1.0]), array.shape)
     else:
@@ -333,13 +354,19 @@ def _grey(array: np.ndarray, components: int, path: Path) -> np.ndarray:
 
 
 def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
-    """The label map of a mask picture: its values where all are below 64, else cut at 127."""
+    """The label map of a mask picture: its values where all are below 64, else cut at half of white."""
     if array.max() < 64:
+        if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
+            raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
         return array
+    if array.max() > 255:
+        array = np.rint(array * (255 / float(array.max())))
     middle = np.count_nonzero((array > 63) & (array < 192))
     # a soft or JPEG-worn edge is thin; broad middle greys are labels that a cut at 127 would merge without a word
     if middle > 0.2 * np.count_nonzero(array > 63) and len(np.unique(array)) <= 16:
-        raise InputError(f"The mask '{path.name}' has several broad grey levels. Save it as black and white, or with label values 1, 2, 3.")
+        raise InputError(
+            f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
+        )
     return (array > 127).astype(np.uint8)
 
 
@@ -347,22 +374,26 @@ def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
     """(name, label value, layer) of every segment in the header, in order."""
     numbers = sorted({int(m.group(1)) for key in fields if (m := re.match(r"Segment(\d+)_", key))})
     try:
-        return [
+        found = [
             (
                 fields.get(f"Segment{n}_Name") or fields.get(f"Segment{n}_ID") or f"segment {n + 1}",
                 int(fields.get(f"Segment{n}_LabelValue", 1)),
-                int(fields.get(f"Segment{n}_Layer", 0)),
+                # files of Slicer up to 4.10 have neither, and a layer for each segment
+                int(fields.get(f"Segment{n}_Layer", 0 if f"Segment{n}_LabelValue" in fields else position)),
             )
-            for n in numbers
+            for position, n in enumerate(numbers)
         ]
     except ValueError as error:
         raise InputError("The segmentation's header has a segment without a proper label value. Save it again in Slicer.") from error
+    if any(not 0 < value < 256 for _, value, _ in found):
+        raise InputError("The segmentation's header has a segment with a label value outside 1..255. Save it again in Slicer.")
+    return found
 
 
 def _flatten(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tuple[np.ndarray, dict[int, str]]:
     values = [value for _, value, _ in segments]
     keep = len(set(values)) == len(values)  # values repeat when segments overlap and so lie in several layers
-    if len(segments) > 255 or any(layer >= len(layers) for _, _, layer in segments):
+    if len(segments) > 255 or any(not 0 <= layer < len(layers) for _, _, layer in segments):
         raise InputError("The segmentation has more segments or layers than can be read. Export the lesion segments alone.")
     out = np.zeros(layers.shape[1:], np.uint8)
     labels = {}
@@ -382,9 +413,14 @@ def _overlapping(layers: np.ndarray, segments: list[tuple[str, int, int]]) -> tu
     return None
 
 
+def _tolerance(geometry: Geometry) -> float:
+    """mm by which a file may lie beside a grid: what rounding makes, and far less than a voxel also under the microscope."""
+    return min(0.01, 0.05 * min(geometry.spacing))
+
+
 def _onto(labelmap: np.ndarray, own: Geometry, target: Geometry, path: Path, *, cropped: bool) -> np.ndarray:
     """The label map in the target's axis order and extent; nothing is resampled."""
-    if own.same_grid(target, 0.01):
+    if own.same_grid(target, _tolerance(target)):
         return labelmap
     sizes = [" x ".join(map(str, g.shape[::-1])) for g in (own, target)]
     differs = f"{sizes[0]} voxels, the image {sizes[1]}" if sizes[0] != sizes[1] else "as many voxels, of another size or elsewhere"
@@ -456,13 +492,9 @@ def _stem(path: Path) -> str:
     return path.name[: len(path.name) - len(_suffix(path))] or path.name
 
 
-def _is_dicom(path: Path) -> bool:
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
-def _reason(error: Exception) -> str:
-    """The last line of an ITK error, which is the one that says what went wrong."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = re.sub(r"^(sitk::ERROR: |ITK ERROR: |\w+\(0x[0-9a-f]+\): )+", "", lines[-1]) if lines else "unknown error."
-    return text if text.endswith(".") else text + "."
+def _knows_spacing(path: Path, dicom: Path | None, geometry: Geometry) -> bool:
+    """Whether somebody measured how large the pixels are. dicom: a file of the image where it is DICOM."""
+    if dicom is None:
+        return says_spacing(path) and not geometry.default_pixels
+    # 1 mm is what is put in where files of DICOM give no size
+    return tells_spacing(dicom) or any(abs(s - 1) > 1e-6 for s in geometry.spacing[:2])

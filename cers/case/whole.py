@@ -1,4 +1,4 @@
-"""Whether a NIfTI or JPEG file is all there: their readers take a file that ends too early and make up the rest."""
+"""Whether a NIfTI, MetaImage, BMP or JPEG file is all there: their readers take a file that ends too early and make up the rest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_whole(path: Path) -> None:
     """Nothing for other formats, whose readers notice it, and where the header makes no sense, which the reader says better.
 
     Raises:
-        InputError: the file ends too early.
+        InputError: the file ends too early, or has compressed voxels that cannot be unpacked.
     """
     name = path.name.lower()
     try:
@@ -25,6 +25,14 @@ def check_whole(path: Path) -> None:
             whole = _has_end(path.read_bytes())
         elif name.endswith((".nii", ".nii.gz")):
             whole = _is_long_enough(path)
+        elif name.endswith((".img", ".hdr")):
+            whole = _pair_is_long_enough(path)
+        elif name.endswith((".mha", ".mhd")):
+            whole = _unpacks(path)
+        elif name.endswith(".bmp"):
+            with open(path, "rb") as file:
+                begin = file.read(6)
+            whole = begin[:2] != b"BM" or path.stat().st_size >= int.from_bytes(begin[2:], "little")
         else:
             return
     except (EOFError, zlib.error, gzip.BadGzipFile):
@@ -33,6 +41,37 @@ def check_whole(path: Path) -> None:
         return
     if not whole:
         raise InputError(f"'{path}' ends too early: a part of the image is missing. Copy or export it again.")
+
+
+def metaimage_header(path: Path) -> tuple[dict[str, str], int]:
+    """Fields of a MetaImage's header, and its length in bytes; no fields of what has none."""
+    fields, length = {}, 0
+    with open(path, "rb") as file:
+        for line in iter(lambda: file.readline(4096), b""):
+            length += len(line)
+            key, equals, value = line.decode("latin-1").partition("=")
+            if not equals:
+                return {}, 0
+            fields[key.strip()] = value.strip()
+            if key.strip() == "ElementDataFile":
+                return fields, length
+    return {}, 0
+
+
+def _unpacks(path: Path) -> bool:
+    """Whether the compressed voxels of a MetaImage can be unpacked to their end; also where they are not compressed."""
+    fields, length = metaimage_header(path)
+    if fields.get("CompressedData", "").lower() != "true":
+        return True
+    if "CompressedDataSize" not in fields:  # its reader then unpacks noise
+        raise InputError(f"'{path}' does not say how long its compressed voxels are. Save it again without compression.")
+    local = fields["ElementDataFile"].upper() == "LOCAL"
+    data, unpack = path if local else path.parent / fields["ElementDataFile"], zlib.decompressobj()
+    with open(data, "rb") as file:
+        file.seek(length if local else 0)
+        while not unpack.eof and (part := file.read(1 << 16)):  # which may be 64 MB when unpacked
+            unpack.decompress(part)
+    return unpack.eof
 
 
 def _is_long_enough(path: Path) -> bool:
@@ -47,6 +86,16 @@ def _is_long_enough(path: Path) -> bool:
             return path.stat().st_size >= wanted
         # the last bytes tell the size, so that only a file in several parts must be read to its end
         return _told(path) == wanted % (1 << 32) or _read(file, wanted) >= wanted
+
+
+def _pair_is_long_enough(path: Path) -> bool:
+    """Whether the voxels in .img are there, where .hdr beside it is the header of NIfTI or Analyze."""
+    header, voxels = (path.with_suffix(end if path.suffix.islower() else end.upper()) for end in (".hdr", ".img"))
+    if not header.is_file() or not voxels.is_file():
+        return True
+    with open(header, "rb") as file:
+        wanted = _length(file.read(_HEADER))
+    return wanted is None or voxels.stat().st_size >= wanted
 
 
 def _length(header: bytes) -> int | None:

@@ -94,6 +94,7 @@ def segment(
     cers segment dicom-folder -o lesion.seg.nrrd --pool my-pool --report evidence.html --json result.json
     """
     from ..case.io import atomic_path, check_output, read_volume, write_image, write_segmentation
+    from ..case.pitfalls import check_namesakes
     from ..case.sizes import cut_words
     from ..errors import InputError
 
@@ -112,6 +113,8 @@ def segment(
     places = [f.resolve() for f in [*files, image]]
     if len(set(places)) < len(places):
         raise InputError("Two of the files are one and the same. Give the image and each output a name of its own.")
+    for place in places[:-1]:
+        check_namesakes(place, places)
     with progress() as show:
         say = show or (lambda fraction, message: None)
         say(0.0, "Reading the image")

@@ -1,0 +1,201 @@
+"""What a file says that its reader does not heed, and what would put a mask in the wrong place or tell a wrong size: refused."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import struct
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+from .whole import metaimage_header
+
+_TURNED = ("turned by 180°", "turned by 90°", "mirrored")
+_NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
+_ORIENTATION = 0x0112  # of EXIF and TIFF; 1 is as stored
+
+_REASONS = {
+    "Zero-valued spacing": "its header gives a voxel size of 0.",
+    "Bad direction": "the directions of its axes in the header do not span a volume.",
+    "File cannot be read": "its voxels are missing, or end too early.",
+    "Unknown PixelType: unsigned_char(1)": "it is grey with transparency; save it without.",
+}
+
+
+def unpacked_twin(path: Path) -> Path | None:
+    """For ``a.nii.gz`` the file ``a.nii`` beside it, None if there is none."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return None
+    twin = path.with_name(path.name[:-3])
+    return twin if twin.exists() else None
+
+
+def check_namesakes(path: Path, others: Iterable[Path] = ()) -> None:
+    """Whether a file that is to be written would be taken for another one, there already or among ``others``.
+
+    Raises:
+        InputError: one is a.nii and the other a.nii.gz, for NIfTI readers take the voxels of a.nii for both.
+    """
+    name = path.name
+    twin = path.with_name(name[:-3]) if name.lower().endswith(".nii.gz") else path.with_name(name + ".gz")
+    if name.lower().endswith((".nii", ".nii.gz")) and (twin.exists() or twin in others):
+        first, second = sorted((name, twin.name), key=len)
+        raise InputError(f"Other programs would read the voxels of '{first}' for those of '{second}'. Choose another name.")
+
+
+@contextmanager
+def as_itself(path: Path) -> Iterator[Path]:
+    """The path from which the NIfTI reader takes this file's own voxels.
+
+    Where ``a.nii`` lies beside ``a.nii.gz``, it takes the header of the one that it is given and the voxels of the other.
+    """
+    if not path.is_file() or unpacked_twin(path) is None:
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="cers-") as folder:
+        yield Path(shutil.copyfile(path, Path(folder) / "image.nii.gz"))
+
+
+def check_header(path: Path) -> None:
+    """Nothing where the header cannot be read, which the reader says better.
+
+    Raises:
+        InputError: a NIfTI volume without the size of its voxels, or with two that differ; an NRRD file in another unit than mm;
+            a picture that is to be shown turned.
+    """
+    name = path.name.lower()
+    try:
+        if name.endswith((".nii", ".nii.gz")):
+            _check_voxel_size(path)
+        elif name.endswith((".jpg", ".jpeg", ".tif", ".tiff", ".png")):
+            _check_turned(path)
+        elif name.endswith((".nrrd", ".nhdr")):
+            _check_unit(path)
+    except (EOFError, OSError):
+        return
+
+
+def _check_voxel_size(path: Path) -> None:
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else open(path, "rb") as file:
+        header = file.read(540)
+    for order in "<>":
+        if len(header) >= 348 and struct.unpack_from(f"{order}i", header)[0] == 348 and header[344:346] in (b"n+", b"ni"):
+            dim, size = struct.unpack_from(f"{order}8h", header, 40), struct.unpack_from(f"{order}8f", header, 76)
+            codes, rows = struct.unpack_from(f"{order}2h", header, 252), struct.unpack_from(f"{order}12f", header, 280)
+        elif len(header) >= 540 and struct.unpack_from(f"{order}i", header)[0] == 540:
+            dim, size = struct.unpack_from(f"{order}8q", header, 16), struct.unpack_from(f"{order}8d", header, 104)
+            codes, rows = struct.unpack_from(f"{order}2i", header, 344), struct.unpack_from(f"{order}12d", header, 400)
+        else:
+            continue
+        break
+    else:
+        return
+    if not 1 <= dim[0] <= 7:
+        return
+    used = [n for n in range(3) if n < dim[0] and dim[n + 1] > 1]
+    if len(used) < 3:
+        return
+    pixdim = np.abs(np.array(size[1:4], float))
+    if not np.isfinite(pixdim).all() or not pixdim.all():
+        raise InputError(
+            f"'{path.name}' does not say how large its voxels are (pixdim {_times(pixdim)}). "
+            "Convert the image again, or correct its header."
+        )
+    # an sform of another code may hold a scaling to an atlas; the reader then goes by the qform
+    if codes[1] > 0 and (codes[0] <= 0 or codes[1] == 1):
+        axes = np.array(rows, float).reshape(3, 4)[:, :3]
+        sform = np.linalg.norm(axes, axis=0)
+        if not np.isfinite(sform).all() or not sform.all() or np.abs(axes.T @ axes / np.outer(sform, sform) - np.eye(3)).max() > 0.01:
+            return  # sheared or of no use, which the reader refuses
+        if np.abs(sform / pixdim - 1).max() > 0.01:
+            raise InputError(
+                f"'{path.name}' gives its voxels two sizes, {_times(pixdim)} (pixdim) and {_times(sform)} (sform), so that no length or "
+                "volume would be sure. Convert the image again, or correct its header."
+            )
+
+
+def _times(sizes: np.ndarray) -> str:
+    return " x ".join(f"{s:.4g}" for s in sizes)
+
+
+def says_spacing(path: Path) -> bool:
+    """Whether an NRRD or MetaImage file gives a size of its voxels, for which its reader otherwise takes 1 mm; True for other formats."""
+    name = path.name.lower()
+    if name.endswith((".mha", ".mhd")):
+        fields, _ = metaimage_header(path)
+        return not fields or not {"ElementSpacing", "ElementSize"}.isdisjoint(fields)
+    if name.endswith((".nrrd", ".nhdr")):
+        fields = _nrrd_header(path)
+        return not fields or "space directions" in fields or "spacings" in fields and "nan" not in fields["spacings"].lower()
+    return True
+
+
+def _nrrd_header(path: Path) -> dict[str, str]:
+    """Fields of an NRRD file's header, without its key/value pairs."""
+    fields = {}
+    with open(path, "rb") as file:
+        if not file.readline(16).startswith(b"NRRD"):
+            return {}
+        for line in iter(lambda: file.readline(1 << 16).strip(), b""):
+            key, colon, value = line.decode("latin-1").partition(": ")
+            if colon and not line.startswith(b"#") and ":=" not in key:
+                fields[key.strip().lower()] = value.strip()
+    return fields
+
+
+def _check_unit(path: Path) -> None:
+    fields = _nrrd_header(path)
+    units = {unit.strip().lower() for key in ("space units", "units") for unit in re.findall('"([^"]*)"', fields.get(key, ""))}
+    if wrong := units & _NOT_MM:
+        raise InputError(
+            f"'{path.name}' gives the size of its voxels in {sorted(wrong)[0]}, which is read as mm. Save it again with sizes in mm."
+        )
+
+
+def _check_turned(path: Path) -> None:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            turn = picture.getexif().get(_ORIENTATION, 1)
+    except (UnidentifiedImageError, Image.DecompressionBombError, SyntaxError, ValueError):
+        return
+    if turn in range(2, 9):
+        how = {3: _TURNED[0], 6: _TURNED[1], 8: _TURNED[1]}.get(turn, _TURNED[2])
+        raise InputError(
+            f"'{path.name}' says that it is to be shown {how} (EXIF orientation {turn}), which not all programs do, so that a mask could "
+            "lie elsewhere than it was drawn. Open it in a picture editor and save it as PNG."
+        )
+
+
+def check_transparency(array: np.ndarray, path: Path) -> None:
+    """array: (..., 2 or 4) values of a mask picture, the last one how opaque a pixel is.
+
+    Raises:
+        InputError: the shape is drawn by transparency, which is dropped.
+    """
+    opaque = array[..., -1] > 0
+    if not opaque.all() and not np.array_equal(opaque, (array[..., :-1] > 0).any(-1)):
+        raise InputError(
+            f"The mask '{path.name}' has transparent pixels that are not black, or black ones that are not transparent, so that it is "
+            "not clear what belongs to it. Save it as black and white without transparency."
+        )
+
+
+def reason(error: Exception) -> str:
+    """Why ITK could not read or write a file: as a rule the last line of its error; some of them say nothing to a user."""
+    text = str(error)
+    for sign, words in _REASONS.items():
+        if sign in text:
+            return words
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    text = re.sub(r"^(sitk::ERROR: |ITK ERROR: |\w+\(0x[0-9a-f]+\): )+", "", lines[-1]) if lines else "unknown error."
+    return text if text.endswith(".") else text + "."
