@@ -118,7 +118,8 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
             seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""
-            rows.append((f"{count.lesion} of {count.slices}", f"decoded {plane} slices with a lesion{seen}"))
+            if not self.volume.is_picture:
+                rows.append((f"{count.lesion} of {count.slices}", f"decoded {plane} slices with a lesion{seen}"))
         if self.lesions:
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):

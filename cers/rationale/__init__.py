@@ -3,7 +3,7 @@
 from .descriptors import DESCRIPTORS, measure
 from .embed import TextEmbedder
 from .parse import CoTRow, ParsedCoT, parse_cot, read_cot_csv, to_rationale
-from .writer import THRESHOLDS, contradictions, describe, write_measured
+from .writer import THRESHOLDS, contradictions, describe, without_place, write_measured
 
 __all__ = [
     "DESCRIPTORS",
@@ -17,5 +17,6 @@ __all__ = [
     "parse_cot",
     "read_cot_csv",
     "to_rationale",
+    "without_place",
     "write_measured",
 ]

@@ -166,6 +166,16 @@ def write_measured(
     return Rationale(out, d, "measured", VERSION)
 
 
+def without_place(rationale: Rationale, *, spacing_known: bool = False, modality: str | None = None) -> Rationale:
+    """A measured rationale written anew without side, height and front to back: of a slice of which the plane is not known.
+
+    Args:
+        spacing_known, modality: as ``write_measured``.
+    """
+    d = rationale.descriptors | dict.fromkeys(("side", "height", "across"))
+    return write_measured(d, spacing_known=spacing_known, modality=modality)
+
+
 def _summary(d: dict[str, float | None], plane: str | None, modality: str | None) -> Statement:
     names = ("area_body", "contrast", "variation", "faint_contour", "depth", "side")
     index = {n: THRESHOLDS[n].index(d[n]) for n in names if d.get(n) is not None}
