@@ -16,6 +16,7 @@ from ..case.sizes import amount, area, cut_words
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
+from ..rationale import beside
 from .pictures import data_uri, display, svg_path, trim
 from .report_style import STYLE
 
@@ -227,7 +228,7 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
                 self.cases[case_id] = {
                     "symbol": symbol,
                     "name": " \u00b7 ".join(w for w in words if w),
-                    "rationale": case.rationale,
+                    "rationale": beside(case),
                     "plane": case.plane if case.ijkToRAS is not None else None,
                 }
         return self.cases[case_id]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..case.records import Rationale, Statement
+from ..case.records import Case, Rationale, Statement
 from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
@@ -174,6 +174,14 @@ def without_place(rationale: Rationale, *, spacing_known: bool = False, modality
     """
     d = rationale.descriptors | dict.fromkeys(("side", "height", "across"))
     return write_measured(d, spacing_known=spacing_known, modality=modality)
+
+
+def beside(case: Case) -> Rationale | None:
+    """A case's rationale as it is told beside a slice: a measured one says nothing of place where the case's plane is not known."""
+    written = case.rationale
+    if written is None or case.plane is not None or written.writer != "measured" or not written.descriptors:
+        return written
+    return without_place(written, spacing_known=case.spacing is not None, modality=case.modality)
 
 
 def _summary(d: dict[str, float | None], plane: str | None, modality: str | None) -> Statement:

@@ -238,8 +238,10 @@ class Methods:
     @params(id_=str)
     def case(self, job: Job, given: dict) -> dict:
         from ..inference.pictures import display
+        from ..rationale import beside
 
         case = self._pool().get(given["id"])
+        case.rationale = beside(case)
         name = "case-" + hashlib.sha256(case.id.encode()).hexdigest()[:24]
         picture = self._save(name, display(case.image, case.modality))
         return {**case.metadata(), "image": picture, "mask": self._save(name + "-mask", case.mask)}
