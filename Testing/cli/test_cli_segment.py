@@ -188,6 +188,8 @@ def test_a_picture(cers, model, filled_pool, tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray((phantom.head()[0][4] / 4).astype(np.uint8)), str(tmp_path / "p.png"))
     out = run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--pool", filled_pool, "--report", tmp_path / "r.html")
     assert "pixels" in out and "ml" not in out.split("Wrote")[0].replace("html", "")
+    assert "axial" not in out and ("The pool covers this slice" in out or "No close case in this pool" in out)
+    assert "axial slices" not in (tmp_path / "r.html").read_text()
     assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "m.nrrd"))).shape == (1, 64, 56)
     result = json.loads(run_segment(cers, model, tmp_path / "p.png", tmp_path / "m.nrrd", "--json", "-"))
     assert result["volume_ml"] is None and result["area_mm2"] is None and result["pixels"]["tumor"] > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cers.case import Geometry, Volume
 from cers.errors import Cancelled, InputError
 from cers.inference import Segmenter, load_model
 from cers.inference.segmenter import soft_difference
+from cers.inference.shown import told
 from cers.inference.tiny import tiny_model
 from cers.pool import NO_CLOSE_CASE, import_volume
 from cers.rationale import describe
@@ -239,6 +241,24 @@ def test_a_picture_without_pixel_size(segmenter, planes):
     assert len(prediction.evidence) == 1 and prediction.labelmap.shape == (1, 64, 60)
     text = prediction.evidence[0].rationale.text if prediction.evidence[0].rationale else ""
     assert " mm" not in text
+
+
+def test_nothing_is_said_of_sides_in_a_picture_whose_plane_nobody_knows(segmenter):
+    single, mask = phantom(grid(shape=(1, 64, 60), spacing=(2.4, 2.4, 5.0), centre=LESION))
+    place = ("side", "height", "across")
+    for known in (True, False):
+        volume = Volume(single.array, single.geometry, spacing_known=known, modality="MR")
+        segmenter.segment(volume, planes="acquisition")
+        plane = segmenter.session.planes["axial"]
+        inside = plane.view.slices(mask)[0] > 0
+        first = describe(plane.raw[0], inside, plane.spacing, modality="MR", plane="axial")
+        assert first.descriptors["side"] is not None
+        words = told(plane, 0, inside, "MR", first)
+        for rationale in (words["rationale"], words["first_rationale"]):
+            said = [s for s in rationale.statements if s.descriptor in place]
+            assert bool(said) is known and any(rationale.descriptors[name] is not None for name in place) is known
+            assert len(rationale.statements) == len(first.statements) - (0 if known else 2)
+            assert known or not re.search(r"\b(left|right|midline|anterior|posterior)\b", rationale.text)
 
 
 # ---- no evidence

@@ -145,6 +145,13 @@ def test_a_case_of_another_plane_must_look_more_alike(bench):
     assert bench.select(pinned=[other]).ids == [other], "whoever pins it wants it"
 
 
+def test_coverage_counts_its_cases_in_words(bench):
+    bench.add(0.9)
+    assert bench.select().coverage.message.endswith(": 1 close case with a visual similarity of 0.90.")
+    bench.add(0.8)
+    assert bench.select().coverage.message.endswith(": 2 close cases, the nearest of them with a visual similarity of 0.90.")
+
+
 def test_too_different(bench):
     mine = bench.add(0.31)
     s = bench.select()

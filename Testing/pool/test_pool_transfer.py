@@ -55,6 +55,15 @@ def test_own_case_stays_and_differences_are_told(pool, other, tmp_path):
     assert report.different == {pool.ids()[0]: ["modality", "rationale"]} and other.meta(pool.ids()[0])["modality"] == "CT"
 
 
+@pytest.mark.parametrize("field,value", [("plane", "sagittal"), ("group", "g9")])
+def test_plane_and_group_are_compared_too(pool, other, tmp_path, field, value):
+    one = pool.ids()[0]
+    export_pool(pool, tmp_path / "x.zip", [one])
+    merge(other, tmp_path / "x.zip")
+    other.edit([one], {field: value})
+    assert merge(other, tmp_path / "x.zip").different == {one: [field]} and other.meta(one)[field] == value
+
+
 def test_a_damaged_case_is_named_and_the_rest_arrives(pool, other, tmp_path):
     export_pool(pool, tmp_path / "x.zip")
     with zipfile.ZipFile(tmp_path / "x.zip") as old, zipfile.ZipFile(tmp_path / "y.zip", "w") as new:

@@ -137,6 +137,15 @@ def test_words_follow_what_is_seen(head):
     assert word("dark_ring", centre=(100, 72), radius=(12, 9)) > word("dark_ring", centre=(50, 70))
 
 
+def test_an_edge_is_never_narrower_than_a_pixel():
+    y, x = np.mgrid[:64, :64]
+    for seed in range(120):  # a lesion that is noise: about one in thirty has a profile that falls inwards
+        rng = np.random.default_rng(seed)
+        image = np.where(np.hypot(y - 32, x - 32) < 28, 100 + rng.normal(0, 25, (64, 64)), 0)
+        d = measure(image, np.hypot(y - 32, x - 40) < rng.uniform(2, 5), (1.0, 1.0))
+        assert d["edge_width_mm"] is None or d["edge_width_mm"] >= 1 and d["edge_width"] > 0, seed
+
+
 def test_edge_width_is_that_of_the_blur(head):
     """A step blurred by a Gaussian of sigma s, over its steepest slope, is s sqrt(2 pi) wide; less where the lesion is not much wider."""
     for sigma in (2.0, 3.0, 4.0):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from cers.case import PARTS, Rationale, Statement
-from cers.rationale import DESCRIPTORS, THRESHOLDS, contradictions, describe, measure, write_measured
+from cers.case import PARTS, Case, Rationale, Statement
+from cers.rationale import DESCRIPTORS, THRESHOLDS, beside, contradictions, describe, measure, write_measured
 from cers.rationale.sentences import SENTENCES, TERMS
 from cers.rationale.writer import POSITION_WORDS
 
@@ -19,6 +20,23 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?")
 @pytest.fixture(scope="module")
 def rationales(brisc):
     return [(row, describe(image, mask, plane=row["plane"], modality="MR")) for row, image, mask in brisc]
+
+
+def test_a_case_whose_plane_is_not_known_is_told_without_its_place():
+    image = np.where(np.hypot(*(np.mgrid[:64, :64] - 32)) < 28, 100.0, 0.0) + np.arange(64) / 8
+    mask = np.hypot(*(np.mgrid[:64, :64] - np.array([28, 44])[:, None, None])) < 6
+    image[mask] += 80
+    measured = describe(image, mask, (1.0, 1.0), modality="MR", plane=None)
+    case = Case(image.astype(np.float32), mask.astype(np.uint8), {1: "tumor"}, spacing=(1.0, 1.0), modality="MR", rationale=measured)
+    told = beside(case)
+    assert (
+        " left" in measured.text and told.descriptors["side"] is None and told.descriptors["area_mm2"] == measured.descriptors["area_mm2"]
+    )
+    assert not re.search(r"\b(left|right|midline|upper|lower)\b", told.text) and " mm" in told.text
+    assert beside(replace(case, plane="axial")) is measured
+    assert beside(replace(case, rationale=None)) is None
+    words = replace(measured, writer="imported")
+    assert beside(replace(case, rationale=words)) is words
 
 
 def test_four_parts_in_order(rationales):

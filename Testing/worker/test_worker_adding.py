@@ -66,3 +66,12 @@ def test_what_cannot_be_added_is_refused_in_one_sentence(model, tmp_path, arrays
             worker.call("add_case", **arrays)
         with pytest.raises(WorkerError, match="whole numbers"):
             worker.call("add_case", **{**arrays, "labels": {"one": "x"}})
+        worker.call("open_pool", path=str(tmp_path / "pool"))
+        for labels in ({"1": ""}, {"1": "  "}, {"1": 5}, {"1": None}, {"0": "x"}, {"-1": "x"}, {"256": "x"}, {"9" * 5000: "x"}):
+            for method in ("add_case", "pool_import_volume"):
+                with pytest.raises(WorkerError, match="whole numbers from 1 to 255") as caught:
+                    worker.call(method, **{**arrays, "labels": labels})
+                assert caught.value.code == "protocol"
+        with pytest.raises(WorkerError, match="At least one slice"):
+            worker.call("pool_import_volume", **arrays, max_slices=0)
+        assert worker.call("pool_info")["cases"] == 0

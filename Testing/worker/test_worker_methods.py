@@ -104,6 +104,8 @@ def test_describe(worker, tmp_path):
     np.save(tmp_path / "m.npy", mask[4])
     found = worker.call("describe", image=str(tmp_path / "i.npy"), mask=str(tmp_path / "m.npy"), spacing=[1.5, 1.5])["rationale"]
     assert {s["part"] for s in found["statements"]} == {"texture", "boundary", "context", "summary"}
+    for plane in ("up", ""):
+        assert refused(worker, "describe", image=str(tmp_path / "i.npy"), mask=str(tmp_path / "m.npy"), plane=plane).code == "input"
     np.save(tmp_path / "m.npy", mask)
     assert refused(worker, "describe", image=str(tmp_path / "i.npy"), mask=str(tmp_path / "m.npy")).code == "input"
     assert refused(worker, "describe", image=str(tmp_path / "i.npy"), mask=str(tmp_path / "i.npy"), spacing=[0, 1]).code == "protocol"

@@ -114,6 +114,19 @@ def test_what_cannot_be_done_is_said(worker, tmp_path):
     assert refused(worker, "pool_import_folder", images=str(tmp_path), masks=str(tmp_path)).code == "pool"
 
 
+def test_zero_is_not_taken_for_not_given(worker, tmp_path):
+    assert "At least one case" in str(refused(worker, "search", text="bright", k=0))
+    assert "At least one case" in str(refused(worker, "pool_harm", cases=0))
+
+
+def test_sizes_and_texts_that_cannot_be(worker):
+    ids = worker.call("pool_query")["ids"][:1]
+    for size in (-1, 100_000):
+        assert refused(worker, "pool_rows", ids=ids, thumbnails=size).code == "protocol"
+    for change in ({"changes": {"modality": 5}}, {"rename": {"tumor": None}}, {"rename": {"tumor": 3}}):
+        assert refused(worker, "pool_edit", ids=ids, **change).code == "protocol"
+
+
 def test_paths_and_shapes_that_cannot_be(worker, tmp_path):
     for method in ("open_pool", "pool_create", "pool_export", "pool_merge"):
         assert refused(worker, method, path="a\0b").code == "protocol"

@@ -61,6 +61,22 @@ def test_ready_comes_first_and_hello_checks_the_version():
             assert caught.value.code == "protocol"
 
 
+def test_parameters_of_what_is_answered_at_once_are_checked_too():
+    with Worker() as worker:
+        for method, given, words in (
+            ("hello", {"protocol": 1, "colour": "red"}, "has no parameter"),
+            ("hello", {"protocol": 2, "colour": "red"}, "protocol 1, not 2"),
+            ("cancel", {}, "needs the parameter 'request'"),
+            ("cancel", {"request": None}, "needs the parameter 'request'"),
+            ("cancel", {"request": "x", "now": True}, "has no parameter"),
+            ("shutdown", {"now": True}, "has no parameter"),
+        ):
+            with pytest.raises(WorkerError, match=words) as caught:
+                worker.call(method, **given)
+            assert caught.value.code == "protocol"
+        assert worker.call("cancel", request="never sent") == {"cancelled": False}
+
+
 def test_starting_loads_no_heavy_library():
     code = (
         "import sys, cers.__main__, cers.worker, cers.worker.client; "
@@ -84,6 +100,7 @@ BAD = [
     b"[" * 200_000 + b"\n",
     b'{"id": "a", "method"\n',
     b'{"id": ' + b"9" * 5000 + b', "method": "hello"}\n',
+    b'{"id": "\\ud800", "method": "hello", "params": {"protocol": 1}}\n',
 ]
 
 

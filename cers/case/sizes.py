@@ -41,7 +41,10 @@ def cut_words(cut: Mapping | None) -> str:
     """How a mask differs from its probabilities cut at the threshold (``Prediction.cut``); '' where it does not."""
     if not cut or not cut["below"] + cut["above"]:
         return ""
+    below, above = cut["below"], cut["above"]
+    under = f"{below} voxel of it is" if below == 1 else f"{below} voxels of it are"
+    over = f"{above} voxel that reaches it was" if above == 1 else f"{above} voxels that reach it were"
     return (
-        f"The mask is not the probabilities cut at {cut['threshold']:.2f}: {cut['below']} voxels of it are below, {cut['above']} voxels "
-        "that reach it were left out (planes are fused part by part, small parts may be dropped, slices decoded again)."
+        f"The mask is not the probabilities cut at {cut['threshold']:.2f}: {under} below, {over} left out (planes are fused part by part, "
+        "small parts may be dropped, slices decoded again)."
     )

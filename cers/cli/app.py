@@ -163,10 +163,12 @@ def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: s
     sizes = prediction.sizes()
     amounts = [f"{name} {amount(sizes, name)}" for name in prediction.labels.values()]
     counts = by_plane(e.to_dict() for e in prediction.evidence)
+    searched = "the picture" if volume.is_picture else _slices(len(prediction.evidence))
+    where = "" if volume.is_picture else f" in {slices_words(counts)}"  # nobody knows the plane of a picture
     lines = [
-        f"{', '.join(amounts)} in {slices_words(counts)}, {prediction.seconds['total']:.1f} s."
+        f"{', '.join(amounts)}{where}, {prediction.seconds['total']:.1f} s."
         if found
-        else f"No lesion was found in {_slices(len(prediction.evidence))} ({prediction.seconds['total']:.1f} s)."
+        else f"No lesion was found in {searched} ({prediction.seconds['total']:.1f} s)."
     ]
     settings = prediction.provenance["settings"]
     if volume.worth_crossing and settings["planes_asked"] == "auto" and settings["planes"] != "three":
@@ -183,7 +185,8 @@ def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: s
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:
         largest = max(found, key=lambda e: e.pixels)
-        lines.append(f"The pool has {references_words(counts)}. Largest: {largest.coverage.message}")
+        seen = "" if volume.is_picture else f"The pool has {references_words(counts)}. Largest: "
+        lines.append(seen + largest.coverage.message)
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
 
 

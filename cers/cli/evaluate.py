@@ -53,7 +53,7 @@ def evaluate(
 
     cers evaluate images masks --pool my-pool --csv cases.csv --json result.json --html result.html
 
-    cers evaluate images masks --predictions other-program --json other.json
+    cers evaluate images masks --predictions other-program --csv cases.csv --json other.json
     """
     from ..case.io import atomic_path, check_output
     from ..evaluation.items import find_items

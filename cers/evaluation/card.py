@@ -87,7 +87,13 @@ def _accuracy(result: dict) -> str:
         ):
             found = detection([c.get(score) for c in cases], [c["retrieved"] for c in cases])
             if found["value"] is not None:
-                rows.append((f"{words} as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failures)", span(found), found["n"]))
+                rows.append(
+                    (
+                        f"{words} as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failure{'s' * (found['failures'] != 1)})",
+                        span(found),
+                        found["n"],
+                    )
+                )
         for when, row in result.get("calibration", {}).items():
             rows.append((f"expected calibration error near the lesion, {when} the temperature", span(row), row["n"]))
         parts.append("### Test pictures\n\n" + markdown_table(rows, ("Dice", "mean [95 % interval]", "n")))

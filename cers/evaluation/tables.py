@@ -74,7 +74,7 @@ def trust_rows(result: dict) -> list[tuple[str, str, int]]:
     for key in ("coverage", "confidence", "agreement") if failure else ():
         if key in failure and failure[key]["auroc"]["value"] is not None:
             found = failure[key]["auroc"]
-            name = f"{key} as detector of Dice < {failure['below']:g}, AUROC ({found['failures']} failures)"
+            name = f"{key} as detector of Dice < {failure['below']:g}, AUROC ({found['failures']} failure{'s' * (found['failures'] != 1)})"
             rows.append((name, span(found), found["n"]))
     return rows
 

@@ -16,6 +16,7 @@ from ..case.sizes import amount, area, cut_words
 from ..case.terminology import label_style
 from ..errors import PoolError
 from ..pool import Pool
+from ..rationale import beside
 from .pictures import data_uri, display, svg_path, trim
 from .report_style import STYLE
 
@@ -118,7 +119,8 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         # a plane at a time: slices of different planes show the same lesion
         for plane, count in by_plane(e.to_dict() for e in self.prediction.evidence).items():
             seen = f"; references for {count.with_references} of them" if count.lesion and self.pool is not None else ""
-            rows.append((f"{count.lesion} of {count.slices}", f"decoded {plane} slices with a lesion{seen}"))
+            if not self.volume.is_picture:
+                rows.append((f"{count.lesion} of {count.slices}", f"decoded {plane} slices with a lesion{seen}"))
         if self.lesions:
             sizes = [e.pixels for e in self.lesions]
             if all(e.confidence is not None for e in self.lesions):
@@ -226,7 +228,7 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
                 self.cases[case_id] = {
                     "symbol": symbol,
                     "name": " \u00b7 ".join(w for w in words if w),
-                    "rationale": case.rationale,
+                    "rationale": beside(case),
                     "plane": case.plane if case.ijkToRAS is not None else None,
                 }
         return self.cases[case_id]

@@ -7,18 +7,20 @@ from dataclasses import replace
 import numpy as np
 
 from ..case import Evidence, PlaneView, Prediction, Rationale
-from ..rationale import contradictions, describe
+from ..rationale import contradictions, describe, without_place
 from .planes import Plane
 
 
 def told(plane: Plane, index: int, mask: np.ndarray, modality: str | None, first: Rationale | None) -> dict:
-    """The fields of ``Evidence`` that words are in.
+    """The fields of ``Evidence`` that words are in. Of a picture none says where in the patient: nobody knows its plane and its sides.
 
     Args:
         mask: (rows, columns), the final one. first: measured under the first mask, None where there is none.
     """
     inside = mask > 0
     final = describe(plane.raw[index], inside, plane.spacing, modality=modality, plane=plane.name) if inside.any() else None
+    if plane.spacing is None and len(plane.raw) == 1:
+        first, final = (r and without_place(r, modality=modality) for r in (first, final))
     differs = [] if final is None or first is None else contradictions(first, final)
     return {"rationale": final, "first_rationale": first, "first_differs": differs}
 

@@ -469,11 +469,9 @@ def _coverage(references: list[Reference], near: _Candidate | None, config: Sele
     if not own:
         return Coverage(value, False, f"{NO_CLOSE_CASE} Only the pinned references are used.")
     words = "well" if nearest >= config.visual_high else "in part"
+    close = "1 close case" if len(own) == 1 else f"{len(own)} close cases, the nearest of them"
     return Coverage(
-        value,
-        True,
-        f"The pool covers this slice {words}: {len(own)} close case{'s' * (len(own) > 1)}, "
-        f"the nearest of them with a visual similarity of {max(r.visual for r in own):.2f}.",
+        value, True, f"The pool covers this slice {words}: {close} with a visual similarity of {max(r.visual for r in own):.2f}."
     )
 
 

@@ -25,7 +25,7 @@ from .store import Pool
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _LARGEST = {"manifest": 1 << 30, "array": 1 << 29}  # bytes; a file that claims more is not read
-_COMPARED = ("labels", "review", "diagnosis", "modality", "body_site")
+_COMPARED = ("labels", "review", "diagnosis", "modality", "body_site", "plane", "group")
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from .descriptors import DESCRIPTORS, measure
 from .embed import TextEmbedder
 from .parse import CoTRow, ParsedCoT, parse_cot, read_cot_csv, to_rationale
-from .writer import THRESHOLDS, contradictions, describe, write_measured
+from .writer import THRESHOLDS, beside, contradictions, describe, without_place, write_measured
 
 __all__ = [
     "DESCRIPTORS",
@@ -11,11 +11,13 @@ __all__ = [
     "CoTRow",
     "ParsedCoT",
     "TextEmbedder",
+    "beside",
     "contradictions",
     "describe",
     "measure",
     "parse_cot",
     "read_cot_csv",
     "to_rationale",
+    "without_place",
     "write_measured",
 ]

@@ -314,7 +314,7 @@ class _Crop:
         near = np.abs(shells[:-1] + 1 - reach) <= max(2, 0.1 * self.diameter / self.unit)
         steepest = float(slope[near].max()) if near.any() else 0.0
         height = float(profile[shells < reach].max() - profile[shells >= reach].min())
-        return height / steepest if steepest > 1e-6 else None
+        return max(self.unit, height / steepest) if steepest > 1e-6 and height > 0 else None
 
     def neighbours(self, body: _Body, *, dark: bool) -> dict[str, float | None]:
         """What the surrounding ring consists of."""

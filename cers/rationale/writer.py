@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..case.records import Rationale, Statement
+from ..case.records import Case, Rationale, Statement
 from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
@@ -164,6 +164,24 @@ def write_measured(
         say(name, "{w} {n}%.")
     out.append(_summary(d, plane, modality))
     return Rationale(out, d, "measured", VERSION)
+
+
+def without_place(rationale: Rationale, *, spacing_known: bool = False, modality: str | None = None) -> Rationale:
+    """A measured rationale written anew without side, height and front to back: of a slice of which the plane is not known.
+
+    Args:
+        spacing_known, modality: as ``write_measured``.
+    """
+    d = rationale.descriptors | dict.fromkeys(("side", "height", "across"))
+    return write_measured(d, spacing_known=spacing_known, modality=modality)
+
+
+def beside(case: Case) -> Rationale | None:
+    """A case's rationale as it is told beside a slice: a measured one says nothing of place where the case's plane is not known."""
+    written = case.rationale
+    if written is None or case.plane is not None or written.writer != "measured" or not written.descriptors:
+        return written
+    return without_place(written, spacing_known=case.spacing is not None, modality=case.modality)
 
 
 def _summary(d: dict[str, float | None], plane: str | None, modality: str | None) -> Statement:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from ..case import Geometry, Volume
-from ..errors import Cancelled, CersError, InputError, ProtocolError
-from .methods import Methods, _matrix, params
+from ..errors import Cancelled, CersError, InputError
+from .methods import Methods, _matrix, label_names, params
 from .server import Job
 
 SOURCE = "corrected in 3D Slicer"  # never the volume's name, which often is a person's
@@ -37,7 +37,7 @@ def add_case(self: Methods, job: Job, given: dict) -> dict:
     from ..inference.embedding import embed_pool
     from ..pool.corrections import add_correction
 
-    pool, labels = self._pool(), _labels(given["labels"])
+    pool, labels = self._pool(), label_names(given["labels"])
     array, mask = self._load(given["image"], "image"), self._load(given["mask"], "mask")
     volume = Volume(
         array,
@@ -78,10 +78,3 @@ def add_case(self: Methods, job: Job, given: dict) -> dict:
         with contextlib.suppress(Cancelled, CersError):
             embedded = embed_pool(self.model, pool, self._text(), told, job.cancelled.is_set)
     return {**report.to_dict(), "cases": len(pool), "embedded": embedded}
-
-
-def _labels(given: dict) -> dict[int, str]:
-    try:
-        return {int(value): str(name) for value, name in given.items()}
-    except ValueError:
-        raise ProtocolError("'labels' must map whole numbers, written as texts, to names.") from None

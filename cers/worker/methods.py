@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..case import Geometry, PlaneView, Prediction, Volume
+from ..case.geometry import PLANES
 from ..errors import InputError, ModelError, PoolError, ProtocolError
 from .server import Job
 
@@ -198,6 +199,8 @@ class Methods:
         image, mask = self._load(given["image"], "image"), self._load(given["mask"], "mask")
         if image.ndim != 2 or image.shape != mask.shape:
             raise InputError("Image and mask must be 2-D and of one size.")
+        if given.get("plane") not in (None, *PLANES):
+            raise InputError(f"Plane '{given['plane']}' is not known. Use one of {', '.join(PLANES)}.")
         rationale = describe(image, mask > 0, _spacing(given.get("spacing")), modality=given.get("modality"), plane=given.get("plane"))
         return {"rationale": rationale.to_dict()}
 
@@ -229,14 +232,16 @@ class Methods:
         if (given.get("text") is None) == (given.get("image") is None):
             raise ProtocolError("'search' needs either 'text' or 'image'.")
         pool = self._pool()
-        found = self._alike(job, given, given.get("text"), given.get("k") or 10)
+        found = self._alike(job, given, given.get("text"), 10 if given.get("k") is None else given["k"])
         return {"cases": [{**pool.meta(i), "similarity": score} for i, score in found]}
 
     @params(id_=str)
     def case(self, job: Job, given: dict) -> dict:
         from ..inference.pictures import display
+        from ..rationale import beside
 
         case = self._pool().get(given["id"])
+        case.rationale = beside(case)
         name = "case-" + hashlib.sha256(case.id.encode()).hexdigest()[:24]
         picture = self._save(name, display(case.image, case.modality))
         return {**case.metadata(), "image": picture, "mask": self._save(name + "-mask", case.mask)}
@@ -321,6 +326,18 @@ def _matrix(rows: list) -> np.ndarray:
     if matrix.shape != (4, 4):
         raise ProtocolError(f"'ijkToRAS' must be four rows of four numbers, not {json.dumps(rows)[:60]}.")
     return matrix
+
+
+def label_names(given: dict) -> dict[int, str]:
+    """Value -> name of a request's labels.
+
+    Raises:
+        ProtocolError: a value is no whole number from 1 to 255, or a name is no text or empty.
+    """
+    named = all(isinstance(name, str) and name.strip() for name in given.values())
+    if not named or not all(value.isascii() and value.isdecimal() and 1 <= int(value[:9]) <= 255 for value in given):
+        raise ProtocolError("'labels' must map whole numbers from 1 to 255, written as texts, to names.")
+    return {int(value): name for value, name in given.items()}
 
 
 def _spacing(values: list | None) -> tuple[float, float] | None:

@@ -8,12 +8,13 @@ import numpy as np
 
 from ..case import Geometry, Volume
 from ..errors import CersError, PoolError, ProtocolError
-from .methods import Methods, _matrix, params
+from .methods import Methods, _matrix, label_names, params
 from .server import Job
 
 _SOURCE = "3D Slicer scene"  # never the volume's name, which often is a person's
 _MOST_FOUND = 200  # cases that a search by meaning or by picture gives
 _MOST_ROWS = 500
+_LARGEST_THUMBNAIL = 256  # pixels of a side: 500 of them are 100 MB
 _TWINS = 0.97  # correlation of thumbnails from which a case's page names another one as alike
 
 
@@ -48,6 +49,8 @@ def rows(self: Methods, job: Job, given: dict) -> dict:
     pool, ids, size = self._pool(), _ids(given), given.get("thumbnails")
     if len(ids) > _MOST_ROWS:
         raise ProtocolError(f"At most {_MOST_ROWS} rows can be asked for at a time.")
+    if size is not None and not 0 <= size <= _LARGEST_THUMBNAIL:
+        raise ProtocolError(f"'thumbnails' must be at most {_LARGEST_THUMBNAIL} pixels; null gives none.")
     found = pool.rows(ids)
     if not size:
         return {"rows": found, "thumbnails": None}
@@ -117,6 +120,8 @@ def page(self: Methods, job: Job, given: dict) -> dict:
 def edit(self: Methods, job: Job, given: dict) -> dict:
     """Change metadata of cases; the answer holds the requests that take the change back."""
     pool, ids, changes, names = self._pool(), _ids(given), given.get("changes") or {}, given.get("rename") or {}
+    if not all(v is None or isinstance(v, str) for v in changes.values()) or not all(isinstance(v, str) for v in names.values()):
+        raise ProtocolError("'changes' must map fields to texts or null, and 'rename' labels to texts.")
     before = {row["id"]: row for row in pool.rows(ids)}
     changed = pool.edit(ids, changes, rename=names, who=given.get("who"), note=given.get("note"))
     groups: dict[tuple, list[str]] = {}
@@ -185,7 +190,9 @@ def harm(self: Methods, job: Job, given: dict) -> dict:
     self._pool()
     if self.model is None:
         self.load_model(job, {})
-    return check_harm(self._segmenter(job), budget=given.get("cases") or 100, progress=job.progress, cancel=job.cancelled.is_set).to_dict()
+    return check_harm(
+        self._segmenter(job), budget=_number(given, "cases", 100), progress=job.progress, cancel=job.cancelled.is_set
+    ).to_dict()
 
 
 @params()
@@ -274,7 +281,7 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
         progress=job.progress,
         cancel=job.cancelled.is_set,
         defaults=defaults,
-        max_slices=given.get("max_slices") or 12,
+        max_slices=_number(given, "max_slices", 12),
         keep_identity=bool(given.get("keep_identity")),
     )
     found = {name: {"images": count, "values": values} for name, (count, values) in report.identity.items()}  # for the screen
@@ -312,16 +319,13 @@ def import_volume(self: Methods, job: Job, given: dict) -> dict:
         **known,
         spacing_known=given.get("spacing_known") is not False,
     )
-    try:
-        labels = {int(value): str(name) for value, name in given["labels"].items()}
-    except ValueError:
-        raise ProtocolError("'labels' must map whole numbers, written as texts, to names.") from None
+    labels = label_names(given["labels"])
     dry = DryRun(pool)
     said = {key: given.get(key) for key in ("diagnosis", "annotator")}
-    ids = fill(dry, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=given.get("source") or _SOURCE, **said)
+    ids = fill(dry, volume, mask, labels, max_slices=_number(given, "max_slices", 12), source=given.get("source") or _SOURCE, **said)
     job.check()
     if not given.get("dry_run"):
-        ids = fill(pool, volume, mask, labels, max_slices=given.get("max_slices") or 12, source=given.get("source") or _SOURCE, **said)
+        ids = fill(pool, volume, mask, labels, max_slices=_number(given, "max_slices", 12), source=given.get("source") or _SOURCE, **said)
     self.imported = {"ids": ids, "added": dry.added}
     return self.imported
 
@@ -333,6 +337,11 @@ def import_report(self: Methods, job: Job, given: dict) -> dict:
     if given.get("forget"):
         self.imported = None
     return {"report": report, "cases": len(self._pool())}
+
+
+def _number(given: dict, name: str, default: int) -> int:
+    """A whole number of a request; null is "not given", but zero is not."""
+    return default if given.get(name) is None else given[name]
 
 
 def _ids(given: dict) -> list[str]:

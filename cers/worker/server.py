@@ -107,7 +107,12 @@ class Server:
         if not isinstance(request, dict):
             raise ProtocolError('A line is not a JSON object. Send {"id": ..., "method": ..., "params": {...}}.')
         identifier = request.get("id")
-        if isinstance(identifier, bool) or not isinstance(identifier, (str, int)) or len(str(identifier)) > 200:
+        if (
+            isinstance(identifier, bool)
+            or not isinstance(identifier, (str, int))
+            or len(str(identifier)) > 200
+            or not _sendable(identifier)
+        ):
             raise ProtocolError("A request has no usable id. Give each request a text or a whole number of its own as id.")
         if identifier in self._seen:  # answering under this id would be a second answer to the first request
             raise ProtocolError(f"The id {json.dumps(identifier)} was used before. Give each request an id of its own.")
@@ -120,6 +125,8 @@ class Server:
             self._error(identifier, "protocol", f"There is no method {json.dumps(method)[:100]}. Use one of {', '.join(METHODS)}.")
         elif not isinstance(job.params, dict):
             self._error(identifier, "protocol", "params must be a JSON object.")
+        elif method in _AT_ONCE and (fault := _wrong(method, job.params)):
+            self._error(identifier, "protocol", fault)
         elif method == "hello":
             self._hello(job)
         elif method == "cancel":
@@ -246,6 +253,25 @@ class Server:
                 self._out.flush()
         except (OSError, ValueError):  # the client is gone: there is nobody left to work for
             leave(self.folder)
+
+
+_AT_ONCE = {"hello": "protocol", "cancel": "request", "shutdown": None}  # and the parameter that each takes
+
+
+def _wrong(method: str, given: dict) -> str:
+    """What is wrong with the parameters of a method that is answered at once; '' where nothing is."""
+    own = _AT_ONCE[method]
+    if method != "hello" and own is not None and given.get(own) is None:  # hello has words of its own for a wrong version
+        return f"'{method}' needs the parameter '{own}'."
+    unknown = [name for name in given if name != own]
+    if unknown and (method != "hello" or given.get(own) == PROTOCOL):
+        return f"'{method}' has no parameter {json.dumps(unknown[0])[:100]}. It takes {own or 'none'}."
+    return ""
+
+
+def _sendable(identifier: str | int) -> bool:
+    """Whether an answer can carry this id: half of a surrogate pair is no text."""
+    return not any("\ud800" <= c <= "\udfff" for c in str(identifier))
 
 
 METHODS = (
