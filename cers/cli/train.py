@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -208,14 +208,10 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
 
 
 def _record(path: Path) -> dict:
-    import yaml
-
     from ..errors import InputError
+    from ..training.config import read_settings
 
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"'{path}' cannot be read as a training configuration. Give a YAML file of settings.") from error
+    record = read_settings(path)
     if not isinstance(record, dict):
         raise InputError(f"'{path}' holds no table of settings.")
     return record
@@ -237,22 +233,11 @@ def _settings(texts: list[str]) -> dict:
     import yaml
 
     from ..errors import InputError
-    from ..training.config import TrainConfig
 
-    types = {f.name: f.type for f in fields(TrainConfig)}
     out = {}
     for name, values in _pairs(texts).items():
         try:
-            value = yaml.safe_load(values[-1])
-        except yaml.YAMLError as error:
+            out[name] = yaml.safe_load(values[-1])
+        except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a ValueError
             raise InputError(f"The value of {name} cannot be read: '{values[-1]}'.") from error
-        # YAML reads 1e-3 as text
-        out[name] = _number(value) if types.get(name) == "float" and isinstance(value, str) else value
     return out
-
-
-def _number(text: str):
-    try:
-        return float(text)
-    except ValueError:
-        return text
