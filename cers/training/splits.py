@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     """
     excluded = _excluded(data, config.exclude)
     given, has_mask = data.column("split"), _drawn(data)
-    items, item_of = np.unique(data.column("item"), return_inverse=True)
+    items, item_of = np.unique(data.places(), return_inverse=True)
     first = np.array([np.flatnonzero(item_of == n)[0] for n in range(len(items))])
     looks, digests = _looks(data, first, item_of), _digests(data, first)
     train_items = np.isin(given[first], ("train", OTHER)) & (data.kind != "volumes")  # slices of two patients may well look alike
@@ -79,6 +79,8 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     held_out = further & np.isin(kin, kin[np.isin(side, ("validation", "test"))])
     side[further & ~held_out] = "unlabelled"
     rows = {name: np.flatnonzero(side == name) for name in ("labelled", "unlabelled", "validation", "test")}
+    if not has_mask[given != OTHER].any():
+        raise InputError("All masks are empty, so that there is nothing to learn. Give masks in which something is drawn.")
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, keys, looks, digests)
@@ -88,13 +90,16 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         by = f"{known}, identical files, and thumbnails that correlate above 0.99"
     elif data.kind == "pool":
         by = "group, patient, volume, and thumbnails that correlate above 0.99"
+    names, count = data.column("image"), Counter(data.column("image").tolist())
+    # two splits or folders may use one name, and a mean of runs asks by name what they were trained on
+    names = np.array([f"{where}/{name}" if count[name] > 1 else name for name, where in zip(names.tolist(), given.tolist())])
     report = {
         "by": by,
         "counts": {k: len(v) for k, v in rows.items()},
         "excluded": int(excluded.sum()),
         "set_aside": [*data.set_aside, *np.unique(data.column("item")[held_out]).tolist()],
         "leaks": leaks,
-        "rows": {k: [data.table[r]["image"] for r in v] for k, v in rows.items()},
+        "rows": {k: names[v].tolist() for k, v in rows.items()},
     }
     mark = hashlib.sha256("\n".join([data.mark, *map(str, side)]).encode()).hexdigest()[:16]
     split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark)
