@@ -118,6 +118,11 @@ def train(
         new |= {"--set": setting, "--allow-leaks": allow_leaks or None}
         if told := [name for name, value in new.items() if value is not None and value != []]:
             raise InputError(f"A run goes on with its own settings, so {', '.join(told)} cannot be given with --resume. Start a new run.")
+        if not (resume / CONFIG).exists():
+            raise InputError(
+                f"'{resume / CONFIG}' cannot be read as a training configuration, as it is not there. Give the folder of a run that has "
+                "begun, or start a new one."
+            )
         settings = TrainConfig.read(resume / CONFIG)
         settings = replace(settings, device=device or settings.device, threads=threads or settings.threads)
     else:

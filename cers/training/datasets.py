@@ -227,7 +227,8 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
 
 
 def _unlabelled(folder: Path, number: int, frame: int, plane: str, cache: Path, modality: str | None) -> Dataset:
-    """number: of the folder, as two may use one name for different images. modality: of the labelled pictures, for files that do not say theirs."""
+    """number: of the folder, as two may use one name for different images. modality: of the labelled pictures, for files that do not
+    say theirs."""
     files = _images(folder)
 
     def slices():

@@ -30,10 +30,12 @@ from .runs import (  # noqa: F401 - some for who trains
     STATUS,
     STOP,
     WEIGHTS,
+    examples,
     is_run,
     own,
 )
 
+STATE, TENSORS = {"step", "elapsed", "config", "memory"}, {"student", "teacher", "optimizer", "memory"}  # of a checkpoint
 LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
 
@@ -80,8 +82,8 @@ class RunFolder:
                     ) from error
                 time.sleep(LOCK_WAIT)
         _held.add(self._lock)
-        for left in (self.folder / CHECKPOINTS).glob(".*"):
-            shutil.rmtree(left)
+        for left in (self.folder / CHECKPOINTS).glob(".step_*"):
+            shutil.rmtree(left, ignore_errors=True)
         return self
 
     def __exit__(self, *exc) -> None:
@@ -151,7 +153,10 @@ class RunFolder:
                 f.write(("" if whole else "\n") + json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that will be done again."""
+        """Drop metrics and example pictures of steps that will be done again, and what an earlier run in the folder left of them."""
+        for number, picture in examples(self.folder):
+            if number > step:
+                picture.unlink(missing_ok=True)
         path = self.path(METRICS)
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
@@ -185,7 +190,7 @@ class RunFolder:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         for old in self.checkpoints()[: -max(1, keep)]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         return final
 
     def save_weights(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -193,13 +198,15 @@ class RunFolder:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary))
 
     def load(self) -> tuple[dict, dict[str, dict[str, torch.Tensor]]] | None:
-        """State and tensors of the newest checkpoint that can be read, None if there is none."""
+        """State and tensors of the newest checkpoint that can be read and is complete, None if there is none."""
         for folder in reversed(self.checkpoints()):
             try:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-                return state, {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
+                tensors = {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
             except (OSError, ValueError, SafetensorError):
                 continue  # damaged, for instance by a power cut: the one before it is as good
+            if isinstance(state, dict) and set(state) >= STATE and set(tensors) >= TENSORS:
+                return state, tensors
         return None
 
     def room(self, what: str) -> _Room:
@@ -222,17 +229,19 @@ class _Room:
         if isinstance(error, (OSError, SafetensorError)):
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "space" in str(error).lower()
             last = self.run.checkpoints()
-            kept = f"the checkpoint {last[-1].name} is kept; resume from it" if last else "no checkpoint has been written yet"
+            kept = f"the checkpoint {last[-1].name} is kept; resume from it when there is room"
+            if not last:
+                kept = "no checkpoint has been written yet; make room and start again"
             reason = "the disk is full" if full else f"of a fault of the disk ({error})"
             raise TrainingError(
-                f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; "
-                f"{kept} when there is room."
+                f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; {kept}."
             ) from error
 
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        record = json.loads(line)
+        return float("inf") if "final" in record else float(record["step"])  # the model of a finished run is measured again
     except (ValueError, KeyError, TypeError):
         return float("inf")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -38,6 +39,8 @@ from .validation import validate
 log = logging.getLogger("cers.training")
 TEXT = 99  # purpose of the generator of clinical texts
 STATUS_SECONDS = 2.0
+AGAIN_SECONDS = 1.0
+STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
 
 
 class Draw:
@@ -58,9 +61,14 @@ class Trainer:
     """The state of a run and its steps; ``train`` runs it in a folder.
 
     net: the student. teacher: its running mean, which is evaluated and saved. memory: image vectors and rationales of the pictures.
+
+    Args:
+        stored: state and tensors of a checkpoint to go on from; the weights that the run began with need not be there any more.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1):
+    def __init__(
+        self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1, stored: tuple | None = None
+    ):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
             raise InputError(
@@ -74,14 +82,15 @@ class Trainer:
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not config.deterministic  # the shapes are the same in every step
         torch.manual_seed(config.seed)
-        self.net = self._build().to(self.device, memory_format=torch.channels_last)
+        self.net = self._build(stored is None).to(self.device, memory_format=torch.channels_last)
         self.teacher = CersNet(self.net.config).to(self.device, memory_format=torch.channels_last)
         self.teacher.load_state_dict(self.net.state_dict())
         self.teacher.eval().requires_grad_(False)
         distributed.share_batch_norm(self.net)
         embedder = TextEmbedder() if config.method == "cers" or config.text else None
         self.tokens = token_table(data.table, embedder) if config.text else {}
-        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache)
+        vectors = None if stored is None else stored[1]["memory"]["vectors"].numpy().copy()
+        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache, vectors)
         free = lesion_free(config.lesion_free, cache, config.frame) if config.lesion_free else None
         self.batches = Batches(data, split, config, free)
         self.memory.arrange(self.batches)
@@ -92,13 +101,17 @@ class Trainer:
         self.draw = Draw(self.batches, self.groups, self.memory.narrator)
         self.ahead = Ahead(loaders, self.draw, self._coming) if loaders else None
         self._share = 0.0
+        if stored is not None:
+            self.restore(*stored)
 
-    def _build(self) -> CersNet:
+    def _build(self, begin: bool) -> CersNet:
         c = self.config
         try:
             net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
         except TypeError as error:
             raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
+        if not begin:
+            return net
         if c.initial == "imagenet":
             if isinstance(net.encoder, EfficientNetLite):
                 net.encoder.load_imagenet()
@@ -274,10 +287,22 @@ def _format(p: torch.Tensor):
 
 @contextmanager
 def _signals():
-    """A function that tells whether the process was asked to end; the first request lets the step finish."""
-    asked = []
+    """A function that tells whether the process was asked to end; the first request lets the step finish, a second Ctrl-C does not.
+
+    A terminal and torchrun may each pass on one Ctrl-C, so that a second one counts after a moment only.
+    """
+    asked: list[float] = []
+
+    def ask(number, _frame) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and asked and now - asked[0] > AGAIN_SECONDS:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not asked:
+            os.write(2, STOPPING)  # print is not safe in a handler
+        asked.append(now)
+
     try:
-        before = {s: signal.signal(s, lambda *_: asked.append(1)) for s in (signal.SIGTERM, signal.SIGINT)}
+        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
     except ValueError:  # not in the main thread: the stop file still works
         before = {}
     try:
@@ -307,6 +332,7 @@ def train(
             run.admit(resume)
             handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.handleError = lambda _record: None  # of a full disk the run itself tells
             log.addHandler(handler)
             log.setLevel(logging.INFO)
             try:
@@ -354,6 +380,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
 
     if run is not None:
         run.begin(resume)
+    if resume and (lost := [place for place in (config.data, *config.unlabelled) if not Path(place).is_dir()]):
+        raise InputError(f"The run's pictures are not in '{lost[0]}' any more. Put them, or a link to them, back there, then resume.")
     data, split = prepare(config, run, cache)
     stored = (run or RunFolder(folder)).load() if resume else None
     if stored:
@@ -369,11 +397,18 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
         run.status("starting", phase="memory", **run.told)
-    trainer = Trainer(config, data, split, cache, rank, world)
+    try:
+        trainer = Trainer(config, data, split, cache, rank, world, stored)
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        if not stored or out_of_memory(error):
+            raise
+        raise InputError(
+            f"The checkpoint of step {stored[0]['step']} in '{folder}' does not fit its run, as if a file of it were another run's. Delete "
+            "it to go on from the one before it, or start a new run."
+        ) from error
+    if run is not None:
+        run.forget_after(trainer.step)
     if stored:
-        trainer.restore(*stored)
-        if run is not None:
-            run.forget_after(trainer.step)
         log.info("resumed at step %d", trainer.step)
     log.info("%s, evidence %s, configuration %s: %s", config.method, config.evidence, config.hash, split.report["counts"])
     if distributed.any_of(run is not None and run.stop_requested):
@@ -385,7 +420,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         if trainer.ahead is not None:
             trainer.ahead.close()
     if run is not None and ended == "finished":
-        figures = write_model(trainer, folder)
+        with run.room("the model"):
+            figures = write_model(trainer, folder)
         run.metrics({"step": trainer.step, "final": figures})
         run.status("finished", step=trainer.step, share=1.0, metrics=figures)
         log.info("finished after %d steps: %s", trainer.step, figures)
