@@ -13,6 +13,7 @@ from runs import settings
 
 from cers.errors import InputError
 from cers.training.soup import mean_model
+from cers.training.splits import LeakError
 from cers.training.trainer import prepare, train
 
 
@@ -79,3 +80,15 @@ def test_what_is_wrong_with_pictures_is_said_with_their_names(tmp_path, kind):
         Image.new("L", (40, 40)).save(tmp_path / "scans/black.png")
     with pytest.raises(InputError, match=said):
         prepare(settings(data, unlabelled=scans, labelled=1.0), None, tmp_path / "cache")
+
+
+def test_slices_of_a_held_out_volume_are_no_lesion_free_ones(tmp_path):
+    data, cache = pairs(tmp_path / "data", "abcdef"), tmp_path / "cache"
+    split = prepare(settings(data, labelled=1.0), None, cache)[1]
+    free = {side: f"{data}/images/{split.report['rows'][side][0][0]}.png" for side in ("labelled", "validation")}
+    prepare(settings(data, labelled=1.0, lesion_free=[free["labelled"]]), None, cache)
+    for given in (free["validation"], free["validation"] + "=" + free["validation"].replace("images", "labels")):
+        with pytest.raises(LeakError, match="1 files of lesion_free are held out. Correct") as caught:
+            prepare(settings(data, labelled=1.0, lesion_free=[given, free["labelled"]]), None, cache)
+        assert caught.value.split.report["leaks"]["lesion_free"] == [free["validation"][-5:]]
+    prepare(settings(data, labelled=1.0, lesion_free=[free["validation"]], allow_leaks=True), None, cache)

@@ -84,6 +84,11 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, keys, looks, digests)
+    free = _held_out_free(config.lesion_free, {d for d, n in zip(digests, first) if side[n] in ("validation", "test")})
+    leaks["lesion_free"] = free[:SHOWN]
+    if free:
+        leaks["found"] = True
+        leaks["words"] = ", ".join([*filter(None, [leaks["words"]]), f"{len(free)} files of lesion_free are held out"])
     by = "group, patient, volume, and identical files"
     if data.kind == "pictures":
         known = "group, patient" if any(data.column("patient")) else "group"
@@ -109,6 +114,12 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
             split,
         )
     return split
+
+
+def _held_out_free(volumes: list[str], held: set[str]) -> list[str]:
+    """Names of the volumes of ``lesion_free`` of which the file is held out: their slices would be trained on."""
+    paths = [Path(volume.partition("=")[0]) for volume in volumes]
+    return [path.name for path in paths if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in held]
 
 
 class LeakError(TrainingError):
