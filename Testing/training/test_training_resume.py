@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from cers.cli.app import app
 from cers.errors import InputError, TrainingError
 from cers.inference import model
-from cers.training import trainer
+from cers.training import runfolder, trainer
 from cers.training.config import TrainConfig
 from cers.training.runfolder import RunFolder
 from cers.training.soup import mean_model
@@ -147,7 +147,7 @@ def test_a_run_in_the_present_folder_has_its_name(folder, cache, tmp_path, monke
 def test_a_second_ctrl_c_ends_at_once(folder, cache, tmp_path, monkeypatch, capfd):
     """Where a validation takes long; what was saved stays, and the run goes on from it."""
     config, run = settings(folder, method="supervised", steps=8, validate=2, checkpoint_steps=2), tmp_path / "run"
-    monkeypatch.setattr(trainer, "AGAIN_SECONDS", 0.2)
+    monkeypatch.setattr(runfolder, "AGAIN_SECONDS", 0.2)
 
     def impatient(*_):
         os.kill(os.getpid(), signal.SIGINT)
@@ -163,3 +163,26 @@ def test_a_second_ctrl_c_ends_at_once(folder, cache, tmp_path, monkeypatch, capf
     assert json.loads((run / "status.json").read_text())["state"] == "stopped"
     monkeypatch.undo()
     assert train(config, run, cache, resume=True) == "finished"
+
+
+@pytest.mark.parametrize("left", [0, 100, 1000])
+@pytest.mark.parametrize("kind", ["pictures", "volumes"])
+def test_prepared_pictures_that_were_cut_short_are_made_again(folder, tmp_path, kind, left):
+    data, cache = folder, tmp_path / "cache"
+    if kind == "volumes":
+        data = tmp_path / "data"
+        for name in ("images", "masks"):
+            shutil.copytree(folder / name / "train", data / name)
+    config = settings(data, steps=2)
+    train(config, tmp_path / "first", cache)
+    kept = {path: path.read_bytes() for path in cache.iterdir()}
+    for path, content in kept.items():
+        path.write_bytes(content[: min(left, len(content) - 2)])
+    train(config, tmp_path / "second", cache)
+    assert {path: path.read_bytes() for path in cache.iterdir()} == kept
+
+
+def test_a_log_that_cannot_be_written_is_said(folder, cache, tmp_path):
+    (tmp_path / "run/log.txt").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="Log.txt could not be written to"):
+        train(settings(folder, steps=1), tmp_path / "run", cache)

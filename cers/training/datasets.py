@@ -18,7 +18,7 @@ from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool import Pool
 from ..pool.database import FILE as DATABASE
 from ..pool.thumbnail import thumbnail
-from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room
+from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room, whole
 
 IMAGES = (*PICTURES, ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER = "unlabelled"
@@ -303,7 +303,7 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
     key = hashlib.sha256(json.dumps([CACHE_VERSION, 4, what], default=str).encode()).hexdigest()[:16]
     paths = [cache / f"{key}_{name}.npy" for name in ("images", "masks")]
     record = cache / f"{key}.json"
-    if not all(p.exists() for p in (*paths, record)):
+    if not (all(map(whole, paths)) and _readable(record)):
         images, masks, rows, names = [], [], [], []
         for image, drawn, row in slices():
             out = np.zeros(image.shape, np.uint8)
@@ -323,6 +323,13 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
     stored = json.loads(record.read_text(encoding="utf-8"))
     modality = only(row.get("modality") for row in stored["rows"])
     return Dataset(*(Stack([np.load(p, mmap_mode="r")]) for p in paths), stored["rows"], stored["names"], key, kind, modality)
+
+
+def _readable(record: Path) -> bool:
+    try:
+        return {"rows", "names"} <= set(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _position(name: str | int, names: list[str | int]) -> int:

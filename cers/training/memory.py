@@ -17,7 +17,7 @@ from ..rationale.writer import VERSION
 from . import distributed
 from .batches import Batch, Batches, nearest, two_stage
 from .config import TrainConfig
-from .data import keep
+from .data import keep, whole
 from .datasets import Dataset
 from .methods import Outcome
 from .splits import Split
@@ -112,7 +112,7 @@ class Memory:
         """The array from the cache; all processes take the same way, as ``make`` may need all of them."""
         record = json.dumps([self.data.key, *(w.tolist() if isinstance(w, np.ndarray) else w for w in what)], sort_keys=True)
         path = Path(cache) / f"{kind}_{hashlib.sha256(record.encode()).hexdigest()[:16]}.npy"
-        there = bool(distributed.agree([float(path.exists())])[0])
+        there = bool(distributed.agree([float(whole(path))])[0])
         if there:
             return np.load(path)
         array = make()

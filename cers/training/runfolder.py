@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -36,6 +38,8 @@ from .runs import (  # noqa: F401 - some for who trains
 )
 
 STATE, TENSORS = {"step", "elapsed", "config", "memory"}, {"student", "teacher", "optimizer", "memory"}  # of a checkpoint
+AGAIN_SECONDS = 1.0
+STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
 LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
 
@@ -229,9 +233,9 @@ class _Room:
         if isinstance(error, (OSError, SafetensorError)):
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "space" in str(error).lower()
             last = self.run.checkpoints()
-            kept = f"the checkpoint {last[-1].name} is kept; resume from it when there is room"
-            if not last:
-                kept = "no checkpoint has been written yet; make room and start again"
+            kept = "no checkpoint has been written yet; make room and start again"
+            if last:
+                kept = f"the checkpoint {last[-1].name} is kept; resume from it when there is room"
             reason = "the disk is full" if full else f"of a fault of the disk ({error})"
             raise TrainingError(
                 f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; {kept}."
@@ -257,3 +261,30 @@ def _lock(file) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def signals():
+    """A function that tells whether the process was asked to end; the first request lets the step finish, a second Ctrl-C does not.
+
+    A terminal and torchrun may each pass on one Ctrl-C, so that a second one counts after a moment only.
+    """
+    asked: list[float] = []
+
+    def ask(number, _frame) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and asked and now - asked[0] > AGAIN_SECONDS:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not asked:
+            os.write(2, STOPPING)  # print is not safe in a handler
+        asked.append(now)
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: the stop file still works
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

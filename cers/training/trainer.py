@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -31,7 +28,7 @@ from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import check_machine, out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder
+from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -39,8 +36,6 @@ from .validation import validate
 log = logging.getLogger("cers.training")
 TEXT = 99  # purpose of the generator of clinical texts
 STATUS_SECONDS = 2.0
-AGAIN_SECONDS = 1.0
-STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
 
 
 class Draw:
@@ -285,33 +280,6 @@ def _format(p: torch.Tensor):
     return torch.channels_last if last else torch.contiguous_format
 
 
-@contextmanager
-def _signals():
-    """A function that tells whether the process was asked to end; the first request lets the step finish, a second Ctrl-C does not.
-
-    A terminal and torchrun may each pass on one Ctrl-C, so that a second one counts after a moment only.
-    """
-    asked: list[float] = []
-
-    def ask(number, _frame) -> None:
-        now = time.monotonic()
-        if number == signal.SIGINT and asked and now - asked[0] > AGAIN_SECONDS:
-            raise KeyboardInterrupt
-        if number == signal.SIGINT and not asked:
-            os.write(2, STOPPING)  # print is not safe in a handler
-        asked.append(now)
-
-    try:
-        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: the stop file still works
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
-
-
 def train(
     config: TrainConfig, folder: Path, cache: Path | None = None, resume: bool = False, progress: Callable[[float, str], None] | None = None
 ) -> str:
@@ -330,7 +298,8 @@ def train(
             return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
         with RunFolder(folder) as run:
             run.admit(resume)
-            handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
+            with run.room(LOG):
+                handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
             handler.handleError = lambda _record: None  # of a full disk the run itself tells
             log.addHandler(handler)
@@ -414,7 +383,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     if distributed.any_of(run is not None and run.stop_requested):
         return _stopped(trainer, run, trainer.share, {})
     try:
-        with _signals() as asked:
+        with signals() as asked:
             ended = _loop(trainer, run, asked, progress)
     finally:
         if trainer.ahead is not None:
