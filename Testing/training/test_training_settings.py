@@ -25,6 +25,7 @@ from cers.training.config import TrainConfig
         ({"seed": 2**70}, "seed is too large"),
         ({"exclude": {"diagnosis": None}}, "exclude has 'diagnosis': None"),
         ({"exclude": {"seen": datetime.date(2024, 1, 1)}}, "in quotes"),
+        ({"labelled": 1.5}, "a share up to 1, or a whole number"),
         ({"validation": 1.0}, "none be left to train with"),
     ],
 )

@@ -189,6 +189,8 @@ class TrainConfig:
                 raise InputError(f"The setting exclude has {name!r}: {values!r}; give the value as a text, in quotes, or a list of texts.")
         if not self.labelled:
             raise InputError("The labelled share is 0; at least some pictures need their masks.")
+        if self.labelled > 1 and self.labelled != int(self.labelled):
+            raise InputError(f"The setting labelled is a share up to 1, or a whole number of pictures or volumes, not {self.labelled}.")
         if self.validation == 1:
             raise InputError("With validation at 1 all pictures would be held out and none be left to train with. Give a smaller share.")
         if self.size < 32 or self.frame % 32 or self.frame < 32:

@@ -19,7 +19,7 @@ from ..network.encoder import EfficientNetLite
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from . import distributed, methods
-from .ahead import Ahead, processes, threads
+from .ahead import Ahead, lost, processes, threads
 from .batches import Batch, Batches, generator
 from .config import TrainConfig
 from .data import lesion_free
@@ -270,8 +270,8 @@ def fits(state: dict, config: TrainConfig, split: Split) -> None:
         )
     if state.get("split", split.mark) != split.mark:
         raise InputError(
-            "The pictures are not those that this run began with: some were added, taken away or changed since, so that held-out ones may "
-            "have been trained on. Start a new run, from this one's weights if you like."
+            "The pictures are not those that this run began with: some were added, taken away, changed, or copied without the dates of "
+            "their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if you like."
         )
 
 
@@ -311,7 +311,9 @@ def train(
                 raise
             except Exception as error:
                 message = str(error)
-                if not isinstance(error, CersError):
+                if gone := lost(error):
+                    message = "A process that prepares batches was ended, as when memory runs out. Close other programs, then resume."
+                elif not isinstance(error, CersError):
                     message = f"Training ended unexpectedly ({type(error).__name__}: {' '.join(message.split())[:200]}). "
                     message += "Its log has the details."
                 facts: dict = {}
@@ -322,7 +324,7 @@ def train(
                     run.status("failed", **run.told, error=message, **facts)
                 except CersError as full:
                     log.error("%s", full)
-                if facts:
+                if facts or gone:
                     raise TrainingError(message) from error
                 raise
             finally:
@@ -349,8 +351,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
 
     if run is not None:
         run.begin(resume)
-    if resume and (lost := [place for place in (config.data, *config.unlabelled) if not Path(place).is_dir()]):
-        raise InputError(f"The run's pictures are not in '{lost[0]}' any more. Put them, or a link to them, back there, then resume.")
+    if resume and (missed := [place for place in (config.data, *config.unlabelled) if not Path(place).is_dir()]):
+        raise InputError(f"The run's pictures are not in '{missed[0]}' any more. Put them, or a link to them, back there, then resume.")
     data, split = prepare(config, run, cache)
     stored = (run or RunFolder(folder)).load() if resume else None
     if stored:
