@@ -41,6 +41,7 @@ def test_settings_with_which_no_run_could_go_on_are_refused(folder, change, said
         ("network:\n  widths: [1]\n  widths: [2]\n", "line 3, widths is given twice"),
         ("steps: 2\n\tlr: 1\n", "line 2, found character"),
         ("exclude: {seen: 2024-13-45}\n", "month must be in 1..12"),
+        ("exclude: &a {seen: [*a]}\n", "recursion"),
         ("data: Schädel\n", "not in UTF-8"),
     ],
 )

@@ -232,16 +232,17 @@ class TrainConfig:
         return cls(**record).check()
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses a name that is given twice, of which YAML would take the last in silence."""
-
-    def construct_mapping(self, node, deep=False):
-        seen: set = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value} is given twice", key.start_mark)
-            seen.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-        return super().construct_mapping(node, deep)
+def _each_once(node: yaml.Node | None) -> None:
+    """ConstructorError for a name that is given twice in a table: YAML would take the last in silence."""
+    if not isinstance(node, (yaml.MappingNode, yaml.SequenceNode)):
+        return
+    seen: set[str] = set()
+    for part in node.value:
+        name, value = part if isinstance(part, tuple) else (None, part)
+        if isinstance(name, yaml.ScalarNode) and name.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{name.value} is given twice", name.start_mark)
+        seen.update([name.value] if isinstance(name, yaml.ScalarNode) else [])
+        _each_once(value)
 
 
 def read_settings(path: Path):
@@ -252,12 +253,14 @@ def read_settings(path: Path):
     """
     said = f"'{path}' cannot be read as a training configuration"
     try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), _Loader)  # noqa: S506 - a safe loader
+        text = Path(path).read_text(encoding="utf-8")
+        _each_once(yaml.compose(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"{said} ({error.strerror}). Give a YAML file of settings.") from error
     except UnicodeDecodeError as error:
         raise InputError(f"{said}, because it is not in UTF-8. Save it with that encoding.") from error
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a ValueError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date such as 2024-13-45, of an alias of itself
         at = getattr(error, "problem_mark", None)
         why = getattr(error, "problem", None) or str(error)
         raise InputError(f"{said}: {f'line {at.line + 1}, ' if at else ''}{why}. Give a YAML file of settings.") from error
