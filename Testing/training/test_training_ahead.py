@@ -11,11 +11,12 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from runs import settings, trainer
+from runs import end, settings, start, trainer, wait_for_step
 
 from cers.training.ahead import processes, threads
 from cers.training.config import METHODS
@@ -111,3 +112,15 @@ def test_a_run_whose_whole_group_is_asked_to_end_saves_its_step(folder, cache, t
     assert RunFolder(tmp_path / "run").checkpoints()[-1].name == f"step_{told['step']:08d}"
     with pytest.raises(ProcessLookupError):  # nobody is left
         os.killpg(run.pid, 0)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are found by /proc")
+def test_a_loader_that_is_killed_is_said(folder, cache, tmp_path):
+    run = tmp_path / "run"
+    process = start(run, settings(folder, method="supervised", loaders=1, steps=100000), cache)
+    wait_for_step(run, 5, process)
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        os.kill(int(child), signal.SIGKILL)
+    err = end(process, 1)[1]
+    assert "A process that prepares batches was ended" in err and err.count("\n") == 1, err
+    assert json.loads((run / "status.json").read_text())["state"] == "failed"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import fields, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -118,6 +118,11 @@ def train(
         new |= {"--set": setting, "--allow-leaks": allow_leaks or None}
         if told := [name for name, value in new.items() if value is not None and value != []]:
             raise InputError(f"A run goes on with its own settings, so {', '.join(told)} cannot be given with --resume. Start a new run.")
+        if not (resume / CONFIG).exists():
+            raise InputError(
+                f"'{resume / CONFIG}' cannot be read as a training configuration, as it is not there. Give the folder of a run that has "
+                "begun, or start a new one."
+            )
         settings = TrainConfig.read(resume / CONFIG)
         settings = replace(settings, device=device or settings.device, threads=threads or settings.threads)
     else:
@@ -208,14 +213,10 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
 
 
 def _record(path: Path) -> dict:
-    import yaml
-
     from ..errors import InputError
+    from ..training.config import read_settings
 
-    try:
-        record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"'{path}' cannot be read as a training configuration. Give a YAML file of settings.") from error
+    record = read_settings(path)
     if not isinstance(record, dict):
         raise InputError(f"'{path}' holds no table of settings.")
     return record
@@ -237,22 +238,11 @@ def _settings(texts: list[str]) -> dict:
     import yaml
 
     from ..errors import InputError
-    from ..training.config import TrainConfig
 
-    types = {f.name: f.type for f in fields(TrainConfig)}
     out = {}
     for name, values in _pairs(texts).items():
         try:
-            value = yaml.safe_load(values[-1])
-        except yaml.YAMLError as error:
+            out[name] = yaml.safe_load(values[-1])
+        except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a ValueError
             raise InputError(f"The value of {name} cannot be read: '{values[-1]}'.") from error
-        # YAML reads 1e-3 as text
-        out[name] = _number(value) if types.get(name) == "float" and isinstance(value, str) else value
     return out
-
-
-def _number(text: str):
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -32,6 +32,11 @@ def threads(wanted: int, device: str, loaders: int) -> int:
     return max(1, (os.cpu_count() or 1) - loaders)
 
 
+def lost(error: BaseException) -> bool:
+    """Whether an error says that a process was ended that draws batches; torch raises it wherever the trainer happens to be."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
 class _Steps(Sampler):
     """The steps from one on, each with what decides its draws, up to the first before which the image vectors are renewed."""
 

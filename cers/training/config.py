@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -145,6 +146,8 @@ class TrainConfig:
                     raise InputError(f"The setting {f.name} must be {said}, not {value!r}.")
             if f.type in ("float", "int") and (isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0):
                 raise InputError(f"The setting {f.name} must be a number of 0 or more, not {value!r}.")
+            if f.type in ("float", "int") and (math.isinf(value) or value >= 2**63):
+                raise InputError(f"The setting {f.name} is too large: {value!r}.")
             if f.type == "int" and value != int(value):
                 raise InputError(f"The setting {f.name} must be a whole number, not {value!r}.")
             if f.type == "int":
@@ -177,8 +180,19 @@ class TrainConfig:
             raise InputError("A run needs a budget: give steps or minutes.")
         if self.groups < 2 or self.groups % 2 or self.members < 2:
             raise InputError("A batch needs an even number of groups (2 or more) of 2 or more members.")
+        for name in ("checkpoint_steps", "k", "k_coarse", "validation_limit", "clip"):
+            if not getattr(self, name):
+                raise InputError(f"The setting {name} must be more than 0.")
+        for name, values in self.exclude.items():
+            many = values if isinstance(values, list) else [values]
+            if not isinstance(name, str) or not all(isinstance(v, (str, int, float)) and not isinstance(v, bool) for v in many):
+                raise InputError(f"The setting exclude has {name!r}: {values!r}; give the value as a text, in quotes, or a list of texts.")
         if not self.labelled:
             raise InputError("The labelled share is 0; at least some pictures need their masks.")
+        if self.labelled > 1 and self.labelled != int(self.labelled):
+            raise InputError(f"The setting labelled is a share up to 1, or a whole number of pictures or volumes, not {self.labelled}.")
+        if self.validation == 1:
+            raise InputError("With validation at 1 all pictures would be held out and none be left to train with. Give a smaller share.")
         if self.size < 32 or self.frame % 32 or self.frame < 32:
             raise InputError("The input side must be 32 or more, and the stored frame a multiple of 32.")
         if not 0.5 < self.threshold <= 1 or not self.temperature:
@@ -203,11 +217,7 @@ class TrainConfig:
         Raises:
             InputError: not readable, not YAML, or with unknown settings.
         """
-        try:
-            record = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise InputError(f"'{path}' cannot be read as a training configuration. Give a YAML file of settings.") from error
-        return cls.of(record or {}, str(path))
+        return cls.of(read_settings(path) or {}, str(path))
 
     @classmethod
     def of(cls, record: dict, source: str = "the configuration") -> TrainConfig:
@@ -217,4 +227,48 @@ class TrainConfig:
         known = {f.name for f in fields(cls)}
         if unknown := sorted(map(str, set(record) - known)):
             raise InputError(f"In {source}, {', '.join(unknown)} is no setting. Known are {', '.join(sorted(known))}.")
+        numbers = {f.name for f in fields(cls) if f.type == "float"}
+        record = {name: _number(value) if name in numbers else value for name, value in record.items()}
         return cls(**record).check()
+
+
+def _each_once(node: yaml.Node | None) -> None:
+    """ConstructorError for a name that is given twice in a table: YAML would take the last in silence."""
+    if not isinstance(node, (yaml.MappingNode, yaml.SequenceNode)):
+        return
+    seen: set[str] = set()
+    for part in node.value:
+        name, value = part if isinstance(part, tuple) else (None, part)
+        if isinstance(name, yaml.ScalarNode) and name.value in seen:
+            raise yaml.constructor.ConstructorError(None, None, f"{name.value} is given twice", name.start_mark)
+        seen.update([name.value] if isinstance(name, yaml.ScalarNode) else [])
+        _each_once(value)
+
+
+def read_settings(path: Path):
+    """What a YAML file of settings says, None if it is empty.
+
+    Raises:
+        InputError: not readable, not UTF-8, not YAML (names the line), or a name is given twice.
+    """
+    said = f"'{path}' cannot be read as a training configuration"
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        _each_once(yaml.compose(text, yaml.SafeLoader))
+        return yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{said} ({error.strerror}). Give a YAML file of settings.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{said}, because it is not in UTF-8. Save it with that encoding.") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of a date such as 2024-13-45, of an alias of itself
+        at = getattr(error, "problem_mark", None)
+        why = getattr(error, "problem", None) or str(error)
+        raise InputError(f"{said}: {f'line {at.line + 1}, ' if at else ''}{why}. Give a YAML file of settings.") from error
+
+
+def _number(value):
+    """YAML reads 1e-3 as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value

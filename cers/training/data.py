@@ -60,7 +60,7 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     marks = [[path.name, *_mark(path)] for pair in files for path in pair]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, split, size, marks]).encode()).hexdigest()[:16]
     paths = [cache / f"{key}_{kind}.npy" for kind in ("images", "masks")]
-    if not all(p.exists() for p in paths):
+    if not all(map(whole, paths)):
         arrays = [np.zeros((len(table), size, size), np.uint8) for _ in paths]
         for n, (picture, outline) in enumerate(files):
             image, mask = _grey(sitk, picture), label_picture(_grey(sitk, outline), outline) > 0
@@ -86,7 +86,7 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
         json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()
     ).hexdigest()[:16]
     stored = Path(cache) / f"{key}_lesion_free.npy"
-    if not stored.exists():
+    if not whole(stored):
         out = []
         for image, _, outline in (v.partition("=") for v in volumes):
             volume = read_volume(image)
@@ -159,6 +159,14 @@ def keep(path: Path, array: np.ndarray) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def whole(path: Path) -> bool:
+    """Whether an array of the cache is there and can be read; one that a power cut or a full disk cut short is made again."""
+    try:
+        return np.load(path, mmap_mode="r") is not None
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _mark(path: Path) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool import Pool
 from ..pool.database import FILE as DATABASE
 from ..pool.thumbnail import thumbnail
-from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room
+from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room, whole
 
 IMAGES = (*PICTURES, ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER = "unlabelled"
@@ -86,6 +86,11 @@ class Dataset:
     def column(self, name: str) -> np.ndarray:
         return np.array([row.get(name) or "" for row in self.table])
 
+    def places(self) -> np.ndarray:
+        """(n,) of each picture a name of its item that no other has, also where two splits or folders use one name; sorted as items are."""
+        files: dict = {}
+        return np.array([f"{row['item']}\n{files.setdefault(row.get('file'), len(files))}" for row in self.table])
+
     def onehot(self, rows) -> np.ndarray:
         """Masks (n, labels, side, side) float32 of rows."""
         masks = self.masks[rows]
@@ -113,8 +118,8 @@ def open_dataset(source: str | Path, unlabelled: list[str], frame: int, plane: s
         raise InputError(
             f"'{source}' has neither images/, nor images/train/ with cases.csv, nor a pool's {DATABASE}. Give another data folder."
         )
-    for folder in unlabelled:
-        data = _join(data, _unlabelled(Path(folder), frame, plane, cache, data.modality))
+    for number, folder in enumerate(unlabelled):
+        data = _join(data, _unlabelled(Path(folder), number, frame, plane, cache, data.modality))
     return data
 
 
@@ -153,9 +158,10 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
     notes = {row["image"]: row for row in _table(table, (*SPLITS, OTHER), "train")} if table.exists() else {}
     if notes and (lost := sorted(set(notes) - {_stem(f) for f in files})):
         raise InputError(f"{lost[0]} is listed in cases.csv but is not in {source / 'images'}.")
+    drawn = {_stem(f): f for f in sorted(outlines.iterdir()) if f.is_file() and f.name.lower().endswith(IMAGES)}
     pairs = []
     for file in files:
-        mask = next((outlines / f"{_stem(file)}{end}" for end in IMAGES if (outlines / f"{_stem(file)}{end}").exists()), None)
+        mask = drawn.get(_stem(file))
         if mask is None:
             raise InputError(f"{file.name} has no label map in '{outlines}'. Add one, or move the image to a folder of unlabelled ones.")
         pairs.append((file, mask))
@@ -220,8 +226,9 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
     return data
 
 
-def _unlabelled(folder: Path, frame: int, plane: str, cache: Path, modality: str | None) -> Dataset:
-    """modality: of the labelled pictures, for files that do not say theirs."""
+def _unlabelled(folder: Path, number: int, frame: int, plane: str, cache: Path, modality: str | None) -> Dataset:
+    """number: of the folder, as two may use one name for different images. modality: of the labelled pictures, for files that do not
+    say theirs."""
     files = _images(folder)
 
     def slices():
@@ -231,7 +238,7 @@ def _unlabelled(folder: Path, frame: int, plane: str, cache: Path, modality: str
     data = _stored(["unlabelled", frame, plane, [_name_mark(f) for f in files], modality], slices, cache, "pictures")
     _locate(data, files)
     for row in data.table:
-        row.update({"split": OTHER, "group": f"{OTHER}:{row['item']}"})
+        row.update({"split": OTHER, "group": f"{OTHER} {number}:{row['item']}"})
         row["kin"] = [f"group {row['group']}", *row["kin"]]
     return data
 
@@ -253,7 +260,10 @@ def _slices(
     otherwise: str | None = None,
 ) -> Iterator[tuple[np.ndarray, dict, dict]]:
     """Frames, masks and table rows of the slices of an image that show body; masks by name, or by value where the file has no names."""
-    volume = read_volume(file, modality=modality, body_site=body_site)
+    try:
+        volume = read_volume(file, modality=modality, body_site=body_site)
+    except InputError as error:
+        raise error if file.name in str(error) else InputError(f"'{file}' cannot be used. {error}") from error
     volume.modality = volume.modality or otherwise
     mask, names = read_mask(outline, volume.geometry, apart=True) if outline else (np.zeros(volume.array.shape, np.uint8), {})
     view = PlaneView(volume.geometry, acquisition_plane(volume.geometry) if plane == "acquisition" else plane)
@@ -293,7 +303,7 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
     key = hashlib.sha256(json.dumps([CACHE_VERSION, 4, what], default=str).encode()).hexdigest()[:16]
     paths = [cache / f"{key}_{name}.npy" for name in ("images", "masks")]
     record = cache / f"{key}.json"
-    if not all(p.exists() for p in (*paths, record)):
+    if not (all(map(whole, paths)) and _readable(record)):
         images, masks, rows, names = [], [], [], []
         for image, drawn, row in slices():
             out = np.zeros(image.shape, np.uint8)
@@ -313,6 +323,13 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
     stored = json.loads(record.read_text(encoding="utf-8"))
     modality = only(row.get("modality") for row in stored["rows"])
     return Dataset(*(Stack([np.load(p, mmap_mode="r")]) for p in paths), stored["rows"], stored["names"], key, kind, modality)
+
+
+def _readable(record: Path) -> bool:
+    try:
+        return {"rows", "names"} <= set(json.loads(record.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _position(name: str | int, names: list[str | int]) -> int:
@@ -363,6 +380,10 @@ def _images(folder: Path) -> list[Path]:
             f"'{folder}' holds the folder '{inner[0]}', but training reads files only. Convert DICOM to NIfTI, or import it into a pool."
         )
     files = sorted(f for f in folder.iterdir() if f.is_file() and not f.name.startswith(".") and f.name.lower().endswith(IMAGES))
+    seen: dict[str, Path] = {}
+    for file in files:
+        if (other := seen.setdefault(_stem(file), file)) is not file:
+            raise InputError(f"'{folder}' holds two images of one name, {other.name} and {file.name}. Rename one, or take it away.")
     if not files:
         raise InputError(f"'{folder}' holds no image (NIfTI, NRRD, MetaImage, PNG or JPG).")
     return files

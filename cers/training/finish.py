@@ -58,7 +58,7 @@ def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
         temperature=temperature,
         selection=selection,
         text_hash=trainer.memory.embedder.hash if trainer.memory.embedder else None,
-        name=f"{c.method}, {folder.name}",
+        name=f"{c.method}, {folder.resolve().name}",
     )
     save_model(folder / "model", state, config, _card(trainer, figures, config, origin))
     if (result := measure(trainer, config, folder / "model")) is not None:

@@ -17,7 +17,7 @@ from ..rationale.writer import VERSION
 from . import distributed
 from .batches import Batch, Batches, nearest, two_stage
 from .config import TrainConfig
-from .data import keep
+from .data import keep, whole
 from .datasets import Dataset
 from .methods import Outcome
 from .splits import Split
@@ -62,24 +62,30 @@ class Memory:
 
     vectors (t, d): unit. expert (l, r): rationale under the expert's mask, of the labelled. query (t, r): under the first mask, zeros
     until one was written.
+
+    Args:
+        vectors: of a checkpoint; without them the encoder's first look is taken.
     """
 
     def __init__(
-        self, data: Dataset, split: Split, config: TrainConfig, encoder, embedder: TextEmbedder | None, rank: int, world: int, cache: Path
+        self,
+        data: Dataset,
+        split: Split,
+        config: TrainConfig,
+        encoder,
+        embedder: TextEmbedder | None,
+        rank: int,
+        world: int,
+        cache: Path,
+        vectors: np.ndarray | None = None,
     ):
         self.data, self.split, self.config, self.embedder, self.rank, self.world = data, split, config, embedder, rank, world
         self.narrator = Narrator(data, embedder) if embedder else None
         self.train = np.concatenate([split.labelled, split.unlabelled if config.method != "supervised" else split.unlabelled[:0]])
         self.place = {int(row): n for n, row in enumerate(self.train)}
-        device = next(encoder.parameters()).device
-        start = [config.initial, config.seed if config.initial == "random" else 0, config.network]
-        scan = self._kept(
-            cache,
-            "scan",
-            [self.train, config.size, *start],
-            lambda: distributed.sharded(self.train, rank, world, lambda rows: self._scan(encoder, rows, device)),
-        )
-        self.vectors = _unit(scan, centre=True)
+        self.vectors = vectors if vectors is not None else self._first(encoder, cache)
+        if len(self.vectors) != len(self.train):
+            raise ValueError(f"{len(self.vectors)} image vectors, but {len(self.train)} pictures")
         r = embedder.dimension if embedder else 0
         self.expert = (
             self._kept(cache, "expert", [split.labelled, VERSION, embedder.hash], self._experts)
@@ -91,11 +97,22 @@ class Memory:
         order = np.random.default_rng(config.split_seed + 1).permutation(len(split.labelled))
         self.shown_as = order if config.evidence == "shuffled_rationale" else np.arange(len(split.labelled))
 
+    def _first(self, encoder, cache: Path) -> np.ndarray:
+        """Image vectors (t, d) by the weights that the run begins with."""
+        c, device = self.config, next(encoder.parameters()).device
+        scan = self._kept(
+            cache,
+            "scan",
+            [self.train, c.size, c.initial, c.seed if c.initial == "random" else 0, c.network],
+            lambda: distributed.sharded(self.train, self.rank, self.world, lambda rows: self._scan(encoder, rows, device)),
+        )
+        return _unit(scan, centre=True)
+
     def _kept(self, cache: Path, kind: str, what: list, make) -> np.ndarray:
         """The array from the cache; all processes take the same way, as ``make`` may need all of them."""
         record = json.dumps([self.data.key, *(w.tolist() if isinstance(w, np.ndarray) else w for w in what)], sort_keys=True)
         path = Path(cache) / f"{kind}_{hashlib.sha256(record.encode()).hexdigest()[:16]}.npy"
-        there = bool(distributed.agree([float(path.exists())])[0])
+        there = bool(distributed.agree([float(whole(path))])[0])
         if there:
             return np.load(path)
         array = make()

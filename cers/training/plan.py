@@ -114,7 +114,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         "labels": data.labels,
         "counts": report["counts"],
         "modality": data.modality,
-        "items": len({data.table[int(r)]["item"] for r in train}),
+        "items": len(np.unique(data.places()[train])),
         "groups": len(np.unique(split.kin[train])),
         "split_by": report["by"],
         "set_aside": len(report["set_aside"]),

@@ -6,8 +6,10 @@ import errno
 import json
 import os
 import shutil
+import signal
 import socket
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -30,10 +32,14 @@ from .runs import (  # noqa: F401 - some for who trains
     STATUS,
     STOP,
     WEIGHTS,
+    examples,
     is_run,
     own,
 )
 
+STATE, TENSORS = {"step", "elapsed", "config", "memory"}, {"student", "teacher", "optimizer", "memory"}  # of a checkpoint
+AGAIN_SECONDS = 1.0
+STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
 LOCK_TRIES, LOCK_WAIT = 5, 0.05  # who looks whether a run lives holds the lock for an instant
 
 
@@ -80,8 +86,8 @@ class RunFolder:
                     ) from error
                 time.sleep(LOCK_WAIT)
         _held.add(self._lock)
-        for left in (self.folder / CHECKPOINTS).glob(".*"):
-            shutil.rmtree(left)
+        for left in (self.folder / CHECKPOINTS).glob(".step_*"):
+            shutil.rmtree(left, ignore_errors=True)
         return self
 
     def __exit__(self, *exc) -> None:
@@ -151,7 +157,10 @@ class RunFolder:
                 f.write(("" if whole else "\n") + json.dumps(record) + "\n")
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics of steps that will be done again."""
+        """Drop metrics and example pictures of steps that will be done again, and what an earlier run in the folder left of them."""
+        for number, picture in examples(self.folder):
+            if number > step:
+                picture.unlink(missing_ok=True)
         path = self.path(METRICS)
         if path.exists():
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
@@ -185,7 +194,7 @@ class RunFolder:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         for old in self.checkpoints()[: -max(1, keep)]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
         return final
 
     def save_weights(self, tensors: dict[str, torch.Tensor]) -> None:
@@ -193,13 +202,15 @@ class RunFolder:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary))
 
     def load(self) -> tuple[dict, dict[str, dict[str, torch.Tensor]]] | None:
-        """State and tensors of the newest checkpoint that can be read, None if there is none."""
+        """State and tensors of the newest checkpoint that can be read and is complete, None if there is none."""
         for folder in reversed(self.checkpoints()):
             try:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
-                return state, {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
+                tensors = {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
             except (OSError, ValueError, SafetensorError):
                 continue  # damaged, for instance by a power cut: the one before it is as good
+            if isinstance(state, dict) and set(state) >= STATE and set(tensors) >= TENSORS:
+                return state, tensors
         return None
 
     def room(self, what: str) -> _Room:
@@ -222,17 +233,19 @@ class _Room:
         if isinstance(error, (OSError, SafetensorError)):
             full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "space" in str(error).lower()
             last = self.run.checkpoints()
-            kept = f"the checkpoint {last[-1].name} is kept; resume from it" if last else "no checkpoint has been written yet"
+            kept = "no checkpoint has been written yet; make room and start again"
+            if last:
+                kept = f"the checkpoint {last[-1].name} is kept; resume from it when there is room"
             reason = "the disk is full" if full else f"of a fault of the disk ({error})"
             raise TrainingError(
-                f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; "
-                f"{kept} when there is room."
+                f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; {kept}."
             ) from error
 
 
 def _step(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        record = json.loads(line)
+        return float("inf") if "final" in record else float(record["step"])  # the model of a finished run is measured again
     except (ValueError, KeyError, TypeError):
         return float("inf")
 
@@ -248,3 +261,30 @@ def _lock(file) -> None:
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@contextmanager
+def signals():
+    """A function that tells whether the process was asked to end; the first request lets the step finish, a second Ctrl-C does not.
+
+    A terminal and torchrun may each pass on one Ctrl-C, so that a second one counts after a moment only.
+    """
+    asked: list[float] = []
+
+    def ask(number, _frame) -> None:
+        now = time.monotonic()
+        if number == signal.SIGINT and asked and now - asked[0] > AGAIN_SECONDS:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and not asked:
+            os.write(2, STOPPING)  # print is not safe in a handler
+        asked.append(now)
+
+    try:
+        before = {s: signal.signal(s, ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:  # not in the main thread: the stop file still works
+        before = {}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

@@ -7,16 +7,18 @@ from different random weights have nothing in common that could be averaged.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from ..errors import InputError
+from ..errors import InputError, TrainingError
 from .config import TrainConfig
 from .finish import write_model
 from .runfolder import CONFIG, SPLIT, WEIGHTS
@@ -32,7 +34,7 @@ def mean_weights(files: Sequence[Path], shares: Sequence[float] | None = None) -
     shares = list(shares) if shares else [1.0] * len(files)
     if len(files) < 2:
         raise InputError("A mean needs at least two runs.")
-    if len(shares) != len(files) or min(shares) < 0 or not sum(shares) > 0:
+    if len(shares) != len(files) or not all(0 <= s < math.inf for s in shares) or not sum(shares):
         raise InputError(f"{len(files)} runs need {len(files)} shares of 0 or more, not all of them 0.")
     read = []
     for file in files:
@@ -113,10 +115,14 @@ def mean_model(
             raise InputError(
                 f"The pictures have changed since '{runs[-1].name}' was trained, so that the split is another one. Train it anew."
             )
-        trainer = Trainer(configs[-1], data, split, cache)
+        trainer = Trainer(replace(configs[-1], initial="random"), data, split, cache)  # those that it began with may be gone
+        trainer.config = configs[-1]
         trainer.teacher.load_state_dict(weights)
         say("Calibrating on the validation pictures")
         parts = [f"{run.name} ({share:g})" for run, share in zip(runs, shares or [1] * len(runs))]
-        figures = write_model(trainer, work, f"Mean of the weights of {len(runs)} runs (share): {', '.join(parts)}.")
-        shutil.move(work / "model", folder)
+        try:
+            figures = write_model(trainer, work, f"Mean of the weights of {len(runs)} runs (share): {', '.join(parts)}.")
+            shutil.move(work / "model", folder)
+        except (OSError, SafetensorError, TrainingError) as error:
+            raise InputError(f"The model could not be written to '{folder}'. Make room there, or choose another folder.") from error
     return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +44,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     """
     excluded = _excluded(data, config.exclude)
     given, has_mask = data.column("split"), _drawn(data)
-    items, item_of = np.unique(data.column("item"), return_inverse=True)
+    items, item_of = np.unique(data.places(), return_inverse=True)
     first = np.array([np.flatnonzero(item_of == n)[0] for n in range(len(items))])
     looks, digests = _looks(data, first, item_of), _digests(data, first)
     train_items = np.isin(given[first], ("train", OTHER)) & (data.kind != "volumes")  # slices of two patients may well look alike
@@ -79,22 +79,32 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     held_out = further & np.isin(kin, kin[np.isin(side, ("validation", "test"))])
     side[further & ~held_out] = "unlabelled"
     rows = {name: np.flatnonzero(side == name) for name in ("labelled", "unlabelled", "validation", "test")}
+    if not has_mask[given != OTHER].any():
+        raise InputError("All masks are empty, so that there is nothing to learn. Give masks in which something is drawn.")
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, keys, looks, digests)
+    free = _held_out_free(config.lesion_free, {d for d, n in zip(digests, first) if side[n] in ("validation", "test")})
+    leaks["lesion_free"] = free[:SHOWN]
+    if free:
+        leaks["found"] = True
+        leaks["words"] = ", ".join([*filter(None, [leaks["words"]]), f"{len(free)} files of lesion_free are held out"])
     by = "group, patient, volume, and identical files"
     if data.kind == "pictures":
         known = "group, patient" if any(data.column("patient")) else "group"
         by = f"{known}, identical files, and thumbnails that correlate above 0.99"
     elif data.kind == "pool":
         by = "group, patient, volume, and thumbnails that correlate above 0.99"
+    names, count = data.column("image"), Counter(data.column("image").tolist())
+    # two splits or folders may use one name, and a mean of runs asks by name what they were trained on
+    names = np.array([f"{where}/{name}" if count[name] > 1 else name for name, where in zip(names.tolist(), given.tolist())])
     report = {
         "by": by,
         "counts": {k: len(v) for k, v in rows.items()},
         "excluded": int(excluded.sum()),
         "set_aside": [*data.set_aside, *np.unique(data.column("item")[held_out]).tolist()],
         "leaks": leaks,
-        "rows": {k: [data.table[r]["image"] for r in v] for k, v in rows.items()},
+        "rows": {k: names[v].tolist() for k, v in rows.items()},
     }
     mark = hashlib.sha256("\n".join([data.mark, *map(str, side)]).encode()).hexdigest()[:16]
     split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark)
@@ -104,6 +114,12 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
             split,
         )
     return split
+
+
+def _held_out_free(volumes: list[str], held: set[str]) -> list[str]:
+    """Names of the volumes of ``lesion_free`` of which the file is held out: their slices would be trained on."""
+    paths = [Path(volume.partition("=")[0]) for volume in volumes]
+    return [path.name for path in paths if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in held]
 
 
 class LeakError(TrainingError):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +19,7 @@ from ..network.encoder import EfficientNetLite
 from ..network.model import CersNet, NetworkConfig
 from ..rationale import TextEmbedder
 from . import distributed, methods
-from .ahead import Ahead, processes, threads
+from .ahead import Ahead, lost, processes, threads
 from .batches import Batch, Batches, generator
 from .config import TrainConfig
 from .data import lesion_free
@@ -30,7 +28,7 @@ from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import check_machine, out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder
+from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -58,9 +56,14 @@ class Trainer:
     """The state of a run and its steps; ``train`` runs it in a folder.
 
     net: the student. teacher: its running mean, which is evaluated and saved. memory: image vectors and rationales of the pictures.
+
+    Args:
+        stored: state and tensors of a checkpoint to go on from; the weights that the run began with need not be there any more.
     """
 
-    def __init__(self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1):
+    def __init__(
+        self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1, stored: tuple | None = None
+    ):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
             raise InputError(
@@ -74,14 +77,15 @@ class Trainer:
         torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
         torch.backends.cudnn.benchmark = not config.deterministic  # the shapes are the same in every step
         torch.manual_seed(config.seed)
-        self.net = self._build().to(self.device, memory_format=torch.channels_last)
+        self.net = self._build(stored is None).to(self.device, memory_format=torch.channels_last)
         self.teacher = CersNet(self.net.config).to(self.device, memory_format=torch.channels_last)
         self.teacher.load_state_dict(self.net.state_dict())
         self.teacher.eval().requires_grad_(False)
         distributed.share_batch_norm(self.net)
         embedder = TextEmbedder() if config.method == "cers" or config.text else None
         self.tokens = token_table(data.table, embedder) if config.text else {}
-        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache)
+        vectors = None if stored is None else stored[1]["memory"]["vectors"].numpy().copy()
+        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache, vectors)
         free = lesion_free(config.lesion_free, cache, config.frame) if config.lesion_free else None
         self.batches = Batches(data, split, config, free)
         self.memory.arrange(self.batches)
@@ -92,13 +96,17 @@ class Trainer:
         self.draw = Draw(self.batches, self.groups, self.memory.narrator)
         self.ahead = Ahead(loaders, self.draw, self._coming) if loaders else None
         self._share = 0.0
+        if stored is not None:
+            self.restore(*stored)
 
-    def _build(self) -> CersNet:
+    def _build(self, begin: bool) -> CersNet:
         c = self.config
         try:
             net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
         except TypeError as error:
             raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
+        if not begin:
+            return net
         if c.initial == "imagenet":
             if isinstance(net.encoder, EfficientNetLite):
                 net.encoder.load_imagenet()
@@ -262,29 +270,14 @@ def fits(state: dict, config: TrainConfig, split: Split) -> None:
         )
     if state.get("split", split.mark) != split.mark:
         raise InputError(
-            "The pictures are not those that this run began with: some were added, taken away or changed since, so that held-out ones may "
-            "have been trained on. Start a new run, from this one's weights if you like."
+            "The pictures are not those that this run began with: some were added, taken away, changed, or copied without the dates of "
+            "their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if you like."
         )
 
 
 def _format(p: torch.Tensor):
     last = p.dim() == 4 and p.is_contiguous(memory_format=torch.channels_last) and not p.is_contiguous()
     return torch.channels_last if last else torch.contiguous_format
-
-
-@contextmanager
-def _signals():
-    """A function that tells whether the process was asked to end; the first request lets the step finish."""
-    asked = []
-    try:
-        before = {s: signal.signal(s, lambda *_: asked.append(1)) for s in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: the stop file still works
-        before = {}
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)
 
 
 def train(
@@ -305,8 +298,10 @@ def train(
             return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
         with RunFolder(folder) as run:
             run.admit(resume)
-            handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
+            with run.room(LOG):
+                handler = logging.FileHandler(run.path(LOG), encoding="utf-8")
             handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+            handler.handleError = lambda _record: None  # of a full disk the run itself tells
             log.addHandler(handler)
             log.setLevel(logging.INFO)
             try:
@@ -316,7 +311,9 @@ def train(
                 raise
             except Exception as error:
                 message = str(error)
-                if not isinstance(error, CersError):
+                if gone := lost(error):
+                    message = "A process that prepares batches was ended, as when memory runs out. Close other programs, then resume."
+                elif not isinstance(error, CersError):
                     message = f"Training ended unexpectedly ({type(error).__name__}: {' '.join(message.split())[:200]}). "
                     message += "Its log has the details."
                 facts: dict = {}
@@ -327,7 +324,7 @@ def train(
                     run.status("failed", **run.told, error=message, **facts)
                 except CersError as full:
                     log.error("%s", full)
-                if facts:
+                if facts or gone:
                     raise TrainingError(message) from error
                 raise
             finally:
@@ -354,6 +351,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
 
     if run is not None:
         run.begin(resume)
+    if resume and (missed := [place for place in (config.data, *config.unlabelled) if not Path(place).is_dir()]):
+        raise InputError(f"The run's pictures are not in '{missed[0]}' any more. Put them, or a link to them, back there, then resume.")
     data, split = prepare(config, run, cache)
     stored = (run or RunFolder(folder)).load() if resume else None
     if stored:
@@ -369,23 +368,31 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
         run.status("starting", phase="memory", **run.told)
-    trainer = Trainer(config, data, split, cache, rank, world)
+    try:
+        trainer = Trainer(config, data, split, cache, rank, world, stored)
+    except (RuntimeError, KeyError, IndexError, ValueError) as error:
+        if not stored or out_of_memory(error):
+            raise
+        raise InputError(
+            f"The checkpoint of step {stored[0]['step']} in '{folder}' does not fit its run, as if a file of it were another run's. Delete "
+            "it to go on from the one before it, or start a new run."
+        ) from error
+    if run is not None:
+        run.forget_after(trainer.step)
     if stored:
-        trainer.restore(*stored)
-        if run is not None:
-            run.forget_after(trainer.step)
         log.info("resumed at step %d", trainer.step)
     log.info("%s, evidence %s, configuration %s: %s", config.method, config.evidence, config.hash, split.report["counts"])
     if distributed.any_of(run is not None and run.stop_requested):
         return _stopped(trainer, run, trainer.share, {})
     try:
-        with _signals() as asked:
+        with signals() as asked:
             ended = _loop(trainer, run, asked, progress)
     finally:
         if trainer.ahead is not None:
             trainer.ahead.close()
     if run is not None and ended == "finished":
-        figures = write_model(trainer, folder)
+        with run.room("the model"):
+            figures = write_model(trainer, folder)
         run.metrics({"step": trainer.step, "final": figures})
         run.status("finished", step=trainer.step, share=1.0, metrics=figures)
         log.info("finished after %d steps: %s", trainer.step, figures)

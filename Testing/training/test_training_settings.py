@@ -1,0 +1,60 @@
+"""Settings files as people write them, and settings with which no run could go on."""
+
+from __future__ import annotations
+
+import datetime
+
+import pytest
+from runs import settings
+from typer.testing import CliRunner
+
+from cers.cli.app import app
+from cers.errors import InputError
+from cers.training.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"checkpoint_steps": 0}, "checkpoint_steps must be more than 0"),
+        ({"k": 0}, "k must be more than 0"),
+        ({"k_coarse": 0}, "k_coarse must be more than 0"),
+        ({"validation_limit": 0}, "validation_limit must be more than 0"),
+        ({"clip": 0}, "clip must be more than 0"),
+        ({"steps": float("inf")}, "steps is too large"),
+        ({"seed": 2**70}, "seed is too large"),
+        ({"exclude": {"diagnosis": None}}, "exclude has 'diagnosis': None"),
+        ({"exclude": {"seen": datetime.date(2024, 1, 1)}}, "in quotes"),
+        ({"labelled": 1.5}, "a share up to 1, or a whole number"),
+        ({"validation": 1.0}, "none be left to train with"),
+    ],
+)
+def test_settings_with_which_no_run_could_go_on_are_refused(folder, change, said):
+    with pytest.raises(InputError, match=said):
+        settings(folder, **change)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("steps: 2\nsteps: 3\n", "line 2, steps is given twice"),
+        ("network:\n  widths: [1]\n  widths: [2]\n", "line 3, widths is given twice"),
+        ("steps: 2\n\tlr: 1\n", "line 2, found character"),
+        ("exclude: {seen: 2024-13-45}\n", "month must be in 1..12"),
+        ("exclude: &a {seen: [*a]}\n", "recursion"),
+        ("data: Schädel\n", "not in UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_a_settings_file_is_said_in_one_sentence(tmp_path, text, said):
+    file = tmp_path / "Läufe 1.yaml"
+    file.write_bytes(text.encode("cp1252"))
+    done = CliRunner().invoke(app, ["train", "--config", str(file), "--out", str(tmp_path / "run")])
+    assert done.exit_code == 1 and said in done.output and done.output.count("\n") == 1, done.output
+    with pytest.raises(InputError, match=said):
+        TrainConfig.read(file)
+
+
+def test_a_number_with_an_exponent_is_a_number_in_a_file_too(tmp_path):
+    (tmp_path / "a.yaml").write_text("lr: 1e-3\nsteps: 2\nweight_decay: 1e-2\n")
+    found = TrainConfig.read(tmp_path / "a.yaml")
+    assert (found.lr, found.weight_decay) == (1e-3, 1e-2)
