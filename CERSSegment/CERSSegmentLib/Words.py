@@ -41,8 +41,10 @@ def muted(palette) -> str:
 
 
 def place(model, key) -> str:
-    """Where the slice is: number, plane, and which lesion slice it is."""
+    """Where the slice is: number, plane, and which lesion slice it is; of a picture nobody knows the plane."""
     plane, index = key
+    if len(model.planes[plane]) == 1 and model.spacing(key) is None:
+        return _("A picture") + " · " + (_("with a lesion") if model.lesionSlices(plane) else _("no lesion found"))
     words = _("Slice {n} of {total}, {plane}").format(n=index + 1, total=len(model.planes[plane]), plane=PLANE_NAMES[plane]())
     lesions = model.lesionSlices(plane)
     if index in lesions:

@@ -137,6 +137,7 @@ def test_a_picture_is_measured_in_pixels(user, kit, model, pool, host):
     for words in (user.control.evidence.queryWords.text, user.control.evidence.trust.text):
         assert not re.search(r"\d\s*[mc]m", words)
     assert "pixels" in user.control.evidence.queryWords.text
+    assert user.control.evidence.place.text == "A picture · with a lesion", "nobody knows its plane"
 
 
 def test_evidence_follows_the_view_and_steps_over_lesion_slices(user, kit, model, pool, host):
