@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .whole import metaimage_header
+from .whole import metaimage_header, nifti_header
 
 _TURNED = ("turned by 180°", "turned by 90°", "mirrored")
 _NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
@@ -82,36 +80,21 @@ def check_header(path: Path) -> None:
 
 
 def _check_voxel_size(path: Path) -> None:
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"
-    with gzip.open(path) if packed else open(path, "rb") as file:
-        header = file.read(540)
-    for order in "<>":
-        if len(header) >= 348 and struct.unpack_from(f"{order}i", header)[0] == 348 and header[344:346] in (b"n+", b"ni"):
-            dim, size = struct.unpack_from(f"{order}8h", header, 40), struct.unpack_from(f"{order}8f", header, 76)
-            codes, rows = struct.unpack_from(f"{order}2h", header, 252), struct.unpack_from(f"{order}12f", header, 280)
-        elif len(header) >= 540 and struct.unpack_from(f"{order}i", header)[0] == 540:
-            dim, size = struct.unpack_from(f"{order}8q", header, 16), struct.unpack_from(f"{order}8d", header, 104)
-            codes, rows = struct.unpack_from(f"{order}2i", header, 344), struct.unpack_from(f"{order}12d", header, 400)
-        else:
-            continue
-        break
-    else:
+    header = nifti_header(path)
+    if header is None or header.older:
         return
-    if not 1 <= dim[0] <= 7:
-        return
-    used = [n for n in range(3) if n < dim[0] and dim[n + 1] > 1]
+    used = [n for n in range(3) if n < header.dim[0] and header.dim[n + 1] > 1]
     if len(used) < 3:
         return
-    pixdim = np.abs(np.array(size[1:4], float))
+    pixdim = np.abs(np.array(header.pixdim, float))
     if not np.isfinite(pixdim).all() or not pixdim.all():
         raise InputError(
             f"'{path.name}' does not say how large its voxels are (pixdim {_times(pixdim)}). "
             "Convert the image again, or correct its header."
         )
     # an sform of another code may hold a scaling to an atlas; the reader then goes by the qform
-    if codes[1] > 0 and (codes[0] <= 0 or codes[1] == 1):
-        axes = np.array(rows, float).reshape(3, 4)[:, :3]
+    if header.sform > 0 and (header.qform <= 0 or header.sform == 1):
+        axes = np.array(header.rows, float).reshape(3, 4)[:, :3]
         sform = np.linalg.norm(axes, axis=0)
         if not np.isfinite(sform).all() or not sform.all() or np.abs(axes.T @ axes / np.outer(sform, sform) - np.eye(3)).max() > 0.01:
             return  # sheared or of no use, which the reader refuses

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import InputError
@@ -76,16 +78,14 @@ def _unpacks(path: Path) -> bool:
 
 def _is_long_enough(path: Path) -> bool:
     """Whether header and voxels of a NIfTI file are there."""
-    with open(path, "rb") as file:
-        packed = file.read(2) == b"\x1f\x8b"  # whatever its name says, as its reader goes by it
-    with gzip.open(path) if packed else open(path, "rb") as file:
-        wanted = _length(file.read(_HEADER))
-        if wanted is None:
-            return True
-        if not packed:
-            return path.stat().st_size >= wanted
-        # the last bytes tell the size, so that only a file in several parts must be read to its end
-        return _told(path) == wanted % (1 << 32) or _read(file, wanted) >= wanted
+    header = nifti_header(path)
+    if header is None:
+        return True
+    if not _packed(path):
+        return path.stat().st_size >= header.length
+    # the last bytes tell the size, so that only a file in several parts must be read to its end
+    with gzip.open(path) as file:
+        return _told(path) == header.length % (1 << 32) or _read(file, header.length) >= header.length
 
 
 def _pair_is_long_enough(path: Path) -> bool:
@@ -93,29 +93,59 @@ def _pair_is_long_enough(path: Path) -> bool:
     header, voxels = (path.with_suffix(end if path.suffix.islower() else end.upper()) for end in (".hdr", ".img"))
     if not header.is_file() or not voxels.is_file():
         return True
-    with open(header, "rb") as file:
-        wanted = _length(file.read(_HEADER))
-    return wanted is None or voxels.stat().st_size >= wanted
+    said = nifti_header(header)
+    return said is None or voxels.stat().st_size >= said.length
 
 
-def _length(header: bytes) -> int | None:
-    """Bytes that header and voxels take, None for what is no NIfTI header."""
+@dataclass(frozen=True)
+class NiftiHeader:
+    """What the header of a NIfTI file, or of the older Analyze, says that a reader may not heed.
+
+    dim: number of axes, then their sizes. pixdim: mm a voxel, along the first three. qform, sform: codes, 0 where there is none.
+    rows: (3, 4) of the sform. length: bytes from the begin of the file to the end of the voxels. older: Analyze, which knows no place.
+    """
+
+    dim: tuple[int, ...]
+    pixdim: tuple[float, ...]
+    qform: int
+    sform: int
+    rows: tuple[float, ...]
+    length: int
+    older: bool
+
+
+# size of the header -> offsets and types of dim, bits a voxel, offset of the voxels, pixdim, codes of the two forms, rows of the sform
+_LAYOUTS = {
+    348: ((40, "8h"), (72, "h"), (108, "f"), (76, "8f"), (252, "2h"), (280, "12f")),
+    540: ((16, "8q"), (14, "h"), (168, "q"), (104, "8d"), (344, "2i"), (400, "12d")),
+}
+
+
+def nifti_header(path: Path) -> NiftiHeader | None:
+    """The header of a file, packed or not, in either byte order; None for what is none, or makes no sense.
+
+    Raises:
+        OSError, EOFError, zlib.error: the file cannot be read.
+    """
+    with gzip.open(path) if _packed(path) else open(path, "rb") as file:
+        header = file.read(_HEADER)
     for order in "<>":
-        if len(header) >= 348 and struct.unpack_from(f"{order}i", header)[0] == 348:
-            sizes, (bits,) = struct.unpack_from(f"{order}8h", header, 40), struct.unpack_from(f"{order}h", header, 72)
-            (offset,) = struct.unpack_from(f"{order}f", header, 108)
-        elif len(header) >= _HEADER and struct.unpack_from(f"{order}i", header)[0] == _HEADER:
-            sizes, (bits,) = struct.unpack_from(f"{order}8q", header, 16), struct.unpack_from(f"{order}h", header, 14)
-            (offset,) = struct.unpack_from(f"{order}q", header, 168)
-        else:
+        size = struct.unpack_from(f"{order}i", header)[0] if len(header) >= 4 else 0
+        if size not in _LAYOUTS or len(header) < size:
             continue
-        if not (1 <= sizes[0] <= 7 and bits > 0 and 0 <= offset < 1 << 40):
+        dim, (bits,), (offset,), pixdim, codes, rows = (struct.unpack_from(order + kind, header, at) for at, kind in _LAYOUTS[size])
+        if not (1 <= dim[0] <= 7 and bits > 0 and 0 <= offset < 1 << 40):
             return None
-        voxels = 1
-        for n in sizes[1 : sizes[0] + 1]:
-            voxels *= max(int(n), 1)
-        return int(offset) + voxels * bits // 8
+        voxels = math.prod(max(int(n), 1) for n in dim[1 : dim[0] + 1])
+        older = size == 348 and header[344:346] not in (b"n+", b"ni")
+        return NiftiHeader(dim, pixdim[1:4], *codes, rows, int(offset) + voxels * bits // 8, older)
     return None
+
+
+def _packed(path: Path) -> bool:
+    """Whether a file is packed by gzip, whatever its name says, as its reader goes by it."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
 
 
 def _has_end(jpeg: bytes) -> bool:
