@@ -263,7 +263,9 @@ def _slices(
     try:
         volume = read_volume(file, modality=modality, body_site=body_site)
     except InputError as error:
-        raise error if file.name in str(error) else InputError(f"'{file}' cannot be used. {error}") from error
+        if file.name in str(error):
+            raise
+        raise InputError(f"'{file}' cannot be used. {error}") from error
     volume.modality = volume.modality or otherwise
     mask, names = read_mask(outline, volume.geometry, apart=True) if outline else (np.zeros(volume.array.shape, np.uint8), {})
     view = PlaneView(volume.geometry, acquisition_plane(volume.geometry) if plane == "acquisition" else plane)
