@@ -80,6 +80,14 @@ class User:
         titles = [model.headerData(c, self.host.qt.Qt.Horizontal) for c in range(model.columnCount())]
         return model.index(row, titles.index(column)).data() or ""
 
+    def choose_images(self, folder):
+        """The page Import, with a folder that holds images and masks; the page."""
+        self.page(IMPORT)
+        page = self.control.importing
+        page.source.setCurrentIndex(1)
+        page.images.currentPath = str(folder)
+        return page
+
     def open(self, row: int) -> None:
         self.control.openCase(self.ids()[row])
         self.settle()

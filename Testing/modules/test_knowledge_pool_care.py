@@ -159,10 +159,7 @@ def test_a_run_is_not_resumed_twice_while_its_process_starts(user, tmp_path):
 def test_a_worker_that_dies_in_an_import_is_not_said_to_have_changed_nothing(user, pool_folder, tmp_path):
     folder = write_pictures(tmp_path / "images", 40, 120)
     user.choose(pool_folder)
-    user.page(IMPORT)
-    page, worker = user.control.importing, user.control.session.worker
-    page.source.setCurrentIndex(1)
-    page.images.currentPath = str(folder)
+    page, worker = user.choose_images(folder), user.control.session.worker
     with Pool.open(pool_folder, read_only=True) as pool:
         page.start.click()
         user.host.wait_for(lambda: len(pool) > 5, 60, "the first case")

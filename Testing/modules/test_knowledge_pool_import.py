@@ -255,10 +255,7 @@ def test_what_the_headers_say_is_shown_and_dropped_unless_kept(user, pool_folder
 def test_a_cancelled_import_tells_what_went_in(user, pool_folder, tmp_path):
     folder = write_pictures(tmp_path / "images", 60, 200)
     user.choose(pool_folder)
-    user.page(IMPORT)
-    page, worker = user.control.importing, user.control.session.worker
-    page.source.setCurrentIndex(1)
-    page.images.currentPath = str(folder)
+    page, worker = user.choose_images(folder), user.control.session.worker
     for killed in (False, True):
         worker.killAfter = 0 if killed else 2000  # a worker that does not stop in time is ended
         with Pool.open(pool_folder, read_only=True) as pool:
