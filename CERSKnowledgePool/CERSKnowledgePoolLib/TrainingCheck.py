@@ -61,7 +61,7 @@ class TrainingCheck:
             raise InputError(str(error)) from error
         process = self._process = qt.QProcess()
         self._file, self._out, self._err = file, b"", b""
-        environment = qt.QProcessEnvironment.systemEnvironment()
+        environment = qt.QProcessEnvironment()
         for name, value in variables.items():
             environment.insert(name, value)
         process.setProcessEnvironment(environment)

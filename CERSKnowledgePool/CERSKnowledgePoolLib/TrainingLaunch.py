@@ -71,7 +71,7 @@ def send(folder: Path) -> None:
     if run is not None and run.live:  # or about to be: its process takes some seconds to lock the folder
         raise InputError(_("The run '{name}' is at work already.").format(name=folder.name))
     try:
-        program, _serve, variables = workerCommand()
+        program, _serve, environment = workerCommand()
     except RuntimeError as error:
         raise TrainingError(str(error)) from error
     begin = ["--resume", str(folder)]
@@ -92,7 +92,7 @@ def send(folder: Path) -> None:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=str(folder.parent),
-                env={**os.environ, **variables},
+                env=environment,
                 **own,
             )
     except OSError as error:

@@ -40,8 +40,8 @@ class WorkerClient:
     """The worker process and the requests that it has not answered yet.
 
     Args:
-        command: gives (program, arguments, environment variables to add); called at each start, so that it may raise RuntimeError with
-            a sentence for the user.
+        command: gives (program, arguments, environment); called at each start, so that it may raise RuntimeError with a sentence for
+            the user.
         killAfter: ms that the worker has for the answer to a cancel. startWithin: ms that it has to report ready.
 
     Attributes:
@@ -118,7 +118,7 @@ class WorkerClient:
         self.generation += 1
         self._buffer = b""
         process = self._process = qt.QProcess()
-        environment = qt.QProcessEnvironment.systemEnvironment()
+        environment = qt.QProcessEnvironment()
         for name, value in {**variables, "TMPDIR": self.privateFolder(), "TEMP": self.folder, "TMP": self.folder}.items():
             environment.insert(name, value)
         process.setProcessEnvironment(environment)
@@ -231,13 +231,12 @@ def workerCommand() -> tuple[str, list[str], dict[str, str]]:
     """Program, arguments and environment of ``python -m cers serve``."""
     import os
 
-    folder = str(Paths.packageFolder())
-    path = os.pathsep.join(p for p in (folder, os.environ.get("PYTHONPATH", "")) if p)
-    return (
-        Paths.pythonExecutable(),
-        ["-m", "cers", "serve"],
-        {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONIOENCODING": "utf-8"},
-    )
+    # an interpreter of the user's own would be led by Slicer's variables to Slicer's libraries, and not start
+    inherited = slicer.util.startupEnvironment() if Paths.chosenPython() else dict(os.environ)
+    path = os.pathsep.join(p for p in (str(Paths.packageFolder()), inherited.get("PYTHONPATH", "")) if p)
+    own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONIOENCODING": "utf-8"}
+    own["PYTHONSAFEPATH"] = "1"  # no code from the folder that the application was started in: that of a scene, perhaps
+    return Paths.pythonExecutable(), ["-m", "cers", "serve"], {**inherited, **own}
 
 
 def crashSentence(log: list[str]) -> str:

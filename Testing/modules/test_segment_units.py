@@ -354,6 +354,28 @@ def test_interpreter_of_the_worker(host, part, monkeypatch, tmp_path):
     assert (paths.packageFolder() / "cers").is_dir()
 
 
+def hello(host, part) -> list:
+    """What the first request to a worker of its own is answered with."""
+    client, answers = part("WorkerClient").WorkerClient(), []
+    client.request("hello", {"protocol": 1}, onResult=answers.append, onError=lambda *error: answers.append(error))
+    host.wait_for(lambda: answers, 60)
+    client.close()
+    return answers
+
+
+def test_interpreter_of_the_users_own_is_not_led_to_slicers_libraries(host, part, monkeypatch, tmp_path):
+    monkeypatch.setenv("CERS_PYTHON", sys.executable)
+    monkeypatch.setenv("PYTHONHOME", str(tmp_path / "Slicer" / "lib" / "Python"))  # Slicer's launcher sets it
+    assert hello(host, part)[0]["protocol"] == 1
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH; Slicer's Python is 3.12")
+def test_nothing_in_the_working_folder_is_run(host, part, monkeypatch, tmp_path):
+    (tmp_path / "json.py").write_text("raise ImportError('this came with the images')\n")
+    monkeypatch.chdir(tmp_path)
+    assert hello(host, part)[0]["protocol"] == 1
+
+
 @pytest.mark.parametrize(
     "line, words",
     [("ModuleNotFoundError: No module named 'torch'", "No module named 'torch'"), ("MemoryError", "memory"), ("", "unexpectedly")],
@@ -365,7 +387,7 @@ def test_crash_sentences(host, part, line, words):
 def client_of(part, tmp_path, script: str, **options):
     program = tmp_path / "worker.py"
     program.write_text(script)
-    return part("WorkerClient").WorkerClient(lambda: (sys.executable, [str(program)], {}), **options)
+    return part("WorkerClient").WorkerClient(lambda: (sys.executable, [str(program)], dict(os.environ)), **options)
 
 
 def test_client_starts_late_and_again(host, part, tmp_path):

@@ -34,6 +34,7 @@ class qSlicerApplication(qt.QApplication):
         self.setApplicationName("Slicer")
         self.setOrganizationName("stand-in")
         self._folder = tempfile.mkdtemp(prefix="slicerhost-")
+        self._environment = qt.QProcessEnvironment.systemEnvironment()
         qt.QSettings.setDefaultFormat(qt.QSettings.IniFormat)
         qt.QSettings.setPath(qt.QSettings.IniFormat, qt.QSettings.UserScope, self._folder)
         self._layout_manager = None
@@ -119,6 +120,9 @@ class qSlicerApplication(qt.QApplication):
 
     def moduleManager(self):
         return self._modules
+
+    def startupEnvironment(self):
+        return self._environment
 
     def testingEnabled(self) -> bool:
         return True
