@@ -39,7 +39,7 @@ def missing() -> list[str]:
     """
     if Paths.chosenPython():
         return []
-    return [r for r in (*REQUIREMENTS, *WITHOUT_DEPENDENCIES) if not _satisfied(r)]
+    return [r for r in (*REQUIREMENTS, *WITHOUT_DEPENDENCIES) if not _satisfied(r) and _possible(r)]
 
 
 def describe(requirements: list[str]) -> str:
@@ -83,7 +83,7 @@ def install(
             if packaging is not None:
                 packaging.pip_ensure([_parse(r) for r in rest], skip_packages=list(KEPT), prompt_install=False, requester="CERS Segment")
             else:
-                slicer.util.pip_install(rest)
+                slicer.util.pip_install([*rest, *_kept()])
         for requirement in requirements:
             if requirement in WITHOUT_DEPENDENCIES:
                 log(_("Installing {names}").format(names=requirement))
@@ -105,7 +105,7 @@ def _offline(requirements: list[str], folder: str, log: Callable[[str], None]) -
     try:
         whole = [r for r in requirements if r not in WITHOUT_DEPENDENCIES]
         if whole:
-            slicer.util.pip_install([*source, *whole])
+            slicer.util.pip_install([*source, *whole, *_kept()])
         single = [r for r in requirements if r in WITHOUT_DEPENDENCIES]
         if single:
             slicer.util.pip_install([*source, "--no-deps", *single])
@@ -120,7 +120,7 @@ def _installTorch(requirement: str) -> None:
     try:
         import PyTorchUtils
     except ModuleNotFoundError:
-        slicer.util.pip_install([requirement])
+        slicer.util.pip_install([requirement, *_kept()])
         return
     version = requirement[len("torch") :]
     if PyTorchUtils.PyTorchUtilsLogic().installTorch(askConfirmation=False, torchVersionRequirement=version) is None:
@@ -144,10 +144,25 @@ def _parse(requirement: str):
 
 def _satisfied(requirement: str) -> bool:
     parsed = _parse(requirement)
+    version = _version(parsed.name)
+    return version is not None and parsed.specifier.contains(version, prereleases=True)
+
+
+def _possible(requirement: str) -> bool:
+    """Slicer 5.10 brings pydicom 2, which highdicom would have replaced: there, DICOM SEG files are not read."""
+    return _parse(requirement).name != "highdicom" or _version("pydicom") is None or _satisfied("pydicom>=3.0")
+
+
+def _kept() -> list[str]:
+    """KEPT in the versions that are there: pip then says what does not fit, and replaces none of them."""
+    return [f"{name}=={version}" for name in KEPT if (version := _version(name))]
+
+
+def _version(name: str) -> str | None:
     try:
-        return parsed.specifier.contains(metadata.version(parsed.name), prereleases=True)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
+        return None
 
 
 def _short(error: Exception) -> str:

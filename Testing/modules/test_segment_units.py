@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import types
+import zipfile
 
 import numpy as np
 import pytest
@@ -223,11 +224,12 @@ def test_install_asks_once_and_keeps_what_slicer_has(host, part, monkeypatch):
     install, calls, asked = part("InstallLogic"), [], []
     monkeypatch.setattr(slicer.util, "pip_install", calls.append)
     monkeypatch.setattr(install, "_packagingModule", lambda: None)
-    wanted = ["torch>=2.2", "faiss-cpu>=1.8", *install.WITHOUT_DEPENDENCIES]
+    monkeypatch.setattr(install, "KEPT", ("numpy", "no-such-package-at-all"))
+    wanted, kept = ["torch>=2.2", "faiss-cpu>=1.8", *install.WITHOUT_DEPENDENCIES], f"numpy=={np.__version__}"
     assert not install.install(wanted, confirm=lambda sentence: asked.append(sentence))
     assert calls == [] and len(asked) == 1 and "torch, faiss-cpu" in asked[0]
     assert install.install(wanted, confirm=lambda _sentence: True)
-    assert calls == [["torch>=2.2"], ["faiss-cpu>=1.8"], ["--no-deps", install.WITHOUT_DEPENDENCIES[0]]]
+    assert calls == [["torch>=2.2", kept], ["faiss-cpu>=1.8", kept], ["--no-deps", install.WITHOUT_DEPENDENCIES[0]]]
 
 
 def test_install_goes_through_the_pytorch_extension_and_pip_ensure(host, part, monkeypatch):
@@ -266,7 +268,52 @@ def test_install_from_a_folder_needs_no_network(host, part, monkeypatch, tmp_pat
         install.install(["torch>=2.2"], str(tmp_path))
     (tmp_path / "torch-2.9-py3-none-any.whl").touch()
     assert install.install(["torch>=2.2"], str(tmp_path), confirm=lambda _s: pytest.fail("asked"))
-    assert calls == [["--no-index", "--find-links", str(tmp_path), "torch>=2.2"]]
+    assert calls[0][:4] == ["--no-index", "--find-links", str(tmp_path), "torch>=2.2"] and f"numpy=={np.__version__}" in calls[0]
+
+
+def dry_pip(arguments: list[str]) -> None:
+    """pip as Slicer 5.10 runs it, but nothing is installed."""
+    command = [sys.executable, "-m", "pip", "install", "--dry-run", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
+    print(done.stdout)
+    done.check_returncode()
+
+
+def wheel(folder, name: str, version: str, needs: str = "") -> None:
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}", *([f"Requires-Dist: {needs}"] if needs else [])]
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as file:
+        file.writestr(f"{name}-{version}.dist-info/METADATA", "\n".join(lines) + "\n")
+        file.writestr(f"{name}-{version}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{name}-{version}.dist-info/RECORD", "")
+
+
+def test_what_slicer_has_is_not_replaced(host, part, monkeypatch, tmp_path):
+    """Slicer 5.10 has pydicom 2; a package that wants a newer one is refused, as pip would take both from the folder."""
+    import slicer
+
+    install = part("InstallLogic")
+    monkeypatch.setattr(slicer.util, "pip_install", dry_pip)
+    wheel(tmp_path, "cers_test_reader", "1.0", "pydicom>=99")
+    wheel(tmp_path, "pydicom", "99.0")
+    with pytest.raises(install.InstallError):
+        install.install(["cers_test_reader>=1"], str(tmp_path))
+
+
+def test_an_old_pydicom_keeps_highdicom_away(host, part, monkeypatch):
+    install = part("InstallLogic")
+    version = install.metadata.version
+    have = {"pydicom": "2.4.4", "highdicom": None}
+
+    def answer(name):
+        if have.get(name, "") is None:
+            raise install.metadata.PackageNotFoundError(name)
+        return have.get(name) or version(name)
+
+    monkeypatch.delenv("CERS_PYTHON", raising=False)
+    monkeypatch.setattr(install.metadata, "version", answer)
+    assert "highdicom>=0.26" not in install.missing()
+    have["pydicom"] = "3.0.2"
+    assert "highdicom>=0.26" in install.missing()
 
 
 def test_install_failure_is_one_sentence(host, part, monkeypatch):

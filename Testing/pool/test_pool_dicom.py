@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import numpy as np
 import pydicom
@@ -166,3 +167,10 @@ def test_a_segmentation_is_not_read_as_a_stack_of_its_frames(liver, volume, tmp_
             read_mask(path, volume.geometry)
     with pytest.raises(InputError, match="is a folder"):
         read_mask(liver[0], volume.geometry)
+
+
+def test_without_highdicom_the_way_out_is_told(monkeypatch, tmp_path):
+    """Slicer 5.10 has no highdicom that CERS can use."""
+    monkeypatch.setitem(sys.modules, "highdicom", None)
+    with pytest.raises(InputError, match="seg.dcm is a DICOM segmentation.*highdicom.*seg.nrrd"):
+        read_dicom_seg(tmp_path / "seg.dcm", Geometry(np.eye(4), (1, 2, 2)))

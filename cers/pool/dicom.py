@@ -25,12 +25,16 @@ def read_dicom_seg(path: str | PathLike, geometry: Geometry, *, series: str | Pa
         (k, j, i) uint8; value -> segment label. Values are the positions of the segments, from 1.
 
     Raises:
-        InputError: not a DICOM SEG, damaged, of another frame of reference, or not on the image's grid.
+        InputError: not a DICOM SEG, damaged, of another frame of reference, or not on the image's grid; or highdicom is not there.
     """
-    import highdicom as hd
-    import pydicom
-
     path = Path(path)
+    try:
+        import highdicom as hd
+        import pydicom
+    except ImportError as error:  # as in Slicer 5.10, whose pydicom is too old for it
+        raise InputError(
+            f"{path.name} is a DICOM segmentation, which needs the Python package highdicom ({error}). Save it in Slicer as .seg.nrrd."
+        ) from error
     try:
         seg = hd.seg.segread(path)
         numbers = list(seg.segment_numbers)
