@@ -30,7 +30,7 @@ _NAME = re.compile(r"[0-9a-f]{64}\.npz")
 def pack(**arrays: np.ndarray) -> tuple[bytes, str]:
     """Compressed .npz bytes of plain numeric arrays and their SHA-256."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    np.savez_compressed(buffer, **arrays)  # numpy before 2.1, as Slicer 5.10 has it, would take allow_pickle for one more array
     data = buffer.getvalue()
     return data, hashlib.sha256(data).hexdigest()
 
