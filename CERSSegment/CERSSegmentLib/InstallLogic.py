@@ -33,13 +33,19 @@ class InstallError(Exception):
 
 
 def missing() -> list[str]:
-    """Requirements that this Python lacks or has in too old a version. Reads metadata only, nothing is imported.
+    """Requirements that this Python lacks or has in too old a version, and what those that it has need in turn: where one package of many
+    could not be had, Slicer's installer goes on without it. Reads metadata only, nothing is imported.
 
     Empty where the user chose an interpreter of their own for the worker: what that one has is seen when it starts.
     """
     if Paths.chosenPython():
         return []
-    return [r for r in (*REQUIREMENTS, *WITHOUT_DEPENDENCIES) if not _satisfied(r) and _possible(r)]
+    wanted = [r for r in (*REQUIREMENTS, *WITHOUT_DEPENDENCIES) if _possible(r)]
+    found, seen = {_name(r): r for r in wanted if not _satisfied(r)}, {_name(r) for r in WITHOUT_DEPENDENCIES}
+    for requirement in wanted:
+        for lacking in _lacking(requirement, seen):
+            found.setdefault(_name(lacking), lacking)
+    return list(found.values())
 
 
 def describe(requirements: list[str]) -> str:
@@ -142,10 +148,28 @@ def _parse(requirement: str):
     return Requirement(requirement)
 
 
+def _name(requirement: str) -> str:
+    return _parse(requirement).name.lower().replace("_", "-")
+
+
 def _satisfied(requirement: str) -> bool:
     parsed = _parse(requirement)
     version = _version(parsed.name)
     return version is not None and parsed.specifier.contains(version, prereleases=True)
+
+
+def _lacking(requirement: str, seen: set[str]) -> list[str]:
+    """The requirement if it is not satisfied, else which of its own are not, and so on; those of ``seen`` were looked at."""
+    parsed, name = _parse(requirement), _name(requirement)
+    if name in map(_name, KEPT) or (parsed.marker and not parsed.marker.evaluate()):
+        return []
+    if not _satisfied(requirement):
+        return [f"{parsed.name}{parsed.specifier}"]
+    if name in seen:
+        return []
+    seen.add(name)
+    needed = [r for r in metadata.requires(parsed.name) or () if "extra ==" not in r]  # of extras there are hundreds, slow to read
+    return [m for r in needed for m in _lacking(r, seen)]
 
 
 def _possible(requirement: str) -> bool:

@@ -340,6 +340,26 @@ def test_what_is_missing(host, part, monkeypatch):
     assert install.missing() == []
 
 
+def test_what_a_package_needs_in_turn_is_missing_too(host, part, monkeypatch):
+    """Slicer's installer goes on where one of many could not be had, and says only that all is well."""
+    install = part("InstallLogic")
+    version = install.metadata.version
+
+    def answer(name):
+        if name == "pluggy":
+            raise install.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.delenv("CERS_PYTHON", raising=False)
+    monkeypatch.setattr(install, "REQUIREMENTS", ("pytest>=8",))
+    monkeypatch.setattr(install, "WITHOUT_DEPENDENCIES", ())
+    assert install.missing() == []
+    monkeypatch.setattr(install.metadata, "version", answer)
+    assert [r.partition("<")[0].partition(">")[0] for r in install.missing()] == ["pluggy"]
+    monkeypatch.setattr(install, "KEPT", ("pluggy",))
+    assert install.missing() == []
+
+
 def test_requirements_are_those_of_the_package(host, part):
     """Slicer gets what pyproject.toml asks for, in the same versions, except for what Slicer brings along."""
     install = part("InstallLogic")
