@@ -51,6 +51,21 @@ def make_pool(folder: Path, count: int = 9) -> Path:
 
 
 @pytest.fixture(scope="module")
+def lib(host):
+    sys.path.insert(0, str(ROOT / "CERSSegment"))
+    import CERSSegmentLib
+
+    yield CERSSegmentLib
+
+
+@pytest.fixture
+def part(lib):
+    import importlib
+
+    return lambda name: importlib.import_module(f"CERSSegmentLib.{name}")
+
+
+@pytest.fixture(scope="module")
 def model(tmp_path_factory):
     pytest.importorskip("torch", reason="torch is not installed: the worker needs it")
     from cers.inference.tiny import tiny_model
