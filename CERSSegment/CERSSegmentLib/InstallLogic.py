@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -80,7 +82,8 @@ def install(
     ):
         return False
     packaging = _packagingModule()
-    try:
+    words = _("The packages could not be installed: {reason}. Check the network, or use a folder of wheel files.")
+    with _failureSays(lambda reason: words.format(reason=reason)):
         if torch:
             log(_("Installing PyTorch; this can take several minutes"))
             _installTorch(torch[0])
@@ -94,12 +97,6 @@ def install(
             if requirement in WITHOUT_DEPENDENCIES:
                 log(_("Installing {names}").format(names=requirement))
                 slicer.util.pip_install(["--no-deps", requirement])
-    except Exception as error:  # pip's failures come as different classes over Slicer's versions; all are told to the user
-        raise InstallError(
-            _("The packages could not be installed: {reason}. Check the network, or use a folder of wheel files.").format(
-                reason=_short(error)
-            )
-        ) from error
     return True
 
 
@@ -108,17 +105,41 @@ def _offline(requirements: list[str], folder: str, log: Callable[[str], None]) -
         raise InstallError(_("The folder '{path}' holds no wheel files (*.whl).").format(path=folder))
     log(_("Installing from {path}").format(path=folder))
     source = ["--no-index", "--find-links", folder]
-    try:
+    words = _("The packages could not be installed from '{path}': {reason}. The folder must hold every wheel for this Slicer version.")
+    with _failureSays(lambda reason: words.format(path=folder, reason=reason)):
         whole = [r for r in requirements if r not in WITHOUT_DEPENDENCIES]
         if whole:
             slicer.util.pip_install([*source, *whole, *_kept()])
         single = [r for r in requirements if r in WITHOUT_DEPENDENCIES]
         if single:
             slicer.util.pip_install([*source, "--no-deps", *single])
-    except Exception as error:  # as above
-        words = _("The packages could not be installed from '{path}': {reason}. The folder must hold every wheel for this Slicer version.")
-        raise InstallError(words.format(path=folder, reason=_short(error))) from error
     return True
+
+
+@contextlib.contextmanager
+def _failureSays(sentence: Callable[[str], str]) -> Iterator[None]:
+    heard = _Heard(sys.stdout)
+    try:
+        with contextlib.redirect_stdout(heard):
+            yield
+    except Exception as error:  # pip's failures come as different classes over Slicer's versions; all are told to the user
+        raise InstallError(sentence(_short(heard.error or str(error).strip() or type(error).__name__))) from error
+
+
+class _Heard:
+    """Hands on what pip prints, and keeps its first error: Slicer's own says only which command failed."""
+
+    def __init__(self, console):
+        self._console, self.error = console, ""
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines():  # the resolver's complaint is about other packages, which it leaves as they are
+            if not self.error and line.startswith("ERROR: ") and "pip's dependency resolver" not in line:
+                self.error = line.removeprefix("ERROR: ")
+        self._console.write(text)
+
+    def flush(self) -> None:
+        self._console.flush()
 
 
 def _installTorch(requirement: str) -> None:
@@ -189,6 +210,5 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _short(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    return text[-1][:200].rstrip(".") if text else type(error).__name__
+def _short(reason: str) -> str:
+    return reason.strip().splitlines()[-1][:200].rstrip(".")

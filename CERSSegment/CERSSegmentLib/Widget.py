@@ -338,9 +338,14 @@ class Widget(VTKObservationMixin):
 
     def _install(self, folder: str) -> None:
         self.ui.installFrame.setEnabled(False)
+        self.logic.worker.close()  # Windows replaces no file that is in use
         try:
             done = InstallLogic.install(InstallLogic.missing(), folder, log=lambda words: self._sayNow(INFO, words))
-            if done:
+            left = InstallLogic.missing()
+            if done and left:
+                words = _("Not installed: {names}. Try again; if that does not help, the Python console shows why.")
+                self.say(ERROR, words.format(names=InstallLogic.describe(left)))
+            elif done:
                 self.logic.worker.stop()
                 self.say(GOOD, _("The packages are installed. Press Segment to go on."))
         except InstallLogic.InstallError as error:

@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 import pytest
-from segmentkit import ROOT, lib, part  # noqa: F401 - fixtures
+from segmentkit import ROOT, lib, load, part, unload  # noqa: F401 - fixtures
 
 
 def test_install_asks_once_and_keeps_what_slicer_has(host, part, monkeypatch):
@@ -90,7 +90,7 @@ def test_what_slicer_has_is_not_replaced(host, part, monkeypatch, tmp_path):
     monkeypatch.setattr(slicer.util, "pip_install", dry_pip)
     wheel(tmp_path, "cers_test_reader", "1.0", "pydicom>=99")
     wheel(tmp_path, "pydicom", "99.0")
-    with pytest.raises(install.InstallError):
+    with pytest.raises(install.InstallError, match=r"from '.*': Cannot install .*pydicom.*conflict.*\. The folder must"):
         install.install(["cers_test_reader>=1"], str(tmp_path))
 
 
@@ -123,6 +123,23 @@ def test_install_failure_is_one_sentence(host, part, monkeypatch):
     monkeypatch.setattr(install, "_packagingModule", lambda: None)
     with pytest.raises(install.InstallError, match="no matching distribution. Check the network"):
         install.install(["faiss-cpu>=1.8"], confirm=lambda _s: True)
+
+
+def test_panel_installs_with_no_worker_at_work_and_tells_what_did_not_arrive(host, window, part, monkeypatch):
+    """Windows replaces no file that a process has open; Slicer's installer ends well though a package is left out."""
+    import qt
+
+    module = load(host)
+    panel = host.enter_module(module)
+    worker, answers, states = panel.control.logic.worker, [], []
+    worker.request("hello", {"protocol": 1}, onResult=answers.append)
+    host.wait_for(lambda: answers, 60)
+    process = worker._process
+    monkeypatch.setattr(part("InstallLogic"), "missing", lambda: ["faiss-cpu>=1.9"])
+    monkeypatch.setattr(part("InstallLogic"), "install", lambda *_given, **_more: states.append(process.state()) or True)
+    panel.ui.installButton.click()
+    assert states == [qt.QProcess.NotRunning] and "Not installed: faiss-cpu" in panel.ui.statusLabel.text
+    unload(host, module)
 
 
 def test_what_is_missing(host, part, monkeypatch):
