@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import InputError
+from ..files import atomic_path, ending
 from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
 from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
@@ -44,7 +43,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
     path = Path(path)
     if not path.exists():
         raise InputError(f"'{path}' does not exist. Check the path of the image.")
-    if _suffix(path) == ".seg.nrrd":
+    if ending(path) == ".seg.nrrd":
         raise InputError(f"'{path.name}' is a segmentation, not an image. Give the image that it was drawn on.")
     facts: dict = {}
     picture, first = path.suffix.lower() in PICTURES, None
@@ -197,7 +196,7 @@ def write_segmentation(
     if unnamed or any(not 0 < v < 256 for v in labels):
         raise InputError(f"Labels must have values 1..255 and a name each; without one: {unnamed or sorted(labels)}.")
     labelmap = np.ascontiguousarray(labelmap, dtype=np.uint8)
-    fields = _segment_fields(labelmap, labels, colors or {}, terminology or {}) if _suffix(path) == ".seg.nrrd" else {}
+    fields = _segment_fields(labelmap, labels, colors or {}, terminology or {}) if ending(path) == ".seg.nrrd" else {}
     return _write(path, labelmap, geometry, fields)
 
 
@@ -256,33 +255,6 @@ def check_output(path: str | Path, suffixes: tuple[str, ...] = OUTPUTS) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"The folder '{path.parent}' is not writable. Choose another place.")
     return path
-
-
-def let_others_read(temporary: str | Path) -> None:
-    """Give a file that ``mkstemp`` made, which only its owner reads, the rights of any new file."""
-    umask = os.umask(0)
-    os.umask(umask)
-    os.chmod(temporary, 0o666 & ~umask)
-
-
-@contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` with the same ending; it replaces ``path`` at the end, and is removed after any error."""
-    path = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(prefix=".cers-", suffix=_suffix(path), dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        try:
-            yield temporary
-            let_others_read(temporary)
-            with open(temporary, "rb") as done:
-                os.fsync(done.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"'{path}' could not be written: {error.strerror or error}.") from error
 
 
 def _read_itk(source, path: Path, *, picture: bool = False, layers: bool = False, want_fields: bool = False):
@@ -482,14 +454,8 @@ def _segment_fields(labelmap: np.ndarray, labels: dict, colors: dict, terminolog
     return out
 
 
-def _suffix(path: Path) -> str:
-    """The ending, counting .seg.nrrd and .nii.gz as one."""
-    name = path.name.lower()
-    return next((s for s in (".seg.nrrd", ".nii.gz") if name.endswith(s)), path.suffix.lower())
-
-
 def _stem(path: Path) -> str:
-    return path.name[: len(path.name) - len(_suffix(path))] or path.name
+    return path.name[: len(path.name) - len(ending(path))] or path.name
 
 
 def _knows_spacing(path: Path, dicom: Path | None, geometry: Geometry) -> bool:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..errors import InputError, ModelError
+from ..files import replace_file
 from ..pool import SelectionConfig
 from .store import CARD, CONFIG, MODEL, WEIGHTS, default_folder
 
@@ -198,11 +199,11 @@ def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card
     }
     temporary = folder / (WEIGHTS + ".tmp")
     save_file(tensors, str(temporary))
-    os.replace(temporary, folder / WEIGHTS)
+    replace_file(temporary, folder / WEIGHTS)
     texts = {CARD: card, CONFIG: json.dumps(asdict(config), indent=1) + "\n"}
     for name, text in texts.items():
         if text:
             temporary = folder / (name + ".tmp")
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, folder / name)
+            replace_file(temporary, folder / name)
     return folder

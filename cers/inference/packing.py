@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 from ..errors import Cancelled, InputError, ModelError
+from ..files import replace_file
 from .store import (
     CARD,
     CONFIG,
@@ -251,7 +252,7 @@ def _place(staging: Path, digest: str, source: Path) -> str:
     if target.exists() and not read_entry(identifier, target).problem:
         for file in (CARD, RESULT, PICTURES):  # of the same weights, perhaps measured since
             if (staging / file).exists():
-                os.replace(staging / file, target / file)
+                replace_file(staging / file, target / file)
         return identifier
     if target.exists():
         os.rename(target, root() / f"{_TRASH}{time.time_ns()}")

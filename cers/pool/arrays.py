@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..case.io import let_others_read
 from ..errors import PoolError
+from ..files import let_others_read, replace_file
 
 _STALE_SECONDS = 3600  # a temporary file this old has lost its writer
 # numpy reads headers with ``ast``, whose depth counter all threads of an interpreter share before Python 3.13: one at a time
@@ -59,7 +59,7 @@ def write_temporary(folder: Path, data: bytes) -> Path:
 def publish(temporary: Path, final: Path) -> None:
     """Move a temporary file to its place in one step that also survives a power cut."""
     final.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(temporary, final)
+    replace_file(temporary, final)
     if os.name == "posix":  # a new name is durable once its directory is
         handle = os.open(final.parent, os.O_RDONLY)
         try:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ..case import PARTS, Case, Rationale, Statement
 from ..case.geometry import PLANES
-from ..case.io import let_others_read
 from ..errors import InputError, PoolError
+from ..files import let_others_read, replace_file
 from . import arrays
 from .database import Database
 from .records import COLUMN, metadata_of, modality_code
@@ -396,7 +396,7 @@ def write_file(path: str | PathLike, data: bytes) -> None:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
         let_others_read(temporary)
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

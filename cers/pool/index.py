@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..files import replace_file
 from . import arrays
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _write(path: Path, key: str, ids: list[str], vectors: np.ndarray) -> None:
     header = {"key": key, "dimension": vectors.shape[1], "sha256": hashlib.sha256(names + b"\n" + body).hexdigest()}
     temporary = arrays.write_temporary(path.parents[1], json.dumps(header).encode() + b"\n" + names + b"\n" + body)
     try:
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

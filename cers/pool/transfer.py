@@ -15,8 +15,8 @@ from os import PathLike
 from pathlib import Path
 
 from ..case import Case, Rationale
-from ..case.io import let_others_read
 from ..errors import CersError, InputError, PoolError
+from ..files import let_others_read, replace_file
 from . import arrays
 from .database import FILE
 from .records import TEXT
@@ -85,7 +85,7 @@ def export_pool(
             archive.writestr(_MANIFEST, manifest, zipfile.ZIP_DEFLATED)
             archive.writestr(_MANIFEST + ".sha256", hashlib.sha256(manifest).hexdigest() + "\n")
         let_others_read(temporary)
-        os.replace(temporary, path)
+        replace_file(temporary, path)
         temporary = None
     except OSError as error:
         raise InputError(f"The file {path} could not be written ({error.strerror}). Choose another folder, or free some space.") from error

@@ -16,6 +16,7 @@ from ..case import PlaneView
 from ..case.io import label_picture, pseudonym, read_mask, read_volume
 from ..case.whole import check_whole
 from ..errors import InputError
+from ..files import replace_file
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool.table import image_name, read_rows
 
@@ -156,7 +157,7 @@ def keep(path: Path, array: np.ndarray) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             np.save(temporary, array)
-            os.replace(temporary, path)
+            replace_file(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 

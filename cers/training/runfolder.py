@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
+from ..files import replace_file
 from .runs import (  # noqa: F401 - some for who trains
     CHECKPOINTS,
     CONFIG,
@@ -190,7 +191,7 @@ class RunFolder:
                         os.fsync(f.fileno())
                 if final.exists():
                     shutil.rmtree(final)
-                os.replace(temporary, final)
+                replace_file(temporary, final)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         for old in self.checkpoints()[: -max(1, keep)]:

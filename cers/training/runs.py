@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import replace_file
 
 STATUS, METRICS, CONFIG, SPLIT, LOG, STOP, LOCK = "status.json", "metrics.jsonl", "config.yaml", "split.json", "log.txt", "stop", "lock"
 CHECKPOINTS, WEIGHTS, MODEL, EXAMPLES = "checkpoints", "model.safetensors", "model", "examples"
@@ -338,7 +339,7 @@ def write_record(path: Path, record: dict) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        replace_file(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
