@@ -103,3 +103,12 @@ def test_a_pool_that_was_replaced_takes_nothing_more(tmp_path):
             pool.ids()
     with Pool.open(tmp_path / "pool") as again:
         assert again.ids() == [first]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there, such a path names a server")
+def test_a_path_that_begins_with_two_slashes_names_no_host(tmp_path):
+    r"""As \\server\share does under Windows; elsewhere it is the same place as with one."""
+    with Pool.create(Path(f"/{tmp_path}") / "a pool") as pool:
+        case_id = pool.add(case(1))
+    with Pool.open(tmp_path / "a pool", read_only=True) as pool:
+        assert pool.get(case_id).id == case_id

@@ -224,7 +224,9 @@ class Database:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
-        uri = "file:" + quote(str(self.path.absolute()).replace(os.sep, "/")) + ("?mode=ro" if self.read_only else "?mode=rw")
+        path = quote(str(self.path.absolute()).replace(os.sep, "/"))
+        host = "//" if path.startswith("//") else ""  # of //server/share, as Windows names one, SQLite would take the server for a host
+        uri = f"file:{host}{path}?mode={'ro' if self.read_only else 'rw'}"
         try:
             return self._configure(uri)
         except sqlite3.OperationalError:
