@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import phantom
 import pytest
 import SimpleITK as sitk
 
-from cers.case import Rationale
+from cers.case import Case, Rationale
 from cers.case.io import write_image, write_segmentation
+from cers.pool import Pool
 
 
 @pytest.fixture
@@ -175,3 +179,14 @@ def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
     assert json.loads(cers("rationale", "write", pool, "--writer", "measured", "--dry-run", "--json")[1])["kept"] == {"model-y": 1}
     code, out, _ = cers("rationale", "write", pool, "--writer", "measured", "--over-others")
     assert code == 0 and "will be replaced: model-y 1" in out and "Wrote 1" in out
+
+
+def test_letters_that_the_system_cannot_write_are_no_error(tmp_path):
+    """Windows writes to files and pipes in an encoding with few letters."""
+    with Pool.create(tmp_path / "pool") as pool:
+        pool.add(Case(np.arange(400.0).reshape(20, 20), np.eye(20, dtype=np.uint8), {1: "腫瘍"}, diagnosis="Ödem"))
+    command = [sys.executable, "-m", "cers", "pool", "list", str(tmp_path / "pool")]
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    words, read = (subprocess.run([*command, *more], env=environment, capture_output=True, timeout=300) for more in ([], ["--json"]))
+    assert (words.returncode, words.stderr) == (0, b"") and "\\u816b\\u760d" in words.stdout.decode("cp1252")
+    assert [(c["labels"], c["diagnosis"]) for c in json.loads(read.stdout)] == [({"1": "腫瘍"}, "Ödem")]

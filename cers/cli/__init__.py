@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 an error the user can mend, 2 wrong usage, 130 cancelled."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models come from local folders and packages only
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would be drawn over ours
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Windows writes to files in an encoding that lacks most letters
     try:
         from .app import app  # may take seconds on a busy machine: Ctrl-C counts from the start
 

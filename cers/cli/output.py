@@ -79,8 +79,8 @@ def were(number: int, noun: str = "case") -> str:
 
 
 def say_json(value) -> None:
-    """A JSON document on stdout."""
-    print(json.dumps(value, indent=1, ensure_ascii=False))
+    """A JSON document on stdout; one in plain ASCII where stdout is not UTF-8, which JSON has to be."""
+    print(json.dumps(value, indent=1, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")))
 
 
 @contextmanager
