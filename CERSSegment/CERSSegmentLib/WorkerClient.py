@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import os
 import shutil
 import tempfile
 import weakref
@@ -191,7 +192,7 @@ class WorkerClient:
             self._read(process)
             self._readLog(process)
         if process is self._process:
-            sentence = crashSentence(list(self.log)) if started else _("Python could not be started. Restart Slicer, or install it again.")
+            sentence = crashSentence(list(self.log)) if started else startSentence()
             self._end(sentence, "worker")
             self.ended.emit(sentence)
 
@@ -229,8 +230,6 @@ class WorkerClient:
 
 def workerCommand() -> tuple[str, list[str], dict[str, str]]:
     """Program, arguments and environment of ``python -m cers serve``."""
-    import os
-
     # an interpreter of the user's own would be led by Slicer's variables to Slicer's libraries, and not start
     inherited = slicer.util.startupEnvironment() if Paths.chosenPython() else dict(os.environ)
     path = os.pathsep.join(p for p in (str(Paths.packageFolder()), inherited.get("PYTHONPATH", "")) if p)
@@ -244,6 +243,9 @@ def crashSentence(log: list[str]) -> str:
     for line in reversed(log[-40:]):
         if line.startswith(("ModuleNotFoundError", "ImportError")):
             reason = line.partition(":")[2].strip().rstrip(".")
+            if python := Paths.chosenPython():
+                words = _("A Python package is missing in '{python}', which was chosen for CERS: {reason}. Install it there.")
+                return words.format(python=python, reason=reason)
             words = _(
                 "A Python package is missing: {reason}. Install what CERS needs with the button at the top of the module CERS Segment."
             )
@@ -251,6 +253,15 @@ def crashSentence(log: list[str]) -> str:
         if line.startswith(("MemoryError", "RuntimeError: [enforce fail", "torch.OutOfMemoryError", "torch.cuda.OutOfMemoryError")):
             return _("There was not enough memory. Close other programs, crop the volume, or choose another device under Advanced.")
     return _("The worker process ended unexpectedly. Perhaps memory ran out: close other programs or crop a large volume, then try again.")
+
+
+def startSentence() -> str:
+    """What to tell the user where no process could be started."""
+    if python := Paths.chosenPython():
+        return _("'{python}', which was chosen for CERS, could not be started. Give the path of a Python interpreter as {name}.").format(
+            python=python, name=Paths.PYTHON_VARIABLE if os.environ.get(Paths.PYTHON_VARIABLE) else Paths.PYTHON_SETTING
+        )
+    return _("Python could not be started. Restart Slicer, or install it again.")
 
 
 def closeAll() -> None:

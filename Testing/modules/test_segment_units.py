@@ -267,6 +267,17 @@ def test_interpreter_of_the_users_own_is_not_led_to_slicers_libraries(host, part
     assert hello(host, part)[0]["protocol"] == 1
 
 
+def test_interpreter_of_the_users_own_that_is_of_no_use_is_named(host, part, monkeypatch):
+    """The panel has no button for that one: it is not Slicer's to install into."""
+    client = part("WorkerClient")
+    monkeypatch.setenv("CERS_PYTHON", "/no/such/python")
+    assert "'/no/such/python'" in hello(host, part)[0][1] and "as CERS_PYTHON." in hello(host, part)[0][1]
+    words = client.crashSentence(["ModuleNotFoundError: No module named 'torch'"])
+    assert "missing in '/no/such/python'" in words and "button" not in words
+    monkeypatch.delenv("CERS_PYTHON")
+    assert "button at the top" in client.crashSentence(["ModuleNotFoundError: No module named 'torch'"])
+
+
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 has no PYTHONSAFEPATH; Slicer's Python is 3.12")
 def test_nothing_in_the_working_folder_is_run(host, part, monkeypatch, tmp_path):
     (tmp_path / "json.py").write_text("raise ImportError('this came with the images')\n")
