@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 import qt
-from CERSSegmentLib.WorkerClient import workerCommand
+from CERSSegmentLib.WorkerClient import startSentence, workerCommand
 from slicer.i18n import tr as _
 
 from cers.errors import InputError
@@ -68,7 +68,7 @@ class TrainingCheck:
         process.readyReadStandardOutput.connect(lambda: self._read(process))
         process.readyReadStandardError.connect(lambda: self._read(process))
         process.finished.connect(lambda code, *_status: self._onFinished(process, code))
-        process.errorOccurred.connect(lambda error: self._onFinished(process, -1) if error == qt.QProcess.FailedToStart else None)
+        process.errorOccurred.connect(lambda error: self._onFinished(process, None) if error == qt.QProcess.FailedToStart else None)
         self._onStage(_("Starting the check…"))
         process.start(program, ["-m", "cers", "train", "--check", "--json", "--config", str(file), "--cache", str(Path(root) / PICTURES)])
 
@@ -120,6 +120,9 @@ class TrainingCheck:
             report = None
         if code == 0 and isinstance(report, dict) and settings is not None:
             self._onReport(settings, report)
+            return
+        if code is None:
+            self._onError(startSentence())
             return
         lines = [line.removeprefix("Error: ") for line in self._err.decode(errors="replace").splitlines() if line.startswith("Error: ")]
         self._onError(

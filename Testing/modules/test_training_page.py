@@ -289,7 +289,7 @@ def test_failures_are_told_in_plain_words(trainee, data, root, monkeypatch):
     assert not page._begin(trainee.settings(data), "x") and "could not be started" in page.result.text and runs.list_runs(root) == []
     page.form.fill(trainee.settings(data))
     page.checkButton.click()
-    assert "without an answer" in trainee.checked()
+    assert "/no/such/python" in trainee.checked() and "could not be started" in trainee.checked()
     monkeypatch.undo()
     (root.parent / "file").write_text("")
     page.root.currentPath = str(root.parent / "file")
