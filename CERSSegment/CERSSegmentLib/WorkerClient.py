@@ -120,8 +120,10 @@ class WorkerClient:
         self._buffer = b""
         process = self._process = qt.QProcess()
         environment = qt.QProcessEnvironment()
-        for name, value in {**variables, "TMPDIR": self.privateFolder(), "TEMP": self.folder, "TMP": self.folder}.items():
+        for name, value in variables.items():
             environment.insert(name, value)
+        for name in ("TMPDIR", "TEMP", "TMP", "CERS_CLIENTS_FOLDER"):  # by the last one it also goes when the application crashes
+            environment.insert(name, self.privateFolder())
         process.setProcessEnvironment(environment)
         process.readyReadStandardOutput.connect(lambda: self._read(process))
         process.readyReadStandardError.connect(lambda: self._readLog(process))

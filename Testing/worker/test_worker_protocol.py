@@ -267,6 +267,22 @@ def test_it_ends_with_its_stdin_even_in_the_midst_of_stubborn_work():
     assert not Path(worker.ready["folder"]).exists()
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_what_a_client_that_crashed_has_left_goes_with_the_worker(tmp_path, named):
+    """An image on its way, for one. A folder that others use as well stays."""
+    folder = tmp_path / "cers-own"
+    folder.mkdir()
+    (folder / "input-1.npy").write_bytes(b"an image")
+    environment = {**os.environ, "TMPDIR": str(folder), "TEMP": str(folder), "TMP": str(folder)}
+    environment["CERS_CLIENTS_FOLDER"] = str(folder if named else tmp_path)
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "cers", "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=environment
+    )
+    assert json.loads(worker.stdout.readline())["type"] == "ready"
+    worker.communicate(timeout=60)
+    assert folder.exists() == (not named) and tmp_path.exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="elsewhere a dead parent closes the pipe")
 def test_it_ends_when_its_parent_dies():
     """The parent is killed while somebody else still holds the worker's stdin open."""

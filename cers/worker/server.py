@@ -27,6 +27,7 @@ from ..errors import Cancelled, CersError, InputError, ProtocolError
 PROTOCOL = 1
 MAX_LINE = 16 * 2**20  # bytes; arrays travel as files, so that no honest request comes near
 _THROTTLE = 0.05  # s between two progress events of one request
+CLIENTS_FOLDER = "CERS_CLIENTS_FOLDER"  # a client's own folder for temporary files, the worker's among them
 _GRACE = 1.5  # s that a running request has to stop when the worker must end
 
 
@@ -350,8 +351,9 @@ def serve() -> int:
 
 
 def leave(folder: Path) -> None:
-    """End this process now, with nothing left behind; libraries' threads must not delay it."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """End this process now, with nothing left behind, of a client neither that crashed; libraries' threads must not delay it."""
+    whole = Path(os.environ.get(CLIENTS_FOLDER, ""))
+    shutil.rmtree(whole if folder.parent == whole else folder, ignore_errors=True)
     sys.stderr.flush()
     os._exit(0)
 
