@@ -18,7 +18,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check -qq
 # Set up again when a requirement, the Python or the folder's place changes.
-KEY := $(shell (cat pyproject.toml constraints.txt; pwd; $(PYTHON) -V) 2>&1 | cksum | cut -d' ' -f1)
+KEY := $(shell (cat pyproject.toml constraints.txt; pwd; "$(PYTHON)" -V) 2>&1 | cksum | cut -d' ' -f1)
 RUN := $(VENV)/.run-$(KEY)
 TEST := $(VENV)/.test-$(KEY)
 
@@ -48,7 +48,7 @@ setup: $(TEST)
 $(RUN):
 	@"$(PYTHON)" -c "$(SUPPORTED)" 2>/dev/null || { echo "CERS needs Python 3.10, 3.11 or 3.12. Install one, or name it: make demo PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(VENV) (once; this takes some minutes) ..."
-	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	@# torch first: pulled in by another package, it would come in its several GB large CUDA build
 	@$(PIP) install -c constraints.txt torch $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)")
 	@$(PIP) install -c constraints.txt -e ".[demo]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,3 +227,20 @@ def test_every_requirement_is_pinned():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     assert {"torch", "transformers", "pytest"} <= wanted and not wanted - pinned
+
+
+def test_make_takes_a_python_and_a_folder_with_blanks(tmp_path):
+    """Both are stubs here: the Python makes an environment in which everything can be installed."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    folder = tmp_path / "Ordner für CERS"
+    folder.mkdir()
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, folder)
+    python = tmp_path / "my programs" / "python3"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\ncase "$*" in *venv*) mkdir -p .venv/bin; cp "$0" .venv/bin/python;; esac\n')
+    python.chmod(0o755)
+    done = subprocess.run(["make", "setup", f"PYTHON={python}"], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    assert sorted(p.name.split("-")[0] for p in (folder / ".venv").iterdir()) == [".run", ".test", "bin"]
