@@ -232,8 +232,9 @@ class WorkerClient:
 
 def workerCommand() -> tuple[str, list[str], dict[str, str]]:
     """Program, arguments and environment of ``python -m cers serve``."""
-    # an interpreter of the user's own would be led by Slicer's variables to Slicer's libraries, and not start
-    inherited = slicer.util.startupEnvironment() if Paths.chosenPython() else dict(os.environ)
+    inherited = dict(os.environ)
+    if Paths.chosenPython():  # Slicer's variables would lead it to Slicer's libraries, and it would not start
+        inherited = {**slicer.util.startupEnvironment(), **{n: v for n, v in inherited.items() if n.startswith("CERS_")}}
     path = os.pathsep.join(p for p in (str(Paths.packageFolder()), inherited.get("PYTHONPATH", "")) if p)
     own = {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONIOENCODING": "utf-8"}
     own["PYTHONSAFEPATH"] = "1"  # no code from the folder that the application was started in: that of a scene, perhaps

@@ -264,7 +264,9 @@ def hello(host, part) -> list:
 def test_interpreter_of_the_users_own_is_not_led_to_slicers_libraries(host, part, monkeypatch, tmp_path):
     monkeypatch.setenv("CERS_PYTHON", sys.executable)
     monkeypatch.setenv("PYTHONHOME", str(tmp_path / "Slicer" / "lib" / "Python"))  # Slicer's launcher sets it
+    monkeypatch.setenv("CERS_MODELS", str(tmp_path))  # as a start-up script of Slicer may do: the panel goes by it, too
     assert hello(host, part)[0]["protocol"] == 1
+    assert part("WorkerClient").workerCommand()[2]["CERS_MODELS"] == str(tmp_path)
 
 
 def test_interpreter_of_the_users_own_that_is_of_no_use_is_named(host, part, monkeypatch):
