@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from poolkit import case, python
 
 from cers.pool import Pool
+from cers.pool import index as pool_index
 from cers.pool.index import VectorIndex, _build
 
 
@@ -23,8 +26,10 @@ def file_of(pool):
     return next((pool.folder / "derived").glob("image-*.index"))
 
 
+@pytest.mark.parametrize("with_faiss", [pytest.param(True, marks=pytest.mark.skipif(sys.platform == "darwin", reason="not used")), False])
 @pytest.mark.parametrize("n", [1, 7, 3000])
-def test_same_answers_as_exhaustive_search(n):
+def test_same_answers_as_exhaustive_search(n, with_faiss, monkeypatch):
+    monkeypatch.setattr(pool_index, "_WITH_FAISS", with_faiss)
     rng = np.random.default_rng(n)
     vectors = rng.standard_normal((n, 96)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -150,4 +155,19 @@ with Pool.open(sys.argv[1]) as pool:
 """,
         filled.folder,
     )
-    assert out.split() == ["False", "False", "True", "False"]
+    assert out.split() == ["False", "False", str(sys.platform != "darwin"), "False"]
+
+
+def test_no_faiss_under_macos(filled):
+    """There, a process does not survive it and torch together."""
+    out = python(
+        """
+import numpy as np
+sys.platform = "darwin"
+from cers.pool import Pool
+with Pool.open(sys.argv[1]) as pool:
+    print(len(pool.index("image", "m").nearest(np.ones(20), 3)), "faiss" in sys.modules)
+""",
+        filled.folder,
+    )
+    assert out.split() == ["3", "False"]

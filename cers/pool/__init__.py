@@ -1,7 +1,7 @@
 """The knowledge pool: expert-annotated cases in a folder, and the choice of references among them.
 
-Importing this package is cheap. faiss is imported only when an index is first needed, hence after torch wherever both are used;
-the importers, which need image libraries, when first named.
+Importing this package is cheap. faiss is imported only when an index is first needed, hence after torch wherever both are used, and
+under macOS never; the importers, which need image libraries, when first named.
 """
 
 from typing import TYPE_CHECKING

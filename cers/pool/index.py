@@ -1,4 +1,4 @@
-"""Nearest cases by cosine: a faiss index derived from the pool's vectors, rebuilt whenever it is absent, old or damaged.
+"""Nearest cases by cosine: an index (faiss, under macOS numpy) derived from the pool's vectors, rebuilt where absent, old or damaged.
 
 Half-precision vectors, searched exhaustively: exact to about 1e-4 of a cosine, half the memory of single precision and twice as fast,
 built in a fraction of a second at 100,000 cases. A graph or an inverted file would be quicker still but misses neighbours.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .store import Pool
 
 _FORMAT = 1
+_WITH_FAISS = sys.platform != "darwin"  # there, it and torch bring an OpenMP each, and a process that uses both crashes
 
 
 class VectorIndex:
@@ -51,20 +53,25 @@ class VectorIndex:
         Returns:
             rows (m,) and cosines (m,) with m <= k.
         """
-        import faiss
-
         k = min(k, len(self.ids))
         if k <= 0 or (admissible is not None and not admissible.any()):
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        query = np.ascontiguousarray(query, np.float32)
+        scores, rows = self._index.search(query, k, admissible) if isinstance(self._index, _Plain) else self._faiss(query, k, admissible)
+        scores = np.clip(scores, -1, 1)
+        order = np.lexsort((rows, -scores))
+        return rows[order], scores[order]
+
+    def _faiss(self, query: np.ndarray, k: int, admissible: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        import faiss
+
         params = None
         if admissible is not None and not admissible.all():
             bits = np.packbits(admissible, bitorder="little")
             params = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(bits))
-        scores, rows = self._index.search(np.ascontiguousarray(query, np.float32)[None], k, params=params)
+        scores, rows = self._index.search(query[None], k, params=params)
         found = rows[0] >= 0
-        rows, scores = rows[0][found], np.clip(scores[0][found], -1, 1)
-        order = np.lexsort((rows, -scores))
-        return rows[order], scores[order]
+        return scores[0][found], rows[0][found]
 
     def cosines(self, query: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Cosine of one unit vector (d,) with given rows (m,)."""
@@ -98,7 +105,25 @@ def load_or_build(pool: Pool, kind: str, model_hash: str, current: VectorIndex |
     return VectorIndex(ids, _build(vectors), state)
 
 
+class _Plain:
+    """The same vectors, searched by numpy; slower, and it takes twice the memory."""
+
+    def __init__(self, vectors: np.ndarray):
+        self._vectors, self.d = vectors.astype(np.float16).astype(np.float32), max(1, vectors.shape[1])
+
+    def search(self, query: np.ndarray, k: int, admissible: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        scores = self._vectors @ query
+        rows = np.arange(len(scores)) if admissible is None else np.flatnonzero(admissible)
+        rows = rows[np.argsort(-scores[rows], kind="stable")[:k]]
+        return scores[rows], rows
+
+    def reconstruct_batch(self, rows: np.ndarray) -> np.ndarray:
+        return self._vectors[rows]
+
+
 def _build(vectors: np.ndarray):
+    if not _WITH_FAISS:
+        return _Plain(vectors)
     import faiss
 
     index = faiss.IndexScalarQuantizer(max(1, vectors.shape[1]), faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
