@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import zipfile
 import zlib
@@ -15,12 +16,13 @@ from os import PathLike
 from pathlib import Path
 
 from ..case import Case, Rationale
+from ..case.geometry import PLANES
 from ..case.io import let_others_read
 from ..errors import CersError, InputError, PoolError
 from . import arrays
 from .database import FILE
 from .records import TEXT
-from .store import Pool
+from .store import REVIEWS, Pool
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -149,10 +151,11 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
         if other:
             report.different[here[0]] = other
         return
+    _check(meta, record["reviews"])
     content = _unpack(read(record["file"]), record["file"])
     fields = {name: meta[name] for name in TEXT}
     # the rationales' JSON is checked here, so that nothing unreadable enters the pool
-    rationales = [(_rationale(r["record"]), str(r["created"])) for r in record["rationales"]]
+    rationales = [(Rationale.from_dict(r["record"]), str(r["created"])) for r in record["rationales"]]
     case = Case(
         content["image"],
         content["mask"],
@@ -170,11 +173,17 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
     report.added.append(pool.add_record(case, rationales, record["reviews"], meta["content_hash"], who))
 
 
-def _rationale(record: dict) -> Rationale:
-    rationale = Rationale.from_dict(record)
-    if not isinstance(rationale.text, str) or not isinstance(rationale.writer, str):  # the text is put together from its parts
-        raise ValueError("its rationale is not text")
-    return rationale
+def _check(meta: dict, reviews: list[dict]) -> None:
+    """Raises InputError: the record holds what no pool writes. Its arrays, numbers and rationales are checked where they are read."""
+    texts = [meta[name] for name in TEXT] + [entry[name] for entry in reviews for name in ("reviewer", "note", "created")]
+    if (
+        any(text is not None and not isinstance(text, str) for text in texts)
+        or meta["plane"] not in (None, *PLANES)
+        or any(entry["review"] not in REVIEWS or entry["created"] is None for entry in reviews)
+        or not re.fullmatch("[0-9a-f]{64}", meta["content_hash"])
+        or (meta["slice_index"] is not None and not 0 <= meta["slice_index"] < 1 << 31)
+    ):
+        raise InputError("its record holds something that no pool writes. Export it once more.")
 
 
 def _unpack(data: bytes, sha256: str) -> dict:
@@ -212,7 +221,7 @@ def _reader(pool: Pool, source: Path) -> Iterator[tuple[Sequence[dict] | _Record
             yield content["cases"], lambda name: _member(archive, f"arrays/{name}.npz", "array")
     except OSError as error:
         raise InputError(f"The file {source} cannot be read ({error.strerror or error}). Check its name.") from error
-    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
         raise InputError(
             f"{source.name} is not an export of a pool, or is damaged ({error}). It needs the file {_MANIFEST}, as written by "
             f"'cers pool export', or choose a pool's folder with {FILE}."
