@@ -10,7 +10,7 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from cers.case.terminology import label_style
+from cers.case.terminology import label_styles
 
 LABEL_TAG = "CERS.Label"  # on each segment that CERS made: the label's name
 ID_TAG = "CERS.SegmentID"  # the segment that was made; a copy has another id
@@ -125,8 +125,8 @@ def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -
     for identifier in ownSegments(segmentation).values():
         content.RemoveSegment(identifier)
     made = []
-    for position, (value, name) in enumerate(sorted(labels.items())):
-        colour, terminology = label_style(name, position)
+    labels = dict(sorted(labels.items()))
+    for (value, name), (colour, terminology) in zip(labels.items(), label_styles(labels.values())):
         title = name[:1].upper() + name[1:]
         mask = array[tuple(box)] == value if box else None
         if mask is None or not mask.any():
