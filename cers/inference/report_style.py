@@ -13,6 +13,7 @@ h2{font-size:18px;font-weight:640;margin:0}
 h3{font-size:14px;font-weight:640;margin:0}
 p{margin:0}
 a{color:inherit}
+h1,p,.facts span,.legend{overflow-wrap:anywhere}
 .soft{color:var(--soft)}
 .small{font-size:13px}
 .num{font-variant-numeric:tabular-nums}
