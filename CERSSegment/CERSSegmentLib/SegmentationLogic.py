@@ -260,6 +260,7 @@ class SegmentationLogic:
         yield
         own = SegmentationResult.ownSegments(segmentation)
         labels = evidence.labels if evidence is not None else dict(enumerate(own, start=1))
+        names = SegmentationResult.namesNow(segmentation, labels)
         mask = yield from Correction.read(segmentation, volume, labels)
         proposed = evidence.labelmap if evidence is not None and evidence.labelmap.shape == mask.shape else None
         # the volume stays known as what it was
@@ -282,7 +283,7 @@ class SegmentationLogic:
                     **settings,
                     **paths,
                     "ijkToRAS": geometry.ijkToRAS.tolist(),
-                    "labels": {str(value): name for value, name in labels.items()},
+                    "labels": {str(value): name for value, name in names.items()},
                 },
             )
         finally:

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
 from cers.case.terminology import label_styles
+from cers.errors import InputError
 
 LABEL_TAG = "CERS.Label"  # on each segment that CERS made: the label's name
 ID_TAG = "CERS.SegmentID"  # the segment that was made; a copy has another id
@@ -111,6 +112,22 @@ def ownSegments(segmentation) -> dict[str, str]:
         if first:
             original.add(name)
     return found
+
+
+def namesNow(segmentation, labels: dict[int, str]) -> dict[int, str]:
+    """The labels under the names that a person gave their segments since; those that were not renamed keep theirs.
+
+    Raises:
+        InputError: two would have one name.
+    """
+    own, content, names = ownSegments(segmentation), segmentation.GetSegmentation(), dict(labels)
+    for value, label in labels.items():
+        name = content.GetSegment(own[label]).GetName().strip() if label in own else ""
+        if name and name.lower() != label.lower():  # segments are made with a capital
+            names[value] = name
+    if len({name.lower() for name in names.values()}) < len(names):
+        raise InputError(_("Two segments of this result have the same name. Give each a name of its own, then add it again."))
+    return names
 
 
 def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -> Generator[None, None, list[str]]:
