@@ -65,8 +65,9 @@ table{border-collapse:collapse;width:100%;margin:8px 0 0;font-size:13.5px}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:12.5px}
 th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 tr:last-child td{border-bottom:0}
+th{overflow-wrap:normal}td:first-child{min-width:7em}
 td.id{white-space:nowrap}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
 .stage{white-space:nowrap;color:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:6px 22px;margin:14px 0 0;font-size:13.5px;color:var(--soft)}
 .legend span::before{content:"";display:inline-block;width:18px;height:0;border-top:3px solid var(--c);\
