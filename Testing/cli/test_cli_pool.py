@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
@@ -93,6 +94,25 @@ def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, mon
     monkeypatch.setattr(importer, "import_volume", real)
     code, out, _ = cers(*asked, "--json")
     assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"
+
+
+def test_brackets_in_names_are_brackets_on_a_terminal(capsys, monkeypatch):
+    from rich.console import Console
+
+    from cers.cli import output, pool
+
+    names = ["scan[a].nrrd", "grade [/b] ?", "[red]"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    pool._table([{"id": "1", "labels": {"1": names[0]}, "diagnosis": names[1], "source": names[2]}])
+    told = capsys.readouterr().out
+    assert all(name in told for name in names)
+    for name in names:
+        drawn = io.StringIO()
+        monkeypatch.setattr(output, "errors", Console(file=drawn, force_terminal=True, width=200))
+        with output.progress() as show:
+            show(0.5, name)
+        assert name in drawn.getvalue()
 
 
 def test_show(cers, filled_pool):

@@ -292,7 +292,7 @@ def _table(cases: list[dict], extra: str | None = None) -> None:
         table = Table(*(c.replace("_", " ") for c in columns), box=None, pad_edge=False)
         for row in rows:
             table.add_row(*row)
-        Console(highlight=False).print(table)
+        Console(highlight=False, markup=False).print(table)  # a name may hold brackets
     else:
         for row in [columns, *rows]:
             print("\t".join(row))
