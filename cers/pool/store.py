@@ -8,6 +8,7 @@ worst a file that no row names; such files are harmless and cleared later.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import threading
 import uuid
@@ -327,21 +328,22 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def history(self, case_id: str) -> list[dict]:
         """What was done with a case, oldest first: additions, changes, reviews and rationale versions."""
         with self._db.read() as db:
-            entries = [
+            done = [
                 {"action": r["action"], "created": r["created"], **json.loads(r["detail"])}
                 for r in db.execute(
                     "SELECT * FROM provenance WHERE case_id = ? AND action NOT IN ('reviewed', 'rationale') ORDER BY number", (case_id,)
                 )
             ]
-            entries += [
+            reviews = [
                 {"action": "reviewed", "created": r["created"], "review": r["review"], "reviewer": r["reviewer"], "note": r["note"]}
                 for r in db.execute("SELECT * FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))
             ]
-            entries += [
+            rationales = [
                 {"action": "rationale", "created": r["created"], "version": r["version"], "writer": r["writer"]}
                 for r in db.execute("SELECT * FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))
             ]
-        return sorted(entries, key=lambda e: e["created"])
+        # each kind stays in the order in which it was written: the clocks of two computers differ
+        return [*heapq.merge(done, reviews, rationales, key=lambda e: e["created"])]
 
     # ---- rationales
 
