@@ -81,9 +81,9 @@ footer p+p{margin-top:6px}
 @media(max-width:900px){.board{grid-template-columns:1fr}.query{padding:0;border:0;max-width:460px}main{padding:18px 14px 36px}}
 @media print{details::details-content{content-visibility:visible;display:block;height:auto}\
 body{background:#fff;font-size:11.5px}main{max-width:none;padding:0}section{border-color:#ccc;padding:12px 14px}
- .card,.facts,tr,.head,.coverage,.note{break-inside:avoid}.head{break-after:avoid}.zoom{display:none!important}
+ .card,.facts,tr,.head,.coverage,.note{break-inside:avoid}.head,.coverage,dt{break-after:avoid}.zoom{display:none!important}
  .pic,.rank,.pin,.dot,.scores u,.scores b,.note,.legend span::before{-webkit-print-color-adjust:exact;print-color-adjust:exact}
  .board{grid-template-columns:1.2fr 4fr;gap:12px}.query{padding-right:12px;border-right:1px solid #ccc}\
-.board .refs{grid-template-columns:repeat(5,1fr);gap:10px;max-width:none}
+.board .refs{grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:10px;max-width:calc(var(--n)*210px)}
  dl{font-size:10.5px}@page{size:A4 landscape;margin:11mm}}
 """
