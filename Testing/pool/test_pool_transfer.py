@@ -57,6 +57,19 @@ def test_own_case_stays_and_differences_are_told(pool, other, tmp_path):
     assert report.different == {pool.ids()[0]: ["modality", "rationale"]} and other.meta(pool.ids()[0])["modality"] == "CT"
 
 
+def test_what_was_deleted_here_is_not_brought_back(pool, other, tmp_path):
+    export_pool(pool, tmp_path / "x.zip")
+    merge(other, tmp_path / "x.zip")
+    gone = other.ids()[::2]  # one of them renamed
+    numbers = other.trash(gone)
+    for dry in (True, False):
+        report = merge(other, tmp_path / "x.zip", dry_run=dry)
+        assert report.added == [] and report.trashed == gone and other.ids() == pool.ids()[1:2]
+    other.purge(numbers[:1])
+    assert merge(other, tmp_path / "x.zip").added == gone[:1]  # deleted for good: nothing else could bring it back
+    assert other.restore(numbers[1:]) == gone[1:] and other.hash() == pool.hash()
+
+
 @pytest.mark.parametrize("field,value", [("plane", "sagittal"), ("group", "g9")])
 def test_plane_and_group_are_compared_too(pool, other, tmp_path, field, value):
     one = pool.ids()[0]

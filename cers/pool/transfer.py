@@ -34,12 +34,13 @@ _COMPARED = ("labels", "review", "diagnosis", "modality", "body_site", "plane", 
 class MergeReport:
     """What a merge did, or would do. added, present: ids; different: id -> fields in which the pool's own case, which stays, differs.
 
-    left: cases that a cancel kept out.
+    trashed: ids of those that lie in the pool's trash and stay there; left: cases that a cancel kept out.
     """
 
     added: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     different: dict[str, list[str]] = field(default_factory=dict)
+    trashed: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     cancelled: bool = False
     left: int = 0
@@ -106,7 +107,9 @@ def merge(
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> MergeReport:
-    """Add the cases of an exported file, or of another pool's folder, that are not here yet. What is here is never changed.
+    """Add the cases of an exported file, or of another pool's folder, that are not here yet.
+
+    What is here is never changed, and what was deleted here stays in the trash.
 
     A damaged case is named and does not stop the others; what was merged before a cancel stays.
 
@@ -117,6 +120,7 @@ def merge(
         InputError: not an export of a pool, damaged, or of a newer version. PoolError: the pool cannot be written.
     """
     source, report = Path(source), MergeReport()
+    deleted = {entry["case"]["content_hash"]: entry["id"] for entry in pool.trashed()}
     with _reader(pool, source) as (records, read):
         for n, record in enumerate(records):
             if cancel is not None and cancel():
@@ -127,7 +131,7 @@ def merge(
             meta = record.get("case", {}) if isinstance(record, dict) else {}
             name = str(meta.get("id", f"number {n + 1}"))
             try:
-                _one(pool, record, read, report, dry_run, who)
+                _one(pool, record, read, report, deleted, dry_run, who)
             except PoolError:
                 raise
             except (CersError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -136,7 +140,9 @@ def merge(
     return report
 
 
-def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeReport, dry_run: bool, who: str | None) -> None:
+def _one(
+    pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeReport, deleted: dict[str, str], dry_run: bool, who: str | None
+) -> None:
     if "fault" in record:
         raise InputError(record["fault"])
     meta = record["case"]
@@ -152,6 +158,9 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
             report.different[here[0]] = other
         return
     _check(meta, record["reviews"])
+    if meta["content_hash"] in deleted:
+        report.trashed.append(deleted[meta["content_hash"]])
+        return
     content = _unpack(read(record["file"]), record["file"])
     fields = {name: meta[name] for name in TEXT}
     # the rationales' JSON is checked here, so that nothing unreadable enters the pool
