@@ -290,6 +290,7 @@ class SegmentationLogic:
             for path in paths.values():
                 if os.path.exists(path):
                     os.remove(path)
+        result["renamed"] = [name for value, name in names.items() if name != labels[value]]
         return result, Correction.foreignSegments(segmentation), volume, settings["keep"] or ""
 
     def _onAdded(self, outcome: tuple) -> None:
@@ -305,6 +306,8 @@ class SegmentationLogic:
             )
             return
         words = [_("{count} slices were added to the pool; the next Segment can use them.").format(count=len(result["added"]))]
+        if result["renamed"]:
+            words.append(_("Their label has the name of its segment: {names}.").format(names=", ".join(result["renamed"])))
         if result.get("dice") is not None:
             words.append(_("Dice with what the model had proposed: {dice:.2f}.").format(dice=result["dice"]))
         if result["replaced"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 
 import numpy as np
@@ -114,8 +115,13 @@ def ownSegments(segmentation) -> dict[str, str]:
     return found
 
 
+def _words(name: str) -> list[str]:
+    return re.findall(r"\w+", name.lower().replace("_", " "))
+
+
 def namesNow(segmentation, labels: dict[int, str]) -> dict[int, str]:
-    """The labels under the names that a person gave their segments since; those that were not renamed keep theirs.
+    """The labels under the names that a person gave their segments since. A name that still holds the label's, as "left tumor", changes
+    nothing.
 
     Raises:
         InputError: two would have one name.
@@ -123,7 +129,7 @@ def namesNow(segmentation, labels: dict[int, str]) -> dict[int, str]:
     own, content, names = ownSegments(segmentation), segmentation.GetSegmentation(), dict(labels)
     for value, label in labels.items():
         name = content.GetSegment(own[label]).GetName().strip() if label in own else ""
-        if name and name.lower() != label.lower():  # segments are made with a capital
+        if name and not set(_words(label)) <= set(_words(name)):
             names[value] = name
     if len({name.lower() for name in names.values()}) < len(names):
         raise InputError(_("Two segments of this result have the same name. Give each a name of its own, then add it again."))

@@ -262,8 +262,10 @@ def test_a_renamed_segment_is_kept_under_its_new_name(user, model, pool):
     content, own = user.segmentation.GetSegmentation(), SegmentationResult.ownSegments(user.segmentation)
     segment = content.GetSegment(own["tumor"])
     assert segment.GetName() == "Tumor" and SegmentationResult.namesNow(user.segmentation, {1: "tumor"}) == {1: "tumor"}
+    segment.SetName("Left_tumor (final)")
+    assert SegmentationResult.namesNow(user.segmentation, {1: "tumor"}) == {1: "tumor"}
     segment.SetName(" Hippocampus ")
-    assert "added to the pool" in add(user)
+    assert "name of its segment: Hippocampus." in add(user)
     with Pool.open(pool) as opened:
         assert {name for case in opened.list() for name in case["labels"].values()} == {"Hippocampus"}
     segment.SetName("Edema")
