@@ -10,8 +10,9 @@ import phantom
 import pytest
 import SimpleITK as sitk
 
-from cers.case import Rationale
+from cers.case import Case, Rationale
 from cers.case.io import write_image, write_segmentation
+from cers.pool import Pool
 
 
 @pytest.fixture
@@ -96,6 +97,13 @@ def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, mon
     assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"
 
 
+def test_every_case_of_a_list_is_one_line(cers, tmp_path):
+    with Pool.create(tmp_path / "pool") as pool:
+        pool.add(Case(np.arange(64).reshape(8, 8), np.eye(8, dtype=np.uint8), {1: "tumor"}, diagnosis="one\ttwo\nthree\x1b[2J"))
+    lines = cers("pool", "list", tmp_path / "pool")[1].splitlines()
+    assert len(lines) == 3 and "one two three [2J" in lines[1] and len(lines[0].split("\t")) == len(lines[1].split("\t"))
+
+
 def test_brackets_in_names_are_brackets_on_a_terminal(capsys, monkeypatch):
     from rich.console import Console
 
@@ -139,8 +147,6 @@ def test_search_by_text(cers, filled_pool):
 
 
 def test_search_by_image_finds_the_same_picture_first(cers, filled_pool, model, tmp_path):
-    from cers.pool import Pool
-
     with Pool.open(filled_pool) as pool:
         case = pool.get(pool.ids()[2])
     image, _ = phantom.head(2, lesion=(32.0, 26.0, 4.0), radius=7.0)
@@ -184,8 +190,6 @@ def test_no_pool_there(cers, tmp_path, arguments):
 
 def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
     from dataclasses import replace
-
-    from cers.pool import Pool
 
     with Pool.open(pool) as opened:
         first = opened.ids()[0]
