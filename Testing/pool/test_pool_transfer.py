@@ -226,3 +226,15 @@ def test_a_pool_from_elsewhere_reaches_no_file_outside_its_folder(tmp_path, abso
             pool.get(case_id)
         pool.delete(case_id)
         assert pool.ids() == [other] and (tmp_path / "mine.npz").read_bytes() == b"x"
+
+
+def test_what_is_told_of_an_unreadable_rationale_helps(tmp_path):
+    with Pool.create(tmp_path / "pool") as pool:
+        case_id = pool.add(case(1, rationale=rationale("Sharp.")))
+        with sqlite3.connect(tmp_path / "pool" / "pool.sqlite") as db:
+            db.execute("UPDATE rationales SET record = '{'")
+        db.close()
+        with pytest.raises(PoolError, match="Delete the case and add it again"):
+            pool.get(case_id)
+        pool.trash([case_id])
+        assert pool.get(pool.add(case(1, rationale=rationale("Sharp.")))).rationale.text == "Texture: Sharp."
