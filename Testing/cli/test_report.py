@@ -58,6 +58,8 @@ def read(path) -> tuple[Checker, str]:
     page = Checker()
     page.feed(text)
     assert not page.open and len(set(page.ids)) == len(page.ids)
+    # a board is laid out by its number of references; without it its picture fills the page, and what is said of it lies far below
+    assert text.count('class="board"') == len(re.findall(r'class="board" style="--n:\d+"', text))
     assert not {"script", "iframe", "object", "embed", "form", "link"} & set(page.tags)
     for address in page.addresses:
         assert address.startswith("data:image/png;base64,") or (address.startswith("#") and address[1:] in page.ids), address

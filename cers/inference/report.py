@@ -300,7 +300,8 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         if best is None:
             return f'<section><div class="empty"><b>No lesion was found</b>{escape(text)}</div></section>'
         picture = self.query_picture(best, "top")
-        return f"""<section id="top"><div class="board"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
+        return f"""<section id="top">
+<div class="board" style="--n:0"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
 <p class="small soft">the slice with the highest probability</p></div>
 <div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
 
