@@ -72,6 +72,15 @@ def measurement(direction, *, disagreement=0.5, entropy=0.5) -> Measurement:
     )
 
 
+@pytest.mark.parametrize("size", [0, 10, 3000, None])
+def test_what_was_kept_and_is_damaged_is_measured_again(tmp_path, size):
+    kept = tmp_path / "kept.npz"
+    measurement((1, 0)).save(kept)
+    assert Measurement.load(kept).volume_id == "v"
+    kept.write_bytes(kept.read_bytes()[:size] if size is not None else b"PK\x05\x06" + bytes(18))
+    assert Measurement.load(kept) is None and Measurement.load(tmp_path / "none.npz") is None
+
+
 def test_need_comes_first_and_more_of_the_same_last():
     known = {
         "a": measurement((1, 0)),

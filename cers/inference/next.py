@@ -20,6 +20,7 @@ from ..case import Geometry, PlaneView, Volume, acquisition_plane
 from ..case.io import atomic_path, read_volume
 from ..errors import Cancelled, CersError, InputError
 from ..pool import Pool, Query, Selector, image_hash, thumbnail
+from ..pool.arrays import UNREADABLE
 from ..pool.folders import find_images
 from ..rationale import TextEmbedder
 from .model import Model
@@ -68,7 +69,7 @@ class Measurement:
             with np.load(path, allow_pickle=False) as data:
                 facts = json.loads(data["facts"].tobytes())
                 return cls(data["vectors"], data["thumbnails"], **facts)
-        except (OSError, ValueError, KeyError, TypeError, EOFError):
+        except (*UNREADABLE, TypeError):
             return None
 
 

@@ -30,7 +30,7 @@ LARGEST = 1 << 30  # bytes that a file may unpack to
 
 
 # what numpy and zipfile make of bytes that are no such file, or claim what they do not hold
-_UNREADABLE = (ValueError, KeyError, EOFError, OSError, RuntimeError, MemoryError, TokenError, zipfile.BadZipFile, zlib.error)
+UNREADABLE = (ValueError, KeyError, EOFError, OSError, RuntimeError, MemoryError, TokenError, zipfile.BadZipFile, zlib.error)
 
 
 def pack(**arrays: np.ndarray) -> tuple[bytes, str]:
@@ -108,7 +108,7 @@ def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
             if (size := sum(info.file_size for info in file.zip.infolist())) > LARGEST:
                 raise ValueError(f"it would unpack to {size >> 20} MB")
             return {name: file[name] for name in file.files}
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise PoolError(f"The image file {path.name} of {what} is not a valid array file ({error}).") from error
 
 
