@@ -302,6 +302,10 @@ class ImportPage:
             )
         if result.get("unlisted"):
             lines.append(_("Left out, because the table does not name them: {count} images.").format(count=len(result["unlisted"])))
+        if result.get("trashed"):
+            lines.append(
+                _("Left in the trash of this pool, from where they can be restored: {count}.").format(count=len(result["trashed"]))
+            )
         faults = [
             f
             if isinstance(f, str)

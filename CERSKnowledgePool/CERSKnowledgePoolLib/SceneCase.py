@@ -11,7 +11,7 @@ import slicer
 from CERSSegmentLib import Correction, SegmentationResult, VolumeInput
 from slicer.i18n import tr as _
 
-from cers.case.terminology import label_style
+from cers.case.terminology import label_styles
 from cers.errors import InputError
 
 SHOWN = "CERS.Case"  # attribute of both nodes of a case of the pool: its id, and a sum over its pixels
@@ -54,10 +54,10 @@ def _add(case: dict, image: np.ndarray, mask: np.ndarray, mark: str):
     segmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode", name + " " + _("contour"))
     segmentation.CreateDefaultDisplayNodes()
     SegmentationResult.place(segmentation, volume)
-    for position, (value, label) in enumerate(sorted(case["labels"].items(), key=lambda item: int(item[0]))):
+    labels = dict(sorted(case["labels"].items(), key=lambda item: int(item[0])))
+    for (value, label), (colour, _terminology) in zip(labels.items(), label_styles(labels.values())):
         own = (mask == int(value)).astype(np.uint8)[None]
         if own.any():
-            colour, _terminology = label_style(label, position)
             segmentation.AddSegmentFromBinaryLabelmapRepresentation(SegmentationResult.oriented(volume, own, (0, 0, 0)), label, colour)
     for node in (volume, segmentation):
         node.SetAttribute(SHOWN, mark)

@@ -260,6 +260,7 @@ class SegmentationLogic:
         yield
         own = SegmentationResult.ownSegments(segmentation)
         labels = evidence.labels if evidence is not None else dict(enumerate(own, start=1))
+        names = SegmentationResult.namesNow(segmentation, labels)
         mask = yield from Correction.read(segmentation, volume, labels)
         proposed = evidence.labelmap if evidence is not None and evidence.labelmap.shape == mask.shape else None
         # the volume stays known as what it was
@@ -282,13 +283,14 @@ class SegmentationLogic:
                     **settings,
                     **paths,
                     "ijkToRAS": geometry.ijkToRAS.tolist(),
-                    "labels": {str(value): name for value, name in labels.items()},
+                    "labels": {str(value): name for value, name in names.items()},
                 },
             )
         finally:
             for path in paths.values():
                 if os.path.exists(path):
                     os.remove(path)
+        result["renamed"] = [name for value, name in names.items() if name != labels[value]]
         return result, Correction.foreignSegments(segmentation), volume, settings["keep"] or ""
 
     def _onAdded(self, outcome: tuple) -> None:
@@ -304,6 +306,8 @@ class SegmentationLogic:
             )
             return
         words = [_("{count} slices were added to the pool; the next Segment can use them.").format(count=len(result["added"]))]
+        if result["renamed"]:
+            words.append(_("Their label has the name of its segment: {names}.").format(names=", ".join(result["renamed"])))
         if result.get("dice") is not None:
             words.append(_("Dice with what the model had proposed: {dice:.2f}.").format(dice=result["dice"]))
         if result["replaced"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator
 
 import numpy as np
@@ -10,7 +11,8 @@ import vtk
 from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
-from cers.case.terminology import label_style
+from cers.case.terminology import label_styles
+from cers.errors import InputError
 
 LABEL_TAG = "CERS.Label"  # on each segment that CERS made: the label's name
 ID_TAG = "CERS.SegmentID"  # the segment that was made; a copy has another id
@@ -113,6 +115,27 @@ def ownSegments(segmentation) -> dict[str, str]:
     return found
 
 
+def _words(name: str) -> list[str]:
+    return re.findall(r"\w+", name.lower().replace("_", " "))
+
+
+def namesNow(segmentation, labels: dict[int, str]) -> dict[int, str]:
+    """The labels under the names that a person gave their segments since. A name that still holds the label's, as "left tumor", changes
+    nothing.
+
+    Raises:
+        InputError: two would have one name.
+    """
+    own, content, names = ownSegments(segmentation), segmentation.GetSegmentation(), dict(labels)
+    for value, label in labels.items():
+        name = content.GetSegment(own[label]).GetName().strip() if label in own else ""
+        if name and not set(_words(label)) <= set(_words(name)):
+            names[value] = name
+    if len({name.lower() for name in names.values()}) < len(names):
+        raise InputError(_("Two segments of this result have the same name. Give each a name of its own, then add it again."))
+    return names
+
+
 def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -> Generator[None, None, list[str]]:
     """Writes a label map into a segmentation; returns the segment ids in the order of ``labels``.
 
@@ -125,8 +148,8 @@ def fill(segmentation, volume, array: np.ndarray, box, labels: dict[int, str]) -
     for identifier in ownSegments(segmentation).values():
         content.RemoveSegment(identifier)
     made = []
-    for position, (value, name) in enumerate(sorted(labels.items())):
-        colour, terminology = label_style(name, position)
+    labels = dict(sorted(labels.items()))
+    for (value, name), (colour, terminology) in zip(labels.items(), label_styles(labels.values())):
         title = name[:1].upper() + name[1:]
         mask = array[tuple(box)] == value if box else None
         if mask is None or not mask.any():

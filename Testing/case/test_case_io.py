@@ -14,7 +14,7 @@ from grids import GRIDS, OBLIQUE, SHAPE, affine, painted
 
 from cers.case import Geometry, PlaneView
 from cers.case.io import atomic_path, pseudonym, read_mask, read_volume, write_image, write_segmentation
-from cers.case.terminology import label_style
+from cers.case.terminology import label_style, label_styles
 from cers.errors import InputError
 
 FORMATS = (".seg.nrrd", ".nrrd", ".nii.gz", ".mha")
@@ -386,3 +386,21 @@ def test_every_label_style_is_a_proper_slicer_entry():
         assert len(parts) == 7 and all(len(p.split("^")) == 3 for p in (*parts[1:4], *parts[5:]))
         assert len(color) == 3 and all(0 <= c <= 1 for c in color)
     assert label_style("a thing", 0)[0] != label_style("a thing", 1)[0]
+
+
+@pytest.mark.parametrize("names", [
+    ["tumor core", "edema", "enhancing tumor"],
+    ["a thing", "tumor"],
+    ["pituitary tumor", "a", "b"],
+    [f"part {n}" for n in range(40)],
+    ["Tumor", "tumor ", "TUMOR"],
+])  # fmt: skip
+def test_no_two_labels_of_a_segmentation_have_one_colour(tmp_path, names):
+    labels = {n + 1: name for n, name in enumerate(names)}
+    write_segmentation(tmp_path / "m.seg.nrrd", np.zeros((2, 3, 4)), Geometry(np.eye(4), (2, 3, 4)), labels)
+    image = sitk.ReadImage(str(tmp_path / "m.seg.nrrd"))
+    colors = [image.GetMetaData(f"Segment{n}_Color") for n in range(len(names))]
+    assert len(set(colors)) == len(names)
+    assert [entry for _, entry in label_styles(names)] == [label_style(name)[1] for name in names]
+    if "tumor" in names:
+        assert np.allclose(np.array(colors[names.index("tumor")].split(), float), label_style("tumor")[0])

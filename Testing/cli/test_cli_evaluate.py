@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,8 @@ def test_the_page_is_safe_and_has_the_diagram(done):
     page = (done[2] / "r.html").read_text(encoding="utf-8")
     assert "four &lt;pictures&gt;" in page and "<script" not in page and "http-equiv" in page
     assert 'aria-label="Reliability diagram"' in page and "LEAK" in page and "case3" in page and "src=" not in page
+    lowest = page.partition("lowest Dice")[2].partition("</table>")[0]
+    assert re.search(r'<td>case\d</td><td class="n">[\d.]+</td>', lowest)  # a number is never broken in two lines
 
 
 def test_leaking_images_can_be_left_out(folders, model, cers, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -99,6 +100,32 @@ def test_ctrl_c_during_an_import_tells_what_went_in(cers, folders, tmp_path, mon
     assert code == 0 and json.loads(out)["added"] == 2 and not json.loads(out)["cancelled"], "it goes on"
 
 
+def test_every_case_of_a_list_is_one_line(cers, tmp_path):
+    with Pool.create(tmp_path / "pool") as pool:
+        pool.add(Case(np.arange(64).reshape(8, 8), np.eye(8, dtype=np.uint8), {1: "tumor"}, diagnosis="one\ttwo\nthree\x1b[2J"))
+    lines = cers("pool", "list", tmp_path / "pool")[1].splitlines()
+    assert len(lines) == 3 and "one two three [2J" in lines[1] and len(lines[0].split("\t")) == len(lines[1].split("\t"))
+
+
+def test_brackets_in_names_are_brackets_on_a_terminal(capsys, monkeypatch):
+    from rich.console import Console
+
+    from cers.cli import output, pool
+
+    names = ["scan[a].nrrd", "grade [/b] ?", "[red]"]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    pool._table([{"id": "1", "labels": {"1": names[0]}, "diagnosis": names[1], "source": names[2]}])
+    told = capsys.readouterr().out
+    assert all(name in told for name in names)
+    for name in names:
+        drawn = io.StringIO()
+        monkeypatch.setattr(output, "errors", Console(file=drawn, force_terminal=True, width=200))
+        with output.progress() as show:
+            show(0.5, name)
+        assert name in drawn.getvalue()
+
+
 def test_show(cers, filled_pool):
     case = json.loads(cers("pool", "list", filled_pool, "--json")[1])[0]
     code, out, _ = cers("pool", "show", filled_pool, case["id"][:8], "--json")
@@ -123,8 +150,6 @@ def test_search_by_text(cers, filled_pool):
 
 
 def test_search_by_image_finds_the_same_picture_first(cers, filled_pool, model, tmp_path):
-    from cers.pool import Pool
-
     with Pool.open(filled_pool) as pool:
         case = pool.get(pool.ids()[2])
     image, _ = phantom.head(2, lesion=(32.0, 26.0, 4.0), radius=7.0)
@@ -168,8 +193,6 @@ def test_no_pool_there(cers, tmp_path, arguments):
 
 def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
     from dataclasses import replace
-
-    from cers.pool import Pool
 
     with Pool.open(pool) as opened:
         first = opened.ids()[0]

@@ -94,6 +94,10 @@ def test_export_and_merge(cers, pool, tmp_path):
     assert f"Would add {len(ids)}" in cers("pool", "merge", tmp_path / "new", tmp_path / "x.zip", "--dry-run")[1]
     assert len(json.loads(cers("pool", "merge", tmp_path / "new", tmp_path / "x.zip", "--json")[1])["added"]) == len(ids)
     assert listed(cers, tmp_path / "new") == ids and "Added 0 cases" in cers("pool", "merge", tmp_path / "new", pool)[1]
+    cers("pool", "delete", tmp_path / "new", ids[0], "--yes")
+    told = cers("pool", "merge", tmp_path / "new", pool)[1]
+    assert "Added 0 cases" in told and "Left in the trash, where this pool has them: 1 case." in told
+    assert cers("pool", "restore", tmp_path / "new", ids[0])[0] == 0
     (tmp_path / "y.zip").write_text("no")
     code, _, err = cers("pool", "merge", tmp_path / "new", tmp_path / "y.zip")
     assert code == 1 and err.startswith("Error: ") and err.count("\n") == 1

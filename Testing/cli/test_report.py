@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from html.parser import HTMLParser
 
@@ -57,6 +58,8 @@ def read(path) -> tuple[Checker, str]:
     page = Checker()
     page.feed(text)
     assert not page.open and len(set(page.ids)) == len(page.ids)
+    # a board is laid out by its number of references; without it its picture fills the page, and what is said of it lies far below
+    assert text.count('class="board"') == len(re.findall(r'class="board" style="--n:\d+"', text))
     assert not {"script", "iframe", "object", "embed", "form", "link"} & set(page.tags)
     for address in page.addresses:
         assert address.startswith("data:image/png;base64,") or (address.startswith("#") and address[1:] in page.ids), address
@@ -211,6 +214,19 @@ def test_a_picture_has_no_millimetres(opened, tmp_path):
     words = read(tmp_path / "r.html")[1]
     assert f"{int(mask[4].sum())} pixels (" in words and "56 \u00d7 64 pixels" in words and "The picture" in words
     assert " ml" not in words and "the bar is 20 mm" not in words and "size of the pixels not known" in words
+
+
+def test_a_huge_picture_is_shown_coarser_under_the_same_contour(opened, tmp_path, monkeypatch):
+    from PIL import Image
+
+    result, volume = prediction([])
+    write_report(tmp_path / "r.html", result, volume, None)
+    monkeypatch.setattr("cers.inference.pictures.MOST_PIXELS", 20)
+    write_report(tmp_path / "small.html", result, volume, None)
+    texts = [(tmp_path / name).read_text(encoding="utf-8") for name in ("r.html", "small.html")]
+    sizes = [[Image.open(io.BytesIO(base64.b64decode(d))).size for d in re.findall(r"base64,([^\"]+)", text)] for text in texts]
+    assert min(max(size) for size in sizes[0]) > 20 and {max(size) for size in sizes[1]} == {20}
+    assert len({re.sub(r"base64,[^\"]+", "", text) for text in texts}) == 1  # what lies over it and how large it is stays
 
 
 def test_it_is_written_whole_or_not_at_all(opened, tmp_path):

@@ -72,6 +72,15 @@ def measurement(direction, *, disagreement=0.5, entropy=0.5) -> Measurement:
     )
 
 
+@pytest.mark.parametrize("size", [0, 10, 3000, None])
+def test_what_was_kept_and_is_damaged_is_measured_again(tmp_path, size):
+    kept = tmp_path / "kept.npz"
+    measurement((1, 0)).save(kept)
+    assert Measurement.load(kept).volume_id == "v"
+    kept.write_bytes(kept.read_bytes()[:size] if size is not None else b"PK\x05\x06" + bytes(18))
+    assert Measurement.load(kept) is None and Measurement.load(tmp_path / "none.npz") is None
+
+
 def test_need_comes_first_and_more_of_the_same_last():
     known = {
         "a": measurement((1, 0)),
@@ -83,12 +92,17 @@ def test_need_comes_first_and_more_of_the_same_last():
     coverage = {"a": 0.1, "a2": 0.1, "a3": 0.1, "b": 0.5, "c": 0.9}
     found = order(known, coverage)
     assert [v.path for v in found[:3]] == ["a", "b", "c"] and {v.path for v in found[3:]} == {"a2", "a3"}
-    assert "Much like a above (similarity 1.00)" in found[3].reason and "hardly (10 %)" in found[0].reason and found[0].like is None
+    assert (
+        "Much like a above (similarity 1.00)" in found[3].reason
+        and "The pool hardly covers it (10 %)." in found[0].reason
+        and found[0].like is None
+    )
     scores = [v.score for v in found]
     assert scores == sorted(scores, reverse=True) and all(0 <= v.need <= 1 for v in found)
     sure = order(
         {"x": measurement((1,), disagreement=0, entropy=0), "y": measurement((0, 1), disagreement=1, entropy=1)}, {"x": 0.5, "y": 0.5}
     )
+    assert "is fairly sure (0.00 bit)" in sure[1].reason and "is very unsure (1.00 bit)" in sure[0].reason
     assert [v.path for v in sure] == ["y", "x"] and order({}, {}) == []
 
 

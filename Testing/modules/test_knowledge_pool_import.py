@@ -201,6 +201,11 @@ def test_folder_import_export_and_merge(user, pool_folder, tmp_path):
     page.start.click()
     user.settle()
     assert "6 cases were added" in page.result.plainText and len(user.ids()) == 6
+    with Pool.open(tmp_path / "other") as other:
+        other.trash(other.ids()[:2])
+    page.start.click()
+    user.settle()
+    assert "0 cases were added, 4 are here" in page.result.plainText and "can be restored: 2." in page.result.plainText
     page.source.setCurrentIndex(0)
 
 

@@ -7,6 +7,7 @@ import phantom
 import pytest
 from segmentkit import loaded, visit  # noqa: F401 - fixtures
 
+from cers.errors import InputError
 from cers.pool import Pool
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -252,6 +253,24 @@ def test_what_was_not_segmented_is_not_kept(user, model, pool):
     assert "another time point" in add(user)
     with Pool.open(pool) as opened:
         assert not len(opened)
+
+
+def test_a_renamed_segment_is_kept_under_its_new_name(user, model, pool):
+    from CERSSegmentLib import SegmentationResult
+
+    user.segment(head("one"), pool, model)
+    content, own = user.segmentation.GetSegmentation(), SegmentationResult.ownSegments(user.segmentation)
+    segment = content.GetSegment(own["tumor"])
+    assert segment.GetName() == "Tumor" and SegmentationResult.namesNow(user.segmentation, {1: "tumor"}) == {1: "tumor"}
+    segment.SetName("Left_tumor (final)")
+    assert SegmentationResult.namesNow(user.segmentation, {1: "tumor"}) == {1: "tumor"}
+    segment.SetName(" Hippocampus ")
+    assert "name of its segment: Hippocampus." in add(user)
+    with Pool.open(pool) as opened:
+        assert {name for case in opened.list() for name in case["labels"].values()} == {"Hippocampus"}
+    segment.SetName("Edema")
+    with pytest.raises(InputError, match="same name"):
+        SegmentationResult.namesNow(user.segmentation, {1: "tumor", 2: "edema"})
 
 
 def test_a_duplicate_of_the_segment_is_a_backup(user, model, pool):

@@ -122,3 +122,14 @@ def test_a_version_that_is_back_is_reviewed_as_it_was(pool, masks):
     assert set(replaced) <= set(first.ids) and {pool.meta(i)["review"] for i in replaced} == {"excluded"}
     add(pool, masks[0])
     assert {pool.meta(i)["review"] for i in first.ids} == {"approved"}
+
+
+def test_a_clock_that_is_ahead_does_not_change_what_came_last(pool, masks, monkeypatch):
+    first = add(pool, masks[0])
+    monkeypatch.setattr("cers.pool.store._now", lambda: "2099-01-01T00:00:00+00:00")
+    pool.review_cases(first.ids, "approved", who="someone whose computer is ahead")
+    monkeypatch.undo()
+    replaced = add(pool, masks[1]).replaced
+    assert replaced and pool.history(replaced[0])[-1]["note"].startswith("Replaced")
+    add(pool, masks[0])
+    assert {pool.meta(i)["review"] for i in first.ids} == {"approved"}

@@ -11,10 +11,11 @@ import SimpleITK as sitk
 from PIL import Image
 
 from cers.case import Geometry, PlaneView, Volume
-from cers.case.io import pseudonym
+from cers.case.io import pseudonym, write_image, write_segmentation
 from cers.errors import InputError, PoolError
 from cers.pool import Pool, import_folder, import_volume
-from cers.pool.importer import spread
+from cers.pool.folders import find_images
+from cers.pool.importer import DryRun, spread
 from cers.pool.table import read_table
 
 RNG = np.random.default_rng(3)
@@ -326,6 +327,20 @@ def test_pairs_by_name_in_one_folder_or_two(tmp_path, pool):
         picture(two / "m" / name, lesion=BOX)
     report = import_folder(pool, two / "i", two / "m")
     assert report.images == 1 and {f.item for f in report.faults} == {"a", "z"}
+
+
+def test_a_name_is_one_name_however_its_letters_are_written(tmp_path, pool):
+    """macOS writes "ü" as two characters in the names of files, other systems as one."""
+    volume, mask = volume_and_mask()
+    (one, two), folder = ("M\u00fcller", "Mu\u0308ller"), tmp_path / "f"
+    folder.mkdir()
+    write_image(folder / f"{one}.nrrd", volume.array, volume.geometry)
+    write_segmentation(folder / f"{two}_mask.nrrd", mask, volume.geometry, {1: "tumor"})
+    assert find_images(folder) == ([], [f"{one}.nrrd"])
+    assert import_folder(DryRun(pool), folder, folder).added > 0
+    (tmp_path / "t.csv").write_text(f"image,patient\n{two}.nrrd,J\u00f6rg\n", encoding="utf-8")
+    assert not import_folder(pool, folder, folder, tmp_path / "t.csv").faults
+    assert {c["patient_id"] for c in pool.list()} == {pseudonym("Jo\u0308rg")}
 
 
 def test_label_names(tmp_path, pool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ def quiet() -> Iterator[None]:
 
 def pseudonym(patient_id: str) -> str | None:
     """A stable stand-in for a patient's identifier: the start of its SHA-256, None for an empty one."""
-    text = str(patient_id or "").strip()
+    text = unicodedata.normalize("NFC", str(patient_id or "").strip())  # one "ü", whether one character or two
     return hashlib.sha256(text.encode()).hexdigest()[:16] if text else None
 
 

@@ -16,7 +16,7 @@ from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_va
 from .geometry import Geometry
 from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
 from .records import Volume
-from .terminology import label_style
+from .terminology import label_styles
 from .whole import check_whole
 
 __all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume", "write_image", "write_segmentation"]
@@ -436,8 +436,8 @@ def _segment_fields(labelmap: np.ndarray, labels: dict, colors: dict, terminolog
         "Segmentation_MasterRepresentation": "Binary labelmap",
         "Segmentation_ReferenceImageExtentOffset": "0 0 0",
     }
-    for n, (value, name) in enumerate(sorted(labels.items())):
-        color, entry = label_style(name, n)
+    labels = dict(sorted(labels.items()))
+    for n, ((value, name), (color, entry)) in enumerate(zip(labels.items(), label_styles(labels.values()))):
         color, entry = colors.get(value, color), terminology.get(value, entry)
         own = {
             "ID": f"Segment_{value}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass, field, fields
 from typing import ClassVar
 
@@ -163,7 +164,27 @@ class Rationale:
 
     @classmethod
     def from_dict(cls, d: dict) -> Rationale:
-        return cls([Statement(**s) for s in d["statements"]], dict(d.get("descriptors", {})), d["writer"], d["version"])
+        """Raises KeyError, TypeError or ValueError where ``d`` is not a rationale's."""
+        out = cls([Statement(**s) for s in d["statements"]], dict(d.get("descriptors", {})), d["writer"], d["version"])
+        words = [
+            out.writer,
+            out.version,
+            *(w for s in out.statements for w in (s.text, s.descriptor or "", s.unit or "", s.short or "", s.note or "")),
+        ]
+        if any(s.part not in PARTS for s in out.statements) or not all(isinstance(w, str) for w in words):
+            raise ValueError("it holds something else than sentences of its four parts")
+        if not all(n is None or math.isfinite(n) for n in (*out.descriptors.values(), *(s.value for s in out.statements))):
+            raise ValueError("a measurement in it is not a finite number")
+        return out
+
+
+def _finite(value, shape: tuple[int, ...]) -> bool:
+    """Whether a value is an array of finite real numbers of a shape."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return False
+    return array.shape == shape and array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
 
 
 @dataclass
@@ -206,6 +227,11 @@ class Case:
         self.image, self.mask = np.asarray(self.image), np.asarray(self.mask)
         if self.image.ndim != 2 or self.image.shape != self.mask.shape:
             raise InputError(f"Image and mask of a case must be 2-D and of one size; they are {self.image.shape} and {self.mask.shape}.")
+        if self.spacing is not None and not (_finite(self.spacing, (2,)) and min(self.spacing) > 0):
+            raise InputError(f"The spacing of a case must be two sizes in mm, not {self.spacing!r}.")
+        if self.ijkToRAS is not None and not _finite(self.ijkToRAS, (4, 4)):
+            raise InputError("The matrix ijkToRAS of a case must be 4 x 4 finite numbers.")
+        self.ijkToRAS = None if self.ijkToRAS is None else np.asarray(self.ijkToRAS, float)
         if self.image.dtype.kind == "f" and not np.isfinite(self.image).all():
             raise InputError("The case's image contains values that are not numbers (NaN or infinite).")
         values = {int(v) for v in np.unique(self.mask)} - {0}

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
+from colorsys import hsv_to_rgb
 from functools import lru_cache
+from itertools import chain, count
 
 from ..resources import resource
 
@@ -27,6 +30,18 @@ def label_style(name: str, position: int = 0) -> tuple[tuple[float, float, float
     parts = [known for known in table["labels"] if f" {known} " in words]
     entry = table["labels"][max(parts, key=len)]["terminology"] if parts else table["default"]
     return tuple(table["palette"][position % len(table["palette"])]), entry
+
+
+def label_styles(names: Iterable[str]) -> list[tuple[tuple[float, float, float], str]]:
+    """``label_style`` of the labels of one segmentation, in order, no two of one colour: those that the table knows keep theirs first."""
+    names, known, out = list(names), _table()["labels"], {}
+    for n in sorted(range(len(names)), key=lambda n: names[n].strip().lower() not in known):
+        color, entry = label_style(names[n], n)
+        taken = [c for c, _ in out.values()]
+        others = (tuple(c) for c in _table()["palette"])
+        more = (hsv_to_rgb(0.618 * m % 1, 0.55, 0.9) for m in count(1))  # hues that follow the golden ratio lie far apart
+        out[n] = next(c for c in chain([color], others, more) if c not in taken), entry
+    return [out[n] for n in range(len(names))]
 
 
 def same_meaning(name: str, other: str) -> bool:

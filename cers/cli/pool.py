@@ -279,7 +279,8 @@ def _resolve(pool, text: str) -> str:
 
 def _cell(case: dict, column: str) -> str:
     value = ", ".join(case["labels"].values()) if column == "labels" else case.get(column)
-    return "-" if value is None else str(value)
+    # one line, and nothing that a terminal would obey: the words may come from anywhere
+    return "-" if value is None else " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
 def _table(cases: list[dict], extra: str | None = None) -> None:
@@ -292,7 +293,7 @@ def _table(cases: list[dict], extra: str | None = None) -> None:
         table = Table(*(c.replace("_", " ") for c in columns), box=None, pad_edge=False)
         for row in rows:
             table.add_row(*row)
-        Console(highlight=False).print(table)
+        Console(highlight=False, markup=False).print(table)  # a name may hold brackets
     else:
         for row in [columns, *rows]:
             print("\t".join(row))

@@ -188,7 +188,7 @@ def merge(
     who: _WHO = None,
     as_json: _JSON = False,
 ) -> None:
-    """Add another pool's cases that are not here yet. What is here is never changed."""
+    """Add another pool's cases that are not here yet. What is here is never changed, and what was deleted here stays in the trash."""
     from ..pool import merge as merge_into
 
     with _open(folder, write=not dry_run) as pool, progress() as show, stoppable("this case") as stop:
@@ -199,6 +199,8 @@ def merge(
         print(f"{'Would add' if dry_run else 'Added'} {counted(len(report.added))}; {len(report.present)} were here already.")
         for case_id, names in report.different.items():
             print(f"{case_id}: kept as it is here; the other differs in {', '.join(names)}.")
+        if report.trashed:
+            print(f"Left in the trash, where this pool has them: {counted(len(report.trashed))}. 'cers pool restore' brings them back.")
     if report.cancelled:
         fail(
             f"Cancelled: {were(report.left)} not merged. The same command goes on from there.",

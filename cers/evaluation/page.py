@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
@@ -104,5 +105,11 @@ def _html(result: dict) -> str:
 
 
 def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    lines = ["".join(f"<th>{escape(h)}</th>" for h in head), *("".join(f"<td>{escape(str(c))}</td>" for c in row) for row in rows)]
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    """Columns of numbers alone stay in one line each, however long the names beside them are."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    kinds = ["" if n == 0 or any(c.isalpha() for row in rows for c in row[n]) else ' class="n"' for n in range(len(head))]
+
+    def line(tag: str, cells: Iterable[str]) -> str:
+        return "<tr>" + "".join(f"<{tag}{kind}>{escape(cell)}</{tag}>" for kind, cell in zip(kinds, cells)) + "</tr>"
+
+    return "<table>" + line("th", head) + "".join(line("td", row) for row in rows) + "</table>"

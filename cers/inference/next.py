@@ -20,6 +20,7 @@ from ..case import Geometry, PlaneView, Volume, acquisition_plane
 from ..case.io import atomic_path, read_volume
 from ..errors import Cancelled, CersError, InputError
 from ..pool import Pool, Query, Selector, image_hash, thumbnail
+from ..pool.arrays import UNREADABLE
 from ..pool.folders import find_images
 from ..rationale import TextEmbedder
 from .model import Model
@@ -68,7 +69,7 @@ class Measurement:
             with np.load(path, allow_pickle=False) as data:
                 facts = json.loads(data["facts"].tobytes())
                 return cls(data["vectors"], data["thumbnails"], **facts)
-        except (OSError, ValueError, KeyError, TypeError, EOFError):
+        except (*UNREADABLE, TypeError):
             return None
 
 
@@ -249,11 +250,12 @@ def _need(coverage: float, found: Measurement) -> float:
 
 def _place(names, found: Measurement, coverage: float, i: int, need, novelty, nearest, far, score: float) -> NextVolume:
     like = names[nearest[i]] if nearest[i] >= 0 and novelty[i] < 0.5 and far[i, nearest[i]] < 0.1 else None
-    words = [f"The pool covers it {'hardly' if coverage < 0.3 else 'in part' if coverage < 0.75 else 'well'} ({100 * coverage:.0f} %)."]
+    how = "hardly covers it" if coverage < 0.3 else "covers it in part" if coverage < 0.75 else "covers it well"
+    words = [f"The pool {how} ({100 * coverage:.0f} %)."]
     if found.found:
         words.append(
             f"The two decoders differ in {100 * found.disagreement:.0f} % of what they found; "
-            f"the network is {'very ' if found.entropy > 0.7 else '' if found.entropy > 0.4 else 'little '}unsure "
+            f"the network is {'very unsure' if found.entropy > 0.7 else 'unsure' if found.entropy > 0.4 else 'fairly sure'} "
             f"({found.entropy:.2f} bit)."
         )
     else:

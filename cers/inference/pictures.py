@@ -9,6 +9,8 @@ import numpy as np
 
 from ..network.frame import scale_intensities
 
+MOST_PIXELS = 2048  # of a picture's longer side in a report
+
 
 def display(stack: np.ndarray, modality: str | None = None) -> np.ndarray:
     """Raw values (n, rows, columns) or (rows, columns) -> uint8, with the grey scale that the network sees."""
@@ -84,11 +86,13 @@ def trim(image: np.ndarray, mask: np.ndarray, margin: float = 0.04) -> tuple[sli
 
 
 def png(image: np.ndarray) -> bytes:
-    """(rows, columns) uint8 as a grey PNG."""
+    """(rows, columns) uint8 as a grey PNG, coarser where it has more pixels than a screen."""
     from PIL import Image
 
-    out = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(out, "PNG", optimize=True)
+    out, picture = io.BytesIO(), Image.fromarray(np.ascontiguousarray(image))
+    if max(picture.size) > MOST_PIXELS:
+        picture = picture.resize([max(1, round(n * MOST_PIXELS / max(picture.size))) for n in picture.size], Image.Resampling.BOX)
+    picture.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 

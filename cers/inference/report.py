@@ -13,7 +13,7 @@ from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
 from ..case.sizes import amount, area, cut_words
-from ..case.terminology import label_style
+from ..case.terminology import label_styles
 from ..errors import PoolError
 from ..pool import Pool
 from ..rationale import beside
@@ -72,7 +72,8 @@ class _Page:
         self.note = f'<p class="note"><b>{escape(note)}</b></p>' if note else ""
         self.views = {plane: PlaneView(prediction.geometry, plane) for plane in dict.fromkeys(e.plane for e in prediction.evidence)}
         self.pictures = {plane: display(view.slices(volume.array), volume.modality) for plane, view in self.views.items()}
-        self.colors = {value: _hex(label_style(name, n)[0]) for n, (value, name) in enumerate(sorted(prediction.labels.items()))}
+        labels = dict(sorted(prediction.labels.items()))
+        self.colors = {v: _hex(c) for v, (c, _) in zip(labels, label_styles(labels.values()))}
         self.lesions = sorted((e for e in prediction.evidence if e.pixels), key=lambda e: -e.pixels)
         self.shown = sorted(self.lesions, key=lambda e: not e.references)[:max_slices]
         self.symbols: dict[str, str] = {}  # each picture is stored once, however often it is shown
@@ -299,7 +300,8 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
         if best is None:
             return f'<section><div class="empty"><b>No lesion was found</b>{escape(text)}</div></section>'
         picture = self.query_picture(best, "top")
-        return f"""<section id="top"><div class="board"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
+        return f"""<section id="top">
+<div class="board" style="--n:0"><div class="card query">{picture}<p class="name">{self.slice_name(best)}</p>
 <p class="small soft">the slice with the highest probability</p></div>
 <div class="empty"><b>No lesion was found</b>{escape(text)}</div></div></section>"""
 

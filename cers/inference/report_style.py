@@ -13,6 +13,7 @@ h2{font-size:18px;font-weight:640;margin:0}
 h3{font-size:14px;font-weight:640;margin:0}
 p{margin:0}
 a{color:inherit}
+h1,p,.facts span,.legend{overflow-wrap:anywhere}
 .soft{color:var(--soft)}
 .small{font-size:13px}
 .num{font-variant-numeric:tabular-nums}
@@ -64,8 +65,9 @@ table{border-collapse:collapse;width:100%;margin:8px 0 0;font-size:13.5px}
 th{text-align:left;font-weight:600;color:var(--soft);font-size:12.5px}
 th,td{padding:5px 12px 5px 0;border-bottom:1px solid var(--line);vertical-align:top;overflow-wrap:anywhere}
 tr:last-child td{border-bottom:0}
+th{overflow-wrap:normal}td:first-child{min-width:7em}
 td.id{white-space:nowrap}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+td.n,th.n{text-align:right;font-variant-numeric:tabular-nums}td.n{white-space:nowrap}
 .stage{white-space:nowrap;color:var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:6px 22px;margin:14px 0 0;font-size:13.5px;color:var(--soft)}
 .legend span::before{content:"";display:inline-block;width:18px;height:0;border-top:3px solid var(--c);\
@@ -79,9 +81,9 @@ footer p+p{margin-top:6px}
 @media(max-width:900px){.board{grid-template-columns:1fr}.query{padding:0;border:0;max-width:460px}main{padding:18px 14px 36px}}
 @media print{details::details-content{content-visibility:visible;display:block;height:auto}\
 body{background:#fff;font-size:11.5px}main{max-width:none;padding:0}section{border-color:#ccc;padding:12px 14px}
- .card,.facts,tr,.head,.coverage,.note{break-inside:avoid}.head{break-after:avoid}.zoom{display:none!important}
+ .card,.facts,tr,.head,.coverage,.note{break-inside:avoid}.head,.coverage,dt{break-after:avoid}.zoom{display:none!important}
  .pic,.rank,.pin,.dot,.scores u,.scores b,.note,.legend span::before{-webkit-print-color-adjust:exact;print-color-adjust:exact}
  .board{grid-template-columns:1.2fr 4fr;gap:12px}.query{padding-right:12px;border-right:1px solid #ccc}\
-.board .refs{grid-template-columns:repeat(5,1fr);gap:10px;max-width:none}
+.board .refs{grid-template-columns:repeat(auto-fit,minmax(128px,1fr));gap:10px;max-width:calc(var(--n)*210px)}
  dl{font-size:10.5px}@page{size:A4 landscape;margin:11mm}}
 """

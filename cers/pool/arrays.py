@@ -15,6 +15,7 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -25,6 +26,11 @@ _STALE_SECONDS = 3600  # a temporary file this old has lost its writer
 # numpy reads headers with ``ast``, whose depth counter all threads of an interpreter share before Python 3.13: one at a time
 _PARSING = threading.Lock()
 _NAME = re.compile(r"[0-9a-f]{64}\.npz")
+LARGEST = 1 << 30  # bytes that a file may unpack to
+
+
+# what numpy and zipfile make of bytes that are no such file, or claim what they do not hold
+UNREADABLE = (ValueError, KeyError, EOFError, OSError, RuntimeError, MemoryError, TokenError, zipfile.BadZipFile, zlib.error)
 
 
 def pack(**arrays: np.ndarray) -> tuple[bytes, str]:
@@ -36,7 +42,15 @@ def pack(**arrays: np.ndarray) -> tuple[bytes, str]:
 
 
 def path_of(folder: Path, sha256: str) -> Path:
-    """Where the file of that checksum lies."""
+    """Where the file of that checksum lies.
+
+    Raises:
+        PoolError: it is no checksum; a pool from elsewhere might name a file outside its folder, which would be read or deleted.
+    """
+    if not _NAME.fullmatch(f"{sha256}.npz"):
+        raise PoolError(
+            f"The pool {folder} names an image file {str(sha256)[:80]!r}, which no pool has. Restore pool.sqlite from a backup."
+        )
     return folder / "arrays" / sha256[:2] / f"{sha256}.npz"
 
 
@@ -91,8 +105,10 @@ def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
         )
     try:
         with _PARSING, np.load(io.BytesIO(data), allow_pickle=False) as file:
+            if (size := sum(info.file_size for info in file.zip.infolist())) > LARGEST:
+                raise ValueError(f"it would unpack to {size >> 20} MB")
             return {name: file[name] for name in file.files}
-    except (ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         raise PoolError(f"The image file {path.name} of {what} is not a valid array file ({error}).") from error
 
 

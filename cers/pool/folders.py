@@ -40,7 +40,7 @@ def find_images(folder: Path, without: Path | None = None) -> tuple[list[str], l
         lone = len(images) == len(masks) == 1 and "" in masks.values()  # "t1c.nii.gz" and "label.nii.gz", alone
         for name, core in images.items():
             path = (here / name).relative_to(folder).as_posix()
-            has = lone or core in masks.values() or f"_{stems[name]}" in masks.values()
+            has = lone or core in masks.values() or _core(stems[name], ()) in masks.values()
             (masked if has else plain).append(path)
     return sorted(plain), sorted(masked)
 

@@ -23,7 +23,7 @@ def parse_rationale(case_id: str, record: str) -> Rationale:
         return Rationale.from_dict(json.loads(record))
     except (ValueError, KeyError, TypeError) as error:
         raise PoolError(
-            f"The rationale of case {case_id} is not readable ({error}). Give the case a new one, or restore a backup."
+            f"The rationale of case {case_id} is not readable ({error}). Delete the case and add it again, or restore a backup."
         ) from error
 
 

@@ -8,6 +8,7 @@ worst a file that no row names; such files are harmless and cleared later.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 import threading
 import uuid
@@ -230,17 +231,22 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         if set(content) != {"image", "mask"}:
             raise PoolError(f"The image file of case {case_id} does not hold an image and a mask. Delete the case and add it again.")
         meta = metadata_of(row)
-        return Case(
-            content["image"],
-            content["mask"],
-            {int(k): v for k, v in meta["labels"].items()},
-            id=case_id,
-            spacing=None if meta["spacing"] is None else tuple(meta["spacing"]),
-            ijkToRAS=None if meta["ijkToRAS"] is None else np.array(meta["ijkToRAS"]),
-            slice_index=meta["slice_index"],
-            rationale=rationale,
-            **{name: meta[name] for name in TEXT},
-        )
+        try:
+            return Case(
+                content["image"],
+                content["mask"],
+                {int(k): v for k, v in meta["labels"].items()},
+                id=case_id,
+                spacing=None if meta["spacing"] is None else tuple(meta["spacing"]),
+                ijkToRAS=meta["ijkToRAS"],
+                slice_index=meta["slice_index"],
+                rationale=rationale,
+                **{name: meta[name] for name in TEXT},
+            )
+        except (InputError, ValueError, TypeError) as error:
+            raise PoolError(
+                f"Case {case_id} of this pool is damaged ({str(error).rstrip('.')}). Delete the case, or restore pool.sqlite from a copy."
+            ) from error
 
     def _read(self, case_id: str):
         with self._db.read() as db:
@@ -308,7 +314,7 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
                     db.execute("SELECT 1 FROM cases WHERE file = ?1 UNION ALL SELECT 1 FROM trash WHERE file = ?1", (file,)).fetchone()
                     is None
                 ):
-                    with suppress(OSError):  # still open somewhere (Windows): cleared later
+                    with suppress(OSError, PoolError):  # still open somewhere (Windows): cleared later; or no name of a pool's
                         arrays.path_of(self.folder, file).unlink(missing_ok=True)
 
     def update(self, case_id: str, **metadata) -> None:
@@ -322,21 +328,22 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
     def history(self, case_id: str) -> list[dict]:
         """What was done with a case, oldest first: additions, changes, reviews and rationale versions."""
         with self._db.read() as db:
-            entries = [
+            done = [
                 {"action": r["action"], "created": r["created"], **json.loads(r["detail"])}
                 for r in db.execute(
                     "SELECT * FROM provenance WHERE case_id = ? AND action NOT IN ('reviewed', 'rationale') ORDER BY number", (case_id,)
                 )
             ]
-            entries += [
+            reviews = [
                 {"action": "reviewed", "created": r["created"], "review": r["review"], "reviewer": r["reviewer"], "note": r["note"]}
                 for r in db.execute("SELECT * FROM reviews WHERE case_id = ? ORDER BY number", (case_id,))
             ]
-            entries += [
+            rationales = [
                 {"action": "rationale", "created": r["created"], "version": r["version"], "writer": r["writer"]}
                 for r in db.execute("SELECT * FROM rationales WHERE case_id = ? ORDER BY version", (case_id,))
             ]
-        return sorted(entries, key=lambda e: e["created"])
+        # each kind stays in the order in which it was written: the clocks of two computers differ
+        return [*heapq.merge(done, reviews, rationales, key=lambda e: e["created"])]
 
     # ---- rationales
 

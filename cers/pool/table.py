@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def read_rows(path: Path, known: tuple[str, ...] | None = None) -> tuple[list[st
         InputError: not readable, no column ``image``, a column twice or one that is not known.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))  # as ``importer.pair`` reads the names of files
     except UnicodeDecodeError as error:
         raise InputError(f"The table {path.name} is not in UTF-8. Save it as 'CSV UTF-8' and try again.") from error
     except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 import zipfile
 import zlib
@@ -15,12 +16,13 @@ from os import PathLike
 from pathlib import Path
 
 from ..case import Case, Rationale
+from ..case.geometry import PLANES
 from ..errors import CersError, InputError, PoolError
 from ..files import let_others_read, replace_file
 from . import arrays
 from .database import FILE
 from .records import TEXT
-from .store import Pool
+from .store import REVIEWS, Pool
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
@@ -32,12 +34,13 @@ _COMPARED = ("labels", "review", "diagnosis", "modality", "body_site", "plane", 
 class MergeReport:
     """What a merge did, or would do. added, present: ids; different: id -> fields in which the pool's own case, which stays, differs.
 
-    left: cases that a cancel kept out.
+    trashed: ids of those that lie in the pool's trash and stay there; left: cases that a cancel kept out.
     """
 
     added: list[str] = field(default_factory=list)
     present: list[str] = field(default_factory=list)
     different: dict[str, list[str]] = field(default_factory=dict)
+    trashed: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
     cancelled: bool = False
     left: int = 0
@@ -104,7 +107,9 @@ def merge(
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> MergeReport:
-    """Add the cases of an exported file, or of another pool's folder, that are not here yet. What is here is never changed.
+    """Add the cases of an exported file, or of another pool's folder, that are not here yet.
+
+    What is here is never changed, and what was deleted here stays in the trash.
 
     A damaged case is named and does not stop the others; what was merged before a cancel stays.
 
@@ -115,6 +120,7 @@ def merge(
         InputError: not an export of a pool, damaged, or of a newer version. PoolError: the pool cannot be written.
     """
     source, report = Path(source), MergeReport()
+    deleted = {entry["case"]["content_hash"]: entry["id"] for entry in pool.trashed()}
     with _reader(pool, source) as (records, read):
         for n, record in enumerate(records):
             if cancel is not None and cancel():
@@ -125,7 +131,7 @@ def merge(
             meta = record.get("case", {}) if isinstance(record, dict) else {}
             name = str(meta.get("id", f"number {n + 1}"))
             try:
-                _one(pool, record, read, report, dry_run, who)
+                _one(pool, record, read, report, deleted, dry_run, who)
             except PoolError:
                 raise
             except (CersError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -134,7 +140,9 @@ def merge(
     return report
 
 
-def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeReport, dry_run: bool, who: str | None) -> None:
+def _one(
+    pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeReport, deleted: dict[str, str], dry_run: bool, who: str | None
+) -> None:
     if "fault" in record:
         raise InputError(record["fault"])
     meta = record["case"]
@@ -149,10 +157,14 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
         if other:
             report.different[here[0]] = other
         return
+    _check(meta, record["reviews"])
+    if meta["content_hash"] in deleted:
+        report.trashed.append(deleted[meta["content_hash"]])
+        return
     content = _unpack(read(record["file"]), record["file"])
     fields = {name: meta[name] for name in TEXT}
     # the rationales' JSON is checked here, so that nothing unreadable enters the pool
-    rationales = [(_rationale(r["record"]), str(r["created"])) for r in record["rationales"]]
+    rationales = [(Rationale.from_dict(r["record"]), str(r["created"])) for r in record["rationales"]]
     case = Case(
         content["image"],
         content["mask"],
@@ -170,11 +182,17 @@ def _one(pool: Pool, record: dict, read: Callable[[str], bytes], report: MergeRe
     report.added.append(pool.add_record(case, rationales, record["reviews"], meta["content_hash"], who))
 
 
-def _rationale(record: dict) -> Rationale:
-    rationale = Rationale.from_dict(record)
-    if not isinstance(rationale.text, str) or not isinstance(rationale.writer, str):  # the text is put together from its parts
-        raise ValueError("its rationale is not text")
-    return rationale
+def _check(meta: dict, reviews: list[dict]) -> None:
+    """Raises InputError: the record holds what no pool writes. Its arrays, numbers and rationales are checked where they are read."""
+    texts = [meta[name] for name in TEXT] + [entry[name] for entry in reviews for name in ("reviewer", "note", "created")]
+    if (
+        any(text is not None and not isinstance(text, str) for text in texts)
+        or meta["plane"] not in (None, *PLANES)
+        or any(entry["review"] not in REVIEWS or entry["created"] is None for entry in reviews)
+        or not re.fullmatch("[0-9a-f]{64}", meta["content_hash"])
+        or (meta["slice_index"] is not None and not 0 <= meta["slice_index"] < 1 << 31)
+    ):
+        raise InputError("its record holds something that no pool writes. Export it once more.")
 
 
 def _unpack(data: bytes, sha256: str) -> dict:
@@ -212,7 +230,7 @@ def _reader(pool: Pool, source: Path) -> Iterator[tuple[Sequence[dict] | _Record
             yield content["cases"], lambda name: _member(archive, f"arrays/{name}.npz", "array")
     except OSError as error:
         raise InputError(f"The file {source} cannot be read ({error.strerror or error}). Check its name.") from error
-    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
         raise InputError(
             f"{source.name} is not an export of a pool, or is damaged ({error}). It needs the file {_MANIFEST}, as written by "
             f"'cers pool export', or choose a pool's folder with {FILE}."
