@@ -47,6 +47,16 @@ def test_same_lesion_at_another_pixel_size_has_the_same_millimetres(head, spacin
         assert d[name] == pytest.approx(reference[name], abs=tolerance), name
 
 
+@pytest.mark.parametrize("spacing", [(6.0, 0.45), (5.0, 0.5), (0.9, 5.0)])
+@pytest.mark.parametrize("centre, radius", [((60, 90), (14, 14)), ((100, 50), (12, 8)), ((150, 120), (6, 6))])
+def test_a_slice_across_thick_ones_is_measured_as_well(head, spacing, centre, radius):
+    reference = measure(*head((1.0, 1.0), centre=centre, radius=radius, blur=3.0), (1.0, 1.0))
+    d = finite(measure(*head(spacing, centre=centre, radius=radius, blur=3.0), spacing))
+    for name, tolerance in {"depth_mm": 2.5, "height": 2, "side": 2, "contrast": 15}.items():
+        assert d[name] == pytest.approx(reference[name], abs=tolerance), name
+    assert d["area_body"] == pytest.approx(reference["area_body"], rel=0.12)
+
+
 def test_lengths_are_pixels_where_the_spacing_is_not_known(head):
     image, mask = head()
     known, unknown = measure(image, mask, (1.0, 1.0)), measure(image, mask, None)

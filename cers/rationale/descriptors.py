@@ -152,6 +152,12 @@ def _unit_range(image: np.ndarray) -> np.ndarray:
     return ((values - low) / (high - low)).astype(np.float32) if high > low else np.zeros(image.shape, np.float32)
 
 
+def _grid(shape: tuple[int, int], pixel: tuple[float, float], most: int) -> list[int]:
+    """Rows and columns of a grid of at most ``most`` pixels a side, as long as they are wide where the image is fine enough."""
+    least = max(n * p for n, p in zip(shape, pixel)) / most
+    return [max(1, round(n / max(1.0, least / p))) for n, p in zip(shape, pixel)]
+
+
 class _Body:
     """The body in one slice, found on a coarse grid, and its signal range.
 
@@ -160,8 +166,7 @@ class _Body:
 
     def __init__(self, image: np.ndarray, pixel: tuple[float, float]):
         self.shape = image.shape
-        step = max(1.0, max(image.shape) / _BODY_SIZE)
-        size = [max(1, round(n / step)) for n in image.shape]
+        size = _grid(image.shape, pixel, _BODY_SIZE)
         small = shrink(image, size)
         self.factor = tuple(n / s for n, s in zip(image.shape, size))
         self.pixel = tuple(p * f for p, f in zip(pixel, self.factor))
@@ -229,9 +234,8 @@ class _Crop:
     """The lesion and its surroundings, in body units (see ``_Body.scale``), on a grid of at most ``_CROP_SIZE`` pixels a side."""
 
     def __init__(self, image: np.ndarray, mask: np.ndarray, pixel: tuple[float, float], diameter: float):
-        step = max(1.0, max(image.shape) / _CROP_SIZE)
-        if step > 1:
-            size = [max(1, round(n / step)) for n in image.shape]
+        size = _grid(image.shape, pixel, _CROP_SIZE)
+        if tuple(size) != image.shape:
             pixel = tuple(p * n / s for p, n, s in zip(pixel, image.shape, size))
             image, mask = shrink(image, size), shrink_mask(mask, size)
         self.image, self.mask, self.pixel, self.diameter = image, mask, pixel, diameter
