@@ -178,6 +178,14 @@ def test_parts_are_counted_without_specks(head):
     assert measure(image, mask)["components"] == 2
 
 
+def test_a_hole_is_no_part_of_the_outline(head):
+    image, mask = head(radius=(20, 20))
+    ring = mask & ~head(radius=(12, 12))[1]
+    whole, d = measure(image, mask, (1, 1)), measure(image, ring, (1, 1))
+    assert [d[n] for n in ("compactness", "solidity", "elongation")] == [whole[n] for n in ("compactness", "solidity", "elongation")]
+    assert d["area_mm2"] == ring.sum()
+
+
 # what may go wrong
 
 
