@@ -178,6 +178,18 @@ def test_parts_are_counted_without_specks(head):
     assert measure(image, mask)["components"] == 2
 
 
+def test_the_middle_between_two_parts_is_no_place(head):
+    image, mask = head(centre=(100, 50))
+    both, sides = np.maximum(image, image[:, ::-1]), mask | mask[:, ::-1]
+    assert measure(both, sides)["components"] == 2
+    words = describe(both, sides, (1, 1), plane="axial").text
+    assert "midline" not in words and "In the central part" in words
+    assert "Near the midline" in describe(*head(centre=(160, 90)), (1, 1), plane="axial").text
+    above = mask | np.roll(mask, 90, 0)
+    d = measure(image, above, plane="axial")
+    assert d["height"] is None and d["side"] == pytest.approx(measure(image, mask, plane="axial")["side"], abs=1)
+
+
 def test_a_hole_is_no_part_of_the_outline(head):
     image, mask = head(radius=(20, 20))
     ring = mask & ~head(radius=(12, 12))[1]

@@ -117,9 +117,12 @@ def measure(
     if lengths["depth"] is not None:
         out["depth"] = 100 * lengths["depth"] / (2 * math.sqrt(body.area / math.pi))
     r, c = (float((np.arange(n) + 0.5) @ mask.sum(1 - axis)) / float(mask.sum()) for axis, n in enumerate(mask.shape))
-    out["height"], out["across"] = body.position(r, c, plane in ("coronal", "sagittal"))
-    if plane != "sagittal":
-        out["side"] = body.side(c)
+    height, across = body.position(r, c, plane in ("coronal", "sagittal"))
+    # the middle between two parts is no place of the lesion
+    out["height"] = height if mask[int(r)].any() else None
+    if mask[:, int(c)].any():
+        out["across"] = across
+        out["side"] = None if plane == "sagittal" else body.side(c)
     return {name: None if value is None or not math.isfinite(value) else round(float(value), 4) for name, value in out.items()}
 
 
