@@ -312,6 +312,18 @@ def test_padding_around_a_ct_is_no_air(head):
     assert measure(padded, mask, (1, 1), modality="CT") == measure(ct, mask, (1, 1), modality="CT")
 
 
+def test_fat_is_no_air_where_the_frame_of_a_ct_lies_within_the_body():
+    y, x = np.mgrid[:200, :200]
+    ct = np.where((x < 60) | (x > 150), -100.0, np.where(np.hypot(y - 100, x - 100) < 38, 700.0, 55.0))  # fat, bone, muscle
+    mask = np.hypot(y - 100, x - 35) <= 10
+    ct = np.where(mask, 40.0, ct) + np.random.default_rng(0).normal(0, 12, ct.shape)
+    d = measure(ct, mask, (0.5, 0.5), modality="CT", plane="axial")
+    assert d["air_ring"] == 0 and d["side"] is None and d["depth"] is None and d["contrast"] > 8
+    head = np.where(np.hypot(y - 100, x - 100) < 70, ct, -1000.0)
+    raw, windowed = (measure(a, mask, (1, 1), modality="CT", plane="axial") for a in (head, np.clip(head, -160, 240)))
+    assert raw["depth_mm"] is not None and windowed["depth_mm"] == pytest.approx(raw["depth_mm"], abs=3), "air may be cut to one value"
+
+
 def test_dark_fluid_is_said_of_mr_only(head):
     image, mask = head()
     assert measure(image, mask, modality="CT")["dark_ring"] is None

@@ -110,10 +110,13 @@ def test_picture_holds_the_body_only(head):
     assert not (keep & outside).any() and (keep & clean).sum() > 0.93 * clean.sum() and keep[mask].all()
     case = small_case(0, head)
     case.image, case.mask, case.spacing = marked, mask.astype(np.uint8), (1.0, 1.0)
-    png = Image.open(io.BytesIO(redacted_png(case)))
+    sent = redacted_png(case)
+    png = Image.open(io.BytesIO(sent))
     pixels = np.array(png)
     assert png.info == {} and max(png.size) == 512 and (pixels == (255, 0, 0)).all(-1).any()
     assert not pixels[:30, :60].any() and not pixels[-30:, -60:].any()
+    case.image, case.modality = np.array(written), "CT"  # a picture of a CT, whose values are no Hounsfield units
+    assert redacted_png(case) == sent
 
 
 def test_where_no_outline_is_seen_only_the_surroundings_are_shown():
