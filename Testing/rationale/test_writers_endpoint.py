@@ -131,15 +131,19 @@ def test_where_no_outline_is_seen_only_the_surroundings_are_shown():
 def test_keys_and_addresses(monkeypatch, ledger, tmp_path):
     assert endpoint_url(" HTTPS://Api.Example.org:443/v1/chat/completions ") == "https://api.example.org/v1"
     assert endpoint_url("http://[::1]:8080/v1/") == "http://[::1]:8080/v1"
-    for bad in ("ftp://x/v1", "localhost:1234", "https://user:pw@x/v1", "https://x/v1?key=1", "http://x:99999/", ""):
+    slips = ("https://api..org/v1", f"http://{'a' * 64}.org/v1", "http://x y/v1", "http://x/v 1", "http://x/ü")
+    for bad in ("ftp://x/v1", "localhost:1234", "https://user:pw@x/v1", "https://x/v1?key=1", "http://x:99999/", "", *slips):
         with pytest.raises(InputError):
             endpoint_url(bad)
     monkeypatch.setenv("MY_KEY", " abc ")
     assert find_key("https://x/v1", "MY_KEY") == "abc"
     monkeypatch.setenv("MY_KEY", "a\nb")
     for name in ("MY_KEY", "NO_SUCH_KEY"):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="line breaks|NO_SUCH_KEY is not set"):
             find_key("https://x/v1", name)
+    for key in ("sk-proj-12ab", "gsk_12ab"):
+        with pytest.raises(InputError, match="^(?!.*12ab).*never the key itself"):
+            find_key("https://x/v1", key)
     assert "not encrypted" in consent_text("http://ward.example.org/v1", True) and "not encrypted" not in consent_text(
         "https://x.org/v1", True
     )
@@ -228,6 +232,16 @@ def test_lasting_trouble_ends_the_batch(tmp_path, head, ledger, status):
     ):
         report = outcome(pool, server, ledger, key="sk-1", parallel=1)
         assert not report.written and report.stopped and "sk-1" not in report.stopped and len(server.bodies) <= 2
+
+
+@pytest.mark.parametrize("before", [0, 150, 190, 390])
+@pytest.mark.parametrize("form", [lambda text: {"error": {"message": text}}, str.encode])
+def test_a_key_that_a_server_repeats_is_told_in_no_part(tmp_path, head, ledger, before, form):
+    key = "sk-" + "0123456789abcdef" * 3
+    text = "x" * before + f" key {key} is wrong"
+    with serving(lambda n, h: h.say(form(text), 400)) as server, small_pool(tmp_path / "pool", head, 1) as pool:
+        report = outcome(pool, server, ledger, key=key)
+        assert report.faults and key[:6] not in report.faults[0].message
 
 
 def test_a_server_that_is_down_is_not_asked_for_every_case(tmp_path, head, ledger):

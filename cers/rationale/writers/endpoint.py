@@ -50,7 +50,7 @@ def endpoint_url(url: str) -> str:
         port = parts.port
     except ValueError as error:
         raise InputError(f"The endpoint '{url}' is not a URL. Write for instance http://localhost:11434/v1.") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _can_be_asked(parts.hostname, parts.path):
         raise InputError(f"The endpoint '{url}' is not a web address. Write for instance http://localhost:11434/v1.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
@@ -61,6 +61,15 @@ def endpoint_url(url: str) -> str:
     standard = {"http": 80, "https": 443}[parts.scheme]
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{host}{'' if port in (None, standard) else f':{port}'}{path}"
+
+
+def _can_be_asked(host: str, path: str) -> bool:
+    """Whether name servers and HTTP can carry these, which a slip of the keyboard ("api..org") makes impossible."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return path.isascii() and not re.search(r"\s", host + path)
 
 
 def is_loopback(url: str) -> bool:
@@ -91,9 +100,7 @@ def find_key(url: str, variable: str | None = None) -> str | None:
     """The endpoint's key: from the variable named, else from the system's keyring under its URL, else from ``CERS_API_KEY`` where
     ``CERS_API_URL`` names the same host, so that no other host gets it."""
     if variable:
-        if not os.environ.get(variable):
-            raise InputError(f"The environment variable {variable} is not set. Set it to the endpoint's key, or leave out --key-env.")
-        return _usable(os.environ[variable])
+        return key_from("environment", url, variable)
     if (kept := _kept_key(url)) is not None:
         return kept
     key, place = os.environ.get(KEY_VARIABLE), os.environ.get(URL_VARIABLE)
@@ -118,9 +125,9 @@ def key_from(source: str, url: str, variable: str | None = None) -> str | None:
         return None
     if source == "environment":
         name = variable or KEY_VARIABLE
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):  # might be the key itself, so it is not repeated
-            raise InputError("That is no name of an environment variable. Give its name, never the key itself.")
         if not os.environ.get(name):
+            if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):  # might be the key itself, so it is not repeated
+                raise InputError("There is no environment variable of the name that you gave. Give its name, never the key itself.")
             raise InputError(f"The environment variable {name} is not set. Set it to the endpoint's key before the program starts.")
         return _usable(os.environ[name])
     if source != "keyring":
@@ -390,9 +397,10 @@ def _complaint(data: bytes, key: str | None) -> tuple[str, str | None]:
         said = error["message"] if isinstance(error, dict) else error
         setting = error.get("param") if isinstance(error, dict) else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        said = "" if data.lstrip().startswith(b"<") else data[:400].decode("utf-8", "replace")
-    said = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())[:200]
-    return (said.replace(key, "(key)") if key else said), setting if isinstance(setting, str) else None
+        said = "" if data.lstrip().startswith(b"<") else data[:4000].decode("utf-8", "replace")
+    said = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
+    said = said.replace(key, "(key)") if key else said  # before it is cut, which might leave half a key
+    return said[:200], setting if isinstance(setting, str) else None
 
 
 def _retry_after(value: str | None) -> float | None:
