@@ -122,6 +122,26 @@ def test_a_case_deleted_meanwhile_does_not_stop_the_others(tmp_path, head, ledge
             plan(pool, None, [ids[0]])
 
 
+def test_a_damaged_case_does_not_stop_the_others(tmp_path, head, ledger):
+    with serving(echo) as server, small_pool(tmp_path / "pool", head, 3) as pool:
+        ids, model = pool.ids(), endpoint(server, ledger)
+        files = {path: path.read_bytes() for path in (tmp_path / "pool" / "arrays").rglob("*.npz")}
+        for path, data in files.items():
+            path.write_bytes(data[:100])
+            try:
+                pool.get(ids[0])
+            except PoolError:
+                break
+            path.write_bytes(data)
+        found = plan(pool, model, ledger=ledger)
+        assert found.ids == ids and found.preview_id == ids[1]
+        report = write(pool, model, ids, ledger=ledger)
+        assert sorted(report.written) == sorted(ids[1:]) and [f.id for f in report.faults] == ids[:1]
+        assert "damaged" in report.faults[0].message and report.stopped is None
+        with pytest.raises(PoolError, match="damaged"):
+            plan(pool, model, ids[:1], ledger=ledger)
+
+
 def test_several_requests_run_at_a_time_and_no_more(tmp_path, head, ledger):
     lock, now, most = threading.Lock(), [0], [0]
     meet = threading.Barrier(3, timeout=5)
