@@ -244,6 +244,26 @@ def test_a_key_that_a_server_repeats_is_told_in_no_part(tmp_path, head, ledger, 
         assert report.faults and key[:6] not in report.faults[0].message
 
 
+def test_what_keeps_the_connection_from_being_made_is_named(tmp_path, head, ledger, monkeypatch):
+    case = small_case(0, head)
+
+    def failure(url):
+        ledger.grant(url, False)
+        model = Endpoint(url, "model-x", Prompt.load(), ledger=ledger, seconds=5.0)
+        with pytest.raises(WriterError) as caught:
+            model.ask(model.request(case, case.rationale), Stop())
+        return caught.value
+
+    with serving(echo) as server:
+        error = failure(server.url.replace("http:", "https:"))
+        assert error.fatal and "does not speak https" in str(error) and ledger.log()[-1].outcome == "not https"
+        monkeypatch.setenv("https_proxy", server.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        error = failure("https://api.example.org/v1")
+        assert "proxy of this network" in str(error) and "501" in str(error) and ledger.log()[-1].outcome == "proxy"
+        assert not server.bodies
+
+
 def test_a_server_that_is_down_is_not_asked_for_every_case(tmp_path, head, ledger):
     with serving(lambda n, h: h.say({"error": "boom"}, 500)) as server, small_pool(tmp_path / "pool", head, 8) as pool:
         report = outcome(pool, server, ledger, parallel=1)

@@ -307,6 +307,18 @@ class Endpoint:
                 f"The certificate of {self.url} cannot be trusted ({error.verify_message}), so nothing was sent. Ask who runs the server.",
                 fatal=True,
             )
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            return "not https", WriterError(
+                f"What answers at {self.url} does not speak https, so nothing was sent. Write http:// for a server without encryption.",
+                fatal=True,
+            )
+        if refused := re.match(r"Tunnel connection failed: (\d+)", str(error)):
+            return "proxy", WriterError(
+                f"The proxy of this network does not connect to {self.url} (status {refused[1]}), so nothing was sent. "
+                "Ask who runs the network.",
+                fatal=refused[1] < "500",
+                transient=refused[1] >= "500",
+            )
         if isinstance(error, socket.gaierror):
             return "unknown host", WriterError(
                 f"There is no host {urlsplit(self.url).hostname}. Check the endpoint's address and the network.", transient=True
