@@ -300,6 +300,11 @@ def test_the_command_says_what_is_wrong(tmp_path, head, cers):
     ):
         done = cers("write", tmp_path / "pool", *words)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    words = ("--writer", "endpoint", "--url", "http://x", "--model", "m", "--over-others", "--save-picture", tmp_path / "sent.png")
+    for more in (["--dry-run"], ["--with-picture", "--yes"]):
+        done = cers("write", tmp_path / "pool", *words, *more)
+        assert done.returncode == 2 and "--with-picture" in done.stderr and not (tmp_path / "sent.png").exists()
+    assert cers("write", tmp_path / "pool", *words, "--dry-run", "--with-picture").returncode == 0 and (tmp_path / "sent.png").exists()
     assert "1 have this text" in cers("write", tmp_path / "pool").stdout
 
 
