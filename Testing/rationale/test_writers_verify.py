@@ -309,6 +309,8 @@ def test_contradictions_of_free_text_are_only_the_clear_ones():
         "Dark foci.",
     ):
         assert not found(fine), fine
+    for tissue in ("Near complex gray\u2013white anatomy.", "Adjacent white-matter interfaces.", "Poor grey/white differentiation."):
+        assert not contradicting(to_rationale(parse_cot(f"Context: {tissue}")), measured(contrast=-30.0).descriptors), tissue
     assert names_anatomy("Abuts the skull base.") and not names_anatomy("A sharp edge in the brain.")
 
 

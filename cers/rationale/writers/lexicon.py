@@ -166,7 +166,7 @@ TERMS: tuple[Term, ...] = (
     _term("contrast", rf"(?:{LOWER}|low)\s+{_WEIGHTED}{_LEVEL}|{_LEVEL}{_BE}(?:{LOWER}|low|below)|signal (?:loss|voids?)", (0, 1)),
     _term("contrast", rf"(?:{HIGHER}|high)\s+{_WEIGHTED}{_LEVEL}|{_LEVEL}{_BE}(?:{HIGHER}|high|above)|{_LEVEL} exceeds", (3, 4, 5)),
     _term("contrast", rf"(?:dark(?:er|ly)?|black){_NOT_PLACE}", (0, 1), mild=(1,), marked=(0,)),
-    _term("contrast", rf"(?:bright(?:er|ly)?|white){_NOT_PLACE}", (3, 4, 5), mild=(3,), marked=(4, 5)),
+    _term("contrast", rf"(?:bright(?:er|ly)?|(?<!gr[ae]y[-/ ])white(?!-matter)){_NOT_PLACE}", (3, 4, 5), mild=(3,), marked=(4, 5)),
     _term("side", r"left(?:-sided)?", (2,)),
     _term("side", r"right(?:-sided)?", (0,)),
     _term("side", r"midline", (1,)),
