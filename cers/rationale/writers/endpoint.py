@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from ... import __version__
 from ...case import Case, Rationale
 from ...errors import Cancelled, InputError, WriterError
+from ..parse import THINKING
 from .ledger import Ledger
 from .model import Answer, Request, Stop
 from .picture import redacted_png
@@ -36,7 +37,6 @@ KEYRING_SERVICE = "cers"
 _MOST_BYTES = 4 << 20  # of an answer; a rationale has some hundred
 _CONNECT_SECONDS = 15.0
 _OPTIONAL = {"temperature": None, "max_tokens": "max_completion_tokens"}  # setting -> what newer models call it; None: leave it out
-_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 
 
 def endpoint_url(url: str) -> str:
@@ -388,7 +388,7 @@ def _read(data: bytes) -> tuple[str, tuple[int | None, int | None]]:
             "The endpoint's answer is not a chat completion. Check that its address ends as the server's manual says, often in /v1.",
             transient=True,
         ) from error
-    if not isinstance(text, str) or not (text := _THINKING.sub("", text).strip()):
+    if not isinstance(text, str) or not (text := THINKING.sub("", text).strip()):
         raise WriterError("The model gave an empty answer. Try another model.", transient=True)
     if ended == "length":
         raise WriterError("The model's answer was cut off, because it was longer than allowed. Try another model.")
