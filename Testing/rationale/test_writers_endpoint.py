@@ -337,6 +337,16 @@ def test_an_answer_without_the_parts_is_an_error_and_no_text(tmp_path, head, led
         assert ledger.answered([]) == set() and pool.get(pool.ids()[0]).rationale.writer == "measured"
 
 
+@pytest.mark.parametrize("unseen", ["\ud800", "\u200b", "\u00ad", "\u202e"])
+def test_what_nobody_sees_hides_no_word_and_stops_nothing(tmp_path, head, ledger, unseen):
+    text = f"Texture: Hypo{unseen}intense.\nBoundary: As{unseen} measured.\nContext: Near.\nSummary: A bright{unseen} lesion."
+    with serving(always(text)) as server, small_pool(tmp_path / "pool", head, 1) as pool:
+        report = outcome(pool, server, ledger)
+        rationale = pool.get(pool.ids()[0]).rationale
+        assert report.replaced["polarity"] == 1 and not report.faults and unseen not in rationale.text
+        assert rationale.part("summary") == "A bright lesion."
+
+
 def test_an_answer_that_ran_out_of_room_is_an_error(tmp_path, head, ledger):
     with serving(lambda n, h: h.say(completion(GOOD, finish_reason="length"))) as server, small_pool(tmp_path / "pool", head, 1) as pool:
         assert "cut off" in outcome(pool, server, ledger).faults[0].message

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,7 @@ _INLINE = re.compile(
     re.I,
 )
 THINKING = re.compile(r"^.*</think(?:ing)?>", re.S)  # some models' prompts hold its beginning, so that the answer has its end alone
+_UNSEEN = {"Cc": " ", "Cf": "", "Cs": ""}  # controls; what has no width, which would hide a word; half a character
 _LOST_HYPHEN = re.compile(r"(?<=[A-Za-z])\?(?=[a-z])")  # "non?enhancing": a typographic hyphen that an older encoding lost
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
@@ -172,7 +174,8 @@ def _from_json(text: str) -> dict[str, str] | None:
 
 
 def _clean(text: str) -> str:
-    """One line without markdown emphasis and stray brackets, with lost hyphens put back."""
+    """One line without markdown emphasis, stray brackets and signs that nobody sees, with lost hyphens put back."""
+    text = "".join(_UNSEEN.get(unicodedata.category(c), c) if c not in "\n\t" else c for c in text)
     text = re.sub(r"\*\*|__|^\s*[*•+>]\s+|^\s*-\s+(?!\d)|^\s*#{1,6}\s*|^\s*\|?[-:| ]{3,}\|?\s*$", " ", text, flags=re.M)
     text = _LOST_HYPHEN.sub("-", re.sub(r"\s+", " ", text)).strip()
     text = text.lstrip(" :|,").rstrip(" |,*#`")
