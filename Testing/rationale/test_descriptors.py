@@ -184,6 +184,8 @@ def test_the_middle_between_two_parts_is_no_place(head):
     assert measure(both, sides)["components"] == 2
     words = describe(both, sides, (1, 1), plane="axial").text
     assert "midline" not in words and "In the central part" in words
+    assert "Together like a disk 45 mm across (area 16.2 cm²). Two separate parts." in words, "neither part is as wide"
+    assert "(together like a disk 45 pixels across)" in describe(both, sides, plane="axial").text
     assert "Near the midline" in describe(*head(centre=(160, 90)), (1, 1), plane="axial").text
     above = mask | np.roll(mask, 90, 0)
     d = measure(image, above, plane="axial")
