@@ -210,6 +210,21 @@ def test_tables_become_versions(tmp_path, head):
         assert "2 cases" in import_table(pool, table).faults[0][1]
 
 
+def test_a_case_that_a_table_tells_of_twice_is_named(tmp_path, head):
+    table = tmp_path / "two-readers.csv"
+    rest = "\nBoundary: b\nContext: c\nSummary: s"
+    table.write_text(
+        f'image,cot\ncase0,"Texture: Dark.{rest}"\ncase0.png,"Texture: Bright.{rest}"\ncase0,"Texture: Dark.{rest}"\n', "utf-8"
+    )
+    with small_pool(tmp_path / "pool", head, 1) as pool:
+        for dry_run in (True, False):
+            report = import_table(pool, table, dry_run=dry_run)
+            assert report.ids == pool.ids() and report.unchanged == 1
+            assert [(line, "another text in line 2" in message) for line, message in report.faults] == [(6, True)]
+        assert pool.get(pool.ids()[0]).rationale.part("texture") == "Dark."
+        assert len(pool.rationale_versions(pool.ids()[0])) == 2
+
+
 def test_what_a_table_claims_and_nobody_measured_is_marked_once(tmp_path, head):
     table = tmp_path / "gpt5.csv"
     table.write_text('image,cot\ncase0,"Texture: Low noise.\nBoundary: Sharp.\nContext: Near vessels.\nSummary: Round."\n', "utf-8")
