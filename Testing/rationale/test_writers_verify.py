@@ -224,6 +224,14 @@ def test_a_number_with_its_sign_turned_round_falls(sentence):
     assert why(sentence, contrast=-71.0) == "number" and why(sentence, contrast=71.0) is None
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_rim_and_core_are_compared_from_either_side(seen):
+    for rim_core, true, false in ((30.0, "core is darker", "rim is darker"), (-30.0, "rim is darker", "core is darker")):
+        assert why(f"The {true}.", seen=seen, rim_core=rim_core) is None
+        assert why(f"The {false}.", seen=seen, rim_core=rim_core) == "polarity"
+        assert why(f"The {true} than the {'rim' if 'core' in true else 'core'}.", seen=seen, rim_core=rim_core) is None
+
+
 def test_what_only_a_picture_shows_needs_a_picture():
     assert why("A capsule is seen.", seen=True) is None and why("A capsule is seen.", seen=False) == "claim"
     assert why("With hypointense foci.", seen=True) is None and why("With hypointense foci.", seen=False) == "polarity"

@@ -103,6 +103,8 @@ TERMS: tuple[Term, ...] = (
         (2, 3),
     ),
     _term("rim_core", r"core (?:is )?(?:bright|dens)er(?: than the rim)?|bright(?:er)? (?:core|centre|center)|hyperintense core", (0,)),
+    _term("rim_core", r"core (?:is |appears )?darker(?: than the rim)?|darker (?:core|centre|center)", (2, 3)),
+    _term("rim_core", r"rim (?:is |appears )?darker(?: than the core)?|darker rim", (0,)),
     _term("rim_core", r"rim and core (?:are )?(?:alike|similar|equal)|even rim", (1,)),
     _term("bright_ring", r"(?:prominent )?(?:bright|hyperintense|dense|high-signal) (?:structures?|surroundings|neighbou?rs)", (1, 2)),
     _term("dark_ring", r"(?:prominent )?(?:dark|hypointense|low-signal) (?:structures?|surroundings|neighbou?rs)", (1, 2)),
