@@ -40,9 +40,10 @@ sharp round rounded oval regular irregular deep deeper superficial central perip
 similar alike equal equally different clearer distinct defined ill circumscribed demarcated delineated marginated outlined blurred reduced
 increased appear appears appearing show shows showing shown see seen looks seem seems remain remains read reads measure measures measured
 measuring lie lies lying located situated placed sit sits present presents describe described demonstrate demonstrates display displays
-exhibit exhibits exceed exceeds exceeding differ differs differing occupy occupies occupying follow followed following compare compared
-comparison relative reach reaches contrasts mm cm mm2 cm2 millimetre millimetres millimeter millimeters centimetre centimetres centimeter
-centimeters px pixel pixels percent bit bits mr mri ct
+exhibit exhibits exceed exceeds exceeding differ differs differing occupy occupies occupying span spans spanning cover covers covering
+comprise comprises comprising positioned summary follow followed following compare compared comparison relative reach reaches contrasts mm
+cm mm2 cm2 millimetre millimetres millimeter millimeters centimetre centimetres centimeter centimeters px pixel pixels percent bit bits mr
+mri ct
 """
 _KNOWN = frozenset(_GRAMMAR.split()) | frozenset(_TALK.replace("-", " ").split())
 
