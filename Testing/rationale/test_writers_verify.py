@@ -229,7 +229,10 @@ def test_rim_and_core_are_compared_from_either_side(seen):
     for rim_core, true, false in ((30.0, "core is darker", "rim is darker"), (-30.0, "rim is darker", "core is darker")):
         assert why(f"The {true}.", seen=seen, rim_core=rim_core) is None
         assert why(f"The {false}.", seen=seen, rim_core=rim_core) == "polarity"
-        assert why(f"The {true} than the {'rim' if 'core' in true else 'core'}.", seen=seen, rim_core=rim_core) is None
+        (part, _is, _darker), other = true.split(), "rim" if "core" in true else "core"
+        for word in ("is 30 % darker", "shows lower signal", "is more hypointense"):
+            assert why(f"The {part} {word} than the {other}.", seen=seen, rim_core=rim_core) is None, word
+            assert why(f"The {other} {word} than the {part}.", seen=seen, rim_core=rim_core) == "polarity", word
 
 
 def test_what_only_a_picture_shows_needs_a_picture():

@@ -78,6 +78,10 @@ AROUND = re.compile(
     r"(?:is|are|appears?|looks?|seems?|remains?|has|have|shows?)\s+(?:(?:\w+|[\d.,]+\s*%)\s+){0,3}$",
     re.I,
 )
+# "the rim is 20 % brighter than the core" compares these two, and not the lesion with what is around it
+_COMPARED = re.compile(
+    r"\b(?P<first>rim|periphery|core|cent(?:re|er))\b[^.;]*?\bthan (?:that of )?(?:the |its )?(?:rim|periphery|core|cent(?:re|er))\b", re.I
+)
 _TURNED = {0: (3, 4, 5), 1: (3, 4, 5), 2: (2,), 3: (0, 1), 4: (0, 1), 5: (0, 1)}
 _PLACE = r"(?:rims?|cores?|cent(?:re|er)s?|periphery|rings?|halos?|foci|focus|areas?|spots?|zones?|components?|parts?|portions?)"
 # "the core is dark": said of a part, too
@@ -256,7 +260,7 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
                 degree, indexes
             )
         local = bool(_LOCAL.match(sentence[match.end() :])) or len(roots) > 1
-        yield Hit("contrast", _turned(indexes, sentence, match), _negated(sentence, match), match[0], local)
+        yield _signal(indexes, sentence, match, local)
         left = _blank(left, match)
     for term in TERMS:
         for match in term.pattern.finditer(left):
@@ -267,8 +271,9 @@ def hits(sentence: str, plane: str | None = None) -> Iterator[Hit]:
                 local = term.descriptor in ("variation", "edge_width", "contrast") and bool(_LOCAL.match(sentence[match.end() :]))
                 local = local or term.descriptor == "contrast" and bool(_OF_PART.search(sentence[: match.start()]))
                 if term.descriptor == "contrast":
-                    indexes = _turned(indexes, sentence, match)
-                yield Hit(term.descriptor, indexes, _negated(sentence, match), match[0], local)
+                    yield _signal(indexes, sentence, match, local)
+                else:
+                    yield Hit(term.descriptor, indexes, _negated(sentence, match), match[0], local)
     for pattern, axis, index in DIRECTIONS:
         for match in pattern.finditer(left):
             name = (
@@ -289,11 +294,15 @@ def _blank(text: str, match: re.Match) -> str:
     return text[: match.start()] + " " * len(match[0]) + text[match.end() :]
 
 
-def _turned(indexes: tuple[int, ...], sentence: str, match: re.Match) -> tuple[int, ...]:
-    """The categories of the lesion's signal where the word is said of its surroundings."""
-    if not AROUND.search(sentence[: match.start()]):
-        return indexes
-    return tuple(sorted({i for index in indexes for i in _TURNED[index]}))
+def _signal(indexes: tuple[int, ...], sentence: str, match: re.Match, local: bool) -> Hit:
+    """A word of signal: of the lesion against its surroundings, of these against it, or of rim and core against each other."""
+    for pair in _COMPARED.finditer(sentence):
+        if pair.start() < match.start() < pair.end():
+            rim_is_brighter = (min(indexes) > 2) == (pair["first"].lower() in ("rim", "periphery"))
+            return Hit("rim_core", (2, 3) if rim_is_brighter else (0,), _negated(sentence, match), match[0])
+    if AROUND.search(sentence[: match.start()]):
+        indexes = tuple(sorted({i for index in indexes for i in _TURNED[index]}))
+    return Hit("contrast", indexes, _negated(sentence, match), match[0], local)
 
 
 def _degree(sentence: str, start: int) -> str:
