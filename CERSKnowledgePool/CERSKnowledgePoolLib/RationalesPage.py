@@ -219,11 +219,8 @@ class RationalesPage:
         return self.writer.itemData(self.writer.currentIndex)
 
     def _restore(self) -> None:
-        for name, edit in self._remembered():
+        for name, edit in (("url", self.url), ("model", self.model), ("variable", self.variable), ("local", self.localModel)):
             edit.setText(slicer.util.settingsValue(SETTING + name, "") or "")
-
-    def _remembered(self):
-        return (("url", self.url), ("model", self.model), ("variable", self.variable), ("local", self.localModel))
 
     def _onWriter(self) -> None:
         for key, frame in self.frames.items():
@@ -351,13 +348,16 @@ class RationalesPage:
         """What would be done and sent; nothing is."""
         params = self.params()
         if params is not None:
-            self._run(self._planning(params), self._showPlan)
+            self._run(self._planning(params), lambda found: self._showPlan(params, found))
 
-    def _showPlan(self, found: dict) -> None:
+    def _showPlan(self, params: dict, found: dict) -> None:
         self.result.setHtml(RationaleWords.plan(found, Words.muted(self.page.palette)))
-        if not (found["endpoint"] or {}).get("key_problem"):  # what was typed into a wrong field may be a key
-            for name, edit in self._remembered():
-                qt.QSettings().setValue(SETTING + name, edit.text.strip())
+        if not (found["endpoint"] or {}).get("key_problem"):
+            # only what was used: what was typed into a wrong field, hidden since, may be a key
+            used = {"local": params["model"]} if params["writer"] == LOCAL else {n: params[n] for n in ("url", "model") if n in params}
+            used |= {"variable": params.get("key_variable", "")} if params.get("key_source") == "environment" else {}
+            for name, value in used.items():
+                qt.QSettings().setValue(SETTING + name, value)
         preview = found["preview"]
         self.picture.setVisible(bool(preview and preview["picture"]))
         if preview and preview["picture"]:
@@ -374,7 +374,7 @@ class RationalesPage:
     def _agreed(self, params: dict, found: dict) -> None:
         """The plan is there: consent for the address, then for the start, then the batch."""
         endpoint = found["endpoint"]
-        self._showPlan(found)
+        self._showPlan(params, found)
         if not found["ids"]:
             return
         if endpoint is not None and endpoint["key_problem"]:

@@ -161,6 +161,13 @@ def test_what_is_wrong_is_said_in_a_sentence(writer, pool_folder):
     page.variable.setText("sk-proj-0123456789")  # the key itself, in the wrong field
     writer.press(page.preview)
     assert "never the key" in writer.text and "sk-proj" not in str([kept.value(k) for k in kept.allKeys()]), "not even in the settings"
+    page.key.setCurrentIndex(0)
+    writer.press(page.preview)
+    page.writer.setCurrentIndex(page.writer.findData("measured"))
+    writer.press(page.preview)
+    assert kept.value("CERS/Writer/url") == "http://127.0.0.1:9/v1" and "sk-proj" not in str([kept.value(k) for k in kept.allKeys()])
+    page.writer.setCurrentIndex(page.writer.findData("endpoint"))
+    page.key.setCurrentIndex(page.key.findData("environment"))
     page.variable.setText("CERS_TEST_NOT_SET")
     writer.press(page.start)
     assert "CERS_TEST_NOT_SET is not set" in writer.text and not writer.asked, "without the key nothing is asked or sent"

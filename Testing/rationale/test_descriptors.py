@@ -47,6 +47,16 @@ def test_same_lesion_at_another_pixel_size_has_the_same_millimetres(head, spacin
         assert d[name] == pytest.approx(reference[name], abs=tolerance), name
 
 
+@pytest.mark.parametrize("spacing", [(6.0, 0.45), (5.0, 0.5), (0.9, 5.0)])
+@pytest.mark.parametrize("centre, radius", [((60, 90), (14, 14)), ((100, 50), (12, 8)), ((150, 120), (6, 6))])
+def test_a_slice_across_thick_ones_is_measured_as_well(head, spacing, centre, radius):
+    reference = measure(*head((1.0, 1.0), centre=centre, radius=radius, blur=3.0), (1.0, 1.0))
+    d = finite(measure(*head(spacing, centre=centre, radius=radius, blur=3.0), spacing))
+    for name, tolerance in {"depth_mm": 2.5, "height": 2, "side": 2, "contrast": 15}.items():
+        assert d[name] == pytest.approx(reference[name], abs=tolerance), name
+    assert d["area_body"] == pytest.approx(reference["area_body"], rel=0.12)
+
+
 def test_lengths_are_pixels_where_the_spacing_is_not_known(head):
     image, mask = head()
     known, unknown = measure(image, mask, (1.0, 1.0)), measure(image, mask, None)
@@ -168,6 +178,28 @@ def test_parts_are_counted_without_specks(head):
     assert measure(image, mask)["components"] == 2
 
 
+def test_the_middle_between_two_parts_is_no_place(head):
+    image, mask = head(centre=(100, 50))
+    both, sides = np.maximum(image, image[:, ::-1]), mask | mask[:, ::-1]
+    assert measure(both, sides)["components"] == 2
+    words = describe(both, sides, (1, 1), plane="axial").text
+    assert "midline" not in words and "In the central part" in words
+    assert "Together like a disk 45 mm across (area 16.2 cm²). Two separate parts." in words, "neither part is as wide"
+    assert "(together like a disk 45 pixels across)" in describe(both, sides, plane="axial").text
+    assert "Near the midline" in describe(*head(centre=(160, 90)), (1, 1), plane="axial").text
+    above = mask | np.roll(mask, 90, 0)
+    d = measure(image, above, plane="axial")
+    assert d["height"] is None and d["side"] == pytest.approx(measure(image, mask, plane="axial")["side"], abs=1)
+
+
+def test_a_hole_is_no_part_of_the_outline(head):
+    image, mask = head(radius=(20, 20))
+    ring = mask & ~head(radius=(12, 12))[1]
+    whole, d = measure(image, mask, (1, 1)), measure(image, ring, (1, 1))
+    assert [d[n] for n in ("compactness", "solidity", "elongation")] == [whole[n] for n in ("compactness", "solidity", "elongation")]
+    assert d["area_mm2"] == ring.sum()
+
+
 # what may go wrong
 
 
@@ -280,6 +312,18 @@ def test_padding_around_a_ct_is_no_air(head):
     padded = np.where((y - 110) ** 2 + (x - 90) ** 2 > 108**2, -3024, ct)
     assert (padded < -3000).mean() > 0.02
     assert measure(padded, mask, (1, 1), modality="CT") == measure(ct, mask, (1, 1), modality="CT")
+
+
+def test_fat_is_no_air_where_the_frame_of_a_ct_lies_within_the_body():
+    y, x = np.mgrid[:200, :200]
+    ct = np.where((x < 60) | (x > 150), -100.0, np.where(np.hypot(y - 100, x - 100) < 38, 700.0, 55.0))  # fat, bone, muscle
+    mask = np.hypot(y - 100, x - 35) <= 10
+    ct = np.where(mask, 40.0, ct) + np.random.default_rng(0).normal(0, 12, ct.shape)
+    d = measure(ct, mask, (0.5, 0.5), modality="CT", plane="axial")
+    assert d["air_ring"] == 0 and d["side"] is None and d["depth"] is None and d["contrast"] > 8
+    head = np.where(np.hypot(y - 100, x - 100) < 70, ct, -1000.0)
+    raw, windowed = (measure(a, mask, (1, 1), modality="CT", plane="axial") for a in (head, np.clip(head, -160, 240)))
+    assert raw["depth_mm"] is not None and windowed["depth_mm"] == pytest.approx(raw["depth_mm"], abs=3), "air may be cut to one value"
 
 
 def test_dark_fluid_is_said_of_mr_only(head):

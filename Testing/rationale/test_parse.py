@@ -40,6 +40,10 @@ FOUR = {
         "Summary: {summary}\nContext: {context}\nTexture: {texture}\nBoundary: {boundary}",
         '{{"Texture": "{texture}", "boundary": "{boundary}", "Context": "{context}", "Summary": "{summary}"}}',
         '```json\n{{"texture": "{texture}", "boundary": "{boundary}",\n "context": "{context}", "summary": "{summary}"}}\n```',
+        'So:\n```json\n{{"Texture": "{texture}", "Boundary": "{boundary}",\n"Context": "{context}", "Summary": "{summary}"}}\n```\n!',
+        '{{"rationale": {{"texture": "{texture}", "boundary": ["{boundary}"], "context": "{context}", "summary": "{summary}"}}}}',
+        "<think>\nTexture: dark?\n</think>\nTexture: {texture}\nBoundary: {boundary}\nContext: {context}\nSummary: {summary}",
+        "Texture: dark?\nNo.\n</think>\n\nTexture: {texture}\nBoundary: {boundary}\nContext: {context}\nSummary: {summary}",
         "Here is what I see.\n\nTexture:\n{texture}\nBoundary:\n{boundary}\nContext:\n{context}\nSummary:\n{summary}",
     ],
 )

@@ -303,7 +303,7 @@ def test_readable_sentences():
         "Fine-grained texture (entropy 2.3 bit). Rim and core alike (difference 2 %).\n"
         "Boundary: Partly ill-defined margin (29 % of it with little contrast). Blurred edge (9 % of the lesion's diameter). "
         "Edge about 5.2 mm wide. Irregular shape (circularity 35 %).\n"
-        "Context: Very large: 6.7 % of the body in this slice. About 57 mm across (area 25.3 cm²). Two separate parts. "
+        "Context: Very large: 6.7 % of the body in this slice. Together like a disk 57 mm across (area 25.3 cm²). Two separate parts. "
         "On the left (16 % off the midline). In the central part (50 % of the way from front to back). "
         "Superficial (depth 0 % of the body's diameter). Reaches the body surface (0 mm). "
         "Next to dark structures (12 % of the surroundings). Next to prominent bright structures (8 % of the surroundings).\n"
@@ -320,7 +320,7 @@ def test_computed_tomography_is_read_in_densities():
 
 
 def test_pixels_where_millimetres_are_not_known():
-    context = write_measured({**ONE, "diameter_px": 61.2}, spacing_known=False).part("context")
+    context = write_measured({**ONE, "components": 1.0, "diameter_px": 61.2}, spacing_known=False).part("context")
     assert context.startswith("Very large: 6.7 % of the body in this slice (about 61 pixels across).") and " mm" not in context
 
 

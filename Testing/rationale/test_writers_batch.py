@@ -122,6 +122,26 @@ def test_a_case_deleted_meanwhile_does_not_stop_the_others(tmp_path, head, ledge
             plan(pool, None, [ids[0]])
 
 
+def test_a_damaged_case_does_not_stop_the_others(tmp_path, head, ledger):
+    with serving(echo) as server, small_pool(tmp_path / "pool", head, 3) as pool:
+        ids, model = pool.ids(), endpoint(server, ledger)
+        files = {path: path.read_bytes() for path in (tmp_path / "pool" / "arrays").rglob("*.npz")}
+        for path, data in files.items():
+            path.write_bytes(data[:100])
+            try:
+                pool.get(ids[0])
+            except PoolError:
+                break
+            path.write_bytes(data)
+        found = plan(pool, model, ledger=ledger)
+        assert found.ids == ids and found.preview_id == ids[1]
+        report = write(pool, model, ids, ledger=ledger)
+        assert sorted(report.written) == sorted(ids[1:]) and [f.id for f in report.faults] == ids[:1]
+        assert "damaged" in report.faults[0].message and report.stopped is None
+        with pytest.raises(PoolError, match="damaged"):
+            plan(pool, model, ids[:1], ledger=ledger)
+
+
 def test_several_requests_run_at_a_time_and_no_more(tmp_path, head, ledger):
     lock, now, most = threading.Lock(), [0], [0]
     meet = threading.Barrier(3, timeout=5)
@@ -188,6 +208,21 @@ def test_tables_become_versions(tmp_path, head):
         twin = small_case(9, head, source="case0.png")
         pool.add(twin)
         assert "2 cases" in import_table(pool, table).faults[0][1]
+
+
+def test_a_case_that_a_table_tells_of_twice_is_named(tmp_path, head):
+    table = tmp_path / "two-readers.csv"
+    rest = "\nBoundary: b\nContext: c\nSummary: s"
+    table.write_text(
+        f'image,cot\ncase0,"Texture: Dark.{rest}"\ncase0.png,"Texture: Bright.{rest}"\ncase0,"Texture: Dark.{rest}"\n', "utf-8"
+    )
+    with small_pool(tmp_path / "pool", head, 1) as pool:
+        for dry_run in (True, False):
+            report = import_table(pool, table, dry_run=dry_run)
+            assert report.ids == pool.ids() and report.unchanged == 1
+            assert [(line, "another text in line 2" in message) for line, message in report.faults] == [(6, True)]
+        assert pool.get(pool.ids()[0]).rationale.part("texture") == "Dark."
+        assert len(pool.rationale_versions(pool.ids()[0])) == 2
 
 
 def test_what_a_table_claims_and_nobody_measured_is_marked_once(tmp_path, head):
@@ -280,6 +315,11 @@ def test_the_command_says_what_is_wrong(tmp_path, head, cers):
     ):
         done = cers("write", tmp_path / "pool", *words)
         assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, done.stderr
+    words = ("--writer", "endpoint", "--url", "http://x", "--model", "m", "--over-others", "--save-picture", tmp_path / "sent.png")
+    for more in (["--dry-run"], ["--with-picture", "--yes"]):
+        done = cers("write", tmp_path / "pool", *words, *more)
+        assert done.returncode == 2 and "--with-picture" in done.stderr and not (tmp_path / "sent.png").exists()
+    assert cers("write", tmp_path / "pool", *words, "--dry-run", "--with-picture").returncode == 0 and (tmp_path / "sent.png").exists()
     assert "1 have this text" in cers("write", tmp_path / "pool").stdout
 
 

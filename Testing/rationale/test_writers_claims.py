@@ -44,6 +44,8 @@ def test_what_no_descriptor_measures_is_named(sentence, words):
         "On the left, in the central part, 36 mm below the body surface.",
         "Hypo-/isointense signal with a mildly heterogeneous pattern.",
         "It isn\u2019t heterogeneous.",
+        "In summary, a lesion spanning 31 mm and covering 2.1 % of the body in this slice, positioned on the left.",
+        "Rim and core are alike, differing by 1 %; there is no irregularity.",
     ],
 )
 def test_what_speaks_about_the_findings_is_no_claim(sentence):

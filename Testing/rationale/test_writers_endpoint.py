@@ -110,10 +110,13 @@ def test_picture_holds_the_body_only(head):
     assert not (keep & outside).any() and (keep & clean).sum() > 0.93 * clean.sum() and keep[mask].all()
     case = small_case(0, head)
     case.image, case.mask, case.spacing = marked, mask.astype(np.uint8), (1.0, 1.0)
-    png = Image.open(io.BytesIO(redacted_png(case)))
+    sent = redacted_png(case)
+    png = Image.open(io.BytesIO(sent))
     pixels = np.array(png)
     assert png.info == {} and max(png.size) == 512 and (pixels == (255, 0, 0)).all(-1).any()
     assert not pixels[:30, :60].any() and not pixels[-30:, -60:].any()
+    case.image, case.modality = np.array(written), "CT"  # a picture of a CT, whose values are no Hounsfield units
+    assert redacted_png(case) == sent
 
 
 def test_where_no_outline_is_seen_only_the_surroundings_are_shown():
@@ -128,15 +131,19 @@ def test_where_no_outline_is_seen_only_the_surroundings_are_shown():
 def test_keys_and_addresses(monkeypatch, ledger, tmp_path):
     assert endpoint_url(" HTTPS://Api.Example.org:443/v1/chat/completions ") == "https://api.example.org/v1"
     assert endpoint_url("http://[::1]:8080/v1/") == "http://[::1]:8080/v1"
-    for bad in ("ftp://x/v1", "localhost:1234", "https://user:pw@x/v1", "https://x/v1?key=1", "http://x:99999/", ""):
+    slips = ("https://api..org/v1", f"http://{'a' * 64}.org/v1", "http://x y/v1", "http://x/v 1", "http://x/ü")
+    for bad in ("ftp://x/v1", "localhost:1234", "https://user:pw@x/v1", "https://x/v1?key=1", "http://x:99999/", "", *slips):
         with pytest.raises(InputError):
             endpoint_url(bad)
     monkeypatch.setenv("MY_KEY", " abc ")
     assert find_key("https://x/v1", "MY_KEY") == "abc"
     monkeypatch.setenv("MY_KEY", "a\nb")
     for name in ("MY_KEY", "NO_SUCH_KEY"):
-        with pytest.raises(InputError):
+        with pytest.raises(InputError, match="line breaks|NO_SUCH_KEY is not set"):
             find_key("https://x/v1", name)
+    for key in ("sk-proj-12ab", "gsk_12ab"):
+        with pytest.raises(InputError, match="^(?!.*12ab).*never the key itself"):
+            find_key("https://x/v1", key)
     assert "not encrypted" in consent_text("http://ward.example.org/v1", True) and "not encrypted" not in consent_text(
         "https://x.org/v1", True
     )
@@ -227,6 +234,36 @@ def test_lasting_trouble_ends_the_batch(tmp_path, head, ledger, status):
         assert not report.written and report.stopped and "sk-1" not in report.stopped and len(server.bodies) <= 2
 
 
+@pytest.mark.parametrize("before", [0, 150, 190, 390])
+@pytest.mark.parametrize("form", [lambda text: {"error": {"message": text}}, str.encode])
+def test_a_key_that_a_server_repeats_is_told_in_no_part(tmp_path, head, ledger, before, form):
+    key = "sk-" + "0123456789abcdef" * 3
+    text = "x" * before + f" key {key} is wrong"
+    with serving(lambda n, h: h.say(form(text), 400)) as server, small_pool(tmp_path / "pool", head, 1) as pool:
+        report = outcome(pool, server, ledger, key=key)
+        assert report.faults and key[:6] not in report.faults[0].message
+
+
+def test_what_keeps_the_connection_from_being_made_is_named(tmp_path, head, ledger, monkeypatch):
+    case = small_case(0, head)
+
+    def failure(url):
+        ledger.grant(url, False)
+        model = Endpoint(url, "model-x", Prompt.load(), ledger=ledger, seconds=5.0)
+        with pytest.raises(WriterError) as caught:
+            model.ask(model.request(case, case.rationale), Stop())
+        return caught.value
+
+    with serving(echo) as server:
+        error = failure(server.url.replace("http:", "https:"))
+        assert error.fatal and "does not speak https" in str(error) and ledger.log()[-1].outcome == "not https"
+        monkeypatch.setenv("https_proxy", server.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        error = failure("https://api.example.org/v1")
+        assert "proxy of this network" in str(error) and "501" in str(error) and ledger.log()[-1].outcome == "proxy"
+        assert not server.bodies
+
+
 def test_a_server_that_is_down_is_not_asked_for_every_case(tmp_path, head, ledger):
     with serving(lambda n, h: h.say({"error": "boom"}, 500)) as server, small_pool(tmp_path / "pool", head, 8) as pool:
         report = outcome(pool, server, ledger, parallel=1)
@@ -298,6 +335,16 @@ def test_an_answer_without_the_parts_is_an_error_and_no_text(tmp_path, head, led
         report = outcome(pool, server, ledger)
         assert not report.written and "four parts" in report.faults[0].message and not report.stopped
         assert ledger.answered([]) == set() and pool.get(pool.ids()[0]).rationale.writer == "measured"
+
+
+@pytest.mark.parametrize("unseen", ["\ud800", "\u200b", "\u00ad", "\u202e"])
+def test_what_nobody_sees_hides_no_word_and_stops_nothing(tmp_path, head, ledger, unseen):
+    text = f"Texture: Hypo{unseen}intense.\nBoundary: As{unseen} measured.\nContext: Near.\nSummary: A bright{unseen} lesion."
+    with serving(always(text)) as server, small_pool(tmp_path / "pool", head, 1) as pool:
+        report = outcome(pool, server, ledger)
+        rationale = pool.get(pool.ids()[0]).rationale
+        assert report.replaced["polarity"] == 1 and not report.faults and unseen not in rationale.text
+        assert rationale.part("summary") == "A bright lesion."
 
 
 def test_an_answer_that_ran_out_of_room_is_an_error(tmp_path, head, ledger):

@@ -72,6 +72,18 @@ def why(sentence, plane="axial", seen=True, **change):
         "It is 40 % brighter than the surrounding tissue.",
         "It lies 36 mm deep.",
         "The rim is dark.",
+        "A 31-mm mass, 3.1 centimetres across.",
+        "Homogeneous (9 %), hyperintense (40 %).",
+        "The edge is sharp (4 % of the diameter; 1.3 mm).",
+        "The contrast is 40 %.",
+        "The surrounding tissue is 40 % darker.",
+        "Its surroundings appear hypointense.",
+        "The lesion is medium-sized.",
+        "It is not large.",
+        "The margin is clear and its outline is smooth.",
+        "It lies neither in the front nor at the back.",
+        "In the left half of the slice.",
+        "It does not reach the surface.",
     ],
 )
 def test_what_the_numbers_bear_out_stands(sentence):
@@ -154,6 +166,45 @@ def test_what_the_numbers_bear_out_stands(sentence):
         ("The picture is unremarkable.", "claim"),
         ("Consistent with glioblastoma.", "claim"),
         ("A biopsy is recommended.", "claim"),
+        ("The surrounding tissue is brighter than the lesion.", "polarity"),
+        ("The surrounding tissue is 40 % brighter.", "number"),
+        ("Its surroundings are hyperintense.", "polarity"),
+        ("The lesion is large.", "polarity"),
+        ("It is small.", "polarity"),
+        ("Size: large.", "polarity"),
+        ("Large in size.", "polarity"),
+        ("A big lesion.", "polarity"),
+        ("Non-uniform signal.", "polarity"),
+        ("Mixed signal intensity.", "polarity"),
+        ("The signal is uneven.", "polarity"),
+        ("A coarse texture.", "polarity"),
+        ("The margin is faint.", "polarity"),
+        ("The margin is not clear.", "polarity"),
+        ("The edge is diffuse.", "polarity"),
+        ("Its margin is soft.", "polarity"),
+        ("Its outline is not smooth.", "polarity"),
+        ("Far less than homogeneous.", "polarity"),
+        ("It fails to be homogeneous.", "polarity"),
+        ("Homogeneity is lost.", "polarity"),
+        ("It lies at the back.", "location"),
+        ("In the front.", "location"),
+        ("At the bottom of the slice.", "location"),
+        ("It reaches the surface.", "location"),
+        ("It lies opposite the left side.", "location"),
+        ("A 36 mm mass.", "number"),
+        ("A lesion of 36 mm.", "number"),
+        ("36\u00d731 mm.", "number"),
+        ("31 inches across.", "number"),
+        ("31 m across.", "number"),
+        ("13 millimetres across.", "number"),
+        ("More than 31 mm across.", "number"),
+        (">31 mm across.", "number"),
+        ("At most 31 mm across.", "number"),
+        ("The lesion is not 31 mm across.", "number"),
+        ("The contrast is 9 %.", "number"),
+        ("Homogeneous (40 %), hyperintense (9 %).", "number"),
+        ("Signal intensity of 40.", "number"),
+        ("Both lesions are bright.", "number"),
     ],
 )
 def test_what_they_do_not_bear_out_falls(sentence, kind):
@@ -171,6 +222,17 @@ def test_what_they_do_not_bear_out_falls(sentence, kind):
 )
 def test_a_number_with_its_sign_turned_round_falls(sentence):
     assert why(sentence, contrast=-71.0) == "number" and why(sentence, contrast=71.0) is None
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_rim_and_core_are_compared_from_either_side(seen):
+    for rim_core, true, false in ((30.0, "core is darker", "rim is darker"), (-30.0, "rim is darker", "core is darker")):
+        assert why(f"The {true}.", seen=seen, rim_core=rim_core) is None
+        assert why(f"The {false}.", seen=seen, rim_core=rim_core) == "polarity"
+        (part, _is, _darker), other = true.split(), "rim" if "core" in true else "core"
+        for word in ("is 30 % darker", "shows lower signal", "is more hypointense"):
+            assert why(f"The {part} {word} than the {other}.", seen=seen, rim_core=rim_core) is None, word
+            assert why(f"The {other} {word} than the {part}.", seen=seen, rim_core=rim_core) == "polarity", word
 
 
 def test_what_only_a_picture_shows_needs_a_picture():
@@ -258,6 +320,8 @@ def test_contradictions_of_free_text_are_only_the_clear_ones():
         "Dark foci.",
     ):
         assert not found(fine), fine
+    for tissue in ("Near complex gray\u2013white anatomy.", "Adjacent white-matter interfaces.", "Poor grey/white differentiation."):
+        assert not contradicting(to_rationale(parse_cot(f"Context: {tissue}")), measured(contrast=-30.0).descriptors), tissue
     assert names_anatomy("Abuts the skull base.") and not names_anatomy("A sharp edge in the brain.")
 
 

@@ -80,7 +80,9 @@ def write(
     again: Annotated[bool, typer.Option("--again", help="Also cases that have this writer's text, and without kept answers.")] = False,
     over_persons: _PERSONS = False,
     over_others: _OTHERS = False,
-    save_picture: Annotated[Optional[Path], typer.Option(help="With --dry-run: write the first case's picture here (.png).")] = None,
+    save_picture: Annotated[
+        Optional[Path], typer.Option(help="With --dry-run --with-picture: write the first case's picture here (.png).")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the estimate and exactly what would be sent for the first case; send nothing.")
     ] = False,
@@ -93,6 +95,8 @@ def write(
     """
     from ..rationale import writers
 
+    if save_picture is not None and not (dry_run and picture):
+        fail("No picture would be saved: add --dry-run and --with-picture to --save-picture.", 2)
     with _open(folder, write=not dry_run) as pool:
         ids = None if case is None else [_resolve(pool, c) for c in case]
         writer_model = _model(writer, url, model, picture, key_env, prompt, parallel, timeout, threads)

@@ -53,6 +53,7 @@ DESCRIPTORS: dict[str, tuple[str, str]] = {
 
 _BODY_SIZE = 96  # pixels of the longer side on which the body is found: enough for an outline, and quick
 _CROP_SIZE = 80  # pixels of the longer side on which the lesion is measured
+_CT_AIR = -200.0  # HU; no tissue but lung is darker
 _FAINT_STEP = 0.10  # a step across the contour below this part of the body's range is hard to see
 
 
@@ -91,9 +92,7 @@ def measure(
         raise InputError(f"The pixel size {tuple(spacing)} is not usable. Give (row, column) in mm, both above zero, or None.")
     pixel = (1.0, 1.0) if spacing is None else (float(spacing[0]), float(spacing[1]))
 
-    # scanners mark what lies outside their field of view by values far below air, which would make air look like tissue
-    image = _unit_range(np.maximum(image, -1000) if modality == "CT" and image.min() < -1000 else image)
-    body = _Body(image, pixel)
+    image, body = _look(image, pixel, modality)
     area = float(mask.sum()) * pixel[0] * pixel[1]
     diameter = 2 * math.sqrt(area / math.pi)
     margin = [max(4, int(math.ceil(0.35 * diameter / p))) for p in pixel]
@@ -117,23 +116,39 @@ def measure(
     if lengths["depth"] is not None:
         out["depth"] = 100 * lengths["depth"] / (2 * math.sqrt(body.area / math.pi))
     r, c = (float((np.arange(n) + 0.5) @ mask.sum(1 - axis)) / float(mask.sum()) for axis, n in enumerate(mask.shape))
-    out["height"], out["across"] = body.position(r, c, plane in ("coronal", "sagittal"))
-    if plane != "sagittal":
-        out["side"] = body.side(c)
+    height, across = body.position(r, c, plane in ("coronal", "sagittal"))
+    # the middle between two parts is no place of the lesion
+    out["height"] = height if mask[int(r)].any() else None
+    if mask[:, int(c)].any():
+        out["across"] = across
+        out["side"] = None if plane == "sagittal" else body.side(c)
     return {name: None if value is None or not math.isfinite(value) else round(float(value), 4) for name, value in out.items()}
 
 
 def body_outline(image: np.ndarray, modality: str | None = None) -> np.ndarray:
     """(rows, columns) bool: the body in one display slice as ``measure`` sees it; everywhere True where it fills the frame."""
-    body = _Body(_unit_range(np.maximum(image, -1000) if modality == "CT" else image), (1.0, 1.0))
+    body = _look(image, (1.0, 1.0), modality)[1]
     rows, columns = (np.minimum((np.arange(n) * s / n).astype(int), s - 1) for n, s in zip(image.shape, body.mask.shape))
     return body.mask[np.ix_(rows, columns)]
 
 
-def _unit_range(image: np.ndarray) -> np.ndarray:
-    """(rows, columns) float32 from 0 to 1, so that neither units nor offsets matter; a constant background becomes 0.
+def _look(image: np.ndarray, pixel: tuple[float, float], modality: str | None) -> tuple[np.ndarray, _Body]:
+    """The slice from 0 to 1 as of ``_unit_range``, and the body in it."""
+    air = math.inf
+    if modality == "CT" and image.min() < -20:
+        # scanners mark what lies outside their field of view by values far below air, which would make air look like tissue
+        image = np.maximum(image, -1000)
+        # where the frame lies within the body its darkest values are fat, and no air; not so where air was cut to one value
+        air = _CT_AIR if (image == image.min()).mean() < 0.005 else air
+    scaled, low, high = _unit_range(image)
+    return scaled, _Body(scaled, pixel, (air - low) / (high - low) if high > low else air)
 
-    A background that is not the darkest value (a skull-stripped image with mean zero, an inverted picture) would pass for tissue.
+
+def _unit_range(image: np.ndarray) -> tuple[np.ndarray, float, float]:
+    """(rows, columns) float32 from 0 to 1, so that neither units nor offsets matter, and the values that became 0 and 1.
+
+    A constant background becomes 0: one that is not the darkest value (a skull-stripped image with mean zero, an inverted picture)
+    would pass for tissue.
     """
     values = image.astype(np.float64)
     low, high = float(values.min()), float(values.max())
@@ -149,24 +164,30 @@ def _unit_range(image: np.ndarray) -> np.ndarray:
             # below all tissue, so that even the darkest of it stays apart
             low -= 0.15 * (high - low)
             values[same] = low
-    return ((values - low) / (high - low)).astype(np.float32) if high > low else np.zeros(image.shape, np.float32)
+    return ((values - low) / (high - low)).astype(np.float32) if high > low else np.zeros(image.shape, np.float32), low, high
+
+
+def _grid(shape: tuple[int, int], pixel: tuple[float, float], most: int) -> list[int]:
+    """Rows and columns of a grid of at most ``most`` pixels a side, as long as they are wide where the image is fine enough."""
+    least = max(n * p for n, p in zip(shape, pixel)) / most
+    return [max(1, round(n / max(1.0, least / p))) for n, p in zip(shape, pixel)]
 
 
 class _Body:
     """The body in one slice, found on a coarse grid, and its signal range.
 
     low, median, span: background threshold, typical signal and the range from the 5th to the 95th percentile, in the image's units.
+    air: signal above which nothing is background.
     """
 
-    def __init__(self, image: np.ndarray, pixel: tuple[float, float]):
+    def __init__(self, image: np.ndarray, pixel: tuple[float, float], air: float):
         self.shape = image.shape
-        step = max(1.0, max(image.shape) / _BODY_SIZE)
-        size = [max(1, round(n / step)) for n in image.shape]
+        size = _grid(image.shape, pixel, _BODY_SIZE)
         small = shrink(image, size)
         self.factor = tuple(n / s for n, s in zip(image.shape, size))
         self.pixel = tuple(p * f for p, f in zip(pixel, self.factor))
         dark, bright = np.percentile(small, (1, 99))
-        self.low = float(dark + 0.12 * (bright - dark))
+        self.low = min(float(dark + 0.12 * (bright - dark)), air)
         tissue = small > self.low
         if not tissue.any():
             tissue[:] = True
@@ -229,9 +250,8 @@ class _Crop:
     """The lesion and its surroundings, in body units (see ``_Body.scale``), on a grid of at most ``_CROP_SIZE`` pixels a side."""
 
     def __init__(self, image: np.ndarray, mask: np.ndarray, pixel: tuple[float, float], diameter: float):
-        step = max(1.0, max(image.shape) / _CROP_SIZE)
-        if step > 1:
-            size = [max(1, round(n / step)) for n in image.shape]
+        size = _grid(image.shape, pixel, _CROP_SIZE)
+        if tuple(size) != image.shape:
             pixel = tuple(p * n / s for p, n, s in zip(pixel, image.shape, size))
             image, mask = shrink(image, size), shrink_mask(mask, size)
         self.image, self.mask, self.pixel, self.diameter = image, mask, pixel, diameter

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +42,8 @@ _INLINE = re.compile(
     rf"(?P<name>{_NAME}){_CLOSE}[ \t]*[:：]{_CLOSE}[ \t]*",
     re.I,
 )
+THINKING = re.compile(r"^.*</think(?:ing)?>", re.S)  # some models' prompts hold its beginning, so that the answer has its end alone
+_UNSEEN = {"Cc": " ", "Cf": "", "Cs": ""}  # controls; what has no width, which would hide a word; half a character
 _LOST_HYPHEN = re.compile(r"(?<=[A-Za-z])\?(?=[a-z])")  # "non?enhancing": a typographic hyphen that an older encoding lost
 _BRACKETS = {")": "(", "]": "[", "}": "{"}
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(])")
@@ -76,7 +79,7 @@ def parse_cot(text: str | None) -> ParsedCoT:
     that comes twice continues its part. Nothing raises: a part without text is listed as missing.
     """
     text = (text or "").lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n").replace("\u00a0", " ")
-    text = re.sub(r"\n\s*\n", "\n\n", re.sub(r"[ \t]+", " ", text))
+    text = re.sub(r"\n\s*\n", "\n\n", re.sub(r"[ \t]+", " ", THINKING.sub("", text)))
     if (parts := _from_json(text)) is not None:
         return ParsedCoT({p: parts[p] for p in PARTS if p in parts}, [p for p in PARTS if p not in parts])
     marks = {m.start("name"): m for m in _INLINE.finditer(text) if m["name"][0].isupper()}
@@ -152,24 +155,27 @@ def sentences(text: str) -> list[str]:
 
 
 def _from_json(text: str) -> dict[str, str] | None:
-    """Parts of a JSON object, with or without a code fence; None where the text is none."""
-    text = re.sub(r"^\s*```\w*\s*|\s*```\s*$", "", text).strip()
-    if not text.startswith("{"):
-        return None
+    """Parts of a JSON object, whatever stands around it; None where there is none."""
+    start, end = text.find("{"), text.rfind("}")
     try:
-        values = json.loads(text)
+        values = json.loads(text[start : end + 1])
     except (ValueError, RecursionError):
         return None
+    if not isinstance(values, dict):
+        return None
     out: dict[str, str] = {}
-    for key, value in values.items():
+    inner = [v for v in values.values() if isinstance(v, dict)]
+    for key, value in (item for found in (values, *inner) for item in found.items()):
         name = _NAMES.get(key.strip().lower())
+        value = " ".join(v for v in value if isinstance(v, str)) if isinstance(value, list) else value
         if name and isinstance(value, str) and _clean(value):
             out[name] = f"{out[name]} {_clean(value)}" if name in out else _clean(value)
-    return out
+    return out if out or not text[:start].strip() else None
 
 
 def _clean(text: str) -> str:
-    """One line without markdown emphasis and stray brackets, with lost hyphens put back."""
+    """One line without markdown emphasis, stray brackets and signs that nobody sees, with lost hyphens put back."""
+    text = "".join(_UNSEEN.get(unicodedata.category(c), c) if c not in "\n\t" else c for c in text)
     text = re.sub(r"\*\*|__|^\s*[*•+>]\s+|^\s*-\s+(?!\d)|^\s*#{1,6}\s*|^\s*\|?[-:| ]{3,}\|?\s*$", " ", text, flags=re.M)
     text = _LOST_HYPHEN.sub("-", re.sub(r"\s+", " ", text)).strip()
     text = text.lstrip(" :|,").rstrip(" |,*#`")

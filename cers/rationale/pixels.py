@@ -93,22 +93,20 @@ def largest_filled(mask: np.ndarray) -> np.ndarray:
 
 
 def shape(mask: np.ndarray, pixel: tuple[float, float]) -> dict[str, float]:
-    """Parts, compactness, solidity and elongation of the largest part."""
+    """Parts, and compactness, solidity and elongation of the largest part; holes in it are no part of its outline."""
     padded = np.pad(mask, 1)
-    parts = _components(padded, diagonal=True, pixel=pixel)
-    labels = sitk.GetArrayFromImage(parts)
-    counts = np.bincount(labels.ravel())[1:]
+    counts = np.bincount(sitk.GetArrayFromImage(_components(padded, diagonal=True)).ravel())[1:]
     out: dict[str, float] = {"components": float((counts >= max(1.0, 0.02 * counts.sum())).sum())}
-    largest = 1 + int(np.argmax(counts))
-    if counts[largest - 1] < 8:
+    if counts.max() < 8:
         return out
+    largest = largest_filled(padded)
     stats = sitk.LabelShapeStatisticsImageFilter()
-    _run(stats, parts)
-    area = stats.GetPhysicalSize(largest)
-    out["compactness"] = min(100.0, 100 * 4 * math.pi * area / stats.GetPerimeter(largest) ** 2)
-    hull = _hull_area(labels == largest, pixel)
+    _run(stats, _itk(largest, pixel))
+    area = stats.GetPhysicalSize(1)
+    out["compactness"] = min(100.0, 100 * 4 * math.pi * area / stats.GetPerimeter(1) ** 2)
+    hull = _hull_area(largest, pixel)
     out["solidity"] = min(100.0, 100 * area / hull)
-    small, large = stats.GetPrincipalMoments(largest)
+    small, large = stats.GetPrincipalMoments(1)
     if small > 0:
         out["elongation"] = math.sqrt(large / small)
     return out

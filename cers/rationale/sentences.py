@@ -76,10 +76,10 @@ def fitted(text: str, modality: str | None) -> str:
     return text[0].upper() + text[1:]
 
 
-def across(millimetres: float, area: float | None) -> str:
-    """Size of a lesion from its diameter in mm and its area in mm2."""
+def across(millimetres: float, area: float | None, several: bool = False) -> str:
+    """Size of a lesion from its diameter in mm and its area in mm2. several: of its parts together, none of which is as wide."""
     size = "" if area is None else f" (area {area:.0f} mm²)" if area < 100 else f" (area {area / 100:.1f} cm²)"
-    return f"About {millimetres:.0f} mm across{size}."
+    return f"{'Together like a disk' if several else 'About'} {millimetres:.0f} mm across{size}."
 
 
 def edge(millimetres: float) -> str:

@@ -15,7 +15,7 @@ from ..case.records import Case, Rationale, Statement
 from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
-VERSION = "2"  # of the rules below; raise it whenever the text for the same numbers changes
+VERSION = "3"  # of the rules below and of the numbers; raise it whenever the text of the same picture changes
 
 
 @dataclass(frozen=True)
@@ -146,11 +146,12 @@ def write_measured(
         add("boundary", "edge_width_mm", sentences.edge(d["edge_width_mm"]), f"Edge {d['edge_width_mm']:.1f} mm wide.")
     say("compactness", "{w} {n}%.")
 
-    pixels = None if spacing_known else d.get("diameter_px")
-    say("area_body", "{w}, {n}% of body.", note="" if pixels is None else f" (about {pixels:.0f} pixels across)")
+    pixels, several = None if spacing_known else d.get("diameter_px"), (d.get("components") or 1) > 1
+    wide = "" if pixels is None else f" ({'together like a disk' if several else 'about'} {pixels:.0f} pixels across)"
+    say("area_body", "{w}, {n}% of body.", note=wide)
     if spacing_known and d.get("diameter_mm") is not None:
-        add("context", "diameter_mm", sentences.across(d["diameter_mm"], d.get("area_mm2")), f"{d['diameter_mm']:.0f} mm across.")
-    if (d.get("components") or 1) > 1:
+        add("context", "diameter_mm", sentences.across(d["diameter_mm"], d.get("area_mm2"), several), f"{d['diameter_mm']:.0f} mm across.")
+    if several:
         add("context", "components", sentences.parts(d["components"]), f"{d['components']:.0f} parts.")
     if plane == "sagittal":
         say("across", "{w} {n}%.")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ...case import Case, Rationale
-from ...errors import Cancelled, CersError, PoolError, WriterError
+from ...errors import Cancelled, CersError, InputError, PoolError, WriterError
 from ..parse import parse_cot
 from ..writer import VERSION, describe
 from .ledger import Ledger
@@ -175,12 +175,16 @@ def plan(
     fresh = out.ids if again else [i for i in out.ids if answer_key(model, listed[i]) not in known]
     out.cached = len(out.ids) - len(fresh)
     sample = (fresh or out.ids)[:: max(1, len(fresh or out.ids) // _SAMPLE)][:_SAMPLE]
-    requests = []
+    requests: dict[str, Request] = {}
     for case_id in sample:
-        case = pool.get(case_id)
-        requests.append(model.request(case, measured_of(case)))
-    out.preview, out.preview_id = requests[0], sample[0]
-    out.estimate = _estimate(model, requests, len(fresh), ledger, prices)
+        try:
+            case = pool.get(case_id)
+            requests[case_id] = model.request(case, measured_of(case))
+        except (PoolError, InputError):  # a damaged case, which the batch will name
+            if case_id == sample[-1] and not requests:
+                raise
+    out.preview_id, out.preview = next(iter(requests.items()))
+    out.estimate = _estimate(model, list(requests.values()), len(fresh), ledger, prices)
     return out
 
 
@@ -304,7 +308,10 @@ class _Batch:
         """(rationale, what was replaced or marked in it, whether the answer was at hand) of one case."""
         if self.stop.is_set():
             raise Cancelled
-        case = self.pool.get(case_id)
+        try:
+            case = self.pool.get(case_id)
+        except PoolError as error:
+            raise WriterError(str(error)) from error  # of this case alone: damaged, or deleted meanwhile
         measured = measured_of(case)
         if self.model is None:
             return measured, [], False

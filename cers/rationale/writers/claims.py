@@ -29,20 +29,21 @@ eight nine single solitary separate several multiple otherwise together again fa
 """
 _TALK = """
 lesion lesions mass masses nodule nodules tumor tumors tumour tumours finding findings abnormality part parts component components portion
-portions segment segments area areas region regions zone zones spot spots focus foci slice slices picture image body surface tissue
-tissues soft brain parenchyma structure structures interface interfaces surrounding surroundings neighbourhood neighborhood neighbouring
+portions segment segments area areas region regions zone zones spot spots focus foci slice slices picture image body surface tissue tissues
+soft brain parenchyma structure structures interface interfaces surrounding surroundings neighbourhood neighborhood neighbouring
 neighboring adjacent nearby background signal signals intensity intensities density densities attenuation brightness level levels texture
-textures grain pattern appearance aspect look heterogeneity homogeneity uniformity nonuniformity variability variable mixed intermediate
-blending blends blend blur blurring separation edge edges margin margins border borders boundary boundaries outline outlines contour
-contours rim core centre center periphery transition shape shapes form circularity size sizes extent diameter width depth distance
-position location site side direction midline way top bottom front back contrast difference variation entropy range value share half axis
-high higher low lower bright brighter dark darker light lighter large larger small smaller medium medium-sized big wide wider narrow sharp
-smooth smoothly even uneven fine coarse round rounded oval regular irregular deep deeper superficial central peripheral local locally
-focal focally internal internally similar alike equal equally different clearer distinct defined ill circumscribed demarcated delineated
-marginated outlined blurred reduced increased appear appears appearing show shows showing shown see seen looks seem seems remain remains
-read reads measure measures measured measuring lie lies lying located situated placed sit sits present presents describe described
-demonstrate demonstrates display displays exhibit exhibits exceed exceeds exceeding differ differs follow followed following compare
-compared comparison relative reach reaches contrasts mm cm mm2 cm2 px pixel pixels percent bit bits mr mri ct
+textures grain pattern appearance aspect look heterogeneity homogeneity uniformity nonuniformity variability blending blends blend blur
+blurring separation edge edges margin margins border borders boundary boundaries outline outlines contour contours rim core centre center
+periphery transition shape shapes form circularity size sizes extent diameter width depth distance position location site side direction
+midline way contrast difference variation entropy range value share half axis high higher low lower bright brighter dark darker medium
+sharp round rounded oval regular irregular deep deeper superficial central peripheral local locally focal focally internal internally
+similar alike equal equally different clearer distinct defined ill circumscribed demarcated delineated marginated outlined blurred reduced
+increased appear appears appearing show shows showing shown see seen looks seem seems remain remains read reads measure measures measured
+measuring lie lies lying located situated placed sit sits present presents describe described demonstrate demonstrates display displays
+exhibit exhibits exceed exceeds exceeding differ differs differing occupy occupies occupying span spans spanning cover covers covering
+comprise comprises comprising positioned summary follow followed following compare compared comparison relative reach reaches contrasts mm
+cm mm2 cm2 millimetre millimetres millimeter millimeters centimetre centimetres centimeter centimeters px pixel pixels percent bit bits mr
+mri ct
 """
 _KNOWN = frozenset(_GRAMMAR.split()) | frozenset(_TALK.replace("-", " ").split())
 

@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 from ... import __version__
 from ...case import Case, Rationale
 from ...errors import Cancelled, InputError, WriterError
+from ..parse import THINKING
 from .ledger import Ledger
 from .model import Answer, Request, Stop
 from .picture import redacted_png
@@ -36,7 +37,6 @@ KEYRING_SERVICE = "cers"
 _MOST_BYTES = 4 << 20  # of an answer; a rationale has some hundred
 _CONNECT_SECONDS = 15.0
 _OPTIONAL = {"temperature": None, "max_tokens": "max_completion_tokens"}  # setting -> what newer models call it; None: leave it out
-_THINKING = re.compile(r"^\s*<think(?:ing)?>.*?</think(?:ing)?>", re.S)
 
 
 def endpoint_url(url: str) -> str:
@@ -50,7 +50,7 @@ def endpoint_url(url: str) -> str:
         port = parts.port
     except ValueError as error:
         raise InputError(f"The endpoint '{url}' is not a URL. Write for instance http://localhost:11434/v1.") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if parts.scheme not in ("http", "https") or not parts.hostname or not _can_be_asked(parts.hostname, parts.path):
         raise InputError(f"The endpoint '{url}' is not a web address. Write for instance http://localhost:11434/v1.")
     if parts.username or parts.password or parts.query or parts.fragment:
         raise InputError(
@@ -61,6 +61,15 @@ def endpoint_url(url: str) -> str:
     standard = {"http": 80, "https": 443}[parts.scheme]
     path = parts.path.rstrip("/").removesuffix("/chat/completions")
     return f"{parts.scheme}://{host}{'' if port in (None, standard) else f':{port}'}{path}"
+
+
+def _can_be_asked(host: str, path: str) -> bool:
+    """Whether name servers and HTTP can carry these, which a slip of the keyboard ("api..org") makes impossible."""
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return path.isascii() and not re.search(r"\s", host + path)
 
 
 def is_loopback(url: str) -> bool:
@@ -91,9 +100,7 @@ def find_key(url: str, variable: str | None = None) -> str | None:
     """The endpoint's key: from the variable named, else from the system's keyring under its URL, else from ``CERS_API_KEY`` where
     ``CERS_API_URL`` names the same host, so that no other host gets it."""
     if variable:
-        if not os.environ.get(variable):
-            raise InputError(f"The environment variable {variable} is not set. Set it to the endpoint's key, or leave out --key-env.")
-        return _usable(os.environ[variable])
+        return key_from("environment", url, variable)
     if (kept := _kept_key(url)) is not None:
         return kept
     key, place = os.environ.get(KEY_VARIABLE), os.environ.get(URL_VARIABLE)
@@ -118,9 +125,9 @@ def key_from(source: str, url: str, variable: str | None = None) -> str | None:
         return None
     if source == "environment":
         name = variable or KEY_VARIABLE
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name):  # might be the key itself, so it is not repeated
-            raise InputError("That is no name of an environment variable. Give its name, never the key itself.")
         if not os.environ.get(name):
+            if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", name):  # might be the key itself, so it is not repeated
+                raise InputError("There is no environment variable of the name that you gave. Give its name, never the key itself.")
             raise InputError(f"The environment variable {name} is not set. Set it to the endpoint's key before the program starts.")
         return _usable(os.environ[name])
     if source != "keyring":
@@ -300,6 +307,18 @@ class Endpoint:
                 f"The certificate of {self.url} cannot be trusted ({error.verify_message}), so nothing was sent. Ask who runs the server.",
                 fatal=True,
             )
+        if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
+            return "not https", WriterError(
+                f"What answers at {self.url} does not speak https, so nothing was sent. Write http:// for a server without encryption.",
+                fatal=True,
+            )
+        if refused := re.match(r"Tunnel connection failed: (\d+)", str(error)):
+            return "proxy", WriterError(
+                f"The proxy of this network does not connect to {self.url} (status {refused[1]}), so nothing was sent. "
+                "Ask who runs the network.",
+                fatal=refused[1] < "500",
+                transient=refused[1] >= "500",
+            )
         if isinstance(error, socket.gaierror):
             return "unknown host", WriterError(
                 f"There is no host {urlsplit(self.url).hostname}. Check the endpoint's address and the network.", transient=True
@@ -369,7 +388,7 @@ def _read(data: bytes) -> tuple[str, tuple[int | None, int | None]]:
             "The endpoint's answer is not a chat completion. Check that its address ends as the server's manual says, often in /v1.",
             transient=True,
         ) from error
-    if not isinstance(text, str) or not (text := _THINKING.sub("", text).strip()):
+    if not isinstance(text, str) or not (text := THINKING.sub("", text).strip()):
         raise WriterError("The model gave an empty answer. Try another model.", transient=True)
     if ended == "length":
         raise WriterError("The model's answer was cut off, because it was longer than allowed. Try another model.")
@@ -390,9 +409,10 @@ def _complaint(data: bytes, key: str | None) -> tuple[str, str | None]:
         said = error["message"] if isinstance(error, dict) else error
         setting = error.get("param") if isinstance(error, dict) else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        said = "" if data.lstrip().startswith(b"<") else data[:400].decode("utf-8", "replace")
-    said = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())[:200]
-    return (said.replace(key, "(key)") if key else said), setting if isinstance(setting, str) else None
+        said = "" if data.lstrip().startswith(b"<") else data[:4000].decode("utf-8", "replace")
+    said = " ".join("".join(c if c.isprintable() else " " for c in str(said)).split())
+    said = said.replace(key, "(key)") if key else said  # before it is cut, which might leave half a key
+    return said[:200], setting if isinstance(setting, str) else None
 
 
 def _retry_after(value: str | None) -> float | None:

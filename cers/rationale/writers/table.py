@@ -8,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..parse import read_cot_csv, to_rationale
+from ..parse import CoTRow, read_cot_csv, to_rationale
 from .batch import MEASURED, PERSON
 from .claims import marked
 from .verify import contradicting
@@ -74,6 +74,7 @@ def import_table(
         for name in {row["id"], row["source"] or "", _stem(row["source"] or "")} - {""}:
             by_name.setdefault(name, []).append(row)
     report = TableReport(rows=len(rows))
+    first: dict[str, CoTRow] = {}  # of each case
     for n, row in enumerate(rows):
         if cancel is not None and cancel():
             report.cancelled = True
@@ -87,6 +88,10 @@ def import_table(
             report.faults.append((row.line, f"{len(cases)} cases come from '{row.image}'. Write the case's id in its place."))
         elif row.missing:
             report.faults.append((row.line, f"'{row.image}' lacks {', '.join(row.missing)}. Complete the row."))
+        elif (before := first.setdefault(cases[0]["id"], row)).parts != row.parts:
+            report.faults.append((row.line, f"'{row.image}' has another text in line {before.line}. Keep one of them."))
+        elif before is not row:
+            report.unchanged += 1
         else:
             _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, dry_run, report)
     if progress is not None and not report.cancelled:

@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 
 from ...case.records import PARTS, Rationale, Statement
+from ..descriptors import DESCRIPTORS
 from ..parse import ParsedCoT, sentences
 from ..writer import THRESHOLDS
 from . import claims, lexicon
@@ -17,21 +18,31 @@ from . import claims, lexicon
 _LONGEST = 600  # characters of a sentence; more is no finding, and would be slow to look through
 LOCATIONS = {"side", "height", "across", "depth"}
 _NUMBER = re.compile(
-    r"(?<![\w.])(?P<sign>[-+]?)(?P<digits>\d+(?:[.,]\d+)?)\s*(?P<unit>%|percent|mm2|cm2|mm|cm|bits?|px|pixels?)?(?!\w)", re.I
+    r"(?<![\w.])(?P<sign>[-+]?)(?P<digits>\d+(?:[.,]\d+)?)(?:[\s-]*(?P<unit>%|percent|per cent|mm2|cm2|mm|cm|bits?|px|pixels?|"
+    r"[mc]m3|ml|cc|d?m|[u\u03bcn]m|(?:micro)?met(?:re|er)s?|inch(?:es)?|feet|hu|years?|degrees?))?(?!\w)",
+    re.I,
 )
+# "more than 31 mm" is no measurement, nor is "not 31 mm"
+_BOUND = re.compile(
+    r"(?:\b(?:\w+er|more|less|worse) than|\b(?:over|under|above|below|beyond|exceed\w*|at (?:least|most)|up to|not|maximum of|"
+    r"minimum of)|n't|[<>\u2264\u2265])\s*(?:about\s+)?$",
+    re.I,
+)
+_BOUND_AFTER = re.compile(r"\s*(?:or (?:more|less|above|below)|at (?:least|most)|and (?:more|above))\b", re.I)
 _COUNT = re.compile(
-    r"\b(?P<word>one|single|solitary|two|three|four|five|six|seven|eight|nine|several|multiple|many)\s+(?:\w+\s+)?"
-    r"(?:parts?|lesions?|mass(?:es)?|nodules?)\b",
+    r"\b(?P<word>one|single|solitary|two|three|four|five|six|seven|eight|nine|several|multiple|many|few|both|numerous)\s+(?:\w+\s+)?"
+    r"(?:parts?|lesions?|mass(?:es)?|nodules?|tumou?rs?)\b",
     re.I,
 )
 _SPELLED = re.compile(
-    r"\b(?:ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|hundred|thousand|half|twice|doubled?|"
-    r"tripled?|one[- ]third|two[- ]thirds|quarter|dozens?|(?:two|three|four|five|six|seven|eight|nine|ten|many|several|\d+)-?fold)\b",
+    r"\b(?:ten|eleven|twelve|\w+teen|(?:twen|thir|for|fif|six|seven|eigh|nine)ty(?:-\w+)?|hundred|thousand|twice|doubled?|tripled?|"
+    r"(?<!left )(?<!right )half|one[- ]third|two[- ]thirds|quarter|dozens?|"
+    r"(?:two|three|four|five|six|seven|eight|nine|ten|many|several|\d+)-?fold)\b",
     re.I,
 )
 _SEVERAL = re.compile(
     r"\b(?:multi-?focal|multicentric|(?:second|another|further|additional) (?:focus|lesion|mass|nodule|part)|"
-    r"(?:pair|couple) of (?:\w+ )?(?:parts|lesions|masses|nodules|foci|spots))\b",
+    r"lesions|masses|nodules|tumou?rs|(?:pair|couple) of (?:\w+ )?(?:parts|lesions|masses|nodules|foci|spots))\b",
     re.I,
 )
 _UP = re.compile(rf"\b(?:above|exceed\w*|brighter|denser|hyper\w+|{lexicon.HIGHER})\b", re.I)
@@ -39,7 +50,7 @@ _DOWN = re.compile(rf"\b(?:below|darker|hypo\w+|{lexicon.LOWER})\b", re.I)
 _INWARD = re.compile(r"\s*(?:deep|in depth|below|beneath)\b", re.I)
 _UNMEASURED = re.compile(r"\b(?:thick(?:ness)?|tall|high|height|long|length|axis|axes)\b", re.I)  # lengths that no descriptor gives
 _WORDS = {"one": 1, "single": 1, "solitary": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9}
-_UNITS = {"percent": "%", "bits": "bit", "pixel": "px", "pixels": "px"}
+_UNITS = {"percent": "%", "per cent": "%", "bits": "bit", "pixel": "px", "pixels": "px"}
 _LENGTH = {"cm": ("mm", 10.0), "cm2": ("mm2", 100.0)}
 
 
@@ -64,10 +75,12 @@ class _Figure:
 
 
 def plain(text: str) -> str:
-    """Typographic signs as plain ones, so that no spelling hides a number."""
+    """Typographic signs and units in words as plain ones, so that no spelling hides a number."""
     text = unicodedata.normalize("NFKC", text)
     text = re.sub("[\u2018\u2019]", "'", text)
-    return re.sub("[\u2010-\u2015\u2212]", "-", text).replace("\u00d7", "x")
+    text = re.sub("[\u2010-\u2015\u2212]", "-", text)
+    text = re.sub(r"\b(?:(milli)|centi)met(?:re|er)s?\b", lambda m: "mm" if m[1] else "cm", text, flags=re.I)
+    return re.sub(r"(?<=\d)\s*[x\u00d7]\s*(?=\d)", " x ", text, flags=re.I)
 
 
 def verify(
@@ -201,25 +214,33 @@ def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
             f
             for f in figures
             if abs(abs(f.value) - value) <= max(half - f.half, 0.0) + 1e-6
-            and unit in ("", f.unit)
+            and (unit == f.unit or not unit and f.unit in ("", "bit"))
             and not (match["sign"] == "-" and f.value > 0)
             and not (match["sign"] == "+" and f.value < 0)
         ]
         if not same:
             return names, f"'{match[0].strip()}' is not among the measured numbers"
-        clause = next(c for c in _clauses(text) if c[0] <= match.start() < c[1])
-        for scope in (text[clause[0] : clause[1]], text):
-            meant = {name for name, pattern in lexicon.QUANTITIES.items() if pattern.search(scope)}
+        if _BOUND.search(text[: match.start()]) or _BOUND_AFTER.match(text[match.end() :]):
+            return names, f"'{match[0].strip()}' was measured, and not what is more or less"
+        clauses = _clauses(text)
+        n, clause = next((n, c) for n, c in enumerate(clauses) if c[0] <= match.start() < c[1])
+        # a number in brackets or after a comma is of what stands before
+        for scope in (text[clause[0] : clause[1]], text[clauses[max(0, n - 1)][0] : clause[1]], text):
+            meant = {name for name, pattern in lexicon.QUANTITIES.items() if pattern.search(scope) and _fits(name, unit)}
             if meant:
                 break
+        else:
+            meant = {"diameter_mm"} if unit == "mm" else meant  # "a 31 mm lesion"
         if unit == "mm" and _INWARD.match(text[match.end() :]):
             meant = {"depth_mm"}
         candidates = {f.descriptor for f in same if not meant or f.descriptor in meant}
-        if not (candidates if meant else unit):
+        if not (candidates if meant else unit and unit != "%"):
             return names, f"'{match[0].strip()}' was measured of something else"
         if unit == "mm" and (other := _UNMEASURED.search(text[clause[0] : clause[1]])) and candidates != {"edge_width_mm"}:
             return names, f"'{match[0].strip()}': '{other[0]}' was not measured"
         up, down = bool(_UP.search(scope)), bool(_DOWN.search(scope))
+        if lexicon.AROUND.search(text[: match.start()]):
+            up, down = down, up
         if candidates == {"contrast"} and up != down and all((f.value < 0) == up for f in same if f.descriptor == "contrast"):
             return names, f"'{match[0].strip()}' has the other sign"
         names += [f.descriptor for f in same if f.descriptor not in names and (not meant or f.descriptor in meant)]
@@ -233,6 +254,11 @@ def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
         if parts is not None and not (round(parts) == count if count else round(parts) > 1):
             return names, f"'{match[0]}', but {round(parts)} separate part{'s' if round(parts) != 1 else ''} were measured"
     return names, None
+
+
+def _fits(name: str, unit: str) -> bool:
+    """Whether a number with this unit, or with none, can be one of a descriptor."""
+    return not unit or unit == DESCRIPTORS[name][0] or (name, unit) == ("diameter_mm", "mm2")
 
 
 def _clauses(text: str) -> list[tuple[int, int]]:
