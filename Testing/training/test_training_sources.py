@@ -124,6 +124,15 @@ def test_volumes_of_several_labels(tmp_path, method):
     assert split.report["by"] == "group, patient, volume, and identical files"
 
 
+def test_the_dice_of_several_labels_is_one_figure_in_curve_and_result(tmp_path):
+    data = volumes(tmp_path / "data", labels=3)
+    config = settings(data, method="mutual_consistency", steps=2, validation=0.2, validation_limit=400)
+    assert train(config, tmp_path / "run", tmp_path / "cache") == "finished"
+    told = json.loads((tmp_path / "run" / "status.json").read_text())["metrics"]
+    arms = json.loads((tmp_path / "run" / "model" / "result.json").read_text())["ablation"]["arms"]
+    assert {"plain", "null"} <= set(told) and {arm: row["value"] for arm, row in arms.items()} == pytest.approx(told, abs=1e-4)
+
+
 def test_of_one_patient_none_can_be_held_out(tmp_path):
     folder = volumes(tmp_path / "data", count=1)
     with pytest.raises(InputError, match="of one patient, volume or group.*validation to 0"):
