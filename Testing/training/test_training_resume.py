@@ -61,6 +61,17 @@ def test_a_checkpoint_with_a_file_of_another_run_is_named(folder, cache, tmp_pat
             train(config, tmp_path / name, cache, resume=True)
 
 
+@pytest.mark.parametrize("name", ["student", "teacher", "optimizer", "memory"])
+def test_a_checkpoint_with_a_file_of_another_step_is_named(folder, cache, tmp_path, name):
+    config, run = settings(folder, steps=4), tmp_path / "run"
+    train(config, run, cache)
+    shutil.copy(run / f"checkpoints/step_00000002/{name}.safetensors", run / "checkpoints/step_00000004")
+    with pytest.raises(InputError, match="checkpoint of step 4 .* does not fit its run"):
+        train(config, run, cache, resume=True)
+    shutil.rmtree(run / "checkpoints/step_00000004")
+    assert train(config, run, cache, resume=True) == "finished"
+
+
 def test_a_run_goes_on_without_the_weights_that_it_began_with(folder, cache, tmp_path):
     """Bit for bit, across a refresh of image vectors, with loaders and unlabelled pictures; and its mean can be made."""
     first, weights = tmp_path / "first", tmp_path / "begin.safetensors"

@@ -28,7 +28,7 @@ from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import check_machine, out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, signals
+from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, misfit, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -373,10 +373,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         if not stored or out_of_memory(error):
             raise
-        raise InputError(
-            f"The checkpoint of step {stored[0]['step']} in '{folder}' does not fit its run, as if a file of it were another run's. Delete "
-            "it to go on from the one before it, or start a new run."
-        ) from error
+        raise misfit(folder, stored[0]["step"]) from error
     if run is not None:
         run.forget_after(trainer.step)
     if stored:
