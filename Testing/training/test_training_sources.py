@@ -14,6 +14,7 @@ from runs import settings
 from typer.testing import CliRunner
 
 from cers.case import Case
+from cers.case.io import read_volume
 from cers.cli.app import app
 from cers.cli.train import _absolute
 from cers.errors import CersError, InputError, TrainingError
@@ -261,6 +262,20 @@ def test_unlabelled_scans_of_held_out_cases_are_left_out(tmp_path):
     config = settings(tmp_path / "pool", unlabelled=[str(folder / "images")], labelled=1.0, exclude={"item": "case_3"})
     data, split = opened(config, tmp_path)
     assert "case_3" not in set(data.column("item")[split.unlabelled])
+
+
+def test_lesion_free_slices_of_a_held_out_case_of_a_pool_are_a_leak(tmp_path):
+    folder = volumes(tmp_path / "data", count=4)
+    with Pool.create(tmp_path / "pool") as pool:
+        import_folder(pool, folder / "images", folder / "labels", max_slices=4)
+    data, split = opened(settings(tmp_path / "pool", labelled=1.0, validation=0.2), tmp_path)
+    volume = {side: data.table[getattr(split, side)[0]]["item"] for side in ("labelled", "validation")}
+    files = {read_volume(f).volume_id: f for f in (folder / "images").iterdir()}
+    again = tmp_path / "again.nrrd"  # the same scan in another file
+    sitk.WriteImage(sitk.ReadImage(str(files[volume["validation"]])), str(again))
+    for given, leaks in ((files[volume["labelled"]], 0), (files[volume["validation"]], 1), (again, 1)):
+        config = settings(tmp_path / "pool", labelled=1.0, validation=0.2, lesion_free=[str(given)], allow_leaks=True)
+        assert opened(config, tmp_path)[1].report["leaks"]["lesion_free"] == [given.name] * leaks
 
 
 def test_moved_data_is_read_where_it_is_now(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..case import PlaneView, acquisition_plane
+from ..case import PlaneView, Volume, acquisition_plane
 from ..case.io import PICTURES, Unnamed, atomic_path, read_mask, read_volume
 from ..case.terminology import same_meaning
 from ..errors import InputError
@@ -274,8 +274,7 @@ def _slices(
     scaled = scale_intensities(raw, volume.modality)
     shown = np.flatnonzero((foreground(raw, volume.modality).mean((1, 2)) > 0.02) | drawn.any((1, 2)))
     small = thumbnail(raw[len(raw) // 2]).tolist()
-    # as pool cases of it carry them
-    kin = [f"volume {volume.volume_id or volume.content_hash[:16]}", *([f"patient {volume.patient_id}"] if volume.patient_id else [])]
+    kin = kin_of(volume)
     called = (lambda v: v) if isinstance(names, Unnamed) else (lambda v: names.get(v, f"label {v}"))
     present = [int(v) for v in np.unique(mask) if v]
     for k in shown:
@@ -294,6 +293,11 @@ def _slices(
                 "thumbnail": small,
             },
         )
+
+
+def kin_of(volume: Volume) -> list[str]:
+    """What a volume has in common with others, as pool cases of it carry it."""
+    return [f"volume {volume.volume_id or volume.content_hash[:16]}", *([f"patient {volume.patient_id}"] if volume.patient_id else [])]
 
 
 def _bytes(box: Frame, scaled: np.ndarray) -> np.ndarray:
