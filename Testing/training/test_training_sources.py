@@ -234,6 +234,24 @@ def test_groups_and_patients_of_a_pool_stay_on_one_side(tmp_path):
     assert len(np.unique(split.kin)) == 3 and split.mark != before
 
 
+def test_a_pool_whose_labels_were_mended_is_another_one(tmp_path):
+    """Channels of the network follow the labels, which a mended case may bring into another order."""
+    path = tmp_path / "pool"
+    rng = np.random.default_rng(7)
+    with Pool.create(path) as pool:
+        for name in ("tumor", "cyst", "tumor", "cyst"):
+            image, mask = _picture(rng, 80)
+            pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: name}, plane="axial"))
+    data, before = opened(settings(path, labelled=1.0), tmp_path)
+    with Pool.open(path) as pool:
+        pool.edit(pool.ids(), {}, rename={"cyst": "abscess"})  # another name, the same areas
+        renamed, same = opened(settings(path, labelled=1.0), tmp_path)
+        pool.edit(pool.ids()[:1], {}, rename={"tumor": "abscess"})
+        mended, after = opened(settings(path, labelled=1.0), tmp_path)
+    assert [d.labels for d in (data, renamed, mended)] == [["tumor", "cyst"], ["tumor", "abscess"], ["abscess", "tumor"]]
+    assert same.mark == before.mark != after.mark
+
+
 def test_labels_of_one_meaning_are_one(tmp_path):
     path = pool_of(tmp_path / "pool", 3)
     with Pool.open(path) as pool:

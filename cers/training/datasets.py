@@ -190,7 +190,8 @@ def _patient(row: dict) -> list[str]:
 
 def _pool(source: Path, frame: int, cache: Path) -> Dataset:
     with Pool.open(source, read_only=True) as pool:
-        ids = [row for row in pool.ids() if (pool.meta(row).get("review") or "") != "excluded"]
+        named = {row: meta["labels"] for row in pool.ids() if ((meta := pool.meta(row)).get("review") or "") != "excluded"}
+        ids = list(named)
         if not ids:
             raise InputError(f"The pool '{source}' holds no case to train with. Add annotated cases first.")
 
@@ -222,7 +223,9 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                 )
 
         data = _stored(["pool", frame, pool.hash(), pool.facets()], slices, cache, "pool")  # a patient that was mended counts, too
-    data.mark = hashlib.sha256("".join(ids).encode()).hexdigest()[:16]  # of what they show; what is known of them may change
+    # of what they show, which label each area is included; what else is known of them may change
+    places = [{value: _position(name, data.labels) for value, name in named[row].items()} for row in ids] if len(data.labels) > 1 else ""
+    data.mark = hashlib.sha256(("".join(ids) + (places and json.dumps(places, sort_keys=True))).encode()).hexdigest()[:16]
     return data
 
 

@@ -270,8 +270,9 @@ def fits(state: dict, config: TrainConfig, split: Split) -> None:
         )
     if state.get("split", split.mark) != split.mark:
         raise InputError(
-            "The pictures are not those that this run began with: some were added, taken away, changed, or copied without the dates of "
-            "their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if you like."
+            "The pictures are not those that this run began with: some were added, taken away, changed, given other labels, or copied "
+            "without the dates of their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if "
+            "you like."
         )
 
 
