@@ -197,3 +197,10 @@ def test_a_log_that_cannot_be_written_is_said(folder, cache, tmp_path):
     (tmp_path / "run/log.txt").mkdir(parents=True)
     with pytest.raises(TrainingError, match="Log.txt could not be written to"):
         train(settings(folder, steps=1), tmp_path / "run", cache)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_log_without_room_ends_no_run(folder, cache, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/log.txt").symlink_to("/dev/full")
+    assert train(settings(folder, steps=1, method="supervised"), tmp_path / "run", cache) == "finished"

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -330,7 +331,8 @@ def train(
                 raise
             finally:
                 log.removeHandler(handler)
-                handler.close()
+                with suppress(OSError):  # its last lines, of a full disk
+                    handler.close()
     finally:
         distributed.finish()
 
