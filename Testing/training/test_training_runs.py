@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from cers.training import runfolder
 from cers.training.datasets import open_dataset
 from cers.training.plan import check
 from cers.training.runfolder import RunFolder
+from cers.training.runs import read_run
 from cers.training.splits import make_split
 from cers.training.trainer import Trainer, prepare, train
 
@@ -200,6 +202,17 @@ def test_two_processes_train_as_one(folder, cache, tmp_path):
     for k in a:
         if a[k].is_floating_point():
             assert (a[k] - b[k]).abs().max() < 0.02 * max(1.0, float(a[k].abs().max())), k
+
+
+def test_a_process_that_is_killed_is_said_by_the_other(folder, cache, tmp_path):
+    process = start(tmp_path / "run", settings(folder, steps=400, method="supervised", groups=4), cache, processes=2)
+    wait_for_step(tmp_path / "run", 3, process)
+    told = json.loads((tmp_path / "run" / "status.json").read_text())
+    ranks = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
+    os.kill(next(int(pid) for pid in ranks if int(pid) not in (told["pid"], process.pid)), signal.SIGKILL)
+    _, err = end(process, 1)
+    run = read_run(tmp_path / "run")
+    assert run.state == "failed" and run.reason.startswith("Another process of this training was ended") and run.reason in err
 
 
 def test_groups_must_fit_the_processes(folder, cache):

@@ -26,6 +26,11 @@ def finish() -> None:
         dist.destroy_process_group()
 
 
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the group is gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
+
+
 def _many() -> bool:
     return dist.is_initialized() and dist.get_world_size() > 1
 

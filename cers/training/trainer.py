@@ -315,6 +315,8 @@ def train(
                 message = str(error)
                 if gone := lost(error):
                     message = "A process that prepares batches was ended, as when memory runs out. Close other programs, then resume."
+                elif gone := distributed.lost(error):
+                    message = "Another process of this training was ended, as when memory runs out or a machine goes. Resume it."
                 elif not isinstance(error, CersError):
                     message = f"Training ended unexpectedly ({type(error).__name__}: {' '.join(message.split())[:200]}). "
                     message += "Its log has the details."
