@@ -81,7 +81,10 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     side[further & ~held_out] = "unlabelled"
     rows = {name: np.flatnonzero(side == name) for name in ("labelled", "unlabelled", "validation", "test")}
     if not has_mask[given != OTHER].any():
-        raise InputError("All masks are empty, so that there is nothing to learn. Give masks in which something is drawn.")
+        raise InputError(
+            f"All masks are empty in a frame of {config.frame} x {config.frame} pixels, so that there is nothing to learn. Give masks in "
+            "which something is drawn, or, if it is only too small for that, a larger frame."
+        )
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, keys, looks, digests)

@@ -28,7 +28,7 @@ from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
-from .plan import check_machine, out_of_memory, smaller, words
+from .plan import check_machine, check_network, out_of_memory, smaller, words
 from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, misfit, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
@@ -84,6 +84,8 @@ class Trainer:
         self.teacher.eval().requires_grad_(False)
         distributed.share_batch_norm(self.net)
         embedder = TextEmbedder() if config.method == "cers" or config.text else None
+        if embedder and self.net.config.rationale != embedder.dimension:
+            raise InputError(f"A network's 'rationale' must be {embedder.dimension} here, as many numbers as the text encoder gives.")
         self.tokens = token_table(data.table, embedder) if config.text else {}
         vectors = None if stored is None else stored[1]["memory"]["vectors"].numpy().copy()
         self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache, vectors)
@@ -102,10 +104,7 @@ class Trainer:
 
     def _build(self, begin: bool) -> CersNet:
         c = self.config
-        try:
-            net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
-        except TypeError as error:
-            raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
+        net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
         if not begin:
             return net
         if c.initial == "imagenet":
@@ -292,6 +291,7 @@ def train(
     """
     config.check()
     check_machine(config)
+    check_network(config)
     rank, world = distributed.start(config.device)
     folder = Path(folder)
     try:
