@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from pictures import _picture
-from runs import end, metrics, settings, start, wait_for_step
+from runs import end, metrics, settings, start, start_with, wait_for_step
 from safetensors.torch import load_file
 
 from cers.case import Case
@@ -202,6 +202,21 @@ def test_two_processes_train_as_one(folder, cache, tmp_path):
     for k in a:
         if a[k].is_floating_point():
             assert (a[k] - b[k]).abs().max() < 0.02 * max(1.0, float(a[k].abs().max())), k
+
+
+def test_processes_that_see_different_pictures_do_not_train(folder, cache, tmp_path):
+    """As when a case comes into the pool while the first process prepares the pictures for all."""
+    for name, seed in (("0", 0), ("1", 5)):
+        settings(folder, steps=400, method="supervised", groups=4, split_seed=seed).write(tmp_path / f"{name}.yaml")
+    script, where = tmp_path / "train.py", ["--out", str(tmp_path / "run"), "--cache", str(cache)]
+    script.write_text(
+        "import os, pathlib\nfrom cers.cli import main\n"
+        "config = pathlib.Path(__file__).with_name(os.environ['RANK'] + '.yaml')\n"
+        f"raise SystemExit(main(['train', '--config', str(config), *{where}]))\n"
+    )
+    _, err = end(start_with([str(script)], processes=2), 1)
+    run = read_run(tmp_path / "run")
+    assert run.state == "failed" and "see different pictures" in run.reason and run.reason in err and run.step == 0
 
 
 def test_a_process_that_is_killed_is_said_by_the_other(folder, cache, tmp_path):

@@ -120,6 +120,12 @@ def any_of(flag: bool) -> bool:
     return bool(tensor.item())
 
 
+def all_have(digits: str) -> bool:
+    """Whether all processes have the same 16 hex digits."""
+    values = [float(int(digits[at : at + 8], 16)) for at in (0, 8)]
+    return not any_of(agree(values) != values)
+
+
 def wait() -> None:
     if _many():
         dist.barrier()

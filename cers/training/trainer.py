@@ -373,6 +373,8 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
         run.status("starting", phase="memory", **run.told)
+    if world > 1 and not distributed.all_have(split.mark):
+        raise InputError("The processes of this training see different pictures, as if some had been changed meanwhile. Start it again.")
     try:
         trainer = Trainer(config, data, split, cache, rank, world, stored)
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
