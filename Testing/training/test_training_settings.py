@@ -63,6 +63,7 @@ def test_what_is_wrong_with_a_settings_file_is_said_in_one_sentence(tmp_path, te
         ({1: 2}, "name that is not known"),
         ({"widths": "no"}, "'widths' as a list"),
         ({"align": 0}, "'align' must be"),
+        ({"labels": 5}, "list of label names"),
     ],
 )
 def test_a_network_that_cannot_be_built_is_said_before_anything_is_read(folder, tmp_path, network, said):

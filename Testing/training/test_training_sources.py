@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from cers.pool import Pool, import_folder
 from cers.training.config import TrainConfig
 from cers.training.datasets import only, open_dataset
 from cers.training.splits import make_split
-from cers.training.trainer import train
+from cers.training.trainer import prepare, train
 
 
 def opened(config, tmp_path):
@@ -250,6 +251,28 @@ def test_a_pool_whose_labels_were_mended_is_another_one(tmp_path):
         mended, after = opened(settings(path, labelled=1.0), tmp_path)
     assert [d.labels for d in (data, renamed, mended)] == [["tumor", "cyst"], ["tumor", "abscess"], ["abscess", "tumor"]]
     assert same.mark == before.mark != after.mark
+
+
+def test_labels_come_in_the_order_of_the_weights_that_a_run_begins_with(tmp_path):
+    """Else a model that goes on learning would call the one structure by the name of the other."""
+    rng, pools = np.random.default_rng(7), {}
+    for names in (("tumor", "cyst"), ("cyst", "tumor"), ("cyst", "edema")):
+        pools[names] = tmp_path / "-".join(names)
+        with Pool.create(pools[names]) as pool:
+            for n in range(4):
+                image, mask = _picture(rng, 80)
+                pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: names[n % 2]}, plane="axial"))
+    (first, swapped, others), cache = pools.values(), tmp_path / "cache"
+    begun = {"method": "supervised", "steps": 1, "labelled": 1.0, "validation": 0.0}
+    assert train(settings(first, **begun), tmp_path / "run", cache) == "finished"
+    for weights in (tmp_path / "run", tmp_path / "run" / "model"):
+        config = _absolute(settings(swapped, initial=str(weights), **begun))
+        data, _ = prepare(config, None, cache)
+        assert data.labels == ["tumor", "cyst"] and [m.any() for m in data.onehot(np.array([0]))[0]] == [False, True]
+        assert prepare(replace(config, data=str(others)), None, cache)[0].labels == ["cyst", "edema"]
+    assert train(config, tmp_path / "again", cache) == "finished"
+    assert list(load_model(tmp_path / "again" / "model").labels.values()) == ["tumor", "cyst"]
+    assert TrainConfig.read(tmp_path / "again" / "config.yaml").network["labels"] == ["tumor", "cyst"], "for a resume"
 
 
 def test_labels_of_one_meaning_are_one(tmp_path):

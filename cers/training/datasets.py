@@ -61,10 +61,10 @@ def _stack(parts: list[str | np.ndarray]) -> Stack:
 class Dataset:
     """Pictures in the network's frame.
 
-    images, masks: (n, side, side) uint8; masks hold 0 or 1 + the position in ``labels``. table: one dict per picture with ``image``
-    (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume), ``split``
-    (train, validation, test or unlabelled), ``file`` and what else the source tells. key: changes with whatever is known of the pictures;
-    mark: with the pictures and masks alone. kind: pictures, volumes or pool.
+    images, masks: (n, side, side) uint8; masks hold 0 or 1 + the position in ``labels`` as they were read. table: one dict per picture with
+    ``image`` (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume),
+    ``split`` (train, validation, test or unlabelled), ``file`` and what else the source tells. key: changes with whatever is known of the
+    pictures; mark: with the pictures and masks alone. kind: pictures, volumes or pool.
     """
 
     images: Stack
@@ -79,6 +79,13 @@ class Dataset:
 
     def __post_init__(self):
         self.mark = self.mark or self.key
+        self._values = list(range(1, len(self.labels) + 1))  # in the masks, by channel
+
+    def follow(self, labels: list[str]) -> None:
+        """Put the labels into the order in which others name the same ones: that of the channels of weights to begin with."""
+        order = [next((n for n, own in enumerate(self.labels) if own == name or same_meaning(own, name)), -1) for name in labels]
+        if sorted(order) == list(range(len(self.labels))):
+            self.labels, self._values = [self.labels[n] for n in order], [self._values[n] for n in order]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -94,7 +101,7 @@ class Dataset:
     def onehot(self, rows) -> np.ndarray:
         """Masks (n, labels, side, side) float32 of rows."""
         masks = self.masks[rows]
-        return (masks[:, None] == np.arange(1, len(self.labels) + 1, dtype=np.uint8)[:, None, None]).astype(np.float32)
+        return (masks[:, None] == np.array(self._values, np.uint8)[:, None, None]).astype(np.float32)
 
 
 def open_dataset(source: str | Path, unlabelled: list[str], frame: int, plane: str, cache: Path) -> Dataset:

@@ -89,7 +89,7 @@ def check_machine(config: TrainConfig) -> None:
 def check_network(config: TrainConfig) -> None:
     """InputError, or ModelError, where no network can be built of the settings; before pictures are read, which takes minutes."""
     try:
-        NetworkConfig(**{**config.network, "labels": ["lesion"]}).check()
+        NetworkConfig(**config.network).check()
     except TypeError as error:
         raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
 

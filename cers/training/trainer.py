@@ -406,6 +406,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
 
 def prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Dataset, Split]:
     data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
+    data.follow(config.network.get("labels", []))
     if len(data.labels) > 1 and config.strip:
         log.info("skulls are stripped by one cut for all labels")
     try:
