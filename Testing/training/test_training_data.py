@@ -158,6 +158,10 @@ def test_slices_of_lesion_free_volumes_and_those_beside_a_lesion(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()} == written
     with pytest.raises(InputError, match="missing.nrrd"):
         lesion_free([str(tmp_path / "missing.nrrd")], tmp_path / "cache", 64)
+    everywhere = sitk.GetImageFromArray(np.ones((20, 24, 24), np.uint8))
+    sitk.WriteImage(everywhere, str(tmp_path / "all.nrrd"))
+    with pytest.raises(InputError, match="no slice without a lesion"):
+        lesion_free([f"{healthy}={tmp_path / 'all.nrrd'}"], tmp_path / "cache", 64)
 
 
 def rewrite(folder, change) -> None:

@@ -76,7 +76,7 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
     volumes: files of volumes known to show no lesion, or "IMAGE=MASK": then the slices that the mask does not meet.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or no slice is without a lesion.
     """
     key = hashlib.sha256(
         json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()
@@ -93,6 +93,8 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
                 shown = (foreground(raw).mean((1, 2)) > 0.02) & ~view.slices(mask).any((1, 2))
                 frame = Frame.around(body_box(raw), raw.shape[1:], view.spacing, size)
                 out.append((frame.crop(scale_intensities(raw)[shown])[:, 0].numpy() * 255).round().astype(np.uint8))
+        if not any(map(len, out)):
+            raise InputError("The volumes of lesion_free have no slice without a lesion. Give others, or leave the setting out.")
         keep(stored, np.concatenate(out))
     return np.load(stored, mmap_mode="r")
 
