@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ from safetensors.torch import load_file
 from cers.case import Case
 from cers.errors import InputError, TrainingError
 from cers.pool import Pool
-from cers.training import runfolder
+from cers.training import distributed, runfolder, trainer
 from cers.training.datasets import open_dataset
 from cers.training.plan import check
 from cers.training.runfolder import RunFolder
@@ -219,15 +218,17 @@ def test_processes_that_see_different_pictures_do_not_train(folder, cache, tmp_p
     assert run.state == "failed" and "see different pictures" in run.reason and run.reason in err and run.step == 0
 
 
-def test_a_process_that_is_killed_is_said_by_the_other(folder, cache, tmp_path):
-    process = start(tmp_path / "run", settings(folder, steps=400, method="supervised", groups=4), cache, processes=2)
-    wait_for_step(tmp_path / "run", 3, process)
-    told = json.loads((tmp_path / "run" / "status.json").read_text())
-    ranks = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True).stdout.split()
-    os.kill(next(int(pid) for pid in ranks if int(pid) not in (told["pid"], process.pid)), signal.SIGKILL)
-    _, err = end(process, 1)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_gone_is_said_by_the_others(folder, cache, tmp_path, monkeypatch, rank):
+    def broken(*_args):
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:63382")
+
+    monkeypatch.setattr(distributed, "start", lambda _device: (rank, 2))
+    monkeypatch.setattr(trainer, "_run", broken)
+    with pytest.raises(TrainingError, match="Another process of this training has ended") as caught:
+        train(settings(folder, steps=3, method="supervised"), tmp_path / "run", cache)
     run = read_run(tmp_path / "run")
-    assert run.state == "failed" and run.reason.startswith("Another process of this training was ended") and run.reason in err
+    assert run is None if rank else (run.state, run.reason) == ("failed", str(caught.value))
 
 
 def test_groups_must_fit_the_processes(folder, cache):

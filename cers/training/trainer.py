@@ -37,6 +37,7 @@ from .validation import validate
 log = logging.getLogger("cers.training")
 TEXT = 99  # purpose of the generator of clinical texts
 STATUS_SECONDS = 2.0
+GONE = "Another process of this training has ended. If it does not say why, memory may have run out. Resume the training."
 
 
 class Draw:
@@ -296,8 +297,13 @@ def train(
     folder = Path(folder)
     try:
         if rank:
-            distributed.wait()  # process 0 has the lock, and has filled the cache
-            return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
+            try:
+                distributed.wait()  # process 0 has the lock, and has filled the cache
+                return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
+            except RuntimeError as error:
+                if distributed.lost(error):
+                    raise TrainingError(GONE) from error
+                raise
         with RunFolder(folder) as run:
             run.admit(resume)
             with run.room(LOG):
@@ -316,7 +322,7 @@ def train(
                 if gone := lost(error):
                     message = "A process that prepares batches was ended, as when memory runs out. Close other programs, then resume."
                 elif gone := distributed.lost(error):
-                    message = "Another process of this training was ended, as when memory runs out or a machine goes. Resume it."
+                    message = GONE
                 elif not isinstance(error, CersError):
                     message = f"Training ended unexpectedly ({type(error).__name__}: {' '.join(message.split())[:200]}). "
                     message += "Its log has the details."
