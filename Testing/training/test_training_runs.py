@@ -231,6 +231,15 @@ def test_a_process_that_is_gone_is_said_by_the_others(folder, cache, tmp_path, m
     assert run is None if rank else (run.state, run.reason) == ("failed", str(caught.value))
 
 
+@pytest.mark.parametrize("world", ["2", "many"])
+def test_an_environment_that_only_says_how_many_is_said(folder, cache, tmp_path, monkeypatch, world):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=f"The {world} processes .* could not join .*unset WORLD_SIZE"):
+        train(settings(folder, steps=1), tmp_path / "run", cache)
+    assert not (tmp_path / "run").exists()
+
+
 def test_groups_must_fit_the_processes(folder, cache):
     config = settings(folder, groups=2)
     data = open_dataset(config.data, [], config.frame, config.plane, cache)
