@@ -102,7 +102,7 @@ def test_metrics_and_examples_are_of_this_run_only(folder, cache, tmp_path):
         for name in ("checkpoints", "model"):
             shutil.rmtree(run / name)
         (run / "model.safetensors").unlink()
-        (run / "metrics.jsonl").open("a").write('{"step": null}\n{"step": 9, "lo')
+        (run / "metrics.jsonl").open("ab").write(b'{"step": null}\n{"step": 9, "lo\xff\x00')
         train(settled, run, cache, resume=resume)
         steps = [r["step"] for r in metrics(run)]
         assert steps == sorted(steps) and steps[-1] == settled.steps

@@ -164,7 +164,8 @@ class RunFolder:
                 picture.unlink(missing_ok=True)
         path = self.path(METRICS)
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # a power cut may leave anything at the end
+            kept = [line for line in lines if _step(line) <= step]
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
