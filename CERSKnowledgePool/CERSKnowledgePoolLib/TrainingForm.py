@@ -393,7 +393,8 @@ class TrainingForm:
         return config if isinstance(config, dict) and isinstance(config.get("network"), dict) else {}
 
     def _network(self) -> dict:
-        return {k: v for k, v in self._modelConfig().get("network", {}).items() if k != "labels"}
+        """With the names of the channels where there are several, so that those of the pool are brought into their order."""
+        return {k: v for k, v in self._modelConfig().get("network", {}).items() if k != "labels" or len(v) > 1}
 
     def _modelSize(self) -> int:
         size = self._modelConfig().get("size")

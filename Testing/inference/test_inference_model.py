@@ -169,7 +169,9 @@ def test_an_architecture_that_the_weights_do_not_fit_is_refused(folder, tmp_path
     refused(corrupt(folder, tmp_path, network={**network, **change}))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "flipped header", "other tensors", "missing tensor", "directory"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "text", "flipped header", "other tensors", "missing tensor", "not a number", "directory"]
+)
 def test_damaged_weights_are_refused(folder, tmp_path, damage):
     from safetensors.torch import load_file, save_file
 
@@ -190,6 +192,10 @@ def test_damaged_weights_are_refused(folder, tmp_path, damage):
     elif damage == "missing tensor":
         state = load_file(path)
         state.pop("reduce.bias")
+        save_file(state, path)
+    elif damage == "not a number":
+        state = load_file(path)
+        state["reduce.bias"][0] = float("nan")
         save_file(state, path)
     else:
         path.unlink()

@@ -15,6 +15,7 @@ import pytest
 from poolroom import ROOT, make_case, pool_folder, user  # noqa: F401 - fixtures
 from segmentkit import BLOCKED_MS
 
+from cers.inference.tiny import tiny_model
 from cers.training import runs
 from cers.training.config import TrainConfig
 
@@ -142,12 +143,15 @@ def test_a_form_filled_from_a_run_gives_the_same_settings(trainee, data):
     assert trainee.page.form.settings() == given
 
 
-def test_the_open_pool_is_the_source(trainee, user, pool_folder):
+def test_the_open_pool_is_the_source(trainee, user, pool_folder, tmp_path):
     user.choose(pool_folder)
     user.control.tabs.show(TRAINING)
     form = trainee.page.form
     assert form.settings()["data"] == str(pool_folder) and form.labels.text == "tumor" and form.problem() == ""
     assert form.settings()["initial"].endswith("model.safetensors") and "labels" not in form.settings()["network"]
+    several = str(tiny_model(tmp_path / "model", labels=("core", "edema"), size=64))
+    form.modelFolder = lambda: several
+    assert form.settings()["network"]["labels"] == ["core", "edema"], "the pool's labels are brought into this order"
     user.ui.poolPath.currentPath = ""
     user.settle()
     assert form.problem().startswith("No pool")

@@ -62,7 +62,11 @@ def start(out: Path, config: TrainConfig | None = None, cache: Path | None = Non
         file = out.parent / f"{out.name}.yaml"
         config.write(file)
         arguments += ["--config", str(file), "--out", str(out)]
-    arguments += ["--cache", str(cache or out.parent / "cache")]
+    return start_with([*arguments, "--cache", str(cache or out.parent / "cache")], processes)
+
+
+def start_with(arguments: list[str], processes: int = 0) -> subprocess.Popen:
+    """Python with these arguments, by torchrun if there are to be several."""
     if processes:
         arguments = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cers.case.io import read_volume
 from cers.errors import InputError
+from cers.network.frame import Frame, body_box, scale_intensities
 from cers.training.data import brisc, lesion_free
 
 
@@ -105,6 +107,33 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
     assert not list((tmp_path / "cache").glob("*.npy")) if (tmp_path / "cache").exists() else True
 
 
+@pytest.mark.parametrize("kind", ["turned", "transparent"])
+def test_pictures_are_read_as_everywhere_else(folder, tmp_path, kind):
+    copy = broken(folder, tmp_path)
+    if kind == "turned":
+        wrong, exif = copy / "images/train/train_003.jpg", Image.Exif()
+        exif[0x0112] = 3
+        Image.open(wrong).save(wrong, exif=exif)
+    else:  # white everywhere, drawn by its transparency
+        wrong = copy / "masks/train/train_003.png"
+        drawn = np.array(Image.open(wrong))
+        Image.fromarray(np.dstack([np.full_like(drawn, 255)] * 3 + [drawn])).save(wrong)
+    with pytest.raises(InputError, match=wrong.name):
+        brisc(copy, "train", tmp_path / "cache", size=64)
+
+
+def test_a_coloured_picture_is_grey_as_an_image_is(folder, tmp_path):
+    copy = broken(folder, tmp_path)
+    picture = copy / "images/train/train_003.jpg"
+    grey = np.array(Image.open(picture))
+    Image.fromarray(np.dstack([grey, grey // 2, grey // 3])).save(picture, quality=95)
+    found = brisc(copy, "train", tmp_path / "cache", size=64)
+    image = read_volume(picture).array
+    frame = Frame.around(body_box(image), image.shape[1:], (1.0, 1.0), 64)
+    at = found.column("image").tolist().index("train_003")
+    assert np.array_equal(found.images[at], (frame.crop(scale_intensities(image))[0, 0].numpy() * 255).round())
+
+
 def head(lesion: bool) -> tuple[np.ndarray, np.ndarray]:
     """A volume (k, j, i) of a bright ball, and a mask that some of its axial slices meet."""
     k, j, i = np.indices((20, 24, 24)) - 11.5
@@ -129,6 +158,10 @@ def test_slices_of_lesion_free_volumes_and_those_beside_a_lesion(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cache").iterdir()} == written
     with pytest.raises(InputError, match="missing.nrrd"):
         lesion_free([str(tmp_path / "missing.nrrd")], tmp_path / "cache", 64)
+    everywhere = sitk.GetImageFromArray(np.ones((20, 24, 24), np.uint8))
+    sitk.WriteImage(everywhere, str(tmp_path / "all.nrrd"))
+    with pytest.raises(InputError, match="no slice without a lesion"):
+        lesion_free([f"{healthy}={tmp_path / 'all.nrrd'}"], tmp_path / "cache", 64)
 
 
 def rewrite(folder, change) -> None:

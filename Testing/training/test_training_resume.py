@@ -61,6 +61,17 @@ def test_a_checkpoint_with_a_file_of_another_run_is_named(folder, cache, tmp_pat
             train(config, tmp_path / name, cache, resume=True)
 
 
+@pytest.mark.parametrize("name", ["student", "teacher", "optimizer", "memory"])
+def test_a_checkpoint_with_a_file_of_another_step_is_named(folder, cache, tmp_path, name):
+    config, run = settings(folder, steps=4), tmp_path / "run"
+    train(config, run, cache)
+    shutil.copy(run / f"checkpoints/step_00000002/{name}.safetensors", run / "checkpoints/step_00000004")
+    with pytest.raises(InputError, match="checkpoint of step 4 .* does not fit its run"):
+        train(config, run, cache, resume=True)
+    shutil.rmtree(run / "checkpoints/step_00000004")
+    assert train(config, run, cache, resume=True) == "finished"
+
+
 def test_a_run_goes_on_without_the_weights_that_it_began_with(folder, cache, tmp_path):
     """Bit for bit, across a refresh of image vectors, with loaders and unlabelled pictures; and its mean can be made."""
     first, weights = tmp_path / "first", tmp_path / "begin.safetensors"
@@ -91,7 +102,7 @@ def test_metrics_and_examples_are_of_this_run_only(folder, cache, tmp_path):
         for name in ("checkpoints", "model"):
             shutil.rmtree(run / name)
         (run / "model.safetensors").unlink()
-        (run / "metrics.jsonl").open("a").write('{"step": null}\n{"step": 9, "lo')
+        (run / "metrics.jsonl").open("ab").write(b'{"step": null}\n{"step": 9, "lo\xff\x00')
         train(settled, run, cache, resume=resume)
         steps = [r["step"] for r in metrics(run)]
         assert steps == sorted(steps) and steps[-1] == settled.steps
@@ -186,3 +197,10 @@ def test_a_log_that_cannot_be_written_is_said(folder, cache, tmp_path):
     (tmp_path / "run/log.txt").mkdir(parents=True)
     with pytest.raises(TrainingError, match="Log.txt could not be written to"):
         train(settings(folder, steps=1), tmp_path / "run", cache)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a device that is always full")
+def test_a_log_without_room_ends_no_run(folder, cache, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/log.txt").symlink_to("/dev/full")
+    assert train(settings(folder, steps=1, method="supervised"), tmp_path / "run", cache) == "finished"

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import torch
 from pictures import _picture
-from runs import end, metrics, settings, start, wait_for_step
+from runs import end, metrics, settings, start, start_with, wait_for_step
 from safetensors.torch import load_file
 
 from cers.case import Case
 from cers.errors import InputError, TrainingError
 from cers.pool import Pool
-from cers.training import runfolder
+from cers.training import distributed, runfolder, trainer
 from cers.training.datasets import open_dataset
 from cers.training.plan import check
 from cers.training.runfolder import RunFolder
+from cers.training.runs import read_run
 from cers.training.splits import make_split
 from cers.training.trainer import Trainer, prepare, train
 
@@ -200,6 +201,43 @@ def test_two_processes_train_as_one(folder, cache, tmp_path):
     for k in a:
         if a[k].is_floating_point():
             assert (a[k] - b[k]).abs().max() < 0.02 * max(1.0, float(a[k].abs().max())), k
+
+
+def test_processes_that_see_different_pictures_do_not_train(folder, cache, tmp_path):
+    """As when a case comes into the pool while the first process prepares the pictures for all."""
+    for name, seed in (("0", 0), ("1", 5)):
+        settings(folder, steps=400, method="supervised", groups=4, split_seed=seed).write(tmp_path / f"{name}.yaml")
+    script, where = tmp_path / "train.py", ["--out", str(tmp_path / "run"), "--cache", str(cache)]
+    script.write_text(
+        "import os, pathlib\nfrom cers.cli import main\n"
+        "config = pathlib.Path(__file__).with_name(os.environ['RANK'] + '.yaml')\n"
+        f"raise SystemExit(main(['train', '--config', str(config), *{where}]))\n"
+    )
+    _, err = end(start_with([str(script)], processes=2), 1)
+    run = read_run(tmp_path / "run")
+    assert run.state == "failed" and "see different pictures" in run.reason and run.reason in err and run.step == 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_is_gone_is_said_by_the_others(folder, cache, tmp_path, monkeypatch, rank):
+    def broken(*_args):
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:63382")
+
+    monkeypatch.setattr(distributed, "start", lambda _device: (rank, 2))
+    monkeypatch.setattr(trainer, "_run", broken)
+    with pytest.raises(TrainingError, match="Another process of this training has ended") as caught:
+        train(settings(folder, steps=3, method="supervised"), tmp_path / "run", cache)
+    run = read_run(tmp_path / "run")
+    assert run is None if rank else (run.state, run.reason) == ("failed", str(caught.value))
+
+
+@pytest.mark.parametrize("world", ["2", "many"])
+def test_an_environment_that_only_says_how_many_is_said(folder, cache, tmp_path, monkeypatch, world):
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(InputError, match=f"The {world} processes .* could not join .*unset WORLD_SIZE"):
+        train(settings(folder, steps=1), tmp_path / "run", cache)
+    assert not (tmp_path / "run").exists()
 
 
 def test_groups_must_fit_the_processes(folder, cache):

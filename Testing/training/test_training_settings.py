@@ -5,12 +5,14 @@ from __future__ import annotations
 import datetime
 
 import pytest
-from runs import settings
+from runs import NETWORK, settings
 from typer.testing import CliRunner
 
 from cers.cli.app import app
-from cers.errors import InputError
+from cers.errors import CersError, InputError
 from cers.training.config import TrainConfig
+from cers.training.plan import check
+from cers.training.trainer import train
 
 
 @pytest.mark.parametrize(
@@ -52,6 +54,29 @@ def test_what_is_wrong_with_a_settings_file_is_said_in_one_sentence(tmp_path, te
     assert done.exit_code == 1 and said in done.output and done.output.count("\n") == 1, done.output
     with pytest.raises(InputError, match=said):
         TrainConfig.read(file)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ({"width": [8, 12, 16]}, "name that is not known"),
+        ({1: 2}, "name that is not known"),
+        ({"widths": "no"}, "'widths' as a list"),
+        ({"align": 0}, "'align' must be"),
+        ({"labels": 5}, "list of label names"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_said_before_anything_is_read(folder, tmp_path, network, said):
+    config = settings(folder, network={**NETWORK, **network})
+    for begin in (lambda: train(config, tmp_path / "run", tmp_path / "cache"), lambda: check(config, tmp_path / "cache")):
+        with pytest.raises(CersError, match=said):
+            begin()
+    assert not list(tmp_path.iterdir())
+
+
+def test_rationales_must_be_as_long_as_the_text_encoder_makes_them(folder, cache, tmp_path):
+    with pytest.raises(InputError, match="'rationale' must be 384"):
+        train(settings(folder, network={**NETWORK, "rationale": 3}), tmp_path / "run", cache)
 
 
 def test_a_number_with_an_exponent_is_a_number_in_a_file_too(tmp_path):

@@ -94,6 +94,12 @@ def test_runs_that_do_not_fit_are_refused(pair, folder, tmp_path):
         assert train(settings(folder, steps=1, **{"method": "cers"} | own), run, cache) == "finished"
         with pytest.raises(InputError, match=words):
             mean_model([runs[0], run], tmp_path / "out", None, cache)
+    other = tmp_path / "labels"
+    shutil.copytree(runs[0], other)
+    config = json.loads((other / "model" / "config.json").read_text(encoding="utf-8"))
+    (other / "model" / "config.json").write_text(json.dumps(config | {"labels": {"1": "cyst"}}), encoding="utf-8")
+    with pytest.raises(InputError, match="'labels' was trained on the labels cyst, but the data now has tumor"):
+        mean_model([other, runs[1]], tmp_path / "out", None, cache)
     changed = tmp_path / "changed"
     shutil.copytree(runs[1], changed)
     report = json.loads((changed / "split.json").read_text(encoding="utf-8"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from runs import settings
 from typer.testing import CliRunner
 
 from cers.case import Case
+from cers.case.io import read_volume
 from cers.cli.app import app
 from cers.cli.train import _absolute
 from cers.errors import CersError, InputError, TrainingError
@@ -22,7 +24,7 @@ from cers.pool import Pool, import_folder
 from cers.training.config import TrainConfig
 from cers.training.datasets import only, open_dataset
 from cers.training.splits import make_split
-from cers.training.trainer import train
+from cers.training.trainer import prepare, train
 
 
 def opened(config, tmp_path):
@@ -122,6 +124,15 @@ def test_volumes_of_several_labels(tmp_path, method):
     items = read.column("item")
     assert len(set(items[split.labelled])) == 3 and not set(items[split.labelled]) & set(items[split.validation])
     assert split.report["by"] == "group, patient, volume, and identical files"
+
+
+def test_the_dice_of_several_labels_is_one_figure_in_curve_and_result(tmp_path):
+    data = volumes(tmp_path / "data", labels=3)
+    config = settings(data, method="mutual_consistency", steps=2, validation=0.2, validation_limit=400)
+    assert train(config, tmp_path / "run", tmp_path / "cache") == "finished"
+    told = json.loads((tmp_path / "run" / "status.json").read_text())["metrics"]
+    arms = json.loads((tmp_path / "run" / "model" / "result.json").read_text())["ablation"]["arms"]
+    assert {"plain", "null"} <= set(told) and {arm: row["value"] for arm, row in arms.items()} == pytest.approx(told, abs=1e-4)
 
 
 def test_of_one_patient_none_can_be_held_out(tmp_path):
@@ -224,6 +235,46 @@ def test_groups_and_patients_of_a_pool_stay_on_one_side(tmp_path):
     assert len(np.unique(split.kin)) == 3 and split.mark != before
 
 
+def test_a_pool_whose_labels_were_mended_is_another_one(tmp_path):
+    """Channels of the network follow the labels, which a mended case may bring into another order."""
+    path = tmp_path / "pool"
+    rng = np.random.default_rng(7)
+    with Pool.create(path) as pool:
+        for name in ("tumor", "cyst", "tumor", "cyst"):
+            image, mask = _picture(rng, 80)
+            pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: name}, plane="axial"))
+    data, before = opened(settings(path, labelled=1.0), tmp_path)
+    with Pool.open(path) as pool:
+        pool.edit(pool.ids(), {}, rename={"cyst": "abscess"})  # another name, the same areas
+        renamed, same = opened(settings(path, labelled=1.0), tmp_path)
+        pool.edit(pool.ids()[:1], {}, rename={"tumor": "abscess"})
+        mended, after = opened(settings(path, labelled=1.0), tmp_path)
+    assert [d.labels for d in (data, renamed, mended)] == [["tumor", "cyst"], ["tumor", "abscess"], ["abscess", "tumor"]]
+    assert same.mark == before.mark != after.mark
+
+
+def test_labels_come_in_the_order_of_the_weights_that_a_run_begins_with(tmp_path):
+    """Else a model that goes on learning would call the one structure by the name of the other."""
+    rng, pools = np.random.default_rng(7), {}
+    for names in (("tumor", "cyst"), ("cyst", "tumor"), ("cyst", "edema")):
+        pools[names] = tmp_path / "-".join(names)
+        with Pool.create(pools[names]) as pool:
+            for n in range(4):
+                image, mask = _picture(rng, 80)
+                pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: names[n % 2]}, plane="axial"))
+    (first, swapped, others), cache = pools.values(), tmp_path / "cache"
+    begun = {"method": "supervised", "steps": 1, "labelled": 1.0, "validation": 0.0}
+    assert train(settings(first, **begun), tmp_path / "run", cache) == "finished"
+    for weights in (tmp_path / "run", tmp_path / "run" / "model"):
+        config = _absolute(settings(swapped, initial=str(weights), **begun))
+        data, _ = prepare(config, None, cache)
+        assert data.labels == ["tumor", "cyst"] and [m.any() for m in data.onehot(np.array([0]))[0]] == [False, True]
+        assert prepare(replace(config, data=str(others)), None, cache)[0].labels == ["cyst", "edema"]
+    assert train(config, tmp_path / "again", cache) == "finished"
+    assert list(load_model(tmp_path / "again" / "model").labels.values()) == ["tumor", "cyst"]
+    assert TrainConfig.read(tmp_path / "again" / "config.yaml").network["labels"] == ["tumor", "cyst"], "for a resume"
+
+
 def test_labels_of_one_meaning_are_one(tmp_path):
     path = pool_of(tmp_path / "pool", 3)
     with Pool.open(path) as pool:
@@ -252,6 +303,20 @@ def test_unlabelled_scans_of_held_out_cases_are_left_out(tmp_path):
     config = settings(tmp_path / "pool", unlabelled=[str(folder / "images")], labelled=1.0, exclude={"item": "case_3"})
     data, split = opened(config, tmp_path)
     assert "case_3" not in set(data.column("item")[split.unlabelled])
+
+
+def test_lesion_free_slices_of_a_held_out_case_of_a_pool_are_a_leak(tmp_path):
+    folder = volumes(tmp_path / "data", count=4)
+    with Pool.create(tmp_path / "pool") as pool:
+        import_folder(pool, folder / "images", folder / "labels", max_slices=4)
+    data, split = opened(settings(tmp_path / "pool", labelled=1.0, validation=0.2), tmp_path)
+    volume = {side: data.table[getattr(split, side)[0]]["item"] for side in ("labelled", "validation")}
+    files = {read_volume(f).volume_id: f for f in (folder / "images").iterdir()}
+    again = tmp_path / "again.nrrd"  # the same scan in another file
+    sitk.WriteImage(sitk.ReadImage(str(files[volume["validation"]])), str(again))
+    for given, leaks in ((files[volume["labelled"]], 0), (files[volume["validation"]], 1), (again, 1)):
+        config = settings(tmp_path / "pool", labelled=1.0, validation=0.2, lesion_free=[str(given)], allow_leaks=True)
+        assert opened(config, tmp_path)[1].report["leaks"]["lesion_free"] == [given.name] * leaks
 
 
 def test_moved_data_is_read_where_it_is_now(tmp_path):

@@ -186,12 +186,26 @@ def _absolute(settings):
     def full(path: str) -> str:
         return str(Path(path).expanduser().resolve())
 
-    initial = settings.initial
+    initial, network = settings.initial, settings.network
     if initial not in ("imagenet", "random"):
         place = Path(full(initial))
         initial = str(place / WEIGHTS if place.is_dir() else place)  # a run's folder has them beside its model's
+        network = {**_channels(Path(initial)), **network}
     free = ["=".join(map(full, entry.split("=", 1))) for entry in settings.lesion_free]
-    return replace(settings, data=full(settings.data), unlabelled=[full(f) for f in settings.unlabelled], lesion_free=free, initial=initial)
+    data, more = full(settings.data), [full(f) for f in settings.unlabelled]
+    return replace(settings, data=data, unlabelled=more, lesion_free=free, initial=initial, network=network)
+
+
+def _channels(weights: Path) -> dict:
+    """The names of the channels of a model's or run's weights, as a setting of the network, where there are several and they are known."""
+    from ..inference.store import CONFIG, MODEL, read_json
+
+    for config in (weights.parent / MODEL / CONFIG, weights.parent / CONFIG):
+        network = (read_json(config) or {}).get("network")
+        labels = network.get("labels") if isinstance(network, dict) else None
+        if isinstance(labels, list) and len(labels) > 1 and all(isinstance(name, str) for name in labels):
+            return {"labels": labels}
+    return {}
 
 
 def _check(settings, cache: Path | None, as_json: bool) -> None:

@@ -164,6 +164,8 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
     try:
         net = CersNet(NetworkConfig(**config.network))
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load(data).items()})
+        if not all(torch.isfinite(v).all() for v in net.state_dict().values()):  # with one of them every mask is empty
+            raise ValueError
     except (SafetensorError, RuntimeError, TypeError, ValueError, KeyError) as error:
         raise ModelError(f"The weights in '{folder}' are damaged or belong to another architecture. Get the model again.") from error
     net = fuse(net.eval()).to(device, memory_format=torch.channels_last).requires_grad_(False)

@@ -44,7 +44,8 @@ class TrainConfig:
         clinical text. lesion_free: volumes without a lesion, or "IMAGE=MASK" for the slices that the mask does not meet; free: share of
         pictures that one of their slices takes the place of.
     loaders: processes that draw batches ahead; 0: none on the CPU, and on a GPU, which would wait for pictures, as many as it takes.
-    network: settings of ``NetworkConfig``; its labels come from the data. initial: "imagenet", "random" or a weights file.
+    network: settings of ``NetworkConfig``; its labels come from the data, in the order of those given here where they are the same.
+    initial: "imagenet", "random" or a weights file.
     """
 
     data: str = ""

@@ -13,8 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ..case import PlaneView
-from ..case.io import label_picture, pseudonym, read_mask, read_volume
-from ..case.whole import check_whole
+from ..case.io import pseudonym, read_mask, read_volume
 from ..errors import InputError
 from ..files import replace_file
 from ..network.frame import Frame, body_box, foreground, scale_intensities
@@ -48,10 +47,8 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     """A split ("train" or "test") of a folder in BRISC layout: images/SPLIT/*.jpg, masks/SPLIT/*.png, cases.csv.
 
     Raises:
-        InputError: no table or no such split; or a listed picture or mask is absent, unreadable or of another size than its partner.
+        InputError: no table or no such split; or a listed picture or mask is absent, cannot be used, or differs in size from its partner.
     """
-    import SimpleITK as sitk
-
     folder, cache = Path(folder), Path(cache)
     table = [row for row in _table(folder / "cases.csv") if row["split"] == split]
     if not table:
@@ -64,9 +61,8 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     if not all(map(whole, paths)):
         arrays = [np.zeros((len(table), size, size), np.uint8) for _ in paths]
         for n, (picture, outline) in enumerate(files):
-            image, mask = _grey(sitk, picture), label_picture(_grey(sitk, outline), outline) > 0
-            if image.shape != mask.shape:
-                raise InputError(f"Picture and mask of {picture.stem} differ in size: {image.shape} and {mask.shape}.")
+            volume = read_volume(picture)
+            image, mask = volume.array[0], read_mask(outline, volume.geometry)[0][0] > 0
             frame = Frame.around(body_box(image[None]), image.shape, (1.0, 1.0), size)
             arrays[0][n] = (frame.crop(scale_intensities(image[None]))[0, 0].numpy() * 255).round().astype(np.uint8)
             arrays[1][n] = frame.crop(mask[None].astype(np.float32))[0, 0].numpy() > 0.5
@@ -81,7 +77,7 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
     volumes: files of volumes known to show no lesion, or "IMAGE=MASK": then the slices that the mask does not meet.
 
     Raises:
-        InputError: a file cannot be read.
+        InputError: a file cannot be read, or no slice is without a lesion.
     """
     key = hashlib.sha256(
         json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()
@@ -98,6 +94,8 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
                 shown = (foreground(raw).mean((1, 2)) > 0.02) & ~view.slices(mask).any((1, 2))
                 frame = Frame.around(body_box(raw), raw.shape[1:], view.spacing, size)
                 out.append((frame.crop(scale_intensities(raw)[shown])[:, 0].numpy() * 255).round().astype(np.uint8))
+        if not any(map(len, out)):
+            raise InputError("The volumes of lesion_free have no slice without a lesion. Give others, or leave the setting out.")
         keep(stored, np.concatenate(out))
     return np.load(stored, mmap_mode="r")
 
@@ -176,12 +174,3 @@ def _mark(path: Path) -> tuple[int, int]:
     except OSError as error:
         raise InputError(f"{path.name} is listed in cases.csv but is not in {path.parent}.") from error
     return stat.st_size, stat.st_mtime_ns
-
-
-def _grey(sitk, path: Path) -> np.ndarray:
-    check_whole(path)
-    try:
-        array = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
-    except RuntimeError as error:
-        raise InputError(f"{path} cannot be read as a picture. Get it again, or take it out of cases.csv.") from error
-    return array[..., :3].mean(-1) if array.ndim == 3 else array

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..case import PlaneView, acquisition_plane
+from ..case import PlaneView, Volume, acquisition_plane
 from ..case.io import PICTURES, Unnamed, atomic_path, read_mask, read_volume
 from ..case.terminology import same_meaning
 from ..errors import InputError
@@ -61,10 +61,10 @@ def _stack(parts: list[str | np.ndarray]) -> Stack:
 class Dataset:
     """Pictures in the network's frame.
 
-    images, masks: (n, side, side) uint8; masks hold 0 or 1 + the position in ``labels``. table: one dict per picture with ``image``
-    (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume), ``split``
-    (train, validation, test or unlabelled), ``file`` and what else the source tells. key: changes with whatever is known of the pictures;
-    mark: with the pictures and masks alone. kind: pictures, volumes or pool.
+    images, masks: (n, side, side) uint8; masks hold 0 or 1 + the position in ``labels`` as they were read. table: one dict per picture with
+    ``image`` (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume),
+    ``split`` (train, validation, test or unlabelled), ``file`` and what else the source tells. key: changes with whatever is known of the
+    pictures; mark: with the pictures and masks alone. kind: pictures, volumes or pool.
     """
 
     images: Stack
@@ -79,6 +79,13 @@ class Dataset:
 
     def __post_init__(self):
         self.mark = self.mark or self.key
+        self._values = list(range(1, len(self.labels) + 1))  # in the masks, by channel
+
+    def follow(self, labels: list[str]) -> None:
+        """Put the labels into the order in which others name the same ones: that of the channels of weights to begin with."""
+        order = [next((n for n, own in enumerate(self.labels) if own == name or same_meaning(own, name)), -1) for name in labels]
+        if sorted(order) == list(range(len(self.labels))):
+            self.labels, self._values = [self.labels[n] for n in order], [self._values[n] for n in order]
 
     def __len__(self) -> int:
         return len(self.table)
@@ -94,7 +101,7 @@ class Dataset:
     def onehot(self, rows) -> np.ndarray:
         """Masks (n, labels, side, side) float32 of rows."""
         masks = self.masks[rows]
-        return (masks[:, None] == np.arange(1, len(self.labels) + 1, dtype=np.uint8)[:, None, None]).astype(np.float32)
+        return (masks[:, None] == np.array(self._values, np.uint8)[:, None, None]).astype(np.float32)
 
 
 def open_dataset(source: str | Path, unlabelled: list[str], frame: int, plane: str, cache: Path) -> Dataset:
@@ -190,7 +197,8 @@ def _patient(row: dict) -> list[str]:
 
 def _pool(source: Path, frame: int, cache: Path) -> Dataset:
     with Pool.open(source, read_only=True) as pool:
-        ids = [row for row in pool.ids() if (pool.meta(row).get("review") or "") != "excluded"]
+        named = {row: meta["labels"] for row in pool.ids() if ((meta := pool.meta(row)).get("review") or "") != "excluded"}
+        ids = list(named)
         if not ids:
             raise InputError(f"The pool '{source}' holds no case to train with. Add annotated cases first.")
 
@@ -222,7 +230,9 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                 )
 
         data = _stored(["pool", frame, pool.hash(), pool.facets()], slices, cache, "pool")  # a patient that was mended counts, too
-    data.mark = hashlib.sha256("".join(ids).encode()).hexdigest()[:16]  # of what they show; what is known of them may change
+    # of what they show, which label each area is included; what else is known of them may change
+    places = [{value: _position(name, data.labels) for value, name in named[row].items()} for row in ids] if len(data.labels) > 1 else ""
+    data.mark = hashlib.sha256(("".join(ids) + (places and json.dumps(places, sort_keys=True))).encode()).hexdigest()[:16]
     return data
 
 
@@ -274,8 +284,7 @@ def _slices(
     scaled = scale_intensities(raw, volume.modality)
     shown = np.flatnonzero((foreground(raw, volume.modality).mean((1, 2)) > 0.02) | drawn.any((1, 2)))
     small = thumbnail(raw[len(raw) // 2]).tolist()
-    # as pool cases of it carry them
-    kin = [f"volume {volume.volume_id or volume.content_hash[:16]}", *([f"patient {volume.patient_id}"] if volume.patient_id else [])]
+    kin = kin_of(volume)
     called = (lambda v: v) if isinstance(names, Unnamed) else (lambda v: names.get(v, f"label {v}"))
     present = [int(v) for v in np.unique(mask) if v]
     for k in shown:
@@ -294,6 +303,11 @@ def _slices(
                 "thumbnail": small,
             },
         )
+
+
+def kin_of(volume: Volume) -> list[str]:
+    """What a volume has in common with others, as pool cases of it carry it."""
+    return [f"volume {volume.volume_id or volume.content_hash[:16]}", *([f"patient {volume.patient_id}"] if volume.patient_id else [])]
 
 
 def _bytes(box: Frame, scaled: np.ndarray) -> np.ndarray:

@@ -10,20 +10,38 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 import torch.nn as nn
 
+from ..errors import InputError
+
 
 def start(device: str) -> tuple[int, int]:
-    """Rank and number of processes; joins the group that torchrun announces in the environment."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
+    """Rank and number of processes; joins the group that torchrun announces in the environment.
+
+    Raises:
+        InputError: the group cannot be joined.
+    """
+    told = os.environ.get("WORLD_SIZE", "1")
+    if told == "1":
         return 0, 1
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return dist.get_rank(), world
+        try:
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        except (ValueError, RuntimeError) as error:
+            why = " ".join(str(error).split()).rstrip(".")[:200]
+            raise InputError(
+                f"The {told} processes that the environment announces (WORLD_SIZE) could not join for one training ({why}). Start them "
+                "with torchrun, or unset WORLD_SIZE to train in one process."
+            ) from error
+    return dist.get_rank(), dist.get_world_size()
 
 
 def finish() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process of the group is gone."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def _many() -> bool:
@@ -113,6 +131,12 @@ def any_of(flag: bool) -> bool:
     tensor = torch.tensor([float(flag)], device="cuda" if dist.get_backend() == "nccl" else "cpu")
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return bool(tensor.item())
+
+
+def all_have(digits: str) -> bool:
+    """Whether all processes have the same 16 hex digits."""
+    values = [float(int(digits[at : at + 8], 16)) for at in (0, 8)]
+    return not any_of(agree(values) != values)
 
 
 def wait() -> None:

@@ -93,6 +93,7 @@ def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> st
     method = f"{c.method}, evidence {c.evidence}" if c.method == "cers" else c.method
     shown = some(trainer.split.validation, c.validation_limit)
     empty = sum(not trainer.data.masks[int(row)].any() for row in shown)
+    each = "; of several labels the mean, each counted so by itself" if len(trainer.data.labels) > 1 else ""
     lines = [
         f"# {config.name}",
         "",
@@ -105,7 +106,7 @@ def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> st
         *(f"| {name} | {value:.4f} |" for name, value in figures.items()),
         "",
         f"n = {len(shown)} slices or pictures, {empty} of them without a lesion, which count as 1 where nothing is found in them and as 0 "
-        "else. Not for clinical use.",
+        f"else{each}. Not for clinical use.",
         "",
     ]
     return "\n".join(lines)

@@ -20,10 +20,10 @@ def dice_bce(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 def hard_dice(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Dice of masks at 0.5, (n,); 1 where both are empty."""
+    """Dice of masks at 0.5 as ``cers.evaluation`` has it: mean over the labels, of which one that is empty on both sides counts 1; (n,)."""
     p = (logits > 0).float()
-    total = p.sum((1, 2, 3)) + target.sum((1, 2, 3))
-    return torch.where(total > 0, 2 * (p * target).sum((1, 2, 3)) / total.clamp(min=1), torch.ones_like(total))
+    total = p.sum((2, 3)) + target.sum((2, 3))
+    return torch.where(total > 0, 2 * (p * target).sum((2, 3)) / total.clamp(min=1), torch.ones_like(total)).mean(1)
 
 
 def sharpen(p: torch.Tensor, temperature: float = 0.1) -> torch.Tensor:

@@ -16,6 +16,7 @@ import torch
 
 from ..errors import InputError
 from ..inference.model import quick_in_bfloat16, resolve_device
+from ..network.model import NetworkConfig
 from .config import TrainConfig
 from .datasets import Dataset, open_dataset
 from .splits import LeakError, Split, make_split
@@ -85,6 +86,14 @@ def check_machine(config: TrainConfig) -> None:
         raise InputError("This processor has no bfloat16 and would train tens of times slower with it. Set precision to float32.")
 
 
+def check_network(config: TrainConfig) -> None:
+    """InputError, or ModelError, where no network can be built of the settings; before pictures are read, which takes minutes."""
+    try:
+        NetworkConfig(**config.network).check()
+    except TypeError as error:
+        raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
+
+
 def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda _words: None, measure: bool = True) -> dict:
     """What a run would do, without training.
 
@@ -100,6 +109,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
     """
     config.check()
     check_machine(config)
+    check_network(config)
     say("Reading the pictures")
     data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
     say("Looking for leaks")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -164,7 +165,8 @@ class RunFolder:
                 picture.unlink(missing_ok=True)
         path = self.path(METRICS)
         if path.exists():
-            kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]
+            lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # a power cut may leave anything at the end
+            kept = [line for line in lines if _step(line) <= step]
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
@@ -185,7 +187,8 @@ class RunFolder:
                 temporary.mkdir(parents=True, exist_ok=True)
                 for name, record in tensors.items():
                     save_file({k: v.detach().cpu().contiguous().clone() for k, v in record.items()}, str(temporary / f"{name}.safetensors"))
-                (temporary / "state.json").write_text(json.dumps({"step": step, **state}), encoding="utf-8")
+                record = {"step": step, **state, "digests": _digests(temporary)}
+                (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
                 for file in temporary.iterdir():
                     with open(file, "rb+") as f:
                         os.fsync(f.fileno())
@@ -203,14 +206,21 @@ class RunFolder:
             save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, str(temporary))
 
     def load(self) -> tuple[dict, dict[str, dict[str, torch.Tensor]]] | None:
-        """State and tensors of the newest checkpoint that can be read and is complete, None if there is none."""
+        """State and tensors of the newest checkpoint that can be read and is complete, None if there is none.
+
+        Raises:
+            InputError: a file of it is not the one that was saved with the others.
+        """
         for folder in reversed(self.checkpoints()):
             try:
                 state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
                 tensors = {p.stem: load_file(p) for p in folder.glob("*.safetensors")}
+                found = _digests(folder)
             except (OSError, ValueError, SafetensorError):
                 continue  # damaged, for instance by a power cut: the one before it is as good
             if isinstance(state, dict) and set(state) >= STATE and set(tensors) >= TENSORS:
+                if state.get("digests", found) != found:
+                    raise misfit(self.folder, state["step"])
                 return state, tensors
         return None
 
@@ -241,6 +251,18 @@ class _Room:
             raise TrainingError(
                 f"{self.what[0].upper()}{self.what[1:]} could not be written to '{self.run.folder}', because {reason}; {kept}."
             ) from error
+
+
+def misfit(folder: Path, step: int) -> InputError:
+    """Of a checkpoint whose files are not of one step of one run."""
+    return InputError(
+        f"The checkpoint of step {step} in '{folder}' does not fit its run, as if a file of it were another run's or another step's. "
+        "Delete it to go on from the one before it, or start a new run."
+    )
+
+
+def _digests(checkpoint: Path) -> dict[str, str]:
+    return {p.stem: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(checkpoint.glob("*.safetensors"))}
 
 
 def _step(line: str) -> float:

@@ -19,9 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from ..errors import InputError, TrainingError
+from ..inference.model import CONFIG as MODEL_CONFIG
+from ..inference.model import ModelConfig
 from .config import TrainConfig
 from .finish import write_model
-from .runfolder import CONFIG, SPLIT, WEIGHTS
+from .runfolder import CONFIG, MODEL, SPLIT, WEIGHTS
 from .trainer import Trainer, prepare
 
 
@@ -115,6 +117,13 @@ def mean_model(
             raise InputError(
                 f"The pictures have changed since '{runs[-1].name}' was trained, so that the split is another one. Train it anew."
             )
+        for run in runs:  # the same network may have its channels in another order
+            names = list(ModelConfig.read(run / MODEL / MODEL_CONFIG).labels.values())
+            if names != data.labels:
+                raise InputError(
+                    f"'{run.name}' was trained on the labels {', '.join(names)}, but the data now has {', '.join(data.labels)}, in this "
+                    "order. Average runs that were trained on the data as it is."
+                )
         trainer = Trainer(replace(configs[-1], initial="random"), data, split, cache)  # those that it began with may be gone
         trainer.config = configs[-1]
         trainer.teacher.load_state_dict(weights)

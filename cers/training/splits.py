@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..case.io import read_volume
 from ..errors import InputError, TrainingError
 from ..pool.thumbnail import thumbnail
 from .config import TrainConfig
-from .datasets import OTHER, Dataset
+from .datasets import OTHER, Dataset, kin_of
 
 NEAR_DUPLICATE = 0.99
 SHOWN = 5  # examples of each kind of leak in the report
@@ -80,11 +81,15 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     side[further & ~held_out] = "unlabelled"
     rows = {name: np.flatnonzero(side == name) for name in ("labelled", "unlabelled", "validation", "test")}
     if not has_mask[given != OTHER].any():
-        raise InputError("All masks are empty, so that there is nothing to learn. Give masks in which something is drawn.")
+        raise InputError(
+            f"All masks are empty in a frame of {config.frame} x {config.frame} pixels, so that there is nothing to learn. Give masks in "
+            "which something is drawn, or, if it is only too small for that, a larger frame."
+        )
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
     leaks = leak_report(data, side, first, item_of, keys, looks, digests)
-    free = _held_out_free(config.lesion_free, {d for d, n in zip(digests, first) if side[n] in ("validation", "test")})
+    kept = [n for n, row in enumerate(first) if side[row] in ("validation", "test")]
+    free = _held_out_free(config.lesion_free, {digests[n] for n in kept}, set().union(*(keys[n] for n in kept)))
     leaks["lesion_free"] = free[:SHOWN]
     if free:
         leaks["found"] = True
@@ -116,10 +121,14 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     return split
 
 
-def _held_out_free(volumes: list[str], held: set[str]) -> list[str]:
-    """Names of the volumes of ``lesion_free`` of which the file is held out: their slices would be trained on."""
-    paths = [Path(volume.partition("=")[0]) for volume in volumes]
-    return [path.name for path in paths if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in held]
+def _held_out_free(volumes: list[str], files: set[str], kin: set[str]) -> list[str]:
+    """Names of the volumes of ``lesion_free`` that are held out, as a file or by what they are of: their slices would be trained on."""
+    out = []
+    for path in (Path(volume.partition("=")[0]) for volume in volumes if files):
+        same = path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() in files
+        if same or not kin.isdisjoint(kin_of(read_volume(path))):
+            out.append(path.name)
+    return out
 
 
 class LeakError(TrainingError):

@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -27,8 +28,8 @@ from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
-from .plan import check_machine, out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, signals
+from .plan import check_machine, check_network, out_of_memory, smaller, words
+from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, misfit, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -36,6 +37,7 @@ from .validation import validate
 log = logging.getLogger("cers.training")
 TEXT = 99  # purpose of the generator of clinical texts
 STATUS_SECONDS = 2.0
+GONE = "Another process of this training has ended. If it does not say why, memory may have run out. Resume the training."
 
 
 class Draw:
@@ -83,6 +85,8 @@ class Trainer:
         self.teacher.eval().requires_grad_(False)
         distributed.share_batch_norm(self.net)
         embedder = TextEmbedder() if config.method == "cers" or config.text else None
+        if embedder and self.net.config.rationale != embedder.dimension:
+            raise InputError(f"A network's 'rationale' must be {embedder.dimension} here, as many numbers as the text encoder gives.")
         self.tokens = token_table(data.table, embedder) if config.text else {}
         vectors = None if stored is None else stored[1]["memory"]["vectors"].numpy().copy()
         self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache, vectors)
@@ -101,10 +105,7 @@ class Trainer:
 
     def _build(self, begin: bool) -> CersNet:
         c = self.config
-        try:
-            net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
-        except TypeError as error:
-            raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
+        net = CersNet(NetworkConfig(**{**c.network, "labels": self.data.labels}))
         if not begin:
             return net
         if c.initial == "imagenet":
@@ -270,8 +271,9 @@ def fits(state: dict, config: TrainConfig, split: Split) -> None:
         )
     if state.get("split", split.mark) != split.mark:
         raise InputError(
-            "The pictures are not those that this run began with: some were added, taken away, changed, or copied without the dates of "
-            "their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if you like."
+            "The pictures are not those that this run began with: some were added, taken away, changed, given other labels, or copied "
+            "without the dates of their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if "
+            "you like."
         )
 
 
@@ -290,12 +292,18 @@ def train(
     """
     config.check()
     check_machine(config)
+    check_network(config)
     rank, world = distributed.start(config.device)
     folder = Path(folder)
     try:
         if rank:
-            distributed.wait()  # process 0 has the lock, and has filled the cache
-            return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
+            try:
+                distributed.wait()  # process 0 has the lock, and has filled the cache
+                return _run(config, None, folder, cache or folder / "cache", resume, rank, world, None)
+            except RuntimeError as error:
+                if distributed.lost(error):
+                    raise TrainingError(GONE) from error
+                raise
         with RunFolder(folder) as run:
             run.admit(resume)
             with run.room(LOG):
@@ -313,6 +321,8 @@ def train(
                 message = str(error)
                 if gone := lost(error):
                     message = "A process that prepares batches was ended, as when memory runs out. Close other programs, then resume."
+                elif gone := distributed.lost(error):
+                    message = GONE
                 elif not isinstance(error, CersError):
                     message = f"Training ended unexpectedly ({type(error).__name__}: {' '.join(message.split())[:200]}). "
                     message += "Its log has the details."
@@ -329,7 +339,8 @@ def train(
                 raise
             finally:
                 log.removeHandler(handler)
-                handler.close()
+                with suppress(OSError):  # its last lines, of a full disk
+                    handler.close()
     finally:
         distributed.finish()
 
@@ -368,15 +379,14 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
         run.status("starting", phase="memory", **run.told)
+    if world > 1 and not distributed.all_have(split.mark):
+        raise InputError("The processes of this training see different pictures, as if some had been changed meanwhile. Start it again.")
     try:
         trainer = Trainer(config, data, split, cache, rank, world, stored)
     except (RuntimeError, KeyError, IndexError, ValueError) as error:
         if not stored or out_of_memory(error):
             raise
-        raise InputError(
-            f"The checkpoint of step {stored[0]['step']} in '{folder}' does not fit its run, as if a file of it were another run's. Delete "
-            "it to go on from the one before it, or start a new run."
-        ) from error
+        raise misfit(folder, stored[0]["step"]) from error
     if run is not None:
         run.forget_after(trainer.step)
     if stored:
@@ -402,6 +412,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
 
 def prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Dataset, Split]:
     data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
+    data.follow(config.network.get("labels", []))
     if len(data.labels) > 1 and config.strip:
         log.info("skulls are stripped by one cut for all labels")
     try:
