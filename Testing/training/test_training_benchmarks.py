@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from pictures import write
-from runs import NETWORK
+from runs import NETWORK, SMALL
 from safetensors.torch import save_file
 
-from benchmarks import selection
+from benchmarks import ablation, selection
 from benchmarks.ablation import settings_of
 from cers.network.model import CersNet, NetworkConfig
 from cers.training.config import TrainConfig
@@ -88,3 +88,46 @@ def test_settings_given_to_a_benchmark_are_read_as_they_are_meant():
         "initial": "none",
         "data": "5 cases",
     }
+
+
+def ablate(monkeypatch, *arguments) -> int:
+    small = [f"{name}={json.dumps(value)}" for name, value in SMALL.items() if name not in ("size", "validate", "labelled")]
+    monkeypatch.setattr(
+        sys, "argv", ["ablation", "--size", "64", "--threads", "1", "--rows", "supervised", *map(str, arguments), "--set", *small]
+    )
+    return ablation.main()
+
+
+def test_what_was_trained_otherwise_is_not_taken_for_this_ablation(data, tmp_path, monkeypatch, capsys):
+    """The budget that a table names is that of its rows."""
+    out, cache = tmp_path / "out", tmp_path / "cache"
+    common = "--data", data, "--out", out, "--cache", cache
+    assert ablate(monkeypatch, *common, "--steps", 2) == 0
+    assert "2 steps a run" in (out / "ablation.md").read_text(encoding="utf-8")
+    assert ablate(monkeypatch, *common, "--steps", 3) == 1
+    assert "of other settings (steps 2 against 3)" in capsys.readouterr().err
+    (out / "ablation.json").unlink()
+    assert ablate(monkeypatch, *common, "--steps", 3) == 1
+    assert "had other settings (steps 2 against 3)" in capsys.readouterr().err
+    assert not ablation.differing({"steps": 2, "threads": 1}, {"steps": 2, "threads": 2}), "how fast it goes decides nothing"
+
+
+def test_distances_are_told_with_the_share_of_pictures_that_have_one():
+    """Who misses lesions leaves out its worst."""
+    rows = {
+        "supervised": {"plain": {"dice": [0.9, 0.0, 0.9], "hd95": [4.0, None, 4.0]}},
+        "unimatch": {"plain": {"dice": [0.9, 0.3, 0.9], "hd95": [4.0, 10.0, 4.0]}},
+    }
+    result = {
+        "runs": {name: {"method": name, "seed": 0, "scores": scores} for name, scores in rows.items()},
+        "contrast": [1.0, 1.0, 5.0],
+        "images": ["a", "b", "c"],
+        "pool": 9,
+        "about": {"budget": "2 steps a run", "size": 64, "machine": {"cpu": "x", "threads": 1}},
+    }
+    cells = [
+        line.split(" | ")[-1].rstrip(" |")
+        for line in ablation.table(result).splitlines()
+        if line.startswith(("| supervised", "| unimatch"))
+    ]
+    assert cells == ["4.0 (50%)", "7.0 (100%)"]
