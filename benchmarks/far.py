@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import between, machine
+from benchmarks.common import between, machine, program
 from cers.evaluation.metrics import dice
 from cers.evaluation.statistics import interval
 
@@ -152,4 +152,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

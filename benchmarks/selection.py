@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from benchmarks.common import between
+from benchmarks.common import between, program
 from cers.evaluation.statistics import interval
 from cers.network.model import CersNet, NetworkConfig
 from cers.pool.thumbnail import thumbnail
@@ -155,11 +155,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    net = CersNet(NetworkConfig(**json.loads((given.weights / "config.json").read_text(encoding="utf-8"))["network"]))
+    net.load_state_dict(load_file(given.weights / "model.safetensors"))
     config = TrainConfig(data=str(given.data), minutes=1, exclude={})
     data = open_dataset(config.data, [], config.frame, config.plane, given.cache)
     split = make_split(data, config)
-    net = CersNet(NetworkConfig(**json.loads((given.weights / "config.json").read_text(encoding="utf-8"))["network"]))
-    net.load_state_dict(load_file(given.weights / "model.safetensors"))
     queries, stock = split.validation, split.labelled
     if given.hold_out:
         column, value = given.hold_out.split("=", 1)
@@ -183,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -12,8 +12,11 @@ from pictures import write
 from runs import NETWORK, SMALL
 from safetensors.torch import save_file
 
-from benchmarks import ablation, selection
+from benchmarks import ablation, figure, selection, twins
 from benchmarks.ablation import settings_of
+from benchmarks.accuracy import training_pool
+from benchmarks.common import program
+from cers.errors import InputError
 from cers.network.model import CersNet, NetworkConfig
 from cers.training.config import TrainConfig
 from cers.training.datasets import open_dataset
@@ -131,3 +134,33 @@ def test_distances_are_told_with_the_share_of_pictures_that_have_one():
         if line.startswith(("| supervised", "| unimatch"))
     ]
     assert cells == ["4.0 (50%)", "7.0 (100%)"]
+
+
+def test_a_pool_whose_import_was_broken_off_is_completed(data, tmp_path):
+    beside = tmp_path / "pool.csv"
+    beside.write_text("not ours\n", encoding="utf-8")
+    begun = training_pool(data, tmp_path / "pool", 3)
+    assert len(begun) == 3
+    begun.close()
+    whole = training_pool(data, tmp_path / "pool", 8)
+    assert len(whole) == 8 and beside.read_text(encoding="utf-8") == "not ours\n"
+    whole.close()
+    with pytest.raises(InputError, match="holds 3 cases that are none of these 5 training pictures"):
+        training_pool(data, tmp_path / "pool", 5)
+
+
+@pytest.mark.parametrize(
+    "benchmark, words", [(twins, "There is no data folder"), (figure, "nowhere': No such file"), (None, "no row unimatch")]
+)
+def test_what_a_user_can_mend_is_one_sentence(benchmark, words, tmp_path, monkeypatch, capsys):
+    given = ["twins", "--data", str(tmp_path / "nowhere")]
+    if benchmark is not twins:
+        file = tmp_path / ("ablation.json" if benchmark is None else "nowhere")
+        if benchmark is None:
+            file.write_text(json.dumps({"runs": {"a": {"method": "supervised", "scores": {"plain": {}}}}}), encoding="utf-8")
+        given = ["figure", str(file), "--trained", "unimatch", "--out", str(tmp_path / "out.png")]
+    monkeypatch.setattr(sys, "argv", given)
+    with pytest.raises(SystemExit) as ended:
+        program((benchmark or figure).main)
+    told = capsys.readouterr().err
+    assert ended.value.code == 1 and told.startswith("Error: ") and words in told and told.count("\n") == 1
