@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from pictures import write
 from runs import NETWORK, SMALL
 from safetensors.torch import save_file
 
-from benchmarks import ablation, figure, selection, twins
+from benchmarks import ablation, far, figure, selection, twins
 from benchmarks.ablation import settings_of
 from benchmarks.accuracy import training_pool
 from benchmarks.common import program
@@ -134,6 +135,22 @@ def test_distances_are_told_with_the_share_of_pictures_that_have_one():
         if line.startswith(("| supervised", "| unimatch"))
     ]
     assert cells == ["4.0 (50%)", "7.0 (100%)"]
+
+
+def test_copying_is_a_vote_of_the_references():
+    """Also the stronger way to copy is measured, against which references have to show what they are worth."""
+    drawn = {name: torch.zeros(1, 4, 6) for name in "abc"}
+    drawn["a"][0, 0], drawn["b"][0, :2], drawn["c"][0, 1:3] = 1, 1, 1
+    same = SimpleNamespace(paste=lambda x: x, volume=lambda x: x)
+    segmenter = SimpleNamespace(
+        session=SimpleNamespace(
+            planes={"axial": SimpleNamespace(raw=np.zeros((2, 4, 6)), frame=same, view=same)},
+            slices={("axial", 1): SimpleNamespace(selection=SimpleNamespace(ids=list("abc")))},
+        ),
+        store=SimpleNamespace(rows=lambda ids: {i: SimpleNamespace(masks=drawn[i]) for i in ids}),
+    )
+    first, vote = (far.copied(segmenter, most)[1] for most in (1, 3))
+    assert first.any(1).tolist() == [True, False, False, False] and vote.any(1).tolist() == [True, True, False, False]
 
 
 def test_a_pool_whose_import_was_broken_off_is_completed(data, tmp_path):
