@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import between, machine, program
+from cers.errors import InputError
 from cers.evaluation.calibration import Reliability, near_lesion, without_temperature
 from cers.evaluation.metrics import compare_masks, dice
 from cers.evaluation.statistics import interval
@@ -28,7 +29,8 @@ class RandomSelector:
     """Stands where the two-stage selection stands and returns random cases: the control for what selection is worth."""
 
     def __init__(self, pool, k: int):
-        self.ids, self.k, self.rng = pool.ids(), k, np.random.default_rng(0)
+        self.ids, self.rng = pool.ids(), np.random.default_rng(0)
+        self.k = min(k, len(self.ids))
 
     def select(self, query, config=None, pinned=(), dropped=()):
         from cers.case import Coverage, Reference
@@ -44,7 +46,6 @@ def training_pool(data: Path, folder: Path, size: int):
     Raises:
         InputError: it holds other cases, test pictures among them perhaps.
     """
-    from cers.errors import InputError
     from cers.pool import Pool
     from cers.pool.database import FILE
     from cers.pool.importer import import_folder
@@ -81,6 +82,8 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
 
     with open(data / "cases.csv", newline="", encoding="utf-8") as f:
         rows = [r for r in csv.DictReader(f) if r["split"] == "test" and r["twin_in_train"] == "0"][: limit or None]
+    if not rows:
+        raise InputError(f"'{data / 'cases.csv'}' lists no picture of the split test with 0 in the column twin_in_train.")
     retrieved, null, random = (Segmenter(model, p, text_embedder=embedder) for p in (pool, None, pool))
     random.selector = RandomSelector(pool, model.selection.k)
     retrieved.segment(read_volume(data / "images" / "test" / f"{rows[0]['image']}.jpg"), influence=False)  # embeds the pool
@@ -109,7 +112,7 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
                 "text": dice(retrieved.segment(volume, text=texts[row["diagnosis"]], influence=False).labelmap > 0, truth),
                 "references": len(evidence.references),
                 "coverage": evidence.coverage.value,
-                "confidence": evidence.confidence or 0.0,
+                "confidence": evidence.confidence,  # None of an empty mask, as in cers evaluate: it foretells nothing
                 "agreement": 1 - evidence.disagreement,
             }
         )

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from benchmarks.common import between, program
+from cers.errors import InputError
 from cers.evaluation.statistics import interval
 from cers.network.model import CersNet, NetworkConfig
 from cers.pool.thumbnail import thumbnail
@@ -46,6 +47,10 @@ class Study:
         small = [np.stack([thumbnail(data.images[int(r)]) for r in rows]) for rows in (queries, stock)]
         groups = data.column("group")
         self.barred = (groups[queries][:, None] == groups[stock][None]) | (small[0] @ small[1].T > cap)
+        if (short := int(((~self.barred).sum(1) < k).sum())) > 0:
+            raise InputError(
+                f"{short} of the {len(queries)} queries have fewer than {k} cases that may serve them. Raise --cap or lower --k."
+            )
         self.similar = np.where(self.barred, -9, pooled(net, data, queries, size) @ pooled(net, data, stock, size).T)
         self.encoded = [net.encode(frames(data, queries[s : s + BATCH], size)) for s in range(0, len(queries), BATCH)]
         self.plain = [net.decode_plain(e) for e in self.encoded]

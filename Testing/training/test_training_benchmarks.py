@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
 import sys
 from types import SimpleNamespace
 
@@ -15,10 +17,13 @@ from safetensors.torch import save_file
 
 from benchmarks import ablation, far, figure, selection, twins
 from benchmarks.ablation import settings_of
-from benchmarks.accuracy import training_pool
+from benchmarks.accuracy import pictures, training_pool
 from benchmarks.common import program
 from cers.errors import InputError
+from cers.inference import load_model
+from cers.inference.tiny import tiny_model
 from cers.network.model import CersNet, NetworkConfig
+from cers.rationale import TextEmbedder
 from cers.training.config import TrainConfig
 from cers.training.datasets import open_dataset
 from cers.training.splits import make_split
@@ -73,6 +78,8 @@ def test_what_may_not_serve_is_never_chosen(data, tmp_path):
     split = make_split(found, config)
     with torch.inference_mode():
         net = CersNet(NetworkConfig(**NETWORK)).eval()
+        with pytest.raises(InputError, match="queries have fewer than 2 cases that may serve them"):
+            selection.Study(net, found, split.labelled, split.labelled, 64, 2, -1.0)
         study = selection.Study(net, found, split.labelled, split.labelled, 64, 2, 1.1)
         assert study.barred.diagonal().all(), "a picture is of its own group"
         for name, picks, _ in study.rows():
@@ -164,6 +171,24 @@ def test_a_pool_whose_import_was_broken_off_is_completed(data, tmp_path):
     whole.close()
     with pytest.raises(InputError, match="holds 3 cases that are none of these 5 training pictures"):
         training_pool(data, tmp_path / "pool", 5)
+
+
+def test_an_empty_mask_has_no_confidence_that_could_foretell_its_failure(data, tmp_path):
+    """As in ``cers evaluate``; a 0 in its place would make every missed lesion one that was foretold."""
+    model, embedder = load_model(tiny_model(tmp_path / "model")), TextEmbedder()
+    with training_pool(data, tmp_path / "pool", 3) as pool:
+        with pytest.raises(InputError, match="no picture of the split test with 0 in the column twin_in_train"):
+            pictures(model, embedder, data, pool, 0)
+        own = shutil.copytree(data, tmp_path / "data")
+        with open(own / "cases.csv", newline="", encoding="utf-8") as f:
+            rows = [{**row, "twin_in_train": "0", "diagnosis": "glioma"} for row in csv.DictReader(f)]
+        with open(own / "cases.csv", "w", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        model.config.threshold = 0.9999
+        table, cases, _ = pictures(model, embedder, own, pool, 2)
+    assert table["retrieved"]["value"] == 0 and [c["confidence"] for c in cases] == [None, None]
 
 
 @pytest.mark.parametrize(
