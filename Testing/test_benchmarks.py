@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import __main__ as runner
 from benchmarks.__main__ import NAMES, RESULTS, fill, markdown
 from benchmarks.common import cell, lesion_slice, median_ms, with_noise
 from cers.case import Geometry, Volume, acquisition_plane
@@ -46,6 +47,18 @@ def test_results_page_has_a_place_for_every_benchmark():
     assert all(block in filled for block in blocks.values()) and fill(filled, blocks) == filled
     with pytest.raises(ValueError, match="markers"):
         fill(text, {"unheard": "of"})
+
+
+def test_figures_of_two_machines_are_not_put_under_one_name(tmp_path, monkeypatch, capsys):
+    page = tmp_path / "RESULTS.md"
+    text = fill(RESULTS.read_text(encoding="utf-8"), {"machine": "Another processor, 64 cores."})
+    page.write_text(text, encoding="utf-8")
+    monkeypatch.setattr(runner, "RESULTS", page)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--write", "retrieval"])
+    monkeypatch.setattr(runner, "subprocess", None)  # nothing is measured in vain
+    with pytest.raises(SystemExit):
+        runner.main()
+    assert "of another machine" in capsys.readouterr().err and page.read_text(encoding="utf-8") == text
 
 
 def test_noise_changes_the_image_a_little_and_repeatably():

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .common import cell
+from .common import cell, machine
 
 NAMES = ("speed", "brain1", "retrieval", "worker", "training")
 RESULTS = Path(__file__).with_name("RESULTS.md")
@@ -23,6 +23,12 @@ def markdown(result: dict) -> str:
     if "peak_mb" in result:
         lines += ["", f"Peak memory of the process: {result['peak_mb']:.0f} MB."]
     return "\n".join(lines)
+
+
+def words(about: dict) -> str:
+    """The machine and its versions in one line, which holds for all figures in RESULTS.md."""
+    versions = f"Python {about['python']}, torch {about['torch']}, faiss {about['faiss']}"
+    return f"{about['cpu']}, {about['cores']} cores; {about['system']}, {versions}."
 
 
 def fill(text: str, found: dict[str, str]) -> str:
@@ -41,18 +47,18 @@ def main() -> int:
     given = parser.parse_args()
     if unknown := set(given.only) - set(NAMES):
         parser.error(f"unknown benchmark {min(unknown)}")
+    some = set(NAMES) - set(given.only or NAMES)
+    if given.write and some and f"-->\n{words(machine(1))}\n<!-- /machine" not in RESULTS.read_text(encoding="utf-8"):
+        parser.error(f"the other figures in {RESULTS.name} are of another machine or other versions than these; write all, or none")
     found = {}
     with tempfile.TemporaryDirectory(prefix="cers-bench-") as folder:
         for name in given.only or NAMES:
             file = Path(folder) / f"{name}.json"
-            subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)], check=True)
+            if code := subprocess.run([sys.executable, "-m", f"benchmarks.{name}", "--json", str(file)]).returncode:
+                return code
             result = json.loads(file.read_text(encoding="utf-8"))
             found[name] = markdown(result)
-            about = result["machine"]
-            found["machine"] = (
-                f"{about['cpu']}, {about['cores']} cores; {about['system']}, Python {about['python']}, "
-                f"torch {about['torch']}, faiss {about['faiss']}."
-            )
+            found["machine"] = words(result["machine"])
     if given.write:
         RESULTS.write_text(fill(RESULTS.read_text(encoding="utf-8"), found), encoding="utf-8")
     return 0

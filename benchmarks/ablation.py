@@ -22,6 +22,7 @@ import json
 import logging
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,9 @@ from cers.pool.thumbnail import thumbnail
 from cers.rationale import TextEmbedder, describe
 from cers.rationale.descriptors import measure
 from cers.training.batches import two_stage
-from cers.training.config import TrainConfig
+from cers.training.config import NOT_DECIDING, TrainConfig
 from cers.training.datasets import Dataset, open_dataset
-from cers.training.runfolder import WEIGHTS
+from cers.training.runfolder import CONFIG, WEIGHTS
 from cers.training.splits import Split, make_split
 from cers.training.trainer import train
 from cers.training.validation import frames, masks
@@ -131,10 +132,11 @@ class Bench:
 
     def _picks(self) -> dict[str, np.ndarray]:
         rng, n = np.random.default_rng(5), len(self.stock)
+        allowed, drawn = self._allowed(0.99), rng.integers(n, size=(len(self.rows), K))
         picks = {
-            "retrieved": self._nearest(self._allowed(0.99)),
+            "retrieved": self._nearest(allowed),
             "retrieved, cap .9": self._nearest(self._allowed(0.9)),
-            "random": rng.integers(n, size=(len(self.rows), K)),
+            "random": np.where(np.take_along_axis(allowed, drawn, 1), drawn, -1),
         }
         if self.held:
             order = np.random.default_rng(7).permutation(n)
@@ -271,7 +273,7 @@ def table(result: dict) -> str:
     low = contrast <= np.nanpercentile(contrast, 100 / 3)
     lines = [
         "| trained | evidence at test | seeds | Dice | 95 % interval | minus plain net | minus own null | low-contrast third: Dice | "
-        "minus own null | HD95, px |",
+        "minus own null | HD95, px (masks) |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
 
@@ -294,14 +296,15 @@ def table(result: dict) -> str:
             difference(values, null),
             f"{values[low].mean():.4f}",
             difference(values, null, low),
-            f"{np.nanmean(far):.1f}" if np.isfinite(far).any() else "",
+            f"{np.nanmean(far):.1f} ({np.isfinite(far).mean():.0%})" if np.isfinite(far).any() else "",
         ]
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     about = result["about"]
     head = [
         f"n = {len(result['images'])} test pictures, pool of {result['pool']}, {about['budget']}, side {about['size']}; "
         f"{about['machine']['cpu']}, {about['machine']['threads']} threads. Differences in points of Dice, paired; "
-        "intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask.",
+        "intervals by bootstrap over pictures. HD95 is the mean over pictures with a mask, whose share stands beside it: what was missed "
+        "has no distance. Pools of fewer cases are one drawing, the same for all seeds.",
         "",
     ]
     return "\n".join([*head, *lines, ""])
@@ -334,6 +337,8 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(given.threads)
     held = tuple(given.hold_out.split("=", 1)) if given.hold_out else None
+    if held and len(held) < 2:
+        parser.error(f"--hold-out '{given.hold_out}' is not understood. Write for instance diagnosis=pituitary.")
     try:
         base = {
             "data": str(given.data),
@@ -366,17 +371,25 @@ def settings_of(texts: list[str]) -> dict:
     return {name: read(value) for name, _, value in (s.partition("=") for s in texts)}
 
 
+def differing(before: dict, now: dict) -> str:
+    """What decides a run and is not the same: "steps 250 against 1000"."""
+    names = [n for n in {**before, **now} if n not in NOT_DECIDING and before.get(n) != now.get(n)]
+    return ", ".join(f"{n} {before.get(n, 'not given')} against {now.get(n, 'not given')}" for n in names)
+
+
 def run_all(given, base: dict, held) -> None:
     runs = []
     for row in given.rows:
         name, *own = row.split(",")
         method, _, evidence = name.partition(":")
         settings = base | settings_of(own) | {"method": method, "evidence": evidence or "retrieved"}
-        runs += [(row, seed, TrainConfig(**settings, seed=seed).check()) for seed in given.seeds]
+        runs += [(row, seed, TrainConfig.of(settings | {"seed": seed}, f"the settings of {row}")) for seed in given.seeds]
     runs.sort(key=lambda run: given.seeds.index(run[1]))  # a first table after the first seed
     given.out.mkdir(parents=True, exist_ok=True)
     file = given.out / "ablation.json"
     result = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"runs": {}}
+    if other := differing(result.get("about", {}).get("settings", base), base):
+        raise CersError(f"The rows in '{file}' are of other settings ({other}). Choose another folder for this ablation.")
     first = runs[0][2]
     data = open_dataset(first.data, [], first.frame, first.plane, given.cache)
     split = make_split(data, first)
@@ -400,7 +413,10 @@ def run_all(given, base: dict, held) -> None:
             log.info("%s is done", name)
             continue
         folder, started = given.out / name, time.time()
-        if not (folder / WEIGHTS).exists():
+        if (folder / WEIGHTS).exists():
+            if other := differing(asdict(TrainConfig.read(folder / CONFIG)), asdict(config)):
+                raise CersError(f"The run in '{folder}' had other settings ({other}). Choose another folder for this ablation.")
+        else:
             with progress() as show:
                 if train(config, folder, given.cache, resume=True, progress=show) == "stopped":
                     raise CersError(f"{name} was stopped; run the same command again to go on.")

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import between, machine
+from benchmarks.common import between, machine, program
+from cers.errors import InputError
 from cers.evaluation.calibration import Reliability, near_lesion, without_temperature
 from cers.evaluation.metrics import compare_masks, dice
 from cers.evaluation.statistics import interval
@@ -28,7 +29,8 @@ class RandomSelector:
     """Stands where the two-stage selection stands and returns random cases: the control for what selection is worth."""
 
     def __init__(self, pool, k: int):
-        self.ids, self.k, self.rng = pool.ids(), k, np.random.default_rng(0)
+        self.ids, self.rng = pool.ids(), np.random.default_rng(0)
+        self.k = min(k, len(self.ids))
 
     def select(self, query, config=None, pinned=(), dropped=()):
         from cers.case import Coverage, Reference
@@ -39,26 +41,36 @@ class RandomSelector:
 
 
 def training_pool(data: Path, folder: Path, size: int):
-    """A pool of random BRISC training pictures."""
+    """A pool of random BRISC training pictures; one that is there already is completed, for its import may have been broken off.
+
+    Raises:
+        InputError: it holds other cases, test pictures among them perhaps.
+    """
     from cers.pool import Pool
+    from cers.pool.database import FILE
     from cers.pool.importer import import_folder
 
     with open(data / "cases.csv", newline="", encoding="utf-8") as f:
         rows = [r for r in csv.DictReader(f) if r["split"] == "train"]
     chosen = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:size]]
-    table = folder.parent / "pool.csv"
-    with open(table, "w", newline="", encoding="utf-8") as f:
-        writer = csv.DictWriter(f, ["image", "group", "diagnosis", "plane"])
-        writer.writeheader()
-        writer.writerows({k: r[k] for k in writer.fieldnames} for r in chosen)
-    pool = Pool.create(folder)
-    report = import_folder(
-        pool,
-        data / "images" / "train",
-        data / "masks" / "train",
-        table,
-        defaults={"modality": "MR", "body_site": "brain", "label": "tumor"},
-    )
+    pool = Pool.open(folder) if (folder / FILE).is_file() else Pool.create(folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        table = Path(temporary) / "pool.csv"
+        with open(table, "w", newline="", encoding="utf-8") as f:
+            writer = csv.DictWriter(f, ["image", "group", "diagnosis", "plane"])
+            writer.writeheader()
+            writer.writerows({k: r[k] for k in writer.fieldnames} for r in chosen)
+        report = import_folder(
+            pool,
+            data / "images" / "train",
+            data / "masks" / "train",
+            table,
+            defaults={"modality": "MR", "body_site": "brain", "label": "tumor"},
+        )
+    if others := len(set(pool.ids()) - set(report.ids)):
+        raise InputError(
+            f"The pool '{folder}' holds {others} cases that are none of these {size} training pictures. Choose another folder."
+        )
     print(f"pool of {len(pool)} training pictures ({len(report.faults)} not imported)", flush=True)
     return pool
 
@@ -70,6 +82,8 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
 
     with open(data / "cases.csv", newline="", encoding="utf-8") as f:
         rows = [r for r in csv.DictReader(f) if r["split"] == "test" and r["twin_in_train"] == "0"][: limit or None]
+    if not rows:
+        raise InputError(f"'{data / 'cases.csv'}' lists no picture of the split test with 0 in the column twin_in_train.")
     retrieved, null, random = (Segmenter(model, p, text_embedder=embedder) for p in (pool, None, pool))
     random.selector = RandomSelector(pool, model.selection.k)
     retrieved.segment(read_volume(data / "images" / "test" / f"{rows[0]['image']}.jpg"), influence=False)  # embeds the pool
@@ -98,7 +112,7 @@ def pictures(model, embedder, data: Path, pool, limit: int) -> tuple[dict, list[
                 "text": dice(retrieved.segment(volume, text=texts[row["diagnosis"]], influence=False).labelmap > 0, truth),
                 "references": len(evidence.references),
                 "coverage": evidence.coverage.value,
-                "confidence": evidence.confidence or 0.0,
+                "confidence": evidence.confidence,  # None of an empty mask, as in cers evaluate: it foretells nothing
                 "agreement": 1 - evidence.disagreement,
             }
         )
@@ -126,7 +140,9 @@ def volumes(model, embedder, data: Path, folder: Path) -> list[dict]:
 
     pool = build_pool(folder)
     queries = [("brain1", *read_sample("brain1"))]
-    for path in sorted((data.parent / "volumes").glob("brats_*")):
+    if not (found := sorted((data.parent / "volumes").glob("brats_*"))):
+        print(f"There are no volumes brats_* in '{data.parent / 'volumes'}': brain1 only.", flush=True)
+    for path in found:
         volume = read_volume(path / "t1c.nii.gz", modality="MR", body_site="brain")
         queries.append((path.name, volume, np.isin(read_mask(path / "label.nii.gz", volume.geometry)[0], TUMOR_CORE)))
     out = []
@@ -163,7 +179,6 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     from cers.inference import load_model
-    from cers.pool import Pool
     from cers.rationale import TextEmbedder
 
     model, embedder = load_model(options.model, threads=options.threads), TextEmbedder()
@@ -171,7 +186,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if options.only != "volumes":
             folder = options.pool or Path(temporary) / "pool"
-            pool = Pool.open(folder) if (folder / "pool.sqlite").is_file() else training_pool(options.data, folder, options.pool_size)
+            pool = training_pool(options.data, folder, options.pool_size)
             result["pictures"], result["cases"], result["calibration"] = pictures(model, embedder, options.data, pool, options.limit)
             for name, row in result["pictures"].items():
                 if row["n"]:
@@ -183,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .common import options, peak_mb, report, with_noise
+from .common import options, peak_mb, program, report, with_noise
 
 
 def once(model_folder: Path | None, threads: int, folder: Path) -> dict[str, float]:
@@ -79,4 +79,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

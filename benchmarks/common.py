@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cers.errors import CersError
+
 # Selection settings that let any case serve as a reference, so that each slice is decoded with the full number of them: the most costly
 # case.
 OPEN = {"visual_threshold": -1.0, "cot_threshold": 0.0, "max_contradictions": 99, "near_duplicate": 2.0}
@@ -30,6 +32,17 @@ def options(description: str, *, runs: int) -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, help="model folder (default: the one that ships with CERS)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     return parser
+
+
+def program(main: Callable[[], int | None]) -> None:
+    """``main`` as the whole of a process; what a user can mend is told in one sentence."""
+    try:
+        code = main()
+    except (CersError, OSError) as error:
+        named = isinstance(error, OSError) and error.filename
+        print(f"Error: '{error.filename}': {error.strerror}." if named else f"Error: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
 
 
 def machine(threads: int) -> dict:

@@ -3,7 +3,8 @@
     python -m benchmarks.far --images hippocampus/images --masks hippocampus/labels --pool 0 5 20 60 --queries 20
 
 The first volumes by name go to the pool, as an annotator would add them, the last ones are segmented with the model as it is, and all
-labels of a mask count as one. Copy: the mask of the reference that was chosen first, moved into the query's frame, without any network.
+labels of a mask count as one. Copy: the mask of the reference that was chosen first, or the vote of all that were chosen (K), moved into
+the query's frame, without any network.
 With ``--train MINUTES`` a model is then trained on each pool, as *Train* in the module would, from the model and with the form's first
 settings; and measured without and with the pool. Intervals are 95 % bootstrap over volumes.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import between, machine
+from benchmarks.common import between, machine, program
 from cers.evaluation.metrics import dice
 from cers.evaluation.statistics import interval
 
@@ -40,15 +41,15 @@ def read(image: Path, mask: Path, modality: str, site: str):
     return volume, (read_mask(mask, volume.geometry)[0] > 0).astype(np.uint8)
 
 
-def copied(segmenter) -> np.ndarray:
-    """(k, j, i) bool: each slice of the last volume with the mask of its first reference."""
+def copied(segmenter, most: int) -> np.ndarray:
+    """(k, j, i) bool: each slice of the last volume with what at least half of its first ``most`` references have drawn there."""
     plane = next(iter(segmenter.session.planes.values()))
     maps = np.zeros((len(plane.raw), *plane.raw.shape[1:]), bool)
     for (_, index), found in segmenter.session.slices.items():
-        if found.selection.ids:
-            best = found.selection.ids[0]
-            record = segmenter.store.rows([best])[best]
-            maps[index] = plane.frame.paste(record.masks[None].float().cpu())[0, 0] > 0.5
+        if ids := found.selection.ids[:most]:
+            records = segmenter.store.rows(ids)
+            vote = sum(records[i].masks[None].float().cpu() for i in ids) / len(ids)
+            maps[index] = plane.frame.paste(vote)[0, 0] >= 0.5
     return plane.view.volume(maps) > 0
 
 
@@ -57,7 +58,8 @@ def measure(model, embedder, pool, queries, modality: str, site: str) -> dict[st
     from cers.inference import Segmenter
 
     segmenter = Segmenter(model, pool, text_embedder=embedder)
-    out: dict[str, list[float]] = {"plain": [], "retrieved": [], "copy": [], "covered": []}
+    k = model.selection.k
+    out: dict[str, list[float]] = {"plain": [], "retrieved": [], "copy K=1": [], f"copy K={k}": [], "covered": []}
     for image, mask in queries:
         volume, truth = read(image, mask, modality, site)
         found = segmenter.segment(volume, influence=False)
@@ -65,7 +67,8 @@ def measure(model, embedder, pool, queries, modality: str, site: str) -> dict[st
         plain = plane.view.volume(plane.frame.paste(plane.plain)[:, 0] >= model.config.threshold) > 0
         out["plain"].append(dice(plain, truth))
         out["retrieved"].append(dice(found.labelmap > 0, truth))
-        out["copy"].append(dice(copied(segmenter), truth) if pool is not None and len(pool) else 0.0)
+        for most in (1, k):
+            out[f"copy K={most}"].append(dice(copied(segmenter, most), truth) if pool is not None and len(pool) else 0.0)
         out["covered"].append(float(np.mean([bool(e.references) for e in found.evidence])))
     return out
 
@@ -152,4 +155,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.common import program
+from cers.errors import InputError
 from cers.evaluation.statistics import interval
 
 CAP = ", cap .9"
@@ -46,6 +48,18 @@ def by_pool(result: dict, trained: str) -> tuple[list[int], list[np.ndarray], li
     names = [f"pool of {n}{CAP}" for n in sizes] + ["retrieved" + CAP]
     best = [max((copied[f"copy K={k}, {name}"] for k in (1, 4)), key=np.mean) for name in names]
     return [*sizes, result["pool"]], [own[name] for name in names], best
+
+
+def read(path: Path, trained: str) -> dict:
+    """What ``benchmarks.ablation`` wrote. Raises InputError: it is something else, or has no such row."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        rows = sorted({run["method"] for run in found["runs"].values() if {name for name, _ in KINDS} <= run["scores"].keys()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"'{path}' is not what benchmarks.ablation writes. Give the ablation.json of its folder.") from error
+    if trained not in rows:
+        raise InputError(f"'{path}' has no row {trained} to be drawn; it has {', '.join(rows) or 'none'}. Choose another with --trained.")
+    return found
 
 
 def _errors(values: list[np.ndarray]) -> tuple[list[float], list[list[float]]]:
@@ -131,8 +145,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args()
     try:
-        unseen = [json.loads(p.read_text(encoding="utf-8")) for p in given.unseen]
-        known = json.loads(given.known.read_text(encoding="utf-8")) if given.known else None
+        unseen = [read(p, given.trained) for p in given.unseen]
+        known = read(given.known, given.trained) if given.known else None
         draw(unseen, known, given.trained, given.out)
     except ImportError:
         print('Error: drawing needs matplotlib. Install it with: pip install -e ".[bench]"', file=sys.stderr)
@@ -141,4 +155,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy import training_pool
+from benchmarks.common import program
 from benchmarks.far import LABELS, pairs, read
 from cers.evaluation.statistics import auroc
 
@@ -101,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

@@ -18,8 +18,9 @@ from unittest.mock import patch
 import numpy as np
 
 from benchmarks.accuracy import TUMOR_CORE
-from benchmarks.common import machine
+from benchmarks.common import machine, program
 from cers.case import Geometry, Volume
+from cers.errors import InputError
 from cers.evaluation.metrics import dice
 
 THICK_MM = 5.0  # slices thinner than half of it are averaged to about it for the slabs
@@ -32,7 +33,10 @@ def read(folder: Path | None) -> list[tuple[str, Volume, np.ndarray]]:
 
     volume, truth = read_sample("brain1")
     out = [("brain1", volume, truth > 0)]
-    for path in sorted(folder.glob("brats_*")) if folder else ():
+    found = sorted(folder.glob("brats_*")) if folder else []
+    if folder and not found:
+        raise InputError(f"There is no folder brats_* in '{folder}'. Give the folder that holds them, or leave --volumes out.")
+    for path in found:
         volume = read_volume(path / "t1c.nii.gz", modality="MR", body_site="brain")
         out.append((path.name, volume, np.isin(read_mask(path / "label.nii.gz", volume.geometry)[0], TUMOR_CORE)))
     return out
@@ -104,4 +108,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

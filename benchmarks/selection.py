@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from benchmarks.common import between
+from benchmarks.common import between, program
+from cers.errors import InputError
 from cers.evaluation.statistics import interval
 from cers.network.model import CersNet, NetworkConfig
 from cers.pool.thumbnail import thumbnail
@@ -46,6 +47,10 @@ class Study:
         small = [np.stack([thumbnail(data.images[int(r)]) for r in rows]) for rows in (queries, stock)]
         groups = data.column("group")
         self.barred = (groups[queries][:, None] == groups[stock][None]) | (small[0] @ small[1].T > cap)
+        if (short := int(((~self.barred).sum(1) < k).sum())) > 0:
+            raise InputError(
+                f"{short} of the {len(queries)} queries have fewer than {k} cases that may serve them. Raise --cap or lower --k."
+            )
         self.similar = np.where(self.barred, -9, pooled(net, data, queries, size) @ pooled(net, data, stock, size).T)
         self.encoded = [net.encode(frames(data, queries[s : s + BATCH], size)) for s in range(0, len(queries), BATCH)]
         self.plain = [net.decode_plain(e) for e in self.encoded]
@@ -155,11 +160,11 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
+    net = CersNet(NetworkConfig(**json.loads((given.weights / "config.json").read_text(encoding="utf-8"))["network"]))
+    net.load_state_dict(load_file(given.weights / "model.safetensors"))
     config = TrainConfig(data=str(given.data), minutes=1, exclude={})
     data = open_dataset(config.data, [], config.frame, config.plane, given.cache)
     split = make_split(data, config)
-    net = CersNet(NetworkConfig(**json.loads((given.weights / "config.json").read_text(encoding="utf-8"))["network"]))
-    net.load_state_dict(load_file(given.weights / "model.safetensors"))
     queries, stock = split.validation, split.labelled
     if given.hold_out:
         column, value = given.hold_out.split("=", 1)
@@ -183,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    program(main)

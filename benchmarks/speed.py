@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import torch  # noqa: F401  before faiss, so that one OpenMP runtime serves both
 from cers.demo import read_sample
 from cers.inference import Segmenter, load_model
 
-from .common import OPEN, lesion_slice, options, peak_mb, report, timing_pool, with_noise
+from .common import OPEN, lesion_slice, options, peak_mb, program, report, timing_pool, with_noise
 
 
 def measure(segmenter: Segmenter, volume, runs: int) -> tuple[dict[str, float], int]:
@@ -56,4 +55,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +15,7 @@ from cers.inference.model import CONFIG
 from cers.resources import resource
 from cers.worker.client import Worker, WorkerError
 
-from .common import OPEN, median_ms, options, report, timing_pool
+from .common import OPEN, median_ms, options, program, report, timing_pool
 
 
 def with_open_thresholds(model: Path, folder: Path) -> Path:
@@ -83,4 +82,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from .common import options, report
+from .common import options, program, report
 
 MEASURED = "measured"
 
@@ -126,4 +125,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program(main)

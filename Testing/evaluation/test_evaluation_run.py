@@ -18,6 +18,7 @@ from cers.errors import InputError
 from cers.evaluation.compare import compare_results, read_result
 from cers.evaluation.items import find_items
 from cers.evaluation.leak import leak_words
+from cers.evaluation.result import Cases
 from cers.evaluation.run import Evaluation, _by_value, check_leaks
 from cers.pool import Pool
 from cers.pool.importer import import_folder
@@ -193,6 +194,20 @@ def test_a_mask_without_names_is_read_by_its_values(volumes, tmp_path):
     assert result["mean"]["dice"]["value"] == 1.0
     result = evaluate(images, masks, tmp_path / "made", labels={1: "organ", 2: "tumor"})
     assert result["faults"]["v0"].startswith("expert mask: In 'v0.seg.nrrd', the segments organ and lesion overlap")
+
+
+def test_a_missed_label_leaves_no_distance_in_the_result_of_a_run_either():
+    expert = np.zeros((2, 40, 40), bool)
+    expert[0, 5:15, 5:15] = expert[1, 20:30, 20:30] = True
+    moved = np.where(np.roll(expert, 6, 2), 5.0, -5.0)
+    one = np.where(expert, 5.0, -5.0)
+    one[1] = -5.0
+    cases = Cases(["core", "edema"], 1.0)
+    for name, logits in (("moved", moved), ("missed", one)):
+        cases.add({"image": name}, {"plain": logits}, expert)
+    assert [row["hd95"] for row in cases.rows] == [6.0, None], "who draws no edema is not the better for it"
+    cases.add({"image": "without"}, {"plain": one}, expert & [[[True]], [[False]]])
+    assert cases.rows[-1]["hd95"] == 0.0, "there was none to be drawn"
 
 
 # ---- leaks

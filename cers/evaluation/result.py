@@ -17,9 +17,9 @@ from ..inference.packing import anonymous
 from ..inference.store import RESULT, Entry, read_json
 from .calibration import BINS, Reliability, near_lesion
 from .compare import compare_results
-from .metrics import LEAST_OVERLAP, METRICS, compare_masks
+from .metrics import LEAST_OVERLAP, compare_masks
 from .metrics import dice as dice_of
-from .run import KIND, PICTURE_TOLERANCE, _mean, _means
+from .run import KIND, PICTURE_TOLERANCE, _means, over_labels
 from .statistics import DRAWS, interval
 from .tables import span
 
@@ -56,7 +56,7 @@ class Cases:
         case = {
             **about,
             "expert": hashlib.sha256(str(expert.shape).encode() + expert.tobytes()).hexdigest()[:16],
-            **{m: _mean([row[m] for row in by_label.values()]) for m in METRICS},
+            **over_labels(by_label),
         }
         if len(by_label) > 1:
             case["labels"] = by_label

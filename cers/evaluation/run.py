@@ -130,9 +130,7 @@ class Evaluation:
         channels = self._channels(mask, self.labels or {} if prediction else found_names, expert, names)
         by_label = {label: self._measure(a, b, volume) for label, a, b in channels}
         self.size = size
-        case |= {m: _mean([row[m] for row in by_label.values()]) for m in METRICS}
-        if any(row["hd95"] is None and (a.any() or b.any()) for row, (_, a, b) in zip(by_label.values(), channels)):
-            case["hd95"] = None  # a label that was missed has no distance; without it the mean would be better for it
+        case |= over_labels(by_label)
         if len(by_label) > 1:
             case["labels"] = by_label
         if prediction is not None:
@@ -261,6 +259,14 @@ def _of(what: str) -> Iterator[None]:
 
 def _means(rows: list[dict], groups) -> dict:
     return {m: interval([r[m] for r in rows], groups) for m in METRICS}
+
+
+def over_labels(by_label: Mapping[str, dict]) -> dict[str, float | None]:
+    """Every metric of a case, the mean over its labels."""
+    out = {m: _mean([row[m] for row in by_label.values()]) for m in METRICS}
+    if any(row["hd95"] is None and row["dice"] < 1 for row in by_label.values()):
+        out["hd95"] = None  # a label that was missed has no distance; without it the mean would be better for it
+    return out
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -17,6 +17,7 @@ METHODS = ("supervised", "mean_teacher", "mutual_consistency", "unimatch", "cers
 EVIDENCE = ("none", "random", "shuffled_rationale", "retrieved")
 FUSED = ("mutual_consistency", "cers")  # methods that train D_R, too
 SEMI = METHODS[1:]
+NOT_DECIDING = ("device", "threads", "loaders", "keep", "checkpoint_steps")  # where and how fast a run goes; not its weights
 
 
 @dataclass
@@ -113,7 +114,7 @@ class TrainConfig:
     @property
     def hash(self) -> str:
         """12 hex digits over all that decides the weights; where and how fast it runs is left out."""
-        record = {k: v for k, v in asdict(self).items() if k not in ("device", "threads", "loaders", "keep", "checkpoint_steps")}
+        record = {k: v for k, v in asdict(self).items() if k not in NOT_DECIDING}
         return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:12]
 
     @property
