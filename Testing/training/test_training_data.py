@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -181,6 +182,15 @@ def test_a_picture_is_listed_once_and_by_either_name(folder, tmp_path):
     rewrite(copy, lambda rows: rows.append({**rows[0], "image": rows[0]["image"].removesuffix(".jpg")}))
     with pytest.raises(InputError, match="Line 34 of the table: train_000 is listed twice"):
         brisc(copy, "test", tmp_path, size=64)
+
+
+def test_names_from_macos_are_those_of_the_table(folder, tmp_path):
+    copy = broken(folder, tmp_path)
+    for kind, ending in (("images", "jpg"), ("masks", "png")):  # the table as a spreadsheet writes it, the files as macOS does
+        (copy / kind / "test" / f"test_028.{ending}").rename(copy / kind / "test" / f"fu\u0308r_028.{ending}")
+    rewrite(copy, lambda rows: [{**row, "image": row["image"].replace("test_028", "f\u00fcr_028")} for row in rows])
+    found = brisc(copy, "test", tmp_path, size=64)
+    assert "f\u00fcr_028" in found.column("image") and all(Path(row["file"]).is_file() for row in found.table)
 
 
 def test_two_splits_may_use_one_name(folder, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from ..rationale import describe
 from .dicom import read_dicom_seg
 from .records import modality_code
 from .store import Pool
-from .table import SUFFIXES, Row, read_table
+from .table import SUFFIXES, Row, composed, read_table
 
 # endings by which people tell mask from image when both carry the case's name
 _MASK = ("_mask", "_masks", "_seg", "_segmentation", "_label", "_labels", "-mask", "-seg", "-label", "-labels")
@@ -326,7 +325,7 @@ def pair(images: Path, masks: Path, mixed: bool = False) -> tuple[dict[str, tupl
     found, wrong = {"image": {}, "mask": {}}, {}
     for kind, folder in (("image", images), ("mask", masks)):
         for path in sorted(folder.iterdir()):
-            name = _composed(path.stem) if kind == "mask" and path.suffix.lower() == ".dcm" else _stem(path)
+            name = composed(path.stem) if kind == "mask" and path.suffix.lower() == ".dcm" else _stem(path)
             if name is None or path.name.startswith("."):
                 continue
             is_mask = f"_{name.lower()}".endswith(_MASK) or path.name.lower().endswith(".seg.nrrd")
@@ -360,22 +359,17 @@ def _match(name: str, masks: Mapping[str, object], exact: bool) -> str | None:
 
 
 def _core(name: str, endings: tuple[str, ...]) -> str:
-    name = _composed(f"_{name}")  # so that "image" and "label" alone are a pair, too
+    name = composed(f"_{name}")  # so that "image" and "label" alone are a pair, too
     ending = next((e for e in endings if name.lower().endswith(e)), "")
     return name[: len(name) - len(ending)]
-
-
-def _composed(name: str) -> str:
-    """A name in one form: macOS writes "ü" as two characters in the names of files, others as one, and nobody sees which."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _stem(path: Path) -> str | None:
     """The name without its ending; None for what is not an image. A folder may be a DICOM series."""
     if path.is_dir():
-        return _composed(path.name)
+        return composed(path.name)
     ending = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
-    return None if ending is None else _composed(path.name[: -len(ending)])
+    return None if ending is None else composed(path.name[: -len(ending)])
 
 
 def _folder(path: str | PathLike, what: str) -> Path:

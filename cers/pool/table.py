@@ -46,7 +46,7 @@ def read_rows(path: Path, known: tuple[str, ...] | None = None) -> tuple[list[st
         InputError: not readable, no column ``image``, a column twice or one that is not known.
     """
     try:
-        text = unicodedata.normalize("NFC", path.read_text(encoding="utf-8-sig"))  # as ``importer.pair`` reads the names of files
+        text = composed(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"The table {path.name} is not in UTF-8. Save it as 'CSV UTF-8' and try again.") from error
     except OSError as error:
@@ -69,6 +69,11 @@ def read_rows(path: Path, known: tuple[str, ...] | None = None) -> tuple[list[st
         raise InputError(
             f"The table {path.name} cannot be read after line {reader.line_num} ({error}). Check its quotation marks."
         ) from error
+
+
+def composed(name: str) -> str:
+    """A name in one form: macOS writes "ü" as two characters in the names of files, others as one, and nobody sees which."""
+    return unicodedata.normalize("NFC", name)
 
 
 def image_name(image: str) -> str:

@@ -17,7 +17,7 @@ from ..case.io import pseudonym, read_mask, read_volume
 from ..errors import InputError
 from ..files import replace_file
 from ..network.frame import Frame, body_box, foreground, scale_intensities
-from ..pool.table import image_name, read_rows
+from ..pool.table import composed, image_name, read_rows
 
 CACHE_VERSION = "3"
 SPLITS = ("train", "validation", "test")
@@ -28,7 +28,7 @@ class Slices:
     """Pictures of one split in the network's frame.
 
     images, masks: (n, size, size) uint8, intensities 0..255 and 0/1, memory-mapped. table: one dict per picture with at least
-    ``image`` (name) and ``group``. key: changes with the pictures; names what is derived from them.
+    ``image`` (name), ``group`` and ``file``. key: changes with the pictures; names what is derived from them.
     """
 
     images: np.ndarray
@@ -53,7 +53,9 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     table = [row for row in _table(folder / "cases.csv") if row["split"] == split]
     if not table:
         raise InputError(f"{folder / 'cases.csv'} lists no picture of the split '{split}'.")
-    files = [(folder / "images" / split / f"{row['image']}.jpg", folder / "masks" / split / f"{row['image']}.png") for row in table]
+    files = list(zip(_listed(folder / "images" / split, table, ".jpg"), _listed(folder / "masks" / split, table, ".png")))
+    for row, (picture, _) in zip(table, files):
+        row["file"] = str(picture)
     # sizes and dates of the files, so that a cache never stands for other pictures of the same names
     marks = [[path.name, *_mark(path)] for pair in files for path in pair]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, split, size, marks]).encode()).hexdigest()[:16]
@@ -69,6 +71,12 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
         for path, array in zip(paths, arrays):
             keep(path, array)
     return Slices(*(np.load(p, mmap_mode="r") for p in paths), table, key)
+
+
+def _listed(folder: Path, table: list[dict], ending: str) -> list[Path]:
+    """The files of the pictures of a table, in its order."""
+    there = {composed(path.name): path for path in folder.iterdir()} if folder.is_dir() else {}
+    return [there.get(f"{row['image']}{ending}", folder / f"{row['image']}{ending}") for row in table]
 
 
 def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:

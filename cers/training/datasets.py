@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool import Pool
 from ..pool.database import FILE as DATABASE
+from ..pool.table import composed
 from ..pool.thumbnail import thumbnail
 from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room, whole
 
@@ -149,7 +150,6 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
                     "group": row["group"] or row["image"],
                     "kin": [f"group {row['group'] or row['image']}", *_patient(row)],
                     "split": "twin" if twin else split,
-                    "file": str(source / "images" / split / f"{row['image']}.jpg"),
                 }
             )
     key = hashlib.sha256("".join(p.key for p in parts).encode()).hexdigest()[:16]
@@ -406,7 +406,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _stem(file: Path) -> str:
-    return next((file.name[: -len(end)] for end in IMAGES if file.name.lower().endswith(end)), file.stem)
+    return composed(next((file.name[: -len(end)] for end in IMAGES if file.name.lower().endswith(end)), file.stem))
 
 
 def _name_mark(file: Path) -> list:
