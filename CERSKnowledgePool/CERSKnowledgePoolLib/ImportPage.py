@@ -288,7 +288,7 @@ class ImportPage:
     def show(self, result: dict, dry: bool, kept: bool = False) -> None:
         """What an import did or would do. kept: what the headers say of patients was kept."""
         added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
-        present = len(result["present"]) if "present" in result else max(0, len(result["ids"]) - added)
+        present = len(result["present"]) if isinstance(result["present"], list) else result["present"]
         if dry:
             words = _("One case would be added,") if added == 1 else _("{added} cases would be added,")
         else:
@@ -302,6 +302,9 @@ class ImportPage:
             )
         if result.get("unlisted"):
             lines.append(_("Left out, because the table does not name them: {count} images.").format(count=len(result["unlisted"])))
+        if result.get("repeated"):
+            names = ", ".join(result["repeated"][:MOST_LINES]) + (" …" if len(result["repeated"]) > MOST_LINES else "")
+            lines.append(_("Nothing but what is here, or in another of these images, is in: {names}.").format(names=names))
         if result.get("trashed"):
             lines.append(
                 _("Left in the trash of this pool, from where they can be restored: {count}.").format(count=len(result["trashed"]))

@@ -45,6 +45,11 @@ def test_make_fill_and_list(cers, folders, tmp_path):
     code, out, _ = cers("pool", "import", pool, "--images", images, "--masks", masks, "--modality", "MR", "--max-slices", "2", "--json")
     assert code == 0 and json.loads(out)["added"] == 0 and json.loads(out)["cases"] == 4
     assert len(json.loads(cers("pool", "list", pool, "--json", "--modality", "CT")[1])) == 0
+    cers("pool", "delete", pool, cases[0]["id"], "--yes")
+    out = cers("pool", "import", pool, "--images", images, "--masks", masks, "--modality", "MR", "--max-slices", "2")[1]
+    assert "Added 0 cases from 0 images; the pool has 3." in out and "Here already, or the same in another of these images: 3 cases" in out
+    assert "Nothing else is in case2." in out and "Left in the trash, where this pool has them: 1 case." in out
+    assert cers("pool", "restore", pool, cases[0]["id"])[0] == 0
     assert "4 cases" in cers("pool", "list", pool)[1]
     assert "already" in cers("pool", "create", pool)[1]
 

@@ -329,6 +329,42 @@ def test_pairs_by_name_in_one_folder_or_two(tmp_path, pool):
     assert report.images == 1 and {f.item for f in report.faults} == {"a", "z"}
 
 
+def test_what_is_here_already_is_told_apart_from_what_is_new(tmp_path, pool):
+    volume, mask = volume_and_mask()
+    for name, shown, seen in (
+        ("a", volume.array, mask),
+        ("b", volume.array, mask),
+        ("c", volume.array + np.int16(1), mask),
+        ("d", volume.array, np.where(np.arange(9)[:, None, None] == 4, 2 * mask, mask)),  # one slice of its own
+    ):
+        write(tmp_path / "x" / f"{name}.nrrd", shown, volume.geometry)
+        write(tmp_path / "x" / f"{name}_seg.nrrd", seen.astype(np.uint8), volume.geometry)
+    named = {"label": "1=tumor; 2=core"}
+    dry = import_folder(DryRun(pool), tmp_path / "x", tmp_path / "x", defaults=named)
+    report = import_folder(pool, tmp_path / "x", tmp_path / "x", defaults=named)
+    assert (report.added, report.giving, report.present, report.repeated) == (11, 3, 9, ["b"]) and len(pool) == 11
+    assert [report.items[1], report.items[3]] == [("b", 5, ["tumor"]), ("d", 5, ["core", "tumor"])]
+    assert (dry.added, dry.giving, dry.present, dry.repeated) == (11, 3, 9, ["b"])
+    again = import_folder(pool, tmp_path / "x", tmp_path / "x", defaults=named)
+    assert (again.added, again.giving, again.present, again.repeated) == (0, 0, 20, ["a", "b", "c", "d"])
+
+
+def test_what_was_thrown_out_stays_in_the_trash(tmp_path, pool):
+    volume, mask = volume_and_mask()
+    write(tmp_path / "x" / "a.nrrd", volume.array, volume.geometry)
+    write(tmp_path / "x" / "a_seg.nrrd", mask, volume.geometry)
+    ids = import_folder(pool, tmp_path / "x", tmp_path / "x").ids
+    numbers = pool.trash(ids[:2])
+    for at in (DryRun(pool), pool):
+        report = import_folder(at, tmp_path / "x", tmp_path / "x")
+        assert (report.added, report.present, report.trashed, report.repeated) == (0, 3, ids[:2], []) and report.ids == ids[2:]
+    assert sorted(pool.ids()) == sorted(ids[2:]) and report.items == [("a", 3, ["lesion"])]
+    assert set(pool.restore(numbers)) == set(ids[:2])
+    assert import_folder(pool, tmp_path / "x", tmp_path / "x").present == 5
+    pool.purge(pool.trash(ids[:1]))
+    assert import_folder(pool, tmp_path / "x", tmp_path / "x").added == 1, "what was deleted for good may come back"
+
+
 def test_a_name_is_one_name_however_its_letters_are_written(tmp_path, pool):
     """macOS writes "ü" as two characters in the names of files, other systems as one."""
     volume, mask = volume_and_mask()
@@ -381,7 +417,7 @@ def test_progress_and_cancel(tmp_path, pool):
         and seen[1:] == [(0, "Importing p0"), (0.25, "Importing p1")]
     )
     report = import_folder(pool, tmp_path / "i", tmp_path / "m", progress=lambda f, m: seen.append((f, m)))
-    assert (report.images, report.added, len(pool)) == (4, 2, 4) and seen[-1] == (1.0, "2 cases added from 4 images")
+    assert (report.images, report.added, len(pool)) == (4, 2, 4) and seen[-1] == (1.0, "2 cases added from 2 images")
     assert [f for f, _ in seen[3:]] == sorted(f for f, _ in seen[3:])
 
 

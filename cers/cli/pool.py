@@ -74,10 +74,9 @@ def import_(
 
     defaults = {key: value for key, value in (("modality", modality), ("body_site", body_site), ("label", label)) if value}
     with _open(folder, write=not dry_run) as pool:
-        dry = DryRun(pool) if dry_run else None
         with progress() as show, stoppable("this image") as stop:
             report = import_folder(
-                dry or pool,
+                DryRun(pool) if dry_run else pool,
                 images,
                 masks,
                 csv,
@@ -87,13 +86,20 @@ def import_(
                 max_slices=max_slices,
                 keep_identity=keep_identity,
             )
-        count, report.added = len(pool), dry.added if dry else report.added
+        count = len(pool)
     if as_json:
         say_json({**report.to_dict(), "cases": count})
     else:
         print(
-            f"{'Would add' if dry_run else 'Added'} {counted(report.added)} from {counted(report.images, 'image')}; the pool has {count}."
+            f"{'Would add' if dry_run else 'Added'} {counted(report.added)} from {counted(report.giving, 'image')}; the pool has {count}."
         )
+        if report.present:
+            print(f"Here already, or the same in another of these images: {counted(report.present)}.")
+        if report.repeated:
+            more = len(report.repeated) - MOST_FAULTS
+            print(f"Nothing else is in {', '.join(report.repeated[:MOST_FAULTS])}{f' and {more} more' if more > 0 else ''}.")
+        if report.trashed:
+            print(f"Left in the trash, where this pool has them: {counted(len(report.trashed))}. 'cers pool restore' brings them back.")
         if report.identity:
             print(
                 f"Header fields that may tell who the patient is were {'kept' if keep_identity else 'dropped'}: "

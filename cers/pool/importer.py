@@ -40,45 +40,71 @@ class ImportFault:
 
 
 class DryRun:
-    """Stands in for a pool in an import that shall only say what it would do. Attributes: added: cases that would be new."""
+    """Stands in for a pool in an import that shall only say what it would do."""
 
     def __init__(self, pool: Pool):
-        self.pool, self.added = pool, 0
-        self._seen: set[str] = set()
+        self.pool = pool
 
     def ids(self) -> list[str]:
         return self.pool.ids()
 
+    def trashed(self) -> list[dict]:
+        return self.pool.trashed()
+
+    def find(self, sha256: str) -> list[str]:
+        return self.pool.find(sha256)
+
     def add(self, case: Case) -> str:
         """The id of a case that is here already, else its content hash."""
         here = self.pool.find(content := case.content_hash)
-        self.added += not here and content not in self._seen
-        self._seen.add(content)
         return here[0] if here else content
 
 
-class _Noting:
-    """Stands in for a pool and notes the labels of the cases that it is given."""
+class Intake:
+    """Stands in for a pool in an import: what was deleted there stays in the trash.
+
+    ids: of the cases that are in the pool now; added: how many of them are new; present: how many of the cases given were here already, or
+    came twice; trashed: ids of those in the trash; labels: names in all of them. ``next_image`` begins them anew.
+    """
 
     def __init__(self, pool: Pool | DryRun):
-        self.pool, self.labels = pool, set()
+        self.pool, self._here = pool, set(pool.ids())
+        self._deleted = {entry["case"]["content_hash"]: entry["id"] for entry in pool.trashed()}
+        self.next_image()
+
+    def next_image(self) -> None:
+        self.ids, self.added, self.present, self.trashed, self.labels = [], 0, 0, [], set()
 
     def add(self, case: Case) -> str:
         self.labels |= set(case.labels.values())
-        return self.pool.add(case)
+        if self._deleted and (content := case.content_hash) in self._deleted and not self.pool.find(content):
+            self.trashed.append(self._deleted[content])
+            return self._deleted[content]
+        case_id = self.pool.add(case)
+        self.added += case_id not in self._here
+        self.present += case_id in self._here
+        self._here.add(case_id)
+        self.ids.append(case_id)
+        return case_id
 
 
 @dataclass
 class ImportReport:
     """What an import did.
 
-    ids: cases now in the pool from these files, in order; added: how many of them are new. left: images that a cancel kept out.
+    ids: cases now in the pool from these files, in order; added: how many of them are new. present: how many were here already, or came
+    from an earlier image of this import; repeated: images that gave nothing else. giving: how many images gave something new.
+    trashed: ids of those that lie in the pool's trash and stay there. left: images that a cancel kept out.
     items: (image, its cases, the names of their labels). identity: header field that may tell who a patient is -> (images that have it,
     up to three of its values); the values are for the screen of the person who imports, never for a log.
     """
 
     ids: list[str] = field(default_factory=list)
     added: int = 0
+    giving: int = 0
+    present: int = 0
+    repeated: list[str] = field(default_factory=list)
+    trashed: list[str] = field(default_factory=list)
     images: int = 0
     faults: list[ImportFault] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
@@ -86,6 +112,15 @@ class ImportReport:
     left: int = 0
     items: list[tuple[str, int, list[str]]] = field(default_factory=list)
     identity: dict[str, tuple[int, list[str]]] = field(default_factory=dict)
+
+    def note_cases(self, image: str, intake: Intake) -> None:
+        self.ids += intake.ids
+        self.added += intake.added
+        self.giving += intake.added > 0
+        self.present += intake.present
+        self.trashed += intake.trashed
+        if intake.present and not (intake.added or intake.trashed):
+            self.repeated.append(image)
 
     def note_identity(self, fields: Mapping[str, str]) -> None:
         for name, value in fields.items():
@@ -99,6 +134,9 @@ class ImportReport:
             "items": [{"item": name, "cases": cases, "labels": labels} for name, cases, labels in self.items],
             "ids": self.ids,
             "added": self.added,
+            "present": self.present,
+            "repeated": self.repeated,
+            "trashed": self.trashed,
             "images": self.images,
             "cancelled": self.cancelled,
             "left": self.left,
@@ -108,7 +146,7 @@ class ImportReport:
 
 
 def import_volume(
-    pool: Pool | DryRun | _Noting,
+    pool: Pool | DryRun | Intake,
     volume: Volume,
     mask: np.ndarray,
     labels: Mapping[int, str],
@@ -236,7 +274,7 @@ def import_folder(
     ``case7.nii.gz`` belongs to ``case7.nii.gz``, ``case7_mask.nrrd``, ``case7-label.png`` and so on; both may lie in one folder.
     A folder of DICOM files inside ``images`` counts as an image of the folder's name, a .dcm file inside ``masks`` as its DICOM SEG.
     With a table only its images are imported.
-    What is wrong with one item is reported and does not stop the others; what was imported stays.
+    What is wrong with one item is reported and does not stop the others; what was imported stays. What was deleted here stays in the trash.
 
     Args:
         csv: table with a column ``image`` and any of those of ``cers.pool.table.COLUMNS``.
@@ -255,7 +293,7 @@ def import_folder(
         jobs = [(Row(name, None, {}), files) for name, files in sorted(pairs.items())]
     else:
         jobs = list(_listed(rows, pairs, faults, report))
-    known = set(pool.ids())
+    intake = Intake(pool)
     if progress is not None:
         progress(0.0, "Looking which labels the masks hold")
     several = _several([files[1] for row, files in jobs if not (row.values.get("label") or (defaults or {}).get("label"))], cancel)
@@ -277,9 +315,9 @@ def import_folder(
             elif row.values.get("label"):
                 labels = _renamed(labels, called)
             patient = fields.pop("patient", None)
-            noting = _Noting(pool)
-            ids = import_volume(
-                noting,
+            intake.next_image()
+            import_volume(
+                intake,
                 volume,
                 array,
                 labels,
@@ -292,13 +330,12 @@ def import_folder(
                 },
             )
             report.note_identity(person)
-            report.items.append((row.image, len(ids), sorted(noting.labels)))
-            report.ids += ids
+            report.items.append((row.image, len(intake.ids), sorted(intake.labels)))
+            report.note_cases(row.image, intake)
             report.images += 1
     report.ids = list(dict.fromkeys(report.ids))
-    report.added = len(set(report.ids) - known)
     if progress is not None and not report.cancelled:
-        progress(1.0, f"{report.added} cases added from {report.images} images")
+        progress(1.0, f"{report.added} cases added from {report.giving} images")
     return report
 
 

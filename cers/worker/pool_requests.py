@@ -271,10 +271,9 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
 
     self.imported = None
     pool = _writable(self, given)
-    dry = DryRun(pool) if given.get("dry_run") else None
     defaults = {name: given[name] for name in ("modality", "body_site", "annotator", "diagnosis", "label") if given.get(name)}
     report = fill(
-        dry or pool,
+        DryRun(pool) if given.get("dry_run") else pool,
         given["images"],
         given["masks"],
         given.get("csv"),
@@ -285,7 +284,7 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
         keep_identity=bool(given.get("keep_identity")),
     )
     found = {name: {"images": count, "values": values} for name, (count, values) in report.identity.items()}  # for the screen
-    self.imported = {**report.to_dict(), "identity": found, "added": dry.added if dry else report.added}
+    self.imported = {**report.to_dict(), "identity": found}
     return self.imported
 
 
@@ -306,7 +305,7 @@ def import_folder(self: Methods, job: Job, given: dict) -> dict:
     dry_run=bool,
 )
 def import_volume(self: Methods, job: Job, given: dict) -> dict:
-    from ..pool.importer import DryRun
+    from ..pool.importer import DryRun, Intake
     from ..pool.importer import import_volume as fill
 
     self.imported = None
@@ -320,13 +319,14 @@ def import_volume(self: Methods, job: Job, given: dict) -> dict:
         spacing_known=given.get("spacing_known") is not False,
     )
     labels = label_names(given["labels"])
-    dry = DryRun(pool)
+    intake = Intake(DryRun(pool))
     said = {key: given.get(key) for key in ("diagnosis", "annotator")}
-    ids = fill(dry, volume, mask, labels, max_slices=_number(given, "max_slices", 12), source=given.get("source") or _SOURCE, **said)
+    fill(intake, volume, mask, labels, max_slices=_number(given, "max_slices", 12), source=given.get("source") or _SOURCE, **said)
     job.check()
     if not given.get("dry_run"):
-        ids = fill(pool, volume, mask, labels, max_slices=_number(given, "max_slices", 12), source=given.get("source") or _SOURCE, **said)
-    self.imported = {"ids": ids, "added": dry.added}
+        intake = Intake(pool)
+        fill(intake, volume, mask, labels, max_slices=_number(given, "max_slices", 12), source=given.get("source") or _SOURCE, **said)
+    self.imported = {"ids": intake.ids, "added": intake.added, "present": intake.present, "trashed": intake.trashed}
     return self.imported
 
 
