@@ -114,6 +114,19 @@ def test_cases_of_another_structure_stay_as_they_are(pool, masks):
     assert {pool.meta(i)["review"] for i in expert} == {"approved"}
 
 
+def test_a_renamed_correction_replaces_that_of_the_old_name(pool, masks):
+    from cers.pool import import_volume
+
+    expert = import_volume(pool, phantom.volume(), masks[1], {1: "scar"}, annotator="Expert")
+    first = add(pool, masks[1])
+    renamed = add_correction(pool, phantom.volume(), masks[1], {1: "hippocampus"}, annotator="Ada")
+    assert renamed.added and set(renamed.replaced) == set(first.ids)
+    assert {m["id"] for m in pool.list() if m["review"] == "excluded"} == set(first.ids), "what the expert imported stays"
+    back = add(pool, masks[1])
+    assert set(back.added) == set(first.ids) and set(back.replaced) == set(renamed.ids)
+    assert {pool.meta(i)["review"] for i in [*first.ids, *expert]} == {"unreviewed"}
+
+
 def test_a_version_that_is_back_is_reviewed_as_it_was(pool, masks):
     first = add(pool, masks[0])
     for case_id in first.ids:

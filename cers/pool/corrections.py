@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -51,8 +52,8 @@ def add_correction(
     """Add the lesion slices of a corrected volume as cases, each with a rationale measured on the corrected mask.
 
     Cases of the same volume (the same voxels in the same place) and the same structures whose mask is another one by now are kept but
-    excluded from use as evidence; a mask that is in the pool already is not added twice, and is used again, reviewed as it was, if a
-    correction had replaced it. Cases of other structures stay as they are.
+    excluded from use as evidence, and so is what an earlier correction called otherwise in the same shape; a mask that is in the pool
+    already is not added twice, and is used again, reviewed as it was, if a correction had replaced it. Other cases stay as they are.
 
     Args:
         mask: (k, j, i) label map on the volume's grid. labels: value -> name. annotator: who corrected it.
@@ -86,7 +87,7 @@ def add_correction(
             pool.review(case_id, review, reviewer=annotator, note="This version is the current one again")
             report.added.append(case_id)
     # last: a kill before this leaves two versions in use, and adding the same correction again finishes it
-    for case_id, review in before.items():
+    for case_id, review in {**before, **_renamed(pool, name, ids)}.items():
         if case_id not in ids and review != "excluded":
             pool.review(case_id, "excluded", reviewer=annotator, note=f"{_SUPERSEDED} ({ids[0]})")
             report.replaced.append(case_id)
@@ -101,6 +102,18 @@ def proposal(pool: Pool, case_id: str) -> np.ndarray | None:
     shape = pool.meta(case_id)["shape"]
     bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["proposal"])), np.uint8)
     return np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).astype(bool)
+
+
+def _renamed(pool: Pool, volume_id: str, ids: list[str]) -> dict[str, str]:
+    """id -> review of the cases that earlier corrections of the volume gave, of the same shape in the same slice as one of ``ids``."""
+    shapes, out = {(case.plane, case.slice_index): case.mask > 0 for case in map(pool.get, ids)}, {}
+    for case in pool.list(volume_id=volume_id):
+        shape = shapes.get((case["plane"], case["slice_index"]))
+        if shape is not None and any(entry["action"] == ACTION for entry in pool.history(case["id"])):
+            with suppress(PoolError):  # a damaged one is no evidence anyway
+                if np.array_equal(pool.get(case["id"]).mask > 0, shape):
+                    out[case["id"]] = case["review"]
+    return out
 
 
 def _record(pool: Pool, volume: Volume, report: CorrectionReport, proposed: np.ndarray | None, model: str | None) -> None:
