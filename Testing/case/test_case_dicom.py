@@ -141,6 +141,15 @@ def test_a_slice_at_the_end_of_a_series_that_was_cut_is_not_left_out(tmp_path, n
         read_volume(folder)
 
 
+def test_a_header_that_makes_no_sense_is_told_so(tmp_path):
+    folder = dicom_series(tmp_path / "s", PLACES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        edited(folder, 2, SamplesPerPixel=2)  # GDCM raises for the whole folder
+    with pytest.raises(InputError, match="DICOM file whose header makes no sense"):
+        read_volume(tmp_path)
+
+
 def test_files_without_the_preamble_are_dicom_too(tmp_path):
     """GDCM reads them; what they say of the person and of their pixels must not be passed over."""
     folder = dicom_series(tmp_path / "s", PLACES)

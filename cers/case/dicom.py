@@ -135,15 +135,20 @@ def series_files(folder: Path) -> list[str]:
     """Files of the one image series in a folder and the folders below it, sorted along the slice normal.
 
     Raises:
-        InputError: no series; several (they are named); slices that do not form one even, straight stack.
+        InputError: no series; several (they are named); a header that GDCM stumbles over; slices that do not form one even, straight stack.
     """
     import SimpleITK as sitk
 
     reader = sitk.ImageSeriesReader
     series = {}
     for place in sorted({folder, *(p for p in folder.rglob("*") if p.is_dir())}):
-        with quiet():
-            found = {uid: reader.GetGDCMSeriesFileNames(str(place), uid) for uid in reader.GetGDCMSeriesIDs(str(place))}
+        try:
+            with quiet():
+                found = {uid: reader.GetGDCMSeriesFileNames(str(place), uid) for uid in reader.GetGDCMSeriesIDs(str(place))}
+        except RuntimeError as error:  # of what a single header holds; GDCM does not say whose
+            raise InputError(
+                f"'{place}' holds a DICOM file whose header makes no sense. Give the folder of one image series, exported anew."
+            ) from error
         for uid, files in found.items():
             if files and headers(Path(files[0]))["modality"] not in _NOT_IMAGES:
                 series[place, uid] = files
