@@ -39,6 +39,7 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
 
     Raises:
         InputError: no such file, not an image, several DICOM series, 4-D, vector or colour voxels, label map, empty, NaN.
+            NaN and infinite voxels of a NIfTI file are none: its reader takes 0 for them, as they stand for what was not imaged.
     """
     path = Path(path)
     if not path.exists():
