@@ -240,6 +240,19 @@ def test_a_living_writers_file_is_not_cleared(tmp_path):
         assert (tmp_path / "tmp" / "busy.part").exists() and (tmp_path / "arrays" / "ab" / "notes.txt").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows makes no symbolic links")
+def test_nothing_is_cleared_where_a_link_points(tmp_path):
+    Pool.create(tmp_path / "pool").close()
+    elsewhere = tmp_path / "downloads"
+    elsewhere.mkdir()
+    (elsewhere / "film.part").write_bytes(b"half")
+    os.utime(elsewhere / "film.part", (0, 0))
+    (tmp_path / "pool" / "tmp").symlink_to(elsewhere)
+    with Pool.open(tmp_path / "pool") as pool:
+        pool.clean()
+    assert (elsewhere / "film.part").exists()
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "gone", "swap"])
 def test_a_damaged_file_is_named_and_never_shown(tmp_path, damage):
     with Pool.create(tmp_path) as pool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import sqlite3
 import zipfile
 
 import pytest
-from poolkit import case, rationale
+from poolkit import case, python, rationale
 
 from cers.errors import Cancelled, InputError, PoolError
 from cers.pool import Pool, arrays, export_pool, merge
@@ -48,6 +49,24 @@ def test_everything_arrives_once(pool, other, tmp_path, form):
     assert other.audit()[0]["who"] == "Bob" and other.stale("thumbnail", "thumbnail-1") == []
     again = merge(other, source)
     assert again.added == [] and again.present == pool.ids() and again.different == {} and other.hash() == pool.hash()
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next_one(pool, tmp_path):
+    killed = """
+import os, sys
+from cers.pool import Pool, export_pool
+with Pool.open(sys.argv[1]) as pool:
+    export_pool(pool, sys.argv[2], progress=lambda f, words: f > 0.5 and os._exit(9))
+"""
+    target = tmp_path / "out" / "x [1].zip"
+    target.parent.mkdir()
+    assert python(killed, pool.folder, target, wait=False).wait(60) == 9
+    (left,) = target.parent.iterdir()
+    (other := target.parent / ".y.zip-abc.part").write_bytes(b"of another file")
+    for path in (left, other):
+        os.utime(path, (0, 0))
+    export_pool(pool, target)
+    assert sorted(target.parent.iterdir()) == [other, target]
 
 
 def test_own_case_stays_and_differences_are_told(pool, other, tmp_path):

@@ -14,6 +14,7 @@ import threading
 import time
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from tokenize import TokenError
 
@@ -114,8 +115,14 @@ def read(path: Path, sha256: str, what: str) -> dict[str, np.ndarray]:
 
 def remove_stale_temporaries(folder: Path) -> int:
     """Delete what killed writers left in the temporary folder long ago; the number of files removed."""
+    place = folder / "tmp"
+    return 0 if place.is_symlink() else remove_stale(place.glob("*.part"))  # elsewhere such files are somebody else's
+
+
+def remove_stale(paths: Iterable[Path]) -> int:
+    """Delete those of some temporary files that are so old that they have lost their writer; how many."""
     count = 0
-    for path in (folder / "tmp").glob("*.part"):
+    for path in paths:
         try:
             if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()

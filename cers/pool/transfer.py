@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -59,7 +60,7 @@ def export_pool(
 ) -> int:
     """Write cases (default all) with every rationale version and review to a zip file; how many. Vectors are left out.
 
-    The file appears at its place only when it is whole.
+    The file appears at its place only when it is whole. What a killed export to it left long ago is cleared.
 
     Raises:
         PoolError: a case is damaged or gone. InputError: the file cannot be written. Cancelled.
@@ -71,7 +72,9 @@ def export_pool(
         raise InputError(f"{path} is a folder. Name a .zip file to export to.")
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
+        begin = f".{path.name[:40]}-"
+        arrays.remove_stale(path.parent.glob(f"{glob.escape(begin)}*.part"))  # of an export that was killed
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=begin, suffix=".part")
         with os.fdopen(handle, "wb") as file, zipfile.ZipFile(file, "w") as archive:
             cases, written = [], set()
             for n, case_id in enumerate(ids):
