@@ -258,11 +258,12 @@ def test_each_wrong_row_is_named_and_the_others_imported(tmp_path, pool):
         ",,x",
         "a,b",
         "labels,,1=core;x",
+        "Small,,",
     ]
     (tmp_path / "t.csv").write_text("\n".join(lines) + "\n")
     report = import_folder(pool, tmp_path / "i", tmp_path / "m", tmp_path / "t.csv")
     faults = {f.line: str(f) for f in report.faults}
-    assert report.images == 2 and len(pool) == 2 and set(faults) == {2, 3, 5, 6, 8, 9, 10, 11, 12, 13}
+    assert report.images == 2 and len(pool) == 2 and set(faults) == {2, 3, 5, 6, 8, 9, 10, 11, 12, 13, 14}
     for line, words in {
         2: "grid",
         3: "no mask",
@@ -274,6 +275,7 @@ def test_each_wrong_row_is_named_and_the_others_imported(tmp_path, pool):
         11: "names no image",
         12: "2 cells",
         13: "not understood",
+        14: "no image of this name in the folder, but one called 'small'. Write it so.",
     }.items():
         assert words in faults[line], faults[line]
 

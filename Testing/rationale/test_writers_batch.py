@@ -210,6 +210,19 @@ def test_tables_become_versions(tmp_path, head):
         assert "2 cases" in import_table(pool, table).faults[0][1]
 
 
+def test_a_name_in_other_letters_is_told(tmp_path, head):
+    (tmp_path / "t.csv").write_text(
+        "image,cot\n" + "".join(f'{name},"Texture: t\nBoundary: b\nContext: c\nSummary: s"\n' for name in ("CASE0.PNG", "Case1", "none"))
+    )
+    with small_pool(tmp_path / "pool", head, 2) as pool:
+        report = import_table(pool, tmp_path / "t.csv")
+        assert (report.ids, report.unmatched) == ([], 1)
+        assert [message for _, message in report.faults] == [
+            "no case comes from 'CASE0.PNG', but one does from 'case0.png'. Write it so.",
+            "no case comes from 'Case1', but one does from 'case1'. Write it so.",
+        ]
+
+
 def test_a_case_that_a_table_tells_of_twice_is_named(tmp_path, head):
     table = tmp_path / "two-readers.csv"
     rest = "\nBoundary: b\nContext: c\nSummary: s"

@@ -425,7 +425,8 @@ def _listed(rows: list[Row], pairs: Mapping, faults: Mapping, report: ImportRepo
         if name in seen:
             problem = f"it is listed already in line {seen[name]}. Keep one of the two lines."
         elif problem is None and name not in pairs:
-            problem = "there is no image of this name in the folder."
+            near = next((f", but one called '{other}'. Write it so" for other in pairs if other.casefold() == name.casefold()), "")
+            problem = f"there is no image of this name in the folder{near}."
         seen.setdefault(name, row.line)
         if problem is None:
             yield row, pairs[name]

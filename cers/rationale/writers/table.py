@@ -73,6 +73,7 @@ def import_table(
     for row in listed:
         for name in {row["id"], row["source"] or "", _stem(row["source"] or "")} - {""}:
             by_name.setdefault(name, []).append(row)
+    spelled = {name.casefold(): name for name in by_name}
     report = TableReport(rows=len(rows))
     first: dict[str, CoTRow] = {}  # of each case
     for n, row in enumerate(rows):
@@ -82,7 +83,10 @@ def import_table(
         if progress is not None:
             progress(n / len(rows), f"Row {n + 1} of {len(rows)}")
         cases = by_name.get(row.image) or by_name.get(_stem(row.image)) or []
-        if not cases:
+        near = spelled.get(row.image.casefold()) or spelled.get(_stem(row.image).casefold())
+        if not cases and near:  # to Windows and macOS they are one name
+            report.faults.append((row.line, f"no case comes from '{row.image}', but one does from '{near}'. Write it so."))
+        elif not cases:
             report.unmatched += 1
         elif len(cases) > 1:
             report.faults.append((row.line, f"{len(cases)} cases come from '{row.image}'. Write the case's id in its place."))
