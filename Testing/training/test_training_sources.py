@@ -253,6 +253,32 @@ def test_a_pool_whose_labels_were_mended_is_another_one(tmp_path):
     assert same.mark == before.mark != after.mark
 
 
+def test_a_pool_that_changes_while_it_is_read_is_taken_as_it_was(tmp_path, monkeypatch):
+    path = pool_of(tmp_path / "pool", 6, group=2)
+    config, real = settings(path, labelled=1.0, validation=0), {name: getattr(Pool, name) for name in ("hash", "get")}
+    image, mask = _picture(np.random.default_rng(99), 80)
+
+    def meanwhile(name, change):
+        def first(self, *args):
+            monkeypatch.setattr(Pool, name, real[name])
+            with Pool.open(path) as other:
+                change(other)
+            return real[name](self, *args)
+
+        monkeypatch.setattr(Pool, name, first)
+
+    meanwhile("hash", lambda pool: pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: "tumor"}, patient_id="new")))
+    before, _ = opened(config, tmp_path)
+    after, _ = opened(config, tmp_path)
+    assert (len(before), len(after)) == (6, 7), "the new case is not missing for good"
+    shutil.rmtree(tmp_path / "cache")
+    meanwhile("get", lambda pool: pool.edit(pool.ids(), {"group": "mended"}, rename={"tumor": "cyst"}))
+    before, _ = opened(config, tmp_path)
+    assert "mended" not in before.column("group") and before.labels == ["tumor"]
+    after, _ = opened(config, tmp_path)
+    assert set(after.column("group")) == {"mended"} and after.labels == ["cyst"]
+
+
 def test_labels_come_in_the_order_of_the_weights_that_a_run_begins_with(tmp_path):
     """Else a model that goes on learning would call the one structure by the name of the other."""
     rng, pools = np.random.default_rng(7), {}

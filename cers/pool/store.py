@@ -13,7 +13,7 @@ import json
 import threading
 import uuid
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from os import PathLike
@@ -120,6 +120,10 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         if row is None:
             raise PoolError(f"The pool database {self._db.path} is damaged: its setting {key!r} is missing. Restore it from a backup.")
         return row[0]
+
+    def at_once(self) -> AbstractContextManager:
+        """All that is asked inside ``with`` is of one state of the pool. To be short: on a network drive it keeps writers waiting."""
+        return self._db.read()
 
     @property
     def state(self) -> str:

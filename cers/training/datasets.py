@@ -197,41 +197,46 @@ def _patient(row: dict) -> list[str]:
 
 def _pool(source: Path, frame: int, cache: Path) -> Dataset:
     with Pool.open(source, read_only=True) as pool:
-        named = {row: meta["labels"] for row in pool.ids() if ((meta := pool.meta(row)).get("review") or "") != "excluded"}
-        ids = list(named)
+        with pool.at_once():  # of the pictures themselves nothing can change
+            known = {meta["id"]: meta for meta in pool.list() if meta["review"] != "excluded"}
+            marks = [pool.hash(), pool.facets()]  # a patient that was mended counts, too
+        ids = list(known)
         if not ids:
             raise InputError(f"The pool '{source}' holds no case to train with. Add annotated cases first.")
 
         def slices():
             for case_id in ids:
-                case = pool.get(case_id)
+                case, meta = pool.get(case_id), known[case_id]
                 spacing = case.spacing or (1.0, 1.0)
-                box = Frame.around(body_box(case.image[None], case.modality), case.image.shape, spacing, frame)
-                masks = {
-                    name: box.crop((case.mask == value)[None].astype(np.float32))[0, 0].numpy() > 0.5 for value, name in case.labels.items()
-                }
-                told = (("patient", case.patient_id), ("volume", case.volume_id), ("group", case.group))
+                box = Frame.around(body_box(case.image[None], meta["modality"]), case.image.shape, spacing, frame)
+                areas = {name: case.mask == int(value) for value, name in meta["labels"].items()}
+                masks = {name: box.crop(area[None].astype(np.float32))[0, 0].numpy() > 0.5 for name, area in areas.items()}
+                told = [(what, meta[field]) for what, field in (("patient", "patient_id"), ("volume", "volume_id"), ("group", "group"))]
                 kin = [f"{what} {name}" for what, name in told if name] or [f"case {case_id}"]
                 yield (
-                    _bytes(box, scale_intensities(case.image[None], case.modality))[0],
+                    _bytes(box, scale_intensities(case.image[None], meta["modality"]))[0],
                     masks,
                     {
                         "image": case_id,
-                        "item": case.volume_id or case_id,
-                        "group": str(case.group or case.patient_id or case.volume_id or case_id),
+                        "item": meta["volume_id"] or case_id,
+                        "group": str(meta["group"] or meta["patient_id"] or meta["volume_id"] or case_id),
                         "kin": kin,
-                        "plane": case.plane,
+                        "plane": meta["plane"],
                         "split": "train",
-                        "modality": case.modality,
-                        "body_site": case.body_site,
+                        "modality": meta["modality"],
+                        "body_site": meta["body_site"],
                         "digest": case_id,
                         "thumbnail": thumbnail(case.image).tolist(),
                     },
                 )
 
-        data = _stored(["pool", frame, pool.hash(), pool.facets()], slices, cache, "pool")  # a patient that was mended counts, too
+        data = _stored(["pool", frame, *marks], slices, cache, "pool")
     # of what they show, which label each area is included; what else is known of them may change
-    places = [{value: _position(name, data.labels) for value, name in named[row].items()} for row in ids] if len(data.labels) > 1 else ""
+    places = (
+        [{value: _position(name, data.labels) for value, name in known[row]["labels"].items()} for row in ids]
+        if len(data.labels) > 1
+        else ""
+    )
     data.mark = hashlib.sha256(("".join(ids) + (places and json.dumps(places, sort_keys=True))).encode()).hexdigest()[:16]
     return data
 
