@@ -23,6 +23,7 @@ from cers.inference.model import load_model
 from cers.pool import Pool, import_folder
 from cers.training.config import TrainConfig
 from cers.training.datasets import only, open_dataset
+from cers.training.plan import check, sentences
 from cers.training.splits import make_split
 from cers.training.trainer import prepare, train
 
@@ -133,6 +134,35 @@ def test_the_dice_of_several_labels_is_one_figure_in_curve_and_result(tmp_path):
     told = json.loads((tmp_path / "run" / "status.json").read_text())["metrics"]
     arms = json.loads((tmp_path / "run" / "model" / "result.json").read_text())["ablation"]["arms"]
     assert {"plain", "null"} <= set(told) and {arm: row["value"] for arm, row in arms.items()} == pytest.approx(told, abs=1e-4)
+
+
+def test_what_is_too_small_for_the_frame_is_counted(tmp_path):
+    folder = volumes(tmp_path / "data", labels=1)
+    drawn = {}
+    for n in range(6):
+        path = str(folder / f"labels/case_{n}.nii.gz")
+        mask = sitk.GetArrayFromImage(sitk.ReadImage(path))
+        mask[1, 20, 16 + n] = 1  # the only one of its slice
+        sitk.WriteImage(sitk.GetImageFromArray(mask), path)
+        drawn |= {f"case_{n}:{k}": part.any() for k, part in enumerate(mask)}
+    config = settings(folder, frame=32, labelled=1.0, validation=0)
+    data, split = opened(config, tmp_path)
+    gone = [row["image"] for row, mask in zip(data.table, data.masks.parts[0]) if drawn[row["image"]] and not mask.any()]
+    assert gone and split.report["too_small"] == gone
+    told = check(config, tmp_path / "cache", measure=False)
+    assert f"too small for the stored frame, and counts as not drawn: {len(gone)}." in " ".join(sentences(told))
+    assert opened(replace(config, frame=64), tmp_path)[1].report["too_small"] == []
+
+
+def test_more_labels_than_a_label_map_holds_are_refused(tmp_path):
+    with Pool.create(tmp_path / "pool") as pool:
+        for n in range(2):
+            image, mask = _picture(np.random.default_rng(n), 80)
+            mask = np.zeros_like(mask, np.uint8)
+            mask.flat[2000:2128] = np.arange(1, 129)
+            pool.add(Case(image.astype(np.float32), mask, {v: f"structure {n} {v}" for v in range(1, 129)}, volume_id=f"v{n}"))
+    with pytest.raises(InputError, match="more than 255 labels"):
+        open_dataset(tmp_path / "pool", [], 64, "axial", tmp_path / "cache")
 
 
 def test_of_one_patient_none_can_be_held_out(tmp_path):

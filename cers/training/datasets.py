@@ -23,6 +23,7 @@ from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room, whole
 
 IMAGES = (*PICTURES, ".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd")
 OTHER = "unlabelled"
+MOST_LABELS = 255  # of masks that are kept as uint8, with 0 for none
 
 
 def only(values) -> str | None:
@@ -64,7 +65,8 @@ class Dataset:
 
     images, masks: (n, side, side) uint8; masks hold 0 or 1 + the position in ``labels`` as they were read. table: one dict per picture with
     ``image`` (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume),
-    ``split`` (train, validation, test or unlabelled), ``file`` and what else the source tells. key: changes with whatever is known of the
+    ``split`` (train, validation, test or unlabelled), ``file`` and what else the source tells; ``lost`` counts the labels of a slice that
+    are too small for the frame, not told of pictures or by an older cache. key: changes with whatever is known of the
     pictures; mark: with the pictures and masks alone. kind: pictures, volumes or pool.
     """
 
@@ -226,6 +228,7 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                         "modality": meta["modality"],
                         "body_site": meta["body_site"],
                         "digest": case_id,
+                        "lost": _lost(areas, masks),
                         "thumbnail": thumbnail(case.image).tolist(),
                     },
                 )
@@ -293,7 +296,8 @@ def _slices(
     called = (lambda v: v) if isinstance(names, Unnamed) else (lambda v: names.get(v, f"label {v}"))
     present = [int(v) for v in np.unique(mask) if v]
     for k in shown:
-        masks = {called(v): box.crop((drawn[k] == v)[None].astype(np.float32))[0, 0].numpy() > 0.5 for v in present}
+        areas = {called(v): drawn[k] == v for v in present}
+        masks = {name: box.crop(area[None].astype(np.float32))[0, 0].numpy() > 0.5 for name, area in areas.items()}
         yield (
             _bytes(box, scaled[k : k + 1])[0],
             masks,
@@ -306,8 +310,14 @@ def _slices(
                 "modality": volume.modality,
                 "body_site": volume.body_site,
                 "thumbnail": small,
+                "lost": _lost(areas, masks),
             },
         )
+
+
+def _lost(areas: dict, masks: dict) -> int:
+    """How many labels of a slice are too small for the frame: less than half of each of its pixels is theirs."""
+    return sum(bool(area.any() and not masks[name].any()) for name, area in areas.items())
 
 
 def kin_of(volume: Volume) -> list[str]:
@@ -329,7 +339,9 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
         for image, drawn, row in slices():
             out = np.zeros(image.shape, np.uint8)
             for name, area in drawn.items():
-                out[area] = _position(name, names) + 1
+                if (position := _position(name, names)) >= MOST_LABELS:
+                    raise InputError(f"The masks have more than {MOST_LABELS} labels of different names. Give masks with fewer of them.")
+                out[area] = position + 1
             images.append(image)
             masks.append(out)
             rows.append(row)

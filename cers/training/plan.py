@@ -101,7 +101,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         cache: where prepared pictures are kept; the run takes them from there. say: told what is being done. measure: try some steps.
 
     Returns:
-        {"kind", "labels", "counts", "items", "groups", "modality", "split_by", "set_aside", "leaks", "may_start", "estimate"};
+        {"kind", "labels", "counts", "items", "groups", "modality", "split_by", "set_aside", "too_small", "leaks", "may_start", "estimate"};
         the estimate is as ``estimate`` says, or None.
 
     Raises:
@@ -128,6 +128,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         "groups": len(np.unique(split.kin[train])),
         "split_by": report["by"],
         "set_aside": len(report["set_aside"]),
+        "too_small": len(report["too_small"]),
         "leaks": report["leaks"],
         "may_start": not leaky,
         "estimate": None,
@@ -279,6 +280,8 @@ def sentences(report: dict) -> list[str]:
     ]
     if report["set_aside"]:
         out.append(f"Left out, because they are held-out pictures or related to them: {report['set_aside']}.")
+    if report["too_small"]:
+        out.append(f"Slices in which a label is too small for the stored frame, and counts as not drawn: {report['too_small']}.")
     out.append(f"Leaks: {report['leaks']['words']}." if report["leaks"]["found"] else "No leak was found.")
     if e is None:
         return out

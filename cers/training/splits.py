@@ -108,6 +108,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         "counts": {k: len(v) for k, v in rows.items()},
         "excluded": int(excluded.sum()),
         "set_aside": [*data.set_aside, *np.unique(data.column("item")[held_out]).tolist()],
+        "too_small": [name for name, row, where in zip(names.tolist(), data.table, side) if row.get("lost") and where in rows],
         "leaks": leaks,
         "rows": {k: names[v].tolist() for k, v in rows.items()},
     }

@@ -416,7 +416,10 @@ def prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Da
     if len(data.labels) > 1 and config.strip:
         log.info("skulls are stripped by one cut for all labels")
     try:
-        return data, make_split(data, config)
+        split = make_split(data, config)
+        if count := len(split.report["too_small"]):
+            log.info("in %d slices a label is too small for a frame of %d pixels and counts as not drawn", count, config.frame)
+        return data, split
     except LeakError as error:
         if run is not None:
             run.write_json(SPLIT, error.split.report)
