@@ -74,6 +74,16 @@ def test_install_use_and_back(home, run, other, model_folder):
     assert not leftovers(home)
 
 
+def test_every_model_has_a_name(home, run):
+    assert packing.install(run, "  ").name == "tiny untrained model"
+    for own in ({"name": " "}, {}):
+        config = json.loads((run / "model" / "config.json").read_text())
+        config.pop("name", None)
+        (run / "model" / "config.json").write_text(json.dumps({**config, **own}))
+        entry = packing.install(run)
+        assert entry.name == "Lauf 1" and entry.id.startswith("Lauf-1-")
+
+
 def test_installing_twice_changes_nothing_but_adds_a_later_result(home, run):
     first = packing.install(run)
     assert packing.install(run).id == first.id and len(store.models()) == 2 and not first.has_result

@@ -51,7 +51,8 @@ def install(
     """Copy a model into the store; it appears there whole and verified, or not at all. One that is there already stays.
 
     Args:
-        source: a training run's folder, a model's folder, or a zip file of one. name: that it shall have here.
+        source: a training run's folder, a model's folder, or a zip file of one. name: that it shall have here, where its own shall
+            not do; that of the source where it has none.
 
     Raises:
         InputError: no model there, a file that is no plain file or too large, or the store cannot be written. ModelError: it cannot be
@@ -72,8 +73,9 @@ def install(
             staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root()))
         say(0.05, "Copying the model")
         (_unpack if source.is_file() else _copy)(source, staging, check)
-        if name:
-            _rename(staging, name)
+        config, name = read_json(staging / CONFIG), (name or "").strip()
+        if name or (config is not None and not str(config.get("name") or "").strip()):
+            _rename(staging, name or (source.stem if source.is_file() else source.resolve().name))
         say(0.4, "Verifying the model")
         check()
         digest = _verify(staging)
