@@ -13,7 +13,7 @@ import pytest
 import torch
 from pictures import _picture
 from runs import end, metrics, settings, start, start_with, wait_for_step
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from cers.case import Case
 from cers.errors import InputError, TrainingError
@@ -266,6 +266,12 @@ def test_weights_to_begin_with_must_fit_the_encoder(folder, cache, tmp_path):
     other.write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read or are of another network"):
         train(settings(folder, method="supervised", initial=str(other)), tmp_path / "other", cache)
+    train(settings(folder, method="supervised", steps=1), tmp_path / "start", cache)
+    weights = load_file(tmp_path / "start" / "model" / "model.safetensors")
+    next(v for v in weights.values() if v.is_floating_point()).view(-1)[0] = float("nan")
+    save_file(weights, other)
+    with pytest.raises(InputError, match="hold values that are not numbers"):
+        train(settings(folder, method="supervised", initial=str(other)), tmp_path / "third", cache)
 
 
 @pytest.mark.parametrize("quick", [True, False])

@@ -74,6 +74,21 @@ def test_a_network_that_cannot_be_built_is_said_before_anything_is_read(folder, 
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"initial": "gone.safetensors"}, "no file of weights 'gone.safetensors'"),
+        ({"lesion_free": ["gone.nrrd"], "validation": 0}, "'gone.nrrd' of the setting lesion_free does not exist"),
+    ],
+)
+def test_a_file_that_is_not_there_is_said_before_anything_is_read(folder, tmp_path, change, said):
+    config = settings(folder, **change)
+    for begin in (lambda: train(config, tmp_path / "run", tmp_path / "cache"), lambda: check(config, tmp_path / "cache")):
+        with pytest.raises(InputError, match=said):
+            begin()
+    assert not list(tmp_path.iterdir())
+
+
 def test_rationales_must_be_as_long_as_the_text_encoder_makes_them(folder, cache, tmp_path):
     with pytest.raises(InputError, match="'rationale' must be 384"):
         train(settings(folder, network={**NETWORK, "rationale": 3}), tmp_path / "run", cache)

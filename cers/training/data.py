@@ -87,6 +87,7 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
     Raises:
         InputError: a file cannot be read, or no slice is without a lesion.
     """
+    check_free(volumes)
     key = hashlib.sha256(
         json.dumps([CACHE_VERSION, size, [[p, *_mark(Path(p))] for v in volumes for p in v.split("=")]]).encode()
     ).hexdigest()[:16]
@@ -106,6 +107,13 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
             raise InputError("The volumes of lesion_free have no slice without a lesion. Give others, or leave the setting out.")
         keep(stored, np.concatenate(out))
     return np.load(stored, mmap_mode="r")
+
+
+def check_free(volumes: list[str]) -> None:
+    """InputError where a file of the setting lesion_free is not there."""
+    for path in (p for volume in volumes for p in volume.split("=")):
+        if not Path(path).exists():
+            raise InputError(f"'{path}' of the setting lesion_free does not exist. Check its path.")
 
 
 def _table(path: Path, splits: tuple[str, ...] = SPLITS, blank: str | None = None) -> list[dict]:

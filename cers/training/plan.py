@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..inference.model import quick_in_bfloat16, resolve_device
 from ..network.model import NetworkConfig
 from .config import TrainConfig
+from .data import check_free
 from .datasets import Dataset, open_dataset
 from .splits import LeakError, Split, make_split
 
@@ -94,6 +95,15 @@ def check_network(config: TrainConfig) -> None:
         raise InputError("The setting network has a name that is not known. See cers.network.model.NetworkConfig.") from error
 
 
+def check_files(config: TrainConfig, begin: bool = True) -> None:
+    """InputError where a file that the settings name is not there; before pictures are read. begin: not of a run that goes on."""
+    if begin and config.initial not in ("imagenet", "random") and not Path(config.initial).is_file():
+        raise InputError(
+            f"There is no file of weights '{config.initial}'. The setting initial is imagenet, random, or such a file: check its path."
+        )
+    check_free(config.lesion_free)
+
+
 def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda _words: None, measure: bool = True) -> dict:
     """What a run would do, without training.
 
@@ -110,6 +120,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
     config.check()
     check_machine(config)
     check_network(config)
+    check_files(config)
     say("Reading the pictures")
     data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, cache)
     say("Looking for leaks")

@@ -28,7 +28,7 @@ from .datasets import Dataset, open_dataset
 from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
-from .plan import check_machine, check_network, out_of_memory, smaller, words
+from .plan import check_files, check_machine, check_network, out_of_memory, smaller, words
 from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, misfit, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
@@ -124,6 +124,8 @@ class Trainer:
                     f"The weights '{c.initial}' cannot be read or are of another network, for instance for other labels than "
                     f"{', '.join(self.data.labels)}. Start from ImageNet weights instead."
                 ) from error
+            if not all(torch.isfinite(v).all() for v in net.state_dict().values()):
+                raise InputError(f"The weights '{c.initial}' hold values that are not numbers. Start from other weights.")
         return net
 
     @property
@@ -293,6 +295,7 @@ def train(
     config.check()
     check_machine(config)
     check_network(config)
+    check_files(config, begin=not resume)
     rank, world = distributed.start(config.device)
     folder = Path(folder)
     try:
