@@ -85,6 +85,14 @@ def test_what_one_refuses_the_other_refuses_in_the_same_words(folder, text, word
         assert "\n" not in str(caught.value)
 
 
+def test_a_name_in_other_letters_does_not_pass_for_none(folder):
+    (folder / "cases.csv").write_text("image,split,group\nv0,train,a\nV1,train,a\n")
+    with pytest.raises(InputError, match="lists V1, while an image is called v1"):
+        evaluated(folder)
+    with pytest.raises(InputError, match="V1 is listed in cases.csv but is not in .*, where one is called v1"):
+        trained(folder)
+
+
 def test_training_keeps_columns_that_say_nothing_of_a_case(folder):
     """A run may leave out what any column says; an import would lose it, so that it asks."""
     (folder / "cases.csv").write_text("image,split,group,Site\nv0,train,a,north\nv1,train,b,\n")

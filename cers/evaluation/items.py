@@ -72,8 +72,8 @@ def find_items(
         modality, body_site: of images of which the table does not say it.
 
     Raises:
-        InputError: a folder or the table cannot be used, the table lists none of the images, no pair, a prediction is the expert mask
-            itself, or pictures and volumes together.
+        InputError: a folder or the table cannot be used, the table lists none of the images or one in other letters (A for a), no pair,
+            a prediction is the expert mask itself, or pictures and volumes together.
     """
     folders = [Path(images), Path(masks), *([Path(predictions)] if predictions is not None else [])]
     for folder, what in zip(folders, ("images", "expert masks", "predictions")):
@@ -100,6 +100,12 @@ def find_items(
         raise InputError(
             f"The table {Path(csv).name} lists none of the images: {listed}, while an image is called {min(pairs)}. Write the names of the "
             "image files into its column 'image', without folders."
+        )
+    spelled = {name.casefold(): name for name in rows if name not in pairs}
+    if near := next(((n, spelled[n.casefold()]) for n in sorted(pairs) if n not in rows and n.casefold() in spelled), None):
+        raise InputError(
+            f"The table {Path(csv).name} lists {near[1]}, while an image is called {near[0]}, so that its patient and group would not be "
+            "known. Write it so."
         )
     items = []
     for name, (image, mask) in sorted(pairs.items()):

@@ -166,7 +166,8 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
     table = source / "cases.csv"
     notes = {row["image"]: row for row in _table(table, (*SPLITS, OTHER), "train")} if table.exists() else {}
     if notes and (lost := sorted(set(notes) - {_stem(f) for f in files})):
-        raise InputError(f"{lost[0]} is listed in cases.csv but is not in {source / 'images'}.")
+        near = next((f", where one is called {_stem(f)}" for f in files if _stem(f).casefold() == lost[0].casefold()), "")
+        raise InputError(f"{lost[0]} is listed in cases.csv but is not in {source / 'images'}{near}.")
     drawn = {_stem(f): f for f in sorted(outlines.iterdir()) if f.is_file() and f.name.lower().endswith(IMAGES)}
     pairs = []
     for file in files:
