@@ -90,6 +90,9 @@ def test_import_of_a_volume_and_of_a_folder(worker, tmp_path):
     done = worker.call("pool_import_volume", **given)
     assert done["added"] == 2 and worker.call("pool_rows", ids=done["ids"])["rows"][0]["annotator"] == "Ana"
     assert worker.call("pool_import_volume", **given)["added"] == 0
+    worker.call("pool_delete", ids=done["ids"][:1])
+    again = worker.call("pool_import_volume", **given)
+    assert (again["added"], again["present"], again["trashed"]) == (0, 1, done["ids"][:1]) and again["ids"] == done["ids"][1:]
     folder = tmp_path / "f"
     folder.mkdir()
     write_image(folder / "a.nii.gz", phantom.head(6)[0], volume.geometry)
