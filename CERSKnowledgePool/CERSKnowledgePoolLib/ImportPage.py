@@ -301,7 +301,7 @@ class ImportPage:
                 + (" " + _("Not imported: {count}.").format(count=result["left"]) if result.get("left") else "")
             )
         if result.get("unlisted"):
-            lines.append(_("Left out, because the table does not name them: {count} images.").format(count=len(result["unlisted"])))
+            lines.append(_("Images left out, because the table does not name them: {count}.").format(count=len(result["unlisted"])))
         if result.get("trashed"):
             lines.append(
                 _("Left in the trash of this pool, from where they can be restored: {count}.").format(count=len(result["trashed"]))

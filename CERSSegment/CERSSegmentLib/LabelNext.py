@@ -137,7 +137,8 @@ class LabelNext:
         self.rows = sorted(rows, key=lambda r: self.state.entry(r["id"]).state == DONE)
         besides = []
         if report["labelled"]:
-            besides.append(_("{count} are labelled already.").format(count=len(report["labelled"])))
+            count = len(report["labelled"])
+            besides.append(_("One is labelled already.") if count == 1 else _("{count} are labelled already.").format(count=count))
         if report["faults"]:
             names = sorted(report["faults"])
             besides.append(_("Not readable: {names}.").format(names=", ".join(names[:3]) + (" …" if len(names) > 3 else "")))

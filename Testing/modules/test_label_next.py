@@ -145,6 +145,7 @@ def test_rank_open_correct_finish_and_reopen(user, scans, pool, model, host, scr
     with Pool.open(pool) as kept:
         assert not kept.verify() and "excluded" in {m["review"] for m in kept.list()}
     rank(user, scans)
+    assert "One is labelled already." in user.ui.nextSummary.text
     assert cells(user, 1)[-1] == "✔ finished" and user.ui.nextTable.rowCount == 3, "finished ones go to the end of a new ranking, and stay"
 
 
