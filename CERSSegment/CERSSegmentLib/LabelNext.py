@@ -301,6 +301,8 @@ class LabelNext:
         ui.rankButton.setToolTip(problem or _("Looks at each volume once and lists first what helps the pool most; a second time is quick"))
         for widget in (ui.nextTable, ui.nextReason, ui.stepFrame):
             widget.setVisible(bool(count) and (widget is not ui.nextReason or row is not None))
+        if not self.folder:
+            ui.nextSummary.setText(problem)
         ui.nextSummary.setVisible(bool(ui.nextSummary.text))
         ui.backButton.setEnabled(idle and row is not None and row > 0)
         ui.openButton.setEnabled(idle and row is not None)

@@ -181,6 +181,7 @@ def test_two_annotators_see_each_other_and_overwrite_nothing(user, scans, pool):
 def test_what_cannot_be_ranked_or_opened_is_said(user, scans, pool, model, host, tmp_path):
     user.ui.poolPath.currentPath = ""
     assert not user.ui.rankButton.enabled and "Choose a pool" in user.ui.rankButton.toolTip
+    assert "Choose a pool" in user.ui.nextSummary.text and user.ui.nextSummary.isVisibleTo(user.control.form)
     user.ui.poolPath.currentPath = str(pool)
     user.ui.nextFolder.currentPath = str(tmp_path / "nowhere")
     assert not user.ui.rankButton.enabled and "Choose the folder" in user.ui.rankButton.toolTip
