@@ -125,7 +125,7 @@ class HistoryPage:
 
     def onRestore(self) -> None:
         numbers = self.trash.selected()
-        self.say(_("Restoring {count} cases…").format(count=f"{len(numbers):,}"))
+        self.say((_("Restoring one case…") if len(numbers) == 1 else _("Restoring {count} cases…")).format(count=f"{len(numbers):,}"))
         self.session.change(
             "pool_restore",
             {"numbers": numbers},
@@ -134,8 +134,9 @@ class HistoryPage:
 
     def onPurge(self) -> None:
         numbers = self.trash.selected()
-        if self.confirm(_("Delete {count} cases for good? This cannot be undone.").format(count=f"{len(numbers):,}")):
-            self.say(_("Deleting {count} cases for good…").format(count=f"{len(numbers):,}"))
+        cases = _("one case") if len(numbers) == 1 else _("{count} cases").format(count=f"{len(numbers):,}")
+        if self.confirm(_("Delete {cases} for good? This cannot be undone.").format(cases=cases)):
+            self.say(_("Deleting {cases} for good…").format(cases=cases))
             self.session.change(
                 "pool_purge",
                 {"numbers": numbers},

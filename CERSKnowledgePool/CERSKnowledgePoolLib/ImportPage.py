@@ -301,7 +301,7 @@ class ImportPage:
                 + (" " + _("Not imported: {count}.").format(count=result["left"]) if result.get("left") else "")
             )
         if result.get("unlisted"):
-            lines.append(_("Left out, because the table does not name them: {count} images.").format(count=len(result["unlisted"])))
+            lines.append(_("Images left out, because the table does not name them: {count}.").format(count=len(result["unlisted"])))
         if result.get("repeated"):
             names = ", ".join(result["repeated"][:MOST_LINES]) + (" …" if len(result["repeated"]) > MOST_LINES else "")
             lines.append(_("Nothing but what is here, or in another of these images, is in: {names}.").format(names=names))

@@ -241,7 +241,9 @@ class MapPage:
         words = [_("Cases that look alike lie together.") if self.ids else _("There is nothing to show yet.")]
         if len(self.ids) > 2:
             words.append(
-                _("The two directions hold {percent} % of what tells the pictures apart.").format(percent=round(100 * result["explained"]))
+                _("The two directions hold {percent}\u00a0% of what tells the pictures apart.").format(
+                    percent=round(100 * result["explained"])
+                )
             )
         if result["source"] == "pictures" and self.ids:
             words.append(_("No model has read this pool yet, so the plain pictures are compared."))

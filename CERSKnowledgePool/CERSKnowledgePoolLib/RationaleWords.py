@@ -38,8 +38,8 @@ def plan(found: dict, quiet: str) -> str:
     """What a batch would do, what it would cost, and exactly what would be sent for its first case."""
     out = [
         _paragraph(
-            _("{count} cases to write. {done} have this text already.").format(count=f"{len(found['ids']):,}", done=f"{found['done']:,}")
-            + (" " + _("{count} were written by a person and stay.").format(count=found["persons"]) if found["persons"] else "")
+            _("Cases to write: {count}. Have this text already: {done}.").format(count=f"{len(found['ids']):,}", done=f"{found['done']:,}")
+            + (" " + _("Written by a person, and stay: {count}.").format(count=found["persons"]) if found["persons"] else "")
         )
     ]
     if found["kept"]:
@@ -125,14 +125,26 @@ def names(counts: dict[str, int]) -> str:
 def replaceQuestion(found: dict) -> str:
     count = sum(found["replaces"].values())
     return (
-        _("This replaces {count} texts that others wrote: {names}.").format(count=f"{count:,}", names=names(found["replaces"]))
+        (
+            _("This replaces one text that others wrote: {names}.")
+            if count == 1
+            else _("This replaces {count} texts that others wrote: {names}.")
+        ).format(count=f"{count:,}", names=names(found["replaces"]))
         + "\n\n"
-        + _("They are kept as earlier versions of their cases. Replace them?")
+        + _("What is replaced is kept as an earlier version of its case. Replace?")
     )
 
 
 def startQuestion(found: dict) -> str:
-    return _("Write {count} rationales?").format(count=f"{len(found['ids']):,}") + "\n\n" + estimate(found)
+    count = len(found["ids"])
+    words = _("Write one rationale?") if count == 1 else _("Write {count} rationales?").format(count=f"{count:,}")
+    return words + "\n\n" + estimate(found)
+
+
+def addQuestion(found: dict) -> str:
+    count = len(found["ids"])
+    words = _("Add one rationale?") if count == 1 else _("Add {count} rationales?").format(count=f"{count:,}")
+    return words + " " + _("Earlier versions stay.")
 
 
 def report(done: dict) -> str:
@@ -213,15 +225,15 @@ def log(entries: list[dict], quiet: str) -> str:
 
 def table(found: dict, dry: bool) -> str:
     """What the import of a table did or would do."""
-    words = (_("{count} rationales of {rows} rows would be added.") if dry else _("{count} rationales of {rows} rows were added.")).format(
-        count=len(found["ids"]), rows=found["rows"]
+    words = (_("Rationales that would be added: {count} of {rows}.") if dry else _("Rationales added: {count} of {rows}.")).format(
+        count=f"{len(found['ids']):,}", rows=f"{found['rows']:,}"
     )
     more = [
         text.format(count=found[key])
         for key, text in (
-            ("unchanged", _("{count} are here already.")),
-            ("unmatched", _("{count} rows have no case in this pool.")),
-            ("persons", _("{count} cases keep a person's text.")),
+            ("unchanged", _("Here already: {count}.")),
+            ("unmatched", _("Rows without a case in this pool: {count}.")),
+            ("persons", _("Cases that keep a person's text: {count}.")),
         )
         if found[key]
     ]
@@ -229,13 +241,13 @@ def table(found: dict, dry: bool) -> str:
         more.append(_("Texts of others that give way: {names}.").format(names=names(found["replaces"])))
     if found.get("unmeasured"):
         more.append(
-            _("{count} of {all} sentences claim what was not measured and are marked so.").format(
+            _("Sentences that claim what was not measured, and are marked so: {count} of {all}.").format(
                 count=found["unmeasured"], all=found["sentences"]
             )
         )
     if found["contradicting"]:
         more.append(
-            _("{count} of {all} sentences contradict the measurement of their case.").format(
+            _("Sentences that contradict the measurement of their case: {count} of {all}.").format(
                 count=found["contradicting"], all=found["sentences"]
             )
         )

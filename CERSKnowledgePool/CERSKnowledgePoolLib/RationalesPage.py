@@ -444,7 +444,7 @@ class RationalesPage:
     def _import(self, params: dict, found: dict) -> None:
         self._tell("")
         self.result.setHtml(RationaleWords.table(found, True))
-        if found["ids"] and self.confirm(_("Add {count} rationales? Earlier versions stay.").format(count=len(found["ids"]))):
+        if found["ids"] and self.confirm(RationaleWords.addQuestion(found)):
 
             def done(result: dict) -> None:
                 self.result.setHtml(RationaleWords.table(result, False))

@@ -68,13 +68,13 @@ class EvidenceController(VTKObservationMixin):
             self._askForCases()
             self.changed.emit()
         else:
-            showVolume(model.volume)  # before the views move: fitting them moves them too
             self.show(model.largest())
 
     def show(self, key: tuple[str, int] | None) -> None:
-        """Shows a slice and moves all slice views to it."""
+        """Shows a slice and moves all slice views to it, which may show another volume by now."""
         self.key = key
         if key is not None and self.model.alive:
+            showVolume(self.model.volume)  # before the views move: fitting them moves them too
             jump(self.model.centre(key))
         self._timer.stop()  # the views follow us here, not we them
         self._remember()

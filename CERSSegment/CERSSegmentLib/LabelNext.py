@@ -137,7 +137,8 @@ class LabelNext:
         self.rows = sorted(rows, key=lambda r: self.state.entry(r["id"]).state == DONE)
         besides = []
         if report["labelled"]:
-            besides.append(_("{count} are labelled already.").format(count=len(report["labelled"])))
+            count = len(report["labelled"])
+            besides.append(_("One is labelled already.") if count == 1 else _("{count} are labelled already.").format(count=count))
         if report["faults"]:
             names = sorted(report["faults"])
             besides.append(_("Not readable: {names}.").format(names=", ".join(names[:3]) + (" …" if len(names) > 3 else "")))
@@ -300,6 +301,8 @@ class LabelNext:
         ui.rankButton.setToolTip(problem or _("Looks at each volume once and lists first what helps the pool most; a second time is quick"))
         for widget in (ui.nextTable, ui.nextReason, ui.stepFrame):
             widget.setVisible(bool(count) and (widget is not ui.nextReason or row is not None))
+        if not self.folder:
+            ui.nextSummary.setText(problem)
         ui.nextSummary.setVisible(bool(ui.nextSummary.text))
         ui.backButton.setEnabled(idle and row is not None and row > 0)
         ui.openButton.setEnabled(idle and row is not None)

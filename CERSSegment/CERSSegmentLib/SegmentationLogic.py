@@ -148,8 +148,10 @@ class SegmentationLogic:
             left = sum(bool(entry.get("left_out")) for entry in evidence.slices.values())
             words = _("No lesion was found in this volume.")
             if left:
-                words += " " + _("{count} slices show something that the planes together do not bear out: look at them (N).").format(
-                    count=left
+                words += " " + (
+                    _("One slice shows something that the planes together do not bear out: look at it (N).")
+                    if left == 1
+                    else _("{count} slices show something that the planes together do not bear out: look at them (N).").format(count=left)
                 )
             self.said.emit(WARNING, words)
         self.finished.emit(evidence)
@@ -296,29 +298,8 @@ class SegmentationLogic:
     def _onAdded(self, outcome: tuple) -> None:
         self._setState(IDLE)
         result, others, volume, kept = outcome
-        self._sayAdded(result, others)
+        self.said.emit(GOOD if result["added"] or result["replaced"] else INFO, Words.added(result, others))
         self.added.emit(volume, kept)
-
-    def _sayAdded(self, result: dict, others: list[str]) -> None:
-        if not result["added"] and not result["replaced"]:
-            self.said.emit(
-                INFO, _("This result is in the pool already ({count} slices); nothing was added.").format(count=len(result["ids"]))
-            )
-            return
-        words = [_("{count} slices were added to the pool; the next Segment can use them.").format(count=len(result["added"]))]
-        if result["renamed"]:
-            words.append(_("Their label has the name of its segment: {names}.").format(names=", ".join(result["renamed"])))
-        if result.get("dice") is not None:
-            words.append(_("Dice with what the model had proposed: {dice:.2f}.").format(dice=result["dice"]))
-        if result["replaced"]:
-            words.append(
-                _("They replace {count} earlier ones of this volume, which stay in the pool but are no longer used.").format(
-                    count=len(result["replaced"])
-                )
-            )
-        if others:
-            words.append(_("Not kept, because they do not stem from CERS: {names}.").format(names=", ".join(others)))
-        self.said.emit(GOOD, " ".join(words))
 
     # pictures and report
 

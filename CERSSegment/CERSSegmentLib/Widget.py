@@ -72,6 +72,7 @@ class Widget(VTKObservationMixin):
         self._pressed = 0.0  # when Segment was pressed last
         self._results: dict = {}  # segmentation node -> evidence of its result, and of the one that the previous-button brings back
         self._output = None  # the segmentation whose evidence is shown
+        self._told = ""  # what the last run said of its result
         self.reportPath = self._askReportPath  # replaced in tests
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
@@ -394,6 +395,7 @@ class Widget(VTKObservationMixin):
     def _onFinished(self, model) -> None:
         earlier, _before = self._results.get(model.segmentation, (None, None))
         self._results[model.segmentation] = model, earlier
+        self._told = self.ui.statusLabel.text
         self._output = self.parameter.outputSegmentation = model.segmentation
         self.ui.evidenceButton.collapsed = False
         self._updateButtons()
@@ -407,7 +409,13 @@ class Widget(VTKObservationMixin):
     def _onOutput(self) -> None:
         """Shows the evidence of another segmentation that was chosen."""
         if self.parameter.outputSegmentation is not self._output and not slicer.mrmlScene.IsBatchProcessing():
+            self._forgetTold()
             self._restoreEvidence()
+
+    def _forgetTold(self) -> None:
+        """Takes away what was said of a result that is not the one chosen any more."""
+        if self._told and self.ui.statusLabel.text == self._told:
+            self.say(INFO, "")
 
     def _restoreEvidence(self) -> None:
         """Shows the evidence of the segmentation chosen: of a run, or as it came with a scene; none where none is known."""
@@ -435,12 +443,15 @@ class Widget(VTKObservationMixin):
     def _onSceneClose(self, *_arguments) -> None:
         self.logic.cancel(_("The scene was closed, so the run was stopped."))
         self._results, self._output = {}, None
+        self._forgetTold()
         self.keeper.stop()
         self.controller.setModel(None)
 
     def _onNodeRemoved(self, *_arguments) -> None:
         self.logic.checkNodes()
         self._results = {node: models for node, models in self._results.items() if node.GetScene() is not None}
+        if self._output is not None and self._output.GetScene() is None:
+            self._forgetTold()
         if self.controller.model is not None and not self.controller.model.alive:
             self.controller.setModel(None)
         qt.QTimer.singleShot(0, EvidenceRecord.forgetOrphans)

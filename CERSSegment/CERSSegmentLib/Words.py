@@ -128,6 +128,35 @@ def amount(sizes: dict, label: str) -> str:
     return _("{count} voxels").format(count=count)
 
 
+def added(result: dict, others: list[str]) -> str:
+    """What became of a result that a person gave to the pool (the worker's answer to "add_case"). others: segments that were left out."""
+    count, replaced = len(result["added"]), len(result["replaced"])
+    if not count and not replaced:
+        held = len(result["ids"])
+        slices = _("one slice") if held == 1 else _("{count} slices").format(count=held)
+        return _("This result is in the pool already ({slices}); nothing was added.").format(slices=slices)
+    words = []
+    if count:
+        words.append(
+            _("One slice was added to the pool; the next Segment can use it.")
+            if count == 1
+            else _("{count} slices were added to the pool; the next Segment can use them.").format(count=count)
+        )
+        if result["renamed"]:
+            words.append(_("The label has the name of its segment: {names}.").format(names=", ".join(result["renamed"])))
+    if result.get("dice") is not None:
+        words.append(_("Dice with what the model had proposed: {dice:.2f}.").format(dice=result["dice"]))
+    if replaced:
+        words.append(
+            _("One earlier slice of this volume stays in the pool, but is no longer used.")
+            if replaced == 1
+            else _("{count} earlier ones of this volume stay in the pool, but are no longer used.").format(count=replaced)
+        )
+    if others:
+        words.append(_("Not kept, because they do not stem from CERS: {names}.").format(names=", ".join(others)))
+    return " ".join(words)
+
+
 def scores(reference: dict) -> str:
     """Visual score, CoT score and influence of a reference on one line, or that the others contradict it."""
     parts = [_("visual\u00a0{value:.2f}").format(value=reference["visual"])]

@@ -240,10 +240,11 @@ def test_history_trash_and_table(user, pool_folder, tmp_path):
     user.settle()
     assert (tmp_path / "audit.csv").read_text(encoding="utf-8-sig").count("\n") == 7
     history.trash.view.selectAll()
-    history.confirm = lambda question: False
+    asked = []
+    history.confirm = lambda question: bool(asked.append(question))
     history.purge.click()
     user.settle()
-    assert len(history.trash.numbers) == 1
+    assert len(history.trash.numbers) == 1 and asked == ["Delete one case for good? This cannot be undone."]
     history.restore.click()
     user.settle()
     assert len(history.trash.numbers) == 0 and len(user.ids()) == 5

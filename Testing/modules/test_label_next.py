@@ -145,6 +145,7 @@ def test_rank_open_correct_finish_and_reopen(user, scans, pool, model, host, scr
     with Pool.open(pool) as kept:
         assert not kept.verify() and "excluded" in {m["review"] for m in kept.list()}
     rank(user, scans)
+    assert "One is labelled already." in user.ui.nextSummary.text
     assert cells(user, 1)[-1] == "✔ finished" and user.ui.nextTable.rowCount == 3, "finished ones go to the end of a new ranking, and stay"
 
 
@@ -180,6 +181,7 @@ def test_two_annotators_see_each_other_and_overwrite_nothing(user, scans, pool):
 def test_what_cannot_be_ranked_or_opened_is_said(user, scans, pool, model, host, tmp_path):
     user.ui.poolPath.currentPath = ""
     assert not user.ui.rankButton.enabled and "Choose a pool" in user.ui.rankButton.toolTip
+    assert "Choose a pool" in user.ui.nextSummary.text and user.ui.nextSummary.isVisibleTo(user.control.form)
     user.ui.poolPath.currentPath = str(pool)
     user.ui.nextFolder.currentPath = str(tmp_path / "nowhere")
     assert not user.ui.rankButton.enabled and "Choose the folder" in user.ui.rankButton.toolTip

@@ -85,7 +85,7 @@ def test_nothing_is_sent_without_consent(writer, pool_folder, screenshots):
         page.priceIn.setText("2,5")
         page.priceOut.setText("10")
         writer.press(page.preview)
-        assert "5 cases to write" in writer.text and "Measured findings" in writer.text and server.url in writer.text
+        assert "Cases to write: 5." in writer.text and "Measured findings" in writer.text and server.url in writer.text
         assert "cost about" in writer.text and "not agreed" in writer.text and not page.picture.isHidden()
         writer.host.screenshot(writer.host.window, screenshots / "rationales_preview.png")
         writer.answer = False
@@ -106,7 +106,7 @@ def test_nothing_is_sent_without_consent(writer, pool_folder, screenshots):
         page._onLink("report:")
         assert "Written: 5" in writer.text
         writer.press(page.start)
-        assert "0 cases to write" in writer.text and len(server.bodies) == 5, "a second run does only what is missing"
+        assert "Cases to write: 0." in writer.text and len(server.bodies) == 5, "a second run does only what is missing"
         writer.press(page.log)
         assert writer.text.count(server.url) == 5 and "picture and findings" in writer.text
         assert server.url in page.consents.currentText
@@ -201,7 +201,7 @@ def test_texts_of_others_stay_or_are_asked_about(writer, pool_folder):
         pool.edit_rationale(ids[3], {"summary": "Seen by me."}, who="Ana")
     before = current(pool_folder)
     writer.press(page.start)
-    assert "0 cases to write" in writer.text and "others stay" in writer.text and "model-y 2, imported 1" in writer.text
+    assert "Cases to write: 0." in writer.text and "others stay" in writer.text and "model-y 2, imported 1" in writer.text
     assert current(pool_folder) == before and not writer.asked
     page.overOthers.setChecked(True)
     page.overPersons.setChecked(True)
@@ -221,10 +221,11 @@ def test_a_table_is_tried_first(writer, pool_folder, tmp_path):
     writer.page.askTable = lambda: str(table)
     writer.answer = False
     writer.press(writer.page.importTable)
-    assert "would be added" in writer.text and set(current(pool_folder).values()) == {"measured"}
+    assert "would be added: 1 of 2. Rows without a case in this pool: 1." in writer.text and "Add one rationale?" in writer.asked[0]
+    assert set(current(pool_folder).values()) == {"measured"}
     writer.answer = True
     writer.press(writer.page.importTable)
-    assert "were added" in writer.text and current(pool_folder)[ids[0]] == "imported"
+    assert "added: 1 of 2" in writer.text and current(pool_folder)[ids[0]] == "imported"
     assert "imported 1" in writer.page.state.text
 
 

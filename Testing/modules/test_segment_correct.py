@@ -131,10 +131,24 @@ def test_a_second_correction_is_a_new_version(user, model, pool):
     add(user)
     corrected[:, :28] = 0
     paint(user.segmentation, volume, corrected)
-    assert "stay in the pool but are no longer used" in add(user)
+    assert "stay in the pool, but are no longer used" in add(user)
     with Pool.open(pool) as kept:
         reviews = [m["review"] for m in kept.list()]
     assert "excluded" in reviews and "unreviewed" in reviews
+
+
+def test_one_slice_is_not_told_as_several(user, model, pool):
+    import slicer
+
+    image, lesion = phantom.head(7)
+    n = int(lesion.sum((1, 2)).argmax())
+    volume = slicer.util.addVolumeFromArray(image[n : n + 1].astype(np.float32), ijkToRAS=phantom.matrix(), name="one slice")
+    user.segment(volume, pool, model)
+    paint(user.segmentation, volume, lesion[n : n + 1])
+    assert "One slice was added to the pool" in add(user)
+    assert "(one slice)" in add(user)
+    paint(user.segmentation, volume, np.roll(lesion[n : n + 1], 3, axis=2))
+    assert "One earlier slice of this volume stays" in add(user)
 
 
 def test_the_name_asked_for_is_the_one_given_in_the_knowledge_pool(user):

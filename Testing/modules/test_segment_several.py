@@ -94,6 +94,35 @@ def test_who_comes_back_to_a_volume_finds_its_result(user, model, pool):
     assert user.segmentation is mine
 
 
+@pytest.mark.parametrize("how", ["removed", "another chosen", "scene closed"])
+def test_what_was_found_is_not_told_of_a_result_that_is_gone(user, model, pool, host, how):
+    import slicer
+
+    user.segment(head("one"), pool, model)
+    assert "Found" in user.status()
+    if how == "removed":
+        slicer.mrmlScene.RemoveNode(user.segmentation)
+    elif how == "another chosen":
+        user.ui.outputSelector.setCurrentNode(None)
+    else:
+        slicer.mrmlScene.Clear(0)
+    host.process(0.1)
+    assert user.segmentation is None and user.status() == ""
+
+
+def test_stepping_to_a_lesion_slice_shows_its_volume(user, model, pool):
+    import slicer
+
+    one, two = head("one"), head("two", 2)
+    user.segment(one, pool, model)
+    slicer.util.setSliceViewerLayers(background=two)
+    user.ui.inputSelector.setCurrentNode(two)
+    user.ui.inputSelector.setCurrentNode(one)
+    controller = user.control.controller
+    controller.step(1 if controller.canStep(1) else -1)
+    assert slicer.app.layoutManager().sliceWidget("Red").mrmlSliceCompositeNode().GetBackgroundVolumeID() == one.GetID()
+
+
 def test_evidence_and_previous_result_are_those_of_the_segmentation_chosen(user, model, pool, host):
     one, two = head("one"), head("two", 2)
     user.segment(one, pool, model)

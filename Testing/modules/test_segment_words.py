@@ -104,3 +104,13 @@ def test_what_the_query_was_measured_on_is_said(host, part):
     assert "Measured on the first mask" in words.queryHtml(old, (0.5, 0.8), palette)
     nothing = words.queryHtml({"rationale": None, "pixels": 0, "first_rationale": rationale}, (0.5, 0.8), palette)
     assert "Nothing was found" in nothing == words.queryHtml(None, (1, 1), palette)
+
+
+def test_one_is_not_told_as_several(part):
+    added = part("Words").added
+    result = {"ids": ["a"], "added": ["a"], "replaced": [], "renamed": [], "dice": None}
+    assert added(result, []) == "One slice was added to the pool; the next Segment can use it."
+    assert "already (one slice)" in added({**result, "added": []}, [])
+    emptied = added({**result, "added": [], "replaced": ["b"]}, [])
+    assert emptied == "One earlier slice of this volume stays in the pool, but is no longer used.", "nothing was added"
+    assert "2 slices were added" in added({**result, "added": ["a", "b"]}, [])
