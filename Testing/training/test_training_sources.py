@@ -15,6 +15,7 @@ from runs import settings
 
 from cers.case import Case
 from cers.case.io import read_volume
+from cers.cli.train import _absolute
 from cers.errors import CersError, InputError, TrainingError
 from cers.inference.model import load_model
 from cers.pool import Pool, import_folder
