@@ -241,7 +241,7 @@ class EvidenceBoard:
             return
         count = 1 + len(self.controller.evidence.get("references", []))
         bar = slicer.app.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)  # its place is left free: it comes with the words
-        room = (self.area.width - bar) // max(count, 2) - GAP - 6
+        room = (self.area.width - bar - len(self.columns) * GAP) // max(count, 2) - 6  # hidden columns keep their gaps
         width = max(COLUMN, min(room, 220))
         for n in range(len(self.columns) + 1):
             self.grid.setColumnMinimumWidth(n, width + 6 if n < count else 0)
