@@ -241,7 +241,8 @@ class EvidenceBoard:
             return
         count = 1 + len(self.controller.evidence.get("references", []))
         bar = slicer.app.style().pixelMetric(qt.QStyle.PM_ScrollBarExtent)  # its place is left free: it comes with the words
-        room = (self.area.width - bar - len(self.columns) * GAP) // max(count, 2) - 6  # hidden columns keep their gaps
+        gaps = (self.grid.columnCount() - 1) * GAP  # also of columns without a reference
+        room = (self.area.width - bar - gaps) // max(count, 2) - 6
         width = max(COLUMN, min(room, 220))
         for n in range(len(self.columns) + 1):
             self.grid.setColumnMinimumWidth(n, width + 6 if n < count else 0)

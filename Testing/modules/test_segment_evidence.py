@@ -142,21 +142,21 @@ def test_a_new_slice_never_holds_up_the_application(user, host, monkeypatch, boa
 def test_the_board_fits_into_a_small_window(user, host, model, pool, screenshots):
     window = host.show_main_window(900, 700, 400)
     user.segment(head(), pool, model)
-    user.control.evidence.board.click()
-    host.process(0.5)
-    board = user.control.board
-    assert "&nbsp;Confidence" in board.status.text or "&nbsp;Low" in board.status.text  # no line ends after a mark
-    assert len(user.evidence["references"]) == REFERENCES
-    for width in (830, 818, 806):  # the pictures follow small steps too
-        board.widget.setFixedWidth(width)
-        host.process(0.3)
-        assert board.area.horizontalScrollBar().maximum == 0
-    del user.evidence["references"][3:]  # a slice after one with five: the columns that are hidden then keep their gaps
-    user.control.controller.show(user.control.controller.key)
-    for width in (830, 818, 806):
-        board.widget.setFixedWidth(width)
-        host.process(0.3)
-        assert sum(c.title.visible for c in board.columns) == 3 and board.area.horizontalScrollBar().maximum == 0
+    references = list(user.evidence["references"])
+    assert len(references) == REFERENCES
+    for count in (3, REFERENCES, 2):  # of a board that has shown fewer, and of one that has shown more
+        user.evidence["references"][:] = references[:count]
+        if user.control.board.shown:
+            user.control.controller.show(user.control.controller.key)
+        else:
+            user.control.evidence.board.click()
+        host.process(0.5)
+        board = user.control.board
+        assert "&nbsp;Confidence" in board.status.text or "&nbsp;Low" in board.status.text  # no line ends after a mark
+        for width in (830, 818, 806):  # the pictures follow small steps too
+            board.widget.setFixedWidth(width)
+            host.process(0.3)
+            assert sum(c.title.visible for c in board.columns) == count and board.area.horizontalScrollBar().maximum == 0
     board.widget.setMinimumWidth(0)
     board.widget.setMaximumWidth(10000)
     user.ui.outputSelector.setCurrentNode(None)
