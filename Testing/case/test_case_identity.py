@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+import pydicom
 import pytest
+import SimpleITK as sitk
+from pydicom.dataset import FileDataset, FileMetaDataset
 
 from cers.case.identity import identifying
 from cers.errors import InputError
 
 
 def test_other_formats(tmp_path):
-    sitk = pytest.importorskip("SimpleITK")
     image = sitk.GetImageFromArray(np.zeros((3, 4, 5), np.int16))
     for key, value in (("PatientName", "Doe^Jane"), ("descrip", "scan of J. Doe"), ("scanner", "quick")):
         image.SetMetaData(key, value)
@@ -31,9 +33,6 @@ def test_other_formats(tmp_path):
 
 
 def test_dicom(tmp_path):
-    pydicom = pytest.importorskip("pydicom")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"

@@ -14,7 +14,7 @@ import time
 
 import numpy as np
 import pytest
-from poolkit import case, python, rationale
+from poolkit import case, overwrite, python, rationale
 
 from cers.errors import PoolError
 from cers.pool import Pool, arrays
@@ -447,9 +447,7 @@ def test_a_record_that_cannot_be_read_is_said_plainly(tmp_path, column, value):
 
     with Pool.create(tmp_path / "pool") as pool:
         case_id = pool.add(case(1))
-        with sqlite3.connect(tmp_path / "pool" / "pool.sqlite") as db:
-            db.execute(f"UPDATE cases SET {column} = ?", (value,))
-        db.close()
+        overwrite(tmp_path / "pool", column, value)
         for work in (pool.list, lambda: pool.get(case_id), lambda: pool.rows([case_id])):
             with pytest.raises(PoolError, match="damaged") as caught:
                 work()

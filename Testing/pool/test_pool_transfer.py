@@ -10,7 +10,7 @@ import sqlite3
 import zipfile
 
 import pytest
-from poolkit import case, python, rationale
+from poolkit import case, overwrite, python, rationale
 
 from cers.errors import Cancelled, InputError, PoolError
 from cers.pool import Pool, arrays, export_pool, merge
@@ -223,9 +223,7 @@ def test_cancel_keeps_what_was_merged_and_leaves_no_half_file(pool, other, tmp_p
 def test_a_case_of_impossible_numbers_is_said_plainly(tmp_path, column, value):
     with Pool.create(tmp_path / "pool") as pool:
         case_id = pool.add(case(1))
-        with sqlite3.connect(tmp_path / "pool" / "pool.sqlite") as db:
-            db.execute(f"UPDATE cases SET {column} = ?", (value,))
-        db.close()
+        overwrite(tmp_path / "pool", column, value)
         with pytest.raises(PoolError, match=f"{case_id}.*damaged"):
             pool.get(case_id)
         assert [(f.id, f.kind) for f in pool.verify()] == [(case_id, "case")]
