@@ -13,6 +13,9 @@ KEY_LEVELS = 3  # decoder levels (coarsest first) that have keys; finer ones inh
 LAYOUT = 4  # side of the coarse grid that compares where things lie in two frames
 # a reference of which the others explain less than the first of its own mask counts nothing, from the second on whole (``agreement``)
 AGREED = (0.15, 0.35)
+# a reference whose mask has less than the first Dice with those of the others says nothing of the place, from the second on all it can
+PLACED = (0.4, 0.7)
+PLACE_LOGIT = 4.0  # what full agreement on the place adds to D_R's logit inside, and takes away outside
 # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background, fitted
 MAPS = 8
 
@@ -67,6 +70,28 @@ def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
         whole = all(a % b == 0 for a, b in zip(last.shape[-2:], size))
         out[size] = last = _resize_masks(last if whole else masks, size)
     return out
+
+
+@torch.no_grad()
+def place(masks: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """What masks that lie in one place say of the place: logits (n, labels, H, W) to add to D_R's.
+
+    The vote of the references' masks (n, k, labels, H, W), each by how far its Dice with those of the others lies within ``PLACED`` and by
+    how far it counts (n, k). Where masks lie here and there, as of lesions that D_R has to find by their look, it is 0, and so of one
+    alone. Not learned, so that it also holds for what was never trained.
+    """
+    masks = masks.float() * (counted > 0)[..., None, None, None]
+    flat = masks.flatten(3).transpose(1, 2)  # (n, labels, k, p)
+    area = flat.sum(-1)
+    dice = 2 * flat @ flat.transpose(2, 3) / (area[..., None] + area[..., None, :]).clamp(min=1)
+    there = (counted > 0).float()[:, None]
+    others = (there.sum(-1, keepdim=True) - 1).clamp(min=1)
+    dice = (dice * (1 - torch.eye(dice.shape[-1], device=dice.device))).sum(-1) / others
+    low, high = PLACED
+    weight = ((dice - low) / (high - low)).clamp(0, 1) * counted[:, None]  # (n, labels, k)
+    vote = torch.einsum("nlk,nklhw->nlhw", weight, masks) / weight.sum(-1).clamp(min=1e-6)[..., None, None]
+    sure = weight.sum(-1) / there.sum(-1).clamp(min=1)
+    return PLACE_LOGIT * sure[..., None, None] * (2 * vote - 1)
 
 
 def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from ..errors import InputError, ModelError
 from .decoder import Decoder
 from .encoder import build_encoder
-from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, prototypes
+from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, place, prototypes
 
 HEADS = 4  # of the attention to a clinical text
 
@@ -179,7 +179,7 @@ class CersNet(nn.Module):
         valid: torch.Tensor | None = None,
         counted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """D_R: logits (n, labels, H, W) and the gate's weights (n, k).
+        """D_R: logits (n, labels, H, W), with what the references say of the place, and the gate's weights (n, k).
 
         Args:
             plain: D_S's probabilities (n, labels, H, W). rationale: the query's, (n, r), zeros where it has none.
@@ -188,10 +188,17 @@ class CersNet(nn.Module):
         """
         if references is not None and valid is None:
             valid = torch.ones(references.dense.shape[:2], dtype=torch.bool, device=plain.device)
+        if references is None:
+            counted = None
+        elif counted is None and not self.training:  # in training D_R is to learn to find by look
+            counted = self.evidence.counted(self.evidence.agreement(references, valid), valid)
         plain = F.pad(plain.detach(), (0, encoded.padded[1] - plain.shape[-1], 0, encoded.padded[0] - plain.shape[-2]))
         sizes = [f.shape[-2:] for f in encoded.features[-2::-1]]
         maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, counted)
-        return self._crop(self.fused(encoded.features, encoded.deepest, encoded.padded, maps), encoded), weights
+        logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
+        if counted is not None:
+            logits = logits + place(references.masks, counted)
+        return self._crop(logits, encoded), weights
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:
         """Image-CoT contrastive loss (CLIP, Radford et al., ICML 2021) of a batch with rationale embeddings (n, r)."""
