@@ -190,14 +190,14 @@ class CersNet(nn.Module):
             valid = torch.ones(references.dense.shape[:2], dtype=torch.bool, device=plain.device)
         if references is None:
             counted = None
-        elif counted is None and not self.training:  # in training D_R is to learn to find by look
+        elif counted is None and not self.evidence.training:  # in training D_R is to learn to find by look
             counted = self.evidence.counted(self.evidence.agreement(references, valid), valid)
         plain = F.pad(plain.detach(), (0, encoded.padded[1] - plain.shape[-1], 0, encoded.padded[0] - plain.shape[-2]))
         sizes = [f.shape[-2:] for f in encoded.features[-2::-1]]
         maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, counted)
         logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
         if counted is not None:
-            logits = logits + place(references.masks, counted)
+            logits = logits + place(references.masks, counted * valid)
         return self._crop(logits, encoded), weights
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:
