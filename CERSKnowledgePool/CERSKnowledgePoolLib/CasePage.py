@@ -105,6 +105,7 @@ class CasePage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.note = qt.QLineEdit(self.body)
+        self.note.setAccessibleName(_("Comment on your verdict"))
         self.note.setPlaceholderText(_("Comment on your verdict (optional)"))
         self.note.setToolTip(_("Kept in the history with your verdict"))
         line.addWidget(self.note, 1)
@@ -120,6 +121,7 @@ class CasePage:
         layout.addLayout(line)
         line.addWidget(qt.QLabel("<b>" + _("Rationale") + "</b>", self.body))
         self.versions = qt.QComboBox(self.body)
+        self.versions.setAccessibleName(_("Version of the rationale"))
         self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
         self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # a writer's name may be long
         self.versions.setMinimumContentsLength(10)
@@ -147,6 +149,7 @@ class CasePage:
         self.unmeasured.setTextFormat(qt.Qt.PlainText)
         layout.addWidget(self.unmeasured)
         self.text = qt.QTextBrowser(self.body)
+        self.text.setAccessibleName(_("Measurements and history"))
         self.text.setMinimumHeight(220)
         self.text.setOpenLinks(False)
         self.text.anchorClicked.connect(lambda url: onOpen(url.toString()))
@@ -167,11 +170,13 @@ class CasePage:
             line = qt.QHBoxLayout()
             name = qt.QLabel(words, self.body)
             name.setMinimumWidth(52)
+            name.setBuddy(slider)
             line.addWidget(name)
             line.addWidget(slider, 1)
             layout.addLayout(line)
         line = qt.QHBoxLayout()
         self.zoom = qt.QComboBox(self.body)
+        self.zoom.setAccessibleName(_("Part of the slice"))
         for factor in ZOOMS:
             self.zoom.addItem(_("Whole slice") if factor == 1 else _("Lesion, {factor}×").format(factor=factor), factor)
         self.zoom.setToolTip(_("The whole slice, or the lesion enlarged"))
@@ -186,6 +191,7 @@ class CasePage:
         self.after = addButton(self.page, line, "▶", _("Next slice of the same volume"), lambda: self._slice(1))
         for button in (self.before, self.after):
             button.setMaximumWidth(30)
+            button.setAccessibleName(button.toolTip)
         layout.addLayout(line)
         layout.addStretch(1)
 

@@ -42,11 +42,13 @@ class CasesPage:
         for n, (name, title) in enumerate(FACETS.items()):
             combo = self.combos[name] = qt.QComboBox(page)
             combo.setToolTip(_("Show only cases with this value: {name}").format(name=title()))
+            combo.setAccessibleName(title())
             combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
             combo.setMinimumContentsLength(7)
             combo.currentIndexChanged.connect(lambda *_index: self._soon())
             grid.addWidget(combo, n // 3, n % 3)
         self.words = qt.QLineEdit(page)
+        self.words.setAccessibleName(_("Find cases"))
         self.words.setPlaceholderText(_("Find cases: words that occur in them"))
         self.words.setClearButtonEnabled(True)
         self.words.setToolTip(_("Every word must occur in the case's fields or rationale; Enter searches by meaning"))
@@ -61,6 +63,7 @@ class CasesPage:
         line = _row(layout, self.words, self.meaning, self.alike)
         line.setStretch(0, 1)
         self.descriptor = qt.QComboBox(page)
+        self.descriptor.setAccessibleName(_("Measurement"))
         self.descriptor.addItem(_("Any measurement"), "")
         for name, (unit, words) in DESCRIPTORS.items():
             self.descriptor.addItem(name.replace("_", " ") + (f" ({unit})" if unit else ""), name)
@@ -69,6 +72,7 @@ class CasesPage:
         self.least, self.most = qt.QLineEdit(page), qt.QLineEdit(page)
         for edit, words in ((self.least, _("at least")), (self.most, _("at most"))):
             edit.setPlaceholderText(words)
+            edit.setAccessibleName(words)
             edit.setToolTip(_("A limit for the measurement on the left; may be left empty"))
             edit.setMaximumWidth(80)
             edit.setEnabled(False)
@@ -83,6 +87,7 @@ class CasesPage:
         wrap(self.found)
         layout.addWidget(self.found)
         self.view = qt.QTableView(page)
+        self.view.setAccessibleName(_("Cases"))
         self.view.setMinimumHeight(260)
         self.view.setAlternatingRowColors(True)
         self.view.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
@@ -94,6 +99,7 @@ class CasesPage:
         self.view.setToolTip(_("Double-click a case to see all of it; choose several with Shift or Ctrl"))
         layout.addWidget(self.view, 1)
         self.note = qt.QLineEdit(page)
+        self.note.setAccessibleName(_("Comment"))
         self.note.setPlaceholderText(_("Comment (optional)"))
         self.note.setToolTip(_("Kept in the history with what you do to the chosen cases"))
         self.buttons = {}

@@ -80,6 +80,7 @@ class HealthPage:
         wrap(self.summary)
         layout.addWidget(self.summary)
         self.text = qt.QTextBrowser(page)
+        self.text.setAccessibleName(_("Findings"))
         self.text.setMinimumHeight(300)
         self.text.setOpenLinks(False)
         self.text.anchorClicked.connect(lambda url: self.open(int(url.toString())))

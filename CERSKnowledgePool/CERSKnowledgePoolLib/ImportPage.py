@@ -89,6 +89,7 @@ class ImportPage:
         line.addWidget(self.preview)
         line.addWidget(self.start)
         self.result = qt.QTextBrowser(page)
+        self.result.setAccessibleName(_("Result"))
         self.result.setMinimumHeight(110)
         layout.addWidget(self.result, 1)
         line = qt.QHBoxLayout()
@@ -138,6 +139,7 @@ class ImportPage:
 
     def _setUpPool(self, form) -> None:
         self.other = qt.QLineEdit(self.frames["pool"])
+        self.other.setAccessibleName(_("Pool"))
         self.other.setPlaceholderText(_("an exported .zip file, or a pool's folder"))
         browse = qt.QPushButton(_("File…"), self.frames["pool"])
         browse.setToolTip(_("Chooses an exported file"))

@@ -56,6 +56,7 @@ class ModelsPage:
     def _setUpTable(self, layout) -> None:
         titles = (_("Model"), _("State"), _("Dice"), _("Made for"), _("Installed"))
         self.table = qt.QTableWidget(0, len(titles), self.page)
+        self.table.setAccessibleName(_("Models"))
         self.table.setHorizontalHeaderLabels(list(titles))
         self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
@@ -111,6 +112,7 @@ class ModelsPage:
             self.onExport,
         )
         self.compare = qt.QComboBox(self.page)
+        self.compare.setAccessibleName(_("Compare with"))
         self.compare.setToolTip(_("Compares the chosen model with another one, case by case where both were measured on the same cases"))
         self.compare.setMinimumContentsLength(12)  # a model's name may be long
         self.compare.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)

@@ -18,11 +18,16 @@ def addButton(parent, layout, words: str, tip: str, slot):
     return button
 
 
-def inLine(*widgets):
-    """A layout with widgets beside one another; the first takes the room that is left."""
+def inLine(*widgets, names=()):
+    """A layout with widgets beside one another; the first takes the room that is left.
+
+    names: of the first ones, for a screen reader: a label before a layout belongs to none of them.
+    """
     line = qt.QHBoxLayout()
     for widget in widgets:
         line.addWidget(widget)
+    for widget, words in zip(widgets, names):
+        widget.setAccessibleName(words)
     line.setStretch(0, 1)
     return line
 

@@ -71,6 +71,7 @@ class RationalesPage:
         line.addWidget(self.progress, 1)
         self.cancel = addButton(self.page, line, _("Cancel"), _("Stops; what was finished stays"), self.onCancel)
         self.result = qt.QTextBrowser(page)
+        self.result.setAccessibleName(_("Result"))
         self.result.setMinimumHeight(170)
         self.result.setOpenLinks(False)
         self.result.anchorClicked.connect(lambda url: self._onLink(url.toString()))
@@ -120,7 +121,7 @@ class RationalesPage:
         self.key.currentIndexChanged.connect(lambda *_index: self._updateButtons())
         self.variable.setPlaceholderText("CERS_API_KEY")
         self.variable.setToolTip(_("The variable's name, not the key"))
-        own.addRow(_("Key"), inLine(self.key, self.variable))
+        own.addRow(_("Key"), inLine(self.key, self.variable, names=(_("Key"), _("Environment variable"))))
         self.parallel, self.seconds = qt.QSpinBox(page), qt.QSpinBox(page)
         for spin, least, most, value, tip in (
             (self.parallel, 1, 64, 4, _("Requests at a time")),
@@ -130,12 +131,12 @@ class RationalesPage:
             spin.setValue(value)
             spin.setToolTip(tip)
         self.seconds.setSuffix(" s")
-        own.addRow(_("At a time, each within"), inLine(self.parallel, self.seconds))
+        own.addRow(_("At a time, each within"), inLine(self.parallel, self.seconds, names=(_("Requests at a time"), _("Seconds each"))))
         self.priceIn, self.priceOut = qt.QLineEdit(page), qt.QLineEdit(page)
         for edit, words in ((self.priceIn, _("in")), (self.priceOut, _("out"))):
             edit.setPlaceholderText(words)
             edit.setToolTip(_("Price of a million tokens, for the estimate; may be left empty"))
-        own.addRow(_("Price of 1 M tokens"), inLine(self.priceIn, self.priceOut))
+        own.addRow(_("Price of 1 M tokens"), inLine(self.priceIn, self.priceOut, names=(_("Price of tokens in"), _("Price of tokens out"))))
         own = qt.QFormLayout(self.frames[LOCAL])
         self.localModel = qt.QLineEdit(page)
         self.localModel.setPlaceholderText(_("a .gguf file, or a folder of transformers"))
@@ -145,7 +146,7 @@ class RationalesPage:
         browse = qt.QPushButton(_("File…"), page)
         browse.setToolTip(_("Chooses a .gguf file"))
         browse.clicked.connect(lambda *_checked: self.localModel.setText(self.askModel() or self.localModel.text))
-        own.addRow(_("Model"), inLine(self.localModel, browse))
+        own.addRow(_("Model"), inLine(self.localModel, browse, names=(_("Model"),)))
         for frame in self.frames.values():
             frame.layout().setContentsMargins(0, 0, 0, 0)
             self._forms.append(frame.layout())
@@ -179,6 +180,7 @@ class RationalesPage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.consents = qt.QComboBox(self.page)
+        self.consents.setAccessibleName(_("Addresses that you agreed to"))
         self.consents.setToolTip(_("Addresses to which you agreed that something is sent"))
         self.consents.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
         self.consents.setMinimumContentsLength(8)
@@ -375,9 +377,7 @@ class RationalesPage:
         """The plan is there: consent for the address, then for the start, then the batch."""
         endpoint = found["endpoint"]
         self._showPlan(params, found)
-        if not found["ids"]:
-            return
-        if endpoint is not None and endpoint["key_problem"]:
+        if not found["ids"] or (endpoint is not None and endpoint["key_problem"]):
             return  # the plan says it
         grant = endpoint is not None and not endpoint["consent"]
         if grant and not self.confirm(RationaleWords.consentQuestion(endpoint)):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ctk
 import qt
+from CERSSegmentLib.FieldNames import nameField
 from CERSSegmentLib.Signal import Signal
 from slicer.i18n import tr as _
 
@@ -73,6 +74,7 @@ class TrainingForm:
         )
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
         self.folder = ctk.ctkPathLineEdit(page)
+        nameField(self.folder, _("Folder"))
         self.folder.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Readable
         self.folder.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
         self.folder.minimumContentsLength = 8
@@ -122,6 +124,7 @@ class TrainingForm:
         self.budget.setCurrentIndex(self.budget.findData(MINUTES))
         self.budget.setToolTip(_("How long to train; reading the pictures and looking at the result come on top"))
         self.minutes = qt.QDoubleSpinBox(box)
+        self.minutes.setAccessibleName(_("Minutes"))
         self.minutes.setRange(0.05, 100000)
         self.minutes.setDecimals(2)
         self.minutes.setValue(MINUTES)

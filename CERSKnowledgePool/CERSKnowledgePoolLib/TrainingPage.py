@@ -79,7 +79,7 @@ class TrainingPage:
         wrap(self.result)
         self.result.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         inner.addWidget(self.result)
-        self.apply = qt.QPushButton(box)
+        self.apply = qt.QPushButton(_("Use a smaller batch"), box)
         self.apply.setToolTip(_("Puts the smaller batch into the form"))
         self.apply.clicked.connect(lambda *_checked: self.onApply())
         self.apply.setVisible(False)
@@ -88,8 +88,10 @@ class TrainingPage:
     def _setUpRuns(self, layout) -> None:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        line.addWidget(qt.QLabel(_("Runs in"), self.page))
         self.root = ctk.ctkPathLineEdit(self.page)
+        label = qt.QLabel(_("Runs in"), self.page)
+        label.setBuddy(self.root)
+        line.addWidget(label)
         self.root.filters = ctk.ctkPathLineEdit.Dirs
         self.root.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
         self.root.minimumContentsLength = 8

@@ -18,6 +18,7 @@ from . import Correction, EvidenceRecord, InstallLogic, SegmentationResult, Volu
 from .EvidenceBoard import EvidenceBoard
 from .EvidenceController import EvidenceController
 from .EvidenceWidget import EvidenceWidget
+from .FieldNames import nameFields
 from .LabelNext import LabelNext
 from .Parameter import POOL_SETTING, Parameter, modelInUse, parameterNode
 from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
@@ -77,6 +78,7 @@ class Widget(VTKObservationMixin):
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
         self.labelNext = LabelNext(ui, self.logic, lambda: self.parameter, self.say)
+        nameFields(form)
         self._connect()
         self._onScene()
         self._onState(self.logic.state)
