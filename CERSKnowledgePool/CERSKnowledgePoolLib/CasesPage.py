@@ -284,7 +284,7 @@ class CasesPage:
         elif count == total and not words:
             text = _("All {total} cases").format(total=f"{total:,}") if total > 1 else _("One case")
         else:
-            text = _("{count} of {total} cases").format(count=f"{count:,}", total=f"{total:,}")
+            text = (_("The only case") if total == 1 else _("{count} of {total} cases")).format(count=f"{count:,}", total=f"{total:,}")
         self.found.setText(f"{text}, {words}" if words and count else text)
 
     def _failed(self, sentence: str) -> None:

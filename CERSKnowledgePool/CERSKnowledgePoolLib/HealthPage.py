@@ -142,7 +142,8 @@ class HealthPage:
         self.record.blockSignals(False)
         self.recorded.setVisible(bool(result["images"]))
         if result["images"]:
-            self.recorded.setText(_("Noted: {count} images since {day}").format(count=f"{result['images']:,}", day=result["since"]))
+            words = _("Noted: one image since {day}") if result["images"] == 1 else _("Noted: {count} images since {day}")
+            self.recorded.setText(words.format(count=f"{result['images']:,}", day=result["since"]))
 
     def _onRecord(self) -> None:
         self.session.ask("pool_uses", {"record": bool(self.record.checked)}, self._showUses)
@@ -206,7 +207,8 @@ class HealthPage:
 
     def showTrial(self, result: dict) -> None:
         """Lists the cases that do harm and the masks in doubt, beside what was found before."""
-        words = _("Tried: {tried} of {total} cases.").format(tried=f"{result['tried']:,}", total=f"{result['total']:,}")
+        words = _("Tried: {tried} of one case.") if result["total"] == 1 else _("Tried: {tried} of {total} cases.")
+        words = words.format(tried=f"{result['tried']:,}", total=f"{result['total']:,}")
         if result["evidence_gain"] is not None:
             words += " " + _("With references the Dice is {gain:+.3f} on average.").format(gain=result["evidence_gain"])
         doubt, contradicted, harm = (sum(f["kind"] == kind for f in result["findings"]) for kind in ("doubt", "contradicted", "harm"))

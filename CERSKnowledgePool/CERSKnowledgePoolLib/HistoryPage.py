@@ -158,9 +158,10 @@ class HistoryPage:
 
     def onExport(self) -> None:
         path = self.askPath()
+
+        def written(result: dict) -> None:
+            words = _("Wrote one line to {path}.") if result["lines"] == 1 else _("Wrote {count} lines to {path}.")
+            self.say(words.format(count=f"{result['lines']:,}", path=result["path"]))
+
         if path:
-            self.session.ask(
-                "pool_audit",
-                {"path": path},
-                lambda result: self.say(_("Wrote {count} lines to {path}.").format(count=result["lines"], path=result["path"])),
-            )
+            self.session.ask("pool_audit", {"path": path}, written)

@@ -346,12 +346,12 @@ class ImportPage:
 
     def onExport(self) -> None:
         path = self.askPath()
-        if path and not self.session.work(
-            "pool_export",
-            {"path": path},
-            lambda result: self._tell(_("Wrote {count} cases to {path}.").format(count=result["cases"], path=result["path"])),
-            self._tell,
-        ):
+
+        def written(result: dict) -> None:
+            words = _("Wrote one case to {path}.") if result["cases"] == 1 else _("Wrote {count} cases to {path}.")
+            self._tell(words.format(count=f"{result['cases']:,}", path=result["path"]))
+
+        if path and not self.session.work("pool_export", {"path": path}, written, self._tell):
             self._tell(_("Something else is running. Wait for it, or cancel it."))
 
     def cleanup(self) -> None:
@@ -362,7 +362,11 @@ class ImportPage:
 
 def stayed(sentence: str, added: int) -> str:
     """Why an import ended, and what it had added until then."""
-    return sentence + " " + (_("{added} cases were added before.").format(added=added) if added > 0 else _("No case was added."))
+    if added <= 0:
+        words = _("No case was added.")
+    else:
+        words = _("One case was added before.") if added == 1 else _("{added} cases were added before.")
+    return sentence + " " + words.format(added=f"{added:,}")
 
 
 def identityHtml(found: dict, kept: bool) -> str:

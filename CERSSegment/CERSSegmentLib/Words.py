@@ -109,7 +109,7 @@ def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
     if not pixels:
         return ""
     if spacing is None:
-        return _("{count}\u00a0pixels").format(count=pixels)
+        return (_("one\u00a0pixel") if pixels == 1 else _("{count}\u00a0pixels")).format(count=pixels)
     return areaOf(pixels, spacing).replace(" ", "\u00a0")
 
 
@@ -124,8 +124,9 @@ def amount(sizes: dict, label: str) -> str:
         return _("{amount} mm²").format(amount=digits(sizes["area_mm2"][label]))
     count = sizes["pixels"][label]
     if sizes.get("picture_share"):
-        return _("{count} pixels ({percent:.1f} % of the picture)").format(count=count, percent=100 * sizes["picture_share"][label])
-    return _("{count} voxels").format(count=count)
+        words = _("one pixel ({percent:.1f} % of the picture)") if count == 1 else _("{count} pixels ({percent:.1f} % of the picture)")
+        return words.format(count=count, percent=100 * sizes["picture_share"][label])
+    return (_("one voxel") if count == 1 else _("{count} voxels")).format(count=count)
 
 
 def added(result: dict, others: list[str]) -> str:

@@ -10,8 +10,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..words import counted
 from .options import Device, Planes
-from .output import command, counted, fail, progress, say_json
+from .output import command, fail, progress, say_json
 
 
 @command
@@ -120,7 +121,7 @@ def evaluate(
     for file in files:
         say(f"Wrote {file}")
     if result["faults"]:
-        fail(f"{len(result['faults'])} of {len(found.items)} images could not be evaluated.", 1)
+        fail(f"{len(result['faults'])} of {counted(len(found.items), 'image')} could not be evaluated.", 1)
 
 
 @command

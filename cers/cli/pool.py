@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, counted, fail, progress, say_json, stoppable, were
+from ..words import counted, plural, were
+from .output import command, fail, progress, say_json, stoppable
 
 pool_app = typer.Typer(
     no_args_is_help=True,
@@ -213,7 +214,7 @@ def _search_image(pool, path: Path, index: int | None, count: int, model: Path |
     view = PlaneView(volume.geometry, acquisition_plane(volume.geometry))
     index = len(view) // 2 if index is None else index
     if index >= len(view):
-        raise InputError(f"'{path.name}' has {len(view)} slices, 0 to {len(view) - 1}; there is no slice {index}.")
+        raise InputError(f"'{path.name}' has {counted(len(view), 'slice')}, 0 to {len(view) - 1}; there is no slice {index}.")
     loaded = load_model(model, device=choose_device(device), threads=threads)
     spacing = view.spacing if volume.spacing_known else None
     return search_image(
@@ -264,7 +265,7 @@ def verify(folder: _DIR, as_json: _JSON = False) -> None:
     else:
         for fault in faults:
             print(f"{fault.id or 'pool'}: {fault.message}")
-        print(f"{counted(count)}, {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}.")
+        print(f"{counted(count)}, {len(faults) or 'no'} {plural(len(faults), 'fault')}.")
         if unnamed:
             print(f"No case names {unnamed} of the image files. If pool.sqlite is not an older copy, 'cers pool clean' deletes them.")
     if faults:
@@ -278,7 +279,7 @@ def _resolve(pool, text: str) -> str:
     ids = pool.ids()
     matches = [text] if text in ids else [i for i in ids if i.startswith(text)]
     if len(matches) != 1 or not text:
-        found = f"{len(matches)} cases in this pool have" if matches else "No case in this pool has"
+        found = f"{counted(len(matches))} in this pool {plural(len(matches), 'has', 'have')}" if matches else "No case in this pool has"
         raise PoolError(f"{found} an id that begins with '{text}'. See 'cers pool list'.")
     return matches[0]
 

@@ -16,6 +16,7 @@ from ..case.identity import identifying
 from ..case.io import Unnamed, pseudonym, read_mask, read_volume, unnamed_values
 from ..errors import CersError, InputError, PoolError
 from ..rationale import describe
+from ..words import counted
 from .dicom import read_dicom_seg
 from .records import modality_code
 from .store import Pool
@@ -335,7 +336,7 @@ def import_folder(
             report.images += 1
     report.ids = list(dict.fromkeys(report.ids))
     if progress is not None and not report.cancelled:
-        progress(1.0, f"{report.added} cases added from {report.giving} images")
+        progress(1.0, f"{counted(report.added)} added from {counted(report.giving, 'image')}")
     return report
 
 
