@@ -54,7 +54,7 @@ class CasePage:
     def __init__(self, page, session: PoolSession, onOpen, neighbour, say):
         self.page, self.session, self.onOpen, self.neighbour, self.say = page, session, onOpen, neighbour, say
         self.content: dict | None = None
-        self._asked, self._image, self._mask = "", None, None
+        self._asked, self._image, self._mask, self._labelsWrong = "", None, None, False
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         self.title = qt.QLabel(_("Double-click a case in the table to see it here."), page)
@@ -91,6 +91,7 @@ class CasePage:
         self.labels = qt.QLineEdit(self.body)
         self.labels.setToolTip(_("Names of the labels, separated by semicolons, in the order of their values"))
         self.labels.setMinimumWidth(FIELD)
+        self.labels.textChanged.connect(lambda *_text: self._onLabels())
         form.addRow(_("Labels"), self.labels)
         self.fields = {}
         for name, words in FIELDS.items():
@@ -364,12 +365,20 @@ class CasePage:
         if self._asked == case_id and self.note.text == said:
             self.note.setText("")
 
+    def _onLabels(self) -> None:
+        """What was said of the names of labels is over when they are changed."""
+        if self._labelsWrong:
+            self._labelsWrong = False
+            self.say("")
+
     def onSaveFields(self) -> None:
         case = self.content["case"]
         changes = {name: edit.text.strip() or None for name, edit in self.fields.items() if (edit.text.strip() or None) != case[name]}
         names, old = [n.strip() for n in self.labels.text.split(";")], list(case["labels"].values())
         if len(names) != len(old) or not all(names):
-            self.say(_("This case has {count} labels. Give each a name, separated by semicolons.").format(count=len(old)), wrong=True)
+            several = _("This case has {count} labels. Give each a name, separated by semicolons.")
+            self.say((_("This case has one label. Give it one name.") if len(old) == 1 else several).format(count=len(old)), wrong=True)
+            self._labelsWrong = True
             return
         rename = {a: b for a, b in zip(old, names) if a != b}
         if changes or rename:

@@ -24,7 +24,7 @@ class ImportPage:
 
     def __init__(self, page, session: PoolSession, say):
         self.page, self.session, self.say = page, session, say
-        self._task = None
+        self._task, self._missing = None, False  # whether what is shown is that something is missing
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         form = qt.QFormLayout()
@@ -100,6 +100,15 @@ class ImportPage:
         line.addStretch(1)
         line.addWidget(self.export)
         self.askPath = self._askPath
+        for signal in (
+            self.source.currentIndexChanged,
+            self.volume.currentNodeIDChanged,
+            self.segmentation.currentNodeIDChanged,
+            self.segments.itemChanged,
+            self.images.currentPathChanged,
+            self.other.textChanged,
+        ):
+            signal.connect(lambda *_arguments: self._tell("") if self._missing else None)
         self._onSource()
 
     def _setUpScene(self, form) -> None:
@@ -203,7 +212,7 @@ class ImportPage:
         elif self.kind == "folder":
             images, masks, table = (p.currentPath.strip() for p in (self.images, self.masks, self.table))
             if not images:
-                self._tell(_("Choose the folder of the images."))
+                self._ask(_("Choose the folder of the images."))
                 return
             self._work(
                 "pool_import_folder",
@@ -219,7 +228,7 @@ class ImportPage:
                 dry,
             )
         elif not self.other.text.strip():
-            self._tell(_("Choose an exported file, or type the folder of a pool."))
+            self._ask(_("Choose an exported file, or type the folder of a pool."))
         else:
             self._work("pool_merge", {"path": self.other.text.strip(), "dry_run": dry, "who": self.session.who}, dry)
 
@@ -289,6 +298,7 @@ class ImportPage:
 
     def show(self, result: dict, dry: bool, kept: bool = False) -> None:
         """What an import did or would do. kept: what the headers say of patients was kept."""
+        self._missing = False
         added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
         present = len(result["present"]) if isinstance(result["present"], list) else result["present"]
         if dry:
@@ -337,7 +347,13 @@ class ImportPage:
         )
 
     def _tell(self, words: str) -> None:
+        self._missing = False
         self.result.setHtml(escape(words))
+
+    def _ask(self, words: str) -> None:
+        """Says what is missing, until something is chosen."""
+        self._tell(words)
+        self._missing = True
 
     def _askPath(self) -> str:
         return qt.QFileDialog.getSaveFileName(

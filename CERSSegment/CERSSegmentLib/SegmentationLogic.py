@@ -229,14 +229,8 @@ class SegmentationLogic:
         if self.state != IDLE:
             return False
         segmentation = parameter.outputSegmentation
-        problem = Correction.reject(segmentation) or rejectFolders(parameter)
-        if not problem and not parameter.poolFolder:
-            problem = _("No pool is chosen. Choose the folder of the pool that the corrected case shall go to.")
-        if not problem and not annotator.strip():
-            problem = _("Write your name beside the button: it is kept with the case.")
         volume = Correction.volumeOf(segmentation)
-        problem = problem or VolumeInput.reject(volume)
-        if problem:
+        if problem := rejectAdding(parameter, annotator):
             self.said.emit(ERROR, problem)
             return False
         origin = VolumeInput.origin(volume)
@@ -458,6 +452,16 @@ def modelOf(parameter: Parameter) -> tuple:
     except CersError:  # the worker says it, as the answer to the request that needs the model
         folder = ""
     return folder or None, parameter.device, parameter.threads or None
+
+
+def rejectAdding(parameter: Parameter, annotator: str) -> str:
+    """One sentence on why the result cannot be kept as reference cases, '' if nothing speaks against it."""
+    problem = Correction.reject(parameter.outputSegmentation) or rejectFolders(parameter)
+    if not problem and not parameter.poolFolder:
+        problem = _("No pool is chosen. Choose the folder of the pool that the corrected case shall go to.")
+    if not problem and not annotator.strip():
+        problem = _("Write your name beside the button: it is kept with the case.")
+    return problem or VolumeInput.reject(Correction.volumeOf(parameter.outputSegmentation))
 
 
 def rejectFolders(parameter: Parameter) -> str:

@@ -178,7 +178,9 @@ def test_edits_are_versions_with_a_name(user, pool_folder):
     page.labels.setText("a; b")
     page.saveFields.click()
     user.settle()
-    assert "1 labels" in user.ui.messageLabel.text
+    assert "This case has one label. Give it one name." in user.ui.messageLabel.text
+    page.labels.setText("a")
+    assert user.ui.messageLabel.text == ""
     page.verdicts[2].click()
     user.settle()
     assert page.review.text == "excluded"
