@@ -231,9 +231,10 @@ class HealthPage:
         self._checked = result["findings"]
         self._list()
         count = len(self._checked)
-        self.summary.setText(
-            _("Nothing was found.") if not count else _("1 finding") if count == 1 else _("{count} findings").format(count=count)
-        )
+        if count:
+            self.summary.setText((_("1 finding") if count == 1 else _("{count} findings")).format(count=count))
+        else:
+            self.summary.setText(_("Nothing was found.") if result["cases"] else _("This pool is empty: there is nothing to check yet."))
 
     def _list(self) -> None:
         self.findings = [*self._harm, *self._checked]

@@ -242,9 +242,12 @@ class ImportPage:
             return
         chosen = [(item.data(qt.Qt.UserRole), item.text()) for item in items if item.checkState() == qt.Qt.Checked]
         missing = _("Choose a segmentation.") if segmentation is None else "" if chosen else _("Tick at least one segment.")
-        problem = VolumeInput.reject(volume) or missing
-        if problem or (self._task is not None and self._task.running):
-            self._tell(problem or _("Something else is running. Wait for it, or cancel it."))
+        problem = _("Choose an image.") if volume is None else VolumeInput.reject(volume) or missing
+        if problem:
+            self._ask(problem)
+            return
+        if self._task is not None and self._task.running:
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
             return
         origin = {name: value for name, value in VolumeInput.origin(volume).items() if value}
         person = SceneCase.identifying(volume)

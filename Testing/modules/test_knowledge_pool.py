@@ -278,6 +278,15 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
     assert user.control.tabs.current == CASES and twin in user.ids() and "patients" in user.cases.found.text
 
 
+def test_health_of_an_empty_pool_was_looked_at_by_nobody(user, tmp_path):
+    Pool.create(tmp_path / "empty").close()
+    user.choose(tmp_path / "empty")
+    user.page(HEALTH)
+    user.control.health.button.click()
+    user.settle()
+    assert user.control.health.summary.text == "This pool is empty: there is nothing to check yet."
+
+
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):
     session = user.control.session
     request = session.worker.request

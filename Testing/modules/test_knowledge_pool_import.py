@@ -152,8 +152,9 @@ def test_scene_import_says_what_is_missing(user, pool_folder, scan):
     page = user.control.importing
     page.volume.setCurrentNode(None)
     page.start.click()
-    assert "Choose an input volume" in page.result.plainText
+    assert "Choose an image." in page.result.plainText
     page.volume.setCurrentNode(volume)
+    assert page.result.plainText == ""
     page.segmentation.setCurrentNode(node)
     for n in range(2):
         page.segments.item(n).setCheckState(user.host.qt.Qt.Unchecked)
