@@ -125,7 +125,7 @@ class CasePage:
         self.versions.setAccessibleName(_("Version of the rationale"))
         self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
         self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # a writer's name may be long
-        self.versions.setMinimumContentsLength(10)
+        self.versions.setMinimumContentsLength(7)
         self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
         line.addWidget(self.versions, 1)
         self.saveText = addButton(
@@ -178,6 +178,8 @@ class CasePage:
         line = qt.QHBoxLayout()
         self.zoom = qt.QComboBox(self.body)
         self.zoom.setAccessibleName(_("Part of the slice"))
+        self.zoom.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.zoom.setMinimumContentsLength(4)
         for factor in ZOOMS:
             self.zoom.addItem(_("Whole slice") if factor == 1 else _("Lesion, {factor}×").format(factor=factor), factor)
         self.zoom.setToolTip(_("The whole slice, or the lesion enlarged"))

@@ -44,7 +44,7 @@ class CasesPage:
             combo.setToolTip(_("Show only cases with this value: {name}").format(name=title()))
             combo.setAccessibleName(title())
             combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(7)
+            combo.setMinimumContentsLength(5)
             combo.currentIndexChanged.connect(lambda *_index: self._soon())
             grid.addWidget(combo, n // 3, n % 3)
         self.words = qt.QLineEdit(page)
@@ -64,6 +64,8 @@ class CasesPage:
         line.setStretch(0, 1)
         self.descriptor = qt.QComboBox(page)
         self.descriptor.setAccessibleName(_("Measurement"))
+        self.descriptor.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.descriptor.setMinimumContentsLength(11)
         self.descriptor.addItem(_("Any measurement"), "")
         for name, (unit, words) in DESCRIPTORS.items():
             self.descriptor.addItem(name.replace("_", " ") + (f" ({unit})" if unit else ""), name)

@@ -36,6 +36,8 @@ class ImportPage:
             (_("Another pool, or an exported file"), "pool"),
         ):
             self.source.addItem(words, key)
+        self.source.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.source.setMinimumContentsLength(14)
         self.source.setToolTip(_("Where the cases come from; a folder may hold DICOM series, with their DICOM SEG files among the masks"))
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
         form.addRow(_("From"), self.source)
@@ -70,7 +72,7 @@ class ImportPage:
         )
         wrap(self.privacy)
         layout.addWidget(self.privacy)
-        self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
+        self.keep = qt.QCheckBox(_("Keep what headers say of patients"), page)
         self.keep.setToolTip(
             _(
                 "Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone "

@@ -85,13 +85,6 @@ class ModelsPage:
             self.onUse,
         )
         self.back = addButton(self.page, line, _("Use previous"), "", self.onBack)
-        self.renew = addButton(
-            self.page,
-            line,
-            _("Renew the pool"),
-            _("Computes what the open pool lacks for the model in use; else the next Segment does"),
-            self.onRenew,
-        )
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.importFile = addButton(
@@ -103,6 +96,15 @@ class ModelsPage:
             _("Import folder…"),
             _("Installs a model from its folder, or from that of a training run"),
             lambda: self.onImport(self.askFolder()),
+        )
+        line = qt.QHBoxLayout()  # three in a row do not fit into a narrow panel with a large font
+        layout.addLayout(line)
+        self.renew = addButton(
+            self.page,
+            line,
+            _("Renew the pool"),
+            _("Computes what the open pool lacks for the model in use; else the next Segment does"),
+            self.onRenew,
         )
         self.export = addButton(
             self.page,

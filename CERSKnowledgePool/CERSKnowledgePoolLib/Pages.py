@@ -39,7 +39,9 @@ def wrap(label) -> None:
 
 
 def alignForms(forms) -> None:
-    """Makes the labels of several forms equally wide, so that their fields stand below one another."""
+    """Makes the labels of several forms equally wide, so that their fields stand below one another; with a large font below the labels."""
+    for form in forms:
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)
     items = [form.itemAt(row, qt.QFormLayout.LabelRole) for form in forms for row in range(form.rowCount())]
     labels = [item.widget() for item in items if item is not None and item.widget() is not None]
     hints = [label.sizeHint for label in labels]

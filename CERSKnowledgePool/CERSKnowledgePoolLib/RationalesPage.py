@@ -183,7 +183,7 @@ class RationalesPage:
         self.consents.setAccessibleName(_("Addresses that you agreed to"))
         self.consents.setToolTip(_("Addresses to which you agreed that something is sent"))
         self.consents.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.consents.setMinimumContentsLength(8)
+        self.consents.setMinimumContentsLength(5)
         line.addWidget(self.consents, 1)
         self.withdraw = addButton(self.page, line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
         self.log = addButton(

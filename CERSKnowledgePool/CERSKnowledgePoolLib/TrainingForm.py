@@ -58,6 +58,7 @@ class TrainingForm:
         self._base: dict = {}  # settings of a run that was taken over, which have no field
         form = qt.QFormLayout()
         form.setFieldGrowthPolicy(qt.QFormLayout.AllNonFixedFieldsGrow)
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)  # with a large font a narrow panel has no room for name and field
         layout.addLayout(form)
         self._setUpData(form)
         self._setUpRun(form)
@@ -167,6 +168,7 @@ class TrainingForm:
         self.advanced.collapsed = True
         layout.addWidget(self.advanced)
         form = qt.QFormLayout(self.advanced)
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)
         self.method = self._combo(
             form,
             _("Method"),
