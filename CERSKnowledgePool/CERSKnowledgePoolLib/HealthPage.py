@@ -207,8 +207,7 @@ class HealthPage:
 
     def showTrial(self, result: dict) -> None:
         """Lists the cases that do harm and the masks in doubt, beside what was found before."""
-        words = _("Tried: {tried} of one case.") if result["total"] == 1 else _("Tried: {tried} of {total} cases.")
-        words = words.format(tried=f"{result['tried']:,}", total=f"{result['total']:,}")
+        words = _("Tried: {tried} of {total} cases.").format(tried=f"{result['tried']:,}", total=f"{result['total']:,}")
         if result["evidence_gain"] is not None:
             words += " " + _("With references the Dice is {gain:+.3f} on average.").format(gain=result["evidence_gain"])
         doubt, contradicted, harm = (sum(f["kind"] == kind for f in result["findings"]) for kind in ("doubt", "contradicted", "harm"))
