@@ -209,6 +209,12 @@ def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
     assert code == 0 and "will be replaced: model-y 1" in out and "Wrote 1" in out
 
 
+def test_a_language_model_without_its_writer_is_not_the_measured_one(cers, pool):
+    for options in (["--url", "http://localhost:1/v1", "--model", "m"], ["--model", "m.gguf"], ["--with-picture"]):
+        code, out, err = cers("rationale", "write", pool, "--again", *options)
+        assert code == 2 and "--writer endpoint" in err and out == ""
+
+
 def test_letters_that_the_system_cannot_write_are_no_error(tmp_path):
     """Windows writes to files and pipes in an encoding with few letters."""
     with Pool.create(tmp_path / "pool") as pool:
