@@ -215,6 +215,19 @@ def test_a_language_model_without_its_writer_is_not_the_measured_one(cers, pool)
         assert code == 2 and "--writer endpoint" in err and out == ""
 
 
+def test_a_missing_package_is_named_by_its_own_name(cers, pool, tmp_path, monkeypatch):
+    """Not as an extra of cers: where that was not installed by pip, pip would look in its index for another package of that name."""
+    monkeypatch.setattr("cers.rationale.writers.endpoint.keyring", lambda: None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    for package, arguments in (
+        ("keyring", ["key", "set", "http://localhost:1/v1"]),
+        ("xllamacpp", ["write", pool, "--again", "--writer", "local", "--model", tmp_path / "m.gguf", "--yes"]),
+    ):
+        code, _, err = cers("rationale", *arguments)
+        assert code == 1 and f"pip install {package}" in err
+
+
 def test_letters_that_the_system_cannot_write_are_no_error(tmp_path):
     """Windows writes to files and pipes in an encoding with few letters."""
     with Pool.create(tmp_path / "pool") as pool:

@@ -416,7 +416,7 @@ def _keyring():
     from ..rationale.writers.endpoint import keyring
 
     if (ring := keyring()) is None:
-        raise InputError("The package keyring is not installed. Run: pip install 'cers[keyring]', or give --key-env instead.")
+        raise InputError("The package keyring is not installed. Run: pip install keyring, or give --key-env instead.")
     return ring
 
 
