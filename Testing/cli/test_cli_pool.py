@@ -131,6 +131,12 @@ def test_brackets_in_names_are_brackets_on_a_terminal(capsys, monkeypatch):
         assert name in drawn.getvalue()
 
 
+@pytest.mark.parametrize("filters", [["--review", "aproved"], ["--plane", "axail"]])
+def test_a_slip_of_the_pen_is_not_no_case(cers, filled_pool, filters):
+    code, out, err = cers("pool", "list", filled_pool, *filters)
+    assert code == 2 and out == "" and filters[1] in err and ("approved" in err or "axial" in err)
+
+
 def test_show(cers, filled_pool):
     case = json.loads(cers("pool", "list", filled_pool, "--json")[1])[0]
     code, out, _ = cers("pool", "show", filled_pool, case["id"][:8], "--json")
