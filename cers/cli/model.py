@@ -222,7 +222,7 @@ def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
         words = (
             f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} pictures"
             if side["mean"]
-            else "not measured"
+            else "no figures of single cases"
         )
         print(f"{side['name']}: {words}")
     if found["difference"] is None:
