@@ -23,6 +23,9 @@ def test_review_delete_restore_audit(cers, pool, tmp_path):
     entries = json.loads(cers("pool", "audit", pool, "--case", ids[0][:10], "--json")[1])
     assert [e["action"] for e in entries[:3]] == ["restored", "trashed", "reviewed"] and entries[2]["note"] == "blurred"
     assert "reviewed" in cers("pool", "audit", pool)[1] and cers("pool", "audit", pool, "--csv", tmp_path / "a.csv")[0] == 0
+    for more in ([], ["--json"], ["--csv", tmp_path / "none.csv"]):
+        code, out, err = cers("pool", "audit", pool, "--case", "zzz", *more)
+        assert code == 1 and out == "" and "'zzz'" in err and not (tmp_path / "none.csv").exists()
     assert (tmp_path / "a.csv").read_text(encoding="utf-8-sig").startswith("created,who,action")
     assert cers("pool", "delete", pool, ids[0], "--yes", "--for-good")[0] == 0 and "0 cases" in cers("pool", "restore", pool)[1]
 

@@ -221,7 +221,7 @@ def test_the_result_is_shown_whole(keeper, folders):
     assert "12 cases" in page.compared.text and "Dice" in page.compared.text and "▲" in page.compared.text
     page.compare.setCurrentIndex(page.compare.findData("shipped"))
     keeper.wait()
-    assert "no figures for the model" in page.compared.text
+    assert "comes without figures of single cases" in page.compared.text
     host.slicer.mrmlScene.Clear(0)
     host.process(0.2)
     assert len(view.plots.nodes()) == 9, "the plot comes back after the scene was closed"

@@ -154,7 +154,9 @@ def series_files(folder: Path) -> list[str]:
             if files and headers(Path(files[0]))["modality"] not in _NOT_IMAGES:
                 series[place, uid] = files
     if not series:
-        raise InputError(f"No DICOM image series was found in '{folder}'. Give the folder that holds the files of one series.")
+        raise InputError(
+            f"No DICOM image series was found in '{folder}'. Give the folder that holds the files of one series, or a single image file."
+        )
     if len(series) > 1:
         names = [
             f"'{headers(Path(f[0]))['name']}' ({counted(len(f), 'file')}, first '{Path(f[0]).relative_to(folder)}')"

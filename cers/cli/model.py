@@ -223,7 +223,7 @@ def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
         words = (
             f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} {plural(side['images'], 'picture')}"
             if side["mean"]
-            else "not measured"
+            else "no figures of single cases"
         )
         print(f"{side['name']}: {words}")
     if found["difference"] is None:

@@ -128,12 +128,18 @@ def list_(
     as_json: _JSON = False,
     modality: Annotated[Optional[str], typer.Option()] = None,
     body_site: Annotated[Optional[str], typer.Option()] = None,
-    plane: Annotated[Optional[str], typer.Option()] = None,
+    plane: Annotated[Optional[str], typer.Option(help="axial, coronal or sagittal.")] = None,
     diagnosis: Annotated[Optional[str], typer.Option()] = None,
     label: Annotated[Optional[str], typer.Option()] = None,
-    review: Annotated[Optional[str], typer.Option()] = None,
+    review: Annotated[Optional[str], typer.Option(help="approved, flagged, excluded or unreviewed.")] = None,
 ) -> None:
     """List the cases, all or those that match."""
+    from ..case.geometry import PLANES
+    from ..pool.store import REVIEWS
+
+    for name, given, known in (("plane", plane, PLANES), ("review", review, REVIEWS)):
+        if given is not None and given not in known:  # no case would match a slip of the pen, as if there were none
+            raise typer.BadParameter(f"--{name} '{given}' is not one of {', '.join(known)}.")
     wanted = {"modality": modality, "body_site": body_site, "plane": plane, "diagnosis": diagnosis, "label": label, "review": review}
     with _open(folder) as pool:
         cases = pool.list(**{key: value for key, value in wanted.items() if value is not None})

@@ -86,15 +86,19 @@ def audit(
     as_json: _JSON = False,
 ) -> None:
     """Show who changed what and when, newest first."""
+    from ..errors import InputError
+
     with _open(folder) as pool:
         ids = None
         if case is not None:
             ids = [_resolve(pool, case) if any(i.startswith(case) for i in pool.ids()) else case]
+        entries = pool.audit(ids, limit=count)
+        if case is not None and not entries:
+            raise InputError(f"Nothing is recorded of a case '{case}'. Check the id; of a deleted case give all of it.")
         if csv is not None:
             csv = _output(csv, ".csv", folder)
             print(f"Wrote {counted(pool.export_audit(csv, ids), 'entry', 'entries')} to {csv}.")
             return
-        entries = pool.audit(ids, limit=count)
     if as_json:
         say_json(entries)
         return

@@ -98,6 +98,8 @@ def write(
 
     if save_picture is not None and not (dry_run and picture):
         fail("No picture would be saved: add --dry-run and --with-picture to --save-picture.", 2)
+    if writer is Writer.measured and (url or model or picture or key_env or prompt):
+        fail("--url, --model, --with-picture, --key-env and --prompt are for language models: add --writer endpoint or --writer local.", 2)
     with _open(folder, write=not dry_run) as pool:
         ids = None if case is None else [_resolve(pool, c) for c in case]
         writer_model = _model(writer, url, model, picture, key_env, prompt, parallel, timeout, threads)
@@ -427,7 +429,7 @@ def _keyring():
     from ..rationale.writers.endpoint import keyring
 
     if (ring := keyring()) is None:
-        raise InputError("The package keyring is not installed. Run: pip install 'cers[keyring]', or give --key-env instead.")
+        raise InputError("The package keyring is not installed. Run: pip install keyring, or give --key-env instead.")
     return ring
 
 
