@@ -185,7 +185,7 @@ class SegmentationLogic:
         self._begin(self._rerun(evidence, key), self._onRerun)
         return True
 
-    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool]]:
+    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool, str]]:
         choice = evidence.choice(key)
         ids = {"pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}  # the user may choose on while this runs
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
@@ -205,12 +205,11 @@ class SegmentationLogic:
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
         self._session = held
         (evidence.rerun.add if any(ids.values()) else evidence.rerun.discard)(key)
-        return key, corrected
+        return key, corrected, Words.rerun(evidence, key, any(ids.values()))
 
-    def _onRerun(self, outcome: tuple[tuple[str, int], bool]) -> None:
-        key, corrected = outcome
+    def _onRerun(self, outcome: tuple[tuple[str, int], bool, str]) -> None:
+        key, corrected, words = outcome
         self._setState(IDLE)
-        words = _("This slice was segmented again with your references.")
         if corrected:
             words += " " + _("It had been changed by hand: Bring back previous result has it as it was.")
             self.kept.emit()

@@ -54,6 +54,17 @@ def place(model, key) -> str:
     return words
 
 
+def rerun(model, key, chosen: bool) -> str:
+    """That a slice, which need not be in view by now, was segmented again. chosen: with references pinned or dropped."""
+    plane, index = key
+    alone = len(model.planes[plane]) == 1
+    which = _("The picture") if alone else _("Slice {n} ({plane})").format(n=index + 1, plane=PLANE_NAMES[plane]())
+    words = (
+        _("{slice} was segmented again with your references.") if chosen else _("{slice} was segmented again without a choice of yours.")
+    )
+    return words.format(slice=which)
+
+
 def references(model) -> str:
     """How many lesion slices have references, plane by plane: slices of different planes show the same lesion."""
     counts = [
