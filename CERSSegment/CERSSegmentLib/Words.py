@@ -176,7 +176,10 @@ def scores(reference: dict) -> str:
     if agreement is not None and agreement < CONTRADICTED and not reference.get("pinned"):
         parts.append(_("contradicted"))
     elif reference.get("influence") is not None:
-        parts.append(_("influence\u00a0{value:.2f}").format(value=reference["influence"]))
+        slight = 0 < round(reference["influence"], 4) < 0.005  # never told as 0.00, which is none at all
+        parts.append(
+            _("influence\u00a0below\u00a00.01") if slight else _("influence\u00a0{value:.2f}").format(value=reference["influence"])
+        )
     return "\u00a0· ".join(parts)
 
 
