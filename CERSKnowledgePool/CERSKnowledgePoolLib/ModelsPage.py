@@ -442,12 +442,12 @@ def finishedRuns(installed: list[dict]) -> list[dict]:
         found = [run for run in runs.list_runs(Path(TrainingLaunch.runsFolder())) if run.state == "finished"]
     except InputError:
         return []  # the page of training says what is wrong there
-    sources, out = {e["source"] for e in installed}, []
+    times, out = {e["source"]: e["installed"] for e in sorted(installed, key=lambda e: e["installed"])}, []
     for run in sorted(found, key=lambda r: r.updated, reverse=True):
         folder = run.folder / runs.MODEL
         config = store.read_json(folder / store.CONFIG)
-        if config is None or str(folder) in sources or str(run.folder) in sources:
-            continue
+        if config is None or max(times.get(str(folder), 0), times.get(str(run.folder), 0)) >= run.updated:
+            continue  # what ended after the installation is another run, which has the name of a deleted one
         out.append(
             {
                 "id": RUN + str(folder),

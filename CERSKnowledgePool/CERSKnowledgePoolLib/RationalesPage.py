@@ -391,7 +391,7 @@ class RationalesPage:
         self._run(
             self._writing(params, endpoint if grant else None),
             lambda done: self._onWritten(folder, done),
-            lambda error: self._onNotWritten(folder, error),
+            lambda error: self._onNotWritten(folder, params["again"], error),
         )
 
     def _writing(self, params: dict, endpoint: dict | None):
@@ -410,7 +410,7 @@ class RationalesPage:
         self.result.setHtml(RationaleWords.report(done))
         self.session.changed.emit()
 
-    def _onNotWritten(self, folder: str, error: Exception) -> None:
+    def _onNotWritten(self, folder: str, again: bool, error: Exception) -> None:
         """A batch that was cancelled or failed: what it had finished is in the pool."""
         if folder != self.session.folder:
             return
@@ -418,13 +418,12 @@ class RationalesPage:
             self._tell(_("Something unexpected went wrong ({kind}). The details are in the error log.").format(kind=type(error).__name__))
             logging.error("CERS rationales", exc_info=error)
             return
-        words = _("Stopped; what was finished stays, and Write goes on where it ended.") if isinstance(error, Cancelled) else str(error)
-        self._tell(words)
+        self._tell(RationaleWords.stopped(again) if isinstance(error, Cancelled) else str(error))
 
         def steps():
             found = (yield Call("rationale_report"))["report"] if self.worker.state != STOPPED else None
             yield from self._looking()
-            return found
+            return found and {**found, "again": again}
 
         self._run(steps(), lambda found: self._onWritten(folder, found) if found else self.session.changed.emit(), lambda _error: None)
 

@@ -107,7 +107,7 @@ def titleHtml(reference: dict, case: dict | None, choice, palette) -> str:
     elif choice is not None and reference["id"] in choice.pinned and not reference.get("pinned"):
         state = _("pinned at the next re-run")
     elif reference.get("pinned"):
-        state = _("pinned")
+        state = _("pinned") if choice is None or reference["id"] in choice.pinned else _("no longer pinned at the next re-run")
     small = " · ".join(t for t in (Words.caseOrigin(case), state) if t)
     return f"<b>{int(reference['rank'])}&nbsp; {escape(Words.caseTitle(case))}</b>" + (
         f'<br/><span style="color:{Words.muted(palette)}">{escape(small)}</span>' if small else ""

@@ -55,11 +55,7 @@ class ReferenceCard:
         self.title.setText(titleHtml(reference, case, choice, palette))
         self.scores.setText(Words.scores(reference))
         self._fillWords()
-        self.choice.show(
-            self.identifier in choice.pinned or (reference.get("pinned") and self.identifier not in choice.dropped),
-            self.identifier in choice.dropped,
-            True,
-        )
+        self.choice.show(self.identifier in choice.pinned, self.identifier in choice.dropped, True)
         setShown(self.widget, True)
 
     def _fillWords(self) -> None:

@@ -54,6 +54,17 @@ def place(model, key) -> str:
     return words
 
 
+def rerun(model, key, chosen: bool) -> str:
+    """That a slice, which need not be in view by now, was segmented again. chosen: with references pinned or dropped."""
+    plane, index = key
+    alone = len(model.planes[plane]) == 1
+    which = _("The picture") if alone else _("Slice {n} ({plane})").format(n=index + 1, plane=PLANE_NAMES[plane]())
+    words = (
+        _("{slice} was segmented again with your references.") if chosen else _("{slice} was segmented again without a choice of yours.")
+    )
+    return words.format(slice=which)
+
+
 def references(model) -> str:
     """How many lesion slices have references, plane by plane: slices of different planes show the same lesion."""
     counts = [
@@ -166,7 +177,10 @@ def scores(reference: dict) -> str:
     if agreement is not None and agreement < CONTRADICTED and not reference.get("pinned"):
         parts.append(_("contradicted"))
     elif reference.get("influence") is not None:
-        parts.append(_("influence\u00a0{value:.2f}").format(value=reference["influence"]))
+        slight = 0 < round(reference["influence"], 4) < 0.005  # never told as 0.00, which is none at all
+        parts.append(
+            _("influence\u00a0below\u00a00.01") if slight else _("influence\u00a0{value:.2f}").format(value=reference["influence"])
+        )
     return "\u00a0· ".join(parts)
 
 

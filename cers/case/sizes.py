@@ -53,5 +53,5 @@ def cut_words(cut: Mapping | None) -> str:
     over = f"{told(above, 'voxel')} that {'reaches it was' if above == 1 else 'reach it were'}"
     return (
         f"The mask is not the probabilities cut at {cut['threshold']:.2f}: {under} below, {over} left out (planes are fused part by part, "
-        "small parts may be dropped, slices decoded again)."
+        "small parts may be dropped, slices decoded again, probabilities are kept rounded)."
     )

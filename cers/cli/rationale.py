@@ -140,7 +140,8 @@ def write(
         print(f"Not written: {fault.id}: {fault.message}", file=sys.stderr)
     if report.cancelled:
         left = len(plan.ids) - len(report.written) - len(report.faults)
-        fail(f"Cancelled: {were(left, 'rationale')} not written. The same command goes on from there.", 130)
+        then = "With --again the same command begins anew." if again else "The same command goes on from there."
+        fail(f"Cancelled: {were(left, 'rationale')} not written. {then}", 130)
     if report.stopped:
         fail(f"Stopped: {report.stopped}", 1)
     if report.faults:

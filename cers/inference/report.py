@@ -384,6 +384,8 @@ def _findings(rationale: Rationale | None) -> str:
 
 
 def _number(value: float | None) -> str:
+    if value is not None and 0 < round(value, 4) < 0.005:
+        return "&lt;0.01"  # 0.00 would be none at all
     return "\u2013" if value is None else f"{value:.2f}"
 
 
