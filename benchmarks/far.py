@@ -5,7 +5,7 @@
 The first volumes by name go to the pool, as an annotator would add them, the last ones are segmented with the model as it is, and all
 labels of a mask count as one. Copy: the mask of the reference that was chosen first, or the vote of all that were chosen (K), moved into
 the query's frame, without any network.
-With ``--train MINUTES`` a model is then trained on each pool, as *Train* in the module would, from the model and with the form's first
+With ``--train MINUTES`` a model is then trained on each pool, as *Training* in the module would, from the model and with the form's first
 settings; and measured without and with the pool. Intervals are 95 % bootstrap over volumes.
 """
 

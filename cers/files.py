@@ -21,6 +21,20 @@ def ending(path: Path) -> str:
     return next((s for s in (".seg.nrrd", ".nii.gz") if name.endswith(s)), path.suffix.lower())
 
 
+def existing_folder(path: str | os.PathLike, what: str) -> Path:
+    """The path of a folder that is there; ``what`` lies in it, for the message.
+
+    Raises:
+        InputError: nothing is there, or a file.
+    """
+    path = Path(path)
+    if path.is_file():
+        raise InputError(f"{path} is a file. Give the folder of {what} that it lies in.")
+    if not path.is_dir():
+        raise InputError(f"The folder of {what}, {path}, does not exist. Check its name.")
+    return path
+
+
 def replace_file(source: str | Path, target: str | Path) -> None:
     """``os.replace``, also while another process reads the target for a moment."""
     until = time.monotonic() + PATIENCE

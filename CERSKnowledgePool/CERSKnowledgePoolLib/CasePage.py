@@ -54,7 +54,7 @@ class CasePage:
     def __init__(self, page, session: PoolSession, onOpen, neighbour, say):
         self.page, self.session, self.onOpen, self.neighbour, self.say = page, session, onOpen, neighbour, say
         self.content: dict | None = None
-        self._asked, self._image, self._mask = "", None, None
+        self._asked, self._image, self._mask, self._labelsWrong = "", None, None, False
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         self.title = qt.QLabel(_("Double-click a case in the table to see it here."), page)
@@ -91,6 +91,7 @@ class CasePage:
         self.labels = qt.QLineEdit(self.body)
         self.labels.setToolTip(_("Names of the labels, separated by semicolons, in the order of their values"))
         self.labels.setMinimumWidth(FIELD)
+        self.labels.textChanged.connect(lambda *_text: self._onLabels())
         form.addRow(_("Labels"), self.labels)
         self.fields = {}
         for name, words in FIELDS.items():
@@ -105,6 +106,7 @@ class CasePage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.note = qt.QLineEdit(self.body)
+        self.note.setAccessibleName(_("Comment on your verdict"))
         self.note.setPlaceholderText(_("Comment on your verdict (optional)"))
         self.note.setToolTip(_("Kept in the history with your verdict"))
         line.addWidget(self.note, 1)
@@ -120,9 +122,10 @@ class CasePage:
         layout.addLayout(line)
         line.addWidget(qt.QLabel("<b>" + _("Rationale") + "</b>", self.body))
         self.versions = qt.QComboBox(self.body)
+        self.versions.setAccessibleName(_("Version of the rationale"))
         self.versions.setToolTip(_("Every version is kept; saving makes a new one"))
         self.versions.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # a writer's name may be long
-        self.versions.setMinimumContentsLength(10)
+        self.versions.setMinimumContentsLength(7)
         self.versions.currentIndexChanged.connect(lambda *_index: self._showVersion())
         line.addWidget(self.versions, 1)
         self.saveText = addButton(
@@ -147,6 +150,7 @@ class CasePage:
         self.unmeasured.setTextFormat(qt.Qt.PlainText)
         layout.addWidget(self.unmeasured)
         self.text = qt.QTextBrowser(self.body)
+        self.text.setAccessibleName(_("Measurements and history"))
         self.text.setMinimumHeight(220)
         self.text.setOpenLinks(False)
         self.text.anchorClicked.connect(lambda url: onOpen(url.toString()))
@@ -167,11 +171,15 @@ class CasePage:
             line = qt.QHBoxLayout()
             name = qt.QLabel(words, self.body)
             name.setMinimumWidth(52)
+            name.setBuddy(slider)
             line.addWidget(name)
             line.addWidget(slider, 1)
             layout.addLayout(line)
         line = qt.QHBoxLayout()
         self.zoom = qt.QComboBox(self.body)
+        self.zoom.setAccessibleName(_("Part of the slice"))
+        self.zoom.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.zoom.setMinimumContentsLength(4)
         for factor in ZOOMS:
             self.zoom.addItem(_("Whole slice") if factor == 1 else _("Lesion, {factor}×").format(factor=factor), factor)
         self.zoom.setToolTip(_("The whole slice, or the lesion enlarged"))
@@ -186,6 +194,7 @@ class CasePage:
         self.after = addButton(self.page, line, "▶", _("Next slice of the same volume"), lambda: self._slice(1))
         for button in (self.before, self.after):
             button.setMaximumWidth(30)
+            button.setAccessibleName(button.toolTip)
         layout.addLayout(line)
         layout.addStretch(1)
 
@@ -358,12 +367,20 @@ class CasePage:
         if self._asked == case_id and self.note.text == said:
             self.note.setText("")
 
+    def _onLabels(self) -> None:
+        """What was said of the names of labels is over when they are changed."""
+        if self._labelsWrong:
+            self._labelsWrong = False
+            self.say("")
+
     def onSaveFields(self) -> None:
         case = self.content["case"]
         changes = {name: edit.text.strip() or None for name, edit in self.fields.items() if (edit.text.strip() or None) != case[name]}
         names, old = [n.strip() for n in self.labels.text.split(";")], list(case["labels"].values())
         if len(names) != len(old) or not all(names):
-            self.say(_("This case has {count} labels. Give each a name, separated by semicolons.").format(count=len(old)), wrong=True)
+            several = _("This case has {count} labels. Give each a name, separated by semicolons.")
+            self.say((_("This case has one label. Give it one name.") if len(old) == 1 else several).format(count=len(old)), wrong=True)
+            self._labelsWrong = True
             return
         rename = {a: b for a, b in zip(old, names) if a != b}
         if changes or rename:

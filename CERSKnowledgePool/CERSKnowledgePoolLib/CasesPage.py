@@ -42,11 +42,13 @@ class CasesPage:
         for n, (name, title) in enumerate(FACETS.items()):
             combo = self.combos[name] = qt.QComboBox(page)
             combo.setToolTip(_("Show only cases with this value: {name}").format(name=title()))
+            combo.setAccessibleName(title())
             combo.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-            combo.setMinimumContentsLength(7)
+            combo.setMinimumContentsLength(5)
             combo.currentIndexChanged.connect(lambda *_index: self._soon())
             grid.addWidget(combo, n // 3, n % 3)
         self.words = qt.QLineEdit(page)
+        self.words.setAccessibleName(_("Find cases"))
         self.words.setPlaceholderText(_("Find cases: words that occur in them"))
         self.words.setClearButtonEnabled(True)
         self.words.setToolTip(_("Every word must occur in the case's fields or rationale; Enter searches by meaning"))
@@ -61,6 +63,9 @@ class CasesPage:
         line = _row(layout, self.words, self.meaning, self.alike)
         line.setStretch(0, 1)
         self.descriptor = qt.QComboBox(page)
+        self.descriptor.setAccessibleName(_("Measurement"))
+        self.descriptor.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.descriptor.setMinimumContentsLength(11)
         self.descriptor.addItem(_("Any measurement"), "")
         for name, (unit, words) in DESCRIPTORS.items():
             self.descriptor.addItem(name.replace("_", " ") + (f" ({unit})" if unit else ""), name)
@@ -69,6 +74,7 @@ class CasesPage:
         self.least, self.most = qt.QLineEdit(page), qt.QLineEdit(page)
         for edit, words in ((self.least, _("at least")), (self.most, _("at most"))):
             edit.setPlaceholderText(words)
+            edit.setAccessibleName(words)
             edit.setToolTip(_("A limit for the measurement on the left; may be left empty"))
             edit.setMaximumWidth(80)
             edit.setEnabled(False)
@@ -83,6 +89,7 @@ class CasesPage:
         wrap(self.found)
         layout.addWidget(self.found)
         self.view = qt.QTableView(page)
+        self.view.setAccessibleName(_("Cases"))
         self.view.setMinimumHeight(260)
         self.view.setAlternatingRowColors(True)
         self.view.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
@@ -94,6 +101,7 @@ class CasesPage:
         self.view.setToolTip(_("Double-click a case to see all of it; choose several with Shift or Ctrl"))
         layout.addWidget(self.view, 1)
         self.note = qt.QLineEdit(page)
+        self.note.setAccessibleName(_("Comment"))
         self.note.setPlaceholderText(_("Comment (optional)"))
         self.note.setToolTip(_("Kept in the history with what you do to the chosen cases"))
         self.buttons = {}
@@ -278,7 +286,7 @@ class CasesPage:
         elif count == total and not words:
             text = _("All {total} cases").format(total=f"{total:,}") if total > 1 else _("One case")
         else:
-            text = _("{count} of {total} cases").format(count=f"{count:,}", total=f"{total:,}")
+            text = (_("The only case") if total == 1 else _("{count} of {total} cases")).format(count=f"{count:,}", total=f"{total:,}")
         self.found.setText(f"{text}, {words}" if words and count else text)
 
     def _failed(self, sentence: str) -> None:

@@ -80,6 +80,7 @@ class HealthPage:
         wrap(self.summary)
         layout.addWidget(self.summary)
         self.text = qt.QTextBrowser(page)
+        self.text.setAccessibleName(_("Findings"))
         self.text.setMinimumHeight(300)
         self.text.setOpenLinks(False)
         self.text.anchorClicked.connect(lambda url: self.open(int(url.toString())))
@@ -141,7 +142,8 @@ class HealthPage:
         self.record.blockSignals(False)
         self.recorded.setVisible(bool(result["images"]))
         if result["images"]:
-            self.recorded.setText(_("Noted: {count} images since {day}").format(count=f"{result['images']:,}", day=result["since"]))
+            words = _("Noted: one image since {day}") if result["images"] == 1 else _("Noted: {count} images since {day}")
+            self.recorded.setText(words.format(count=f"{result['images']:,}", day=result["since"]))
 
     def _onRecord(self) -> None:
         self.session.ask("pool_uses", {"record": bool(self.record.checked)}, self._showUses)
@@ -228,9 +230,10 @@ class HealthPage:
         self._checked = result["findings"]
         self._list()
         count = len(self._checked)
-        self.summary.setText(
-            _("Nothing was found.") if not count else _("1 finding") if count == 1 else _("{count} findings").format(count=count)
-        )
+        if count:
+            self.summary.setText((_("1 finding") if count == 1 else _("{count} findings")).format(count=count))
+        else:
+            self.summary.setText(_("Nothing was found.") if result["cases"] else _("This pool is empty: there is nothing to check yet."))
 
     def _list(self) -> None:
         self.findings = [*self._harm, *self._checked]

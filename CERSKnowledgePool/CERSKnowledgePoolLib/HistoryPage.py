@@ -24,8 +24,10 @@ class HistoryPage:
         layout.setContentsMargins(4, 6, 4, 4)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        line.addWidget(qt.QLabel(_("Your name:"), page))
         self.who = qt.QLineEdit(page)
+        label = qt.QLabel(_("Your name:"), page)
+        label.setBuddy(self.who)
+        line.addWidget(label)
         self.who.setText(session.who or "")
         self.who.setPlaceholderText(_("written beside every change"))
         self.who.setToolTip(_("Kept on this machine and written into the pool with what you change"))
@@ -36,6 +38,7 @@ class HistoryPage:
         self.export.clicked.connect(lambda *_checked: self.onExport())
         line.addWidget(self.export)
         self.audit = qt.QTableView(page)
+        self.audit.setAccessibleName(_("History"))
         self.audit.setToolTip(_("The last changes, newest first; double-click one to see its case. The export holds them all"))
         self.audit.setMinimumHeight(180)
         self.audit.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
@@ -62,6 +65,7 @@ class HistoryPage:
         self.trashLabel = qt.QLabel(page)
         layout.addWidget(self.trashLabel)
         view = qt.QTableView(page)
+        view.setAccessibleName(_("Trash"))
         view.setToolTip(_("Deleted cases; choose some to restore them or to delete them for good (Ctrl+A: all)"))
         self.trash = TrashList(view, session, lambda: self._updateButtons())
         layout.addWidget(view, 1)
@@ -154,9 +158,10 @@ class HistoryPage:
 
     def onExport(self) -> None:
         path = self.askPath()
+
+        def written(result: dict) -> None:
+            words = _("Wrote one line to {path}.") if result["lines"] == 1 else _("Wrote {count} lines to {path}.")
+            self.say(words.format(count=f"{result['lines']:,}", path=result["path"]))
+
         if path:
-            self.session.ask(
-                "pool_audit",
-                {"path": path},
-                lambda result: self.say(_("Wrote {count} lines to {path}.").format(count=result["lines"], path=result["path"])),
-            )
+            self.session.ask("pool_audit", {"path": path}, written)

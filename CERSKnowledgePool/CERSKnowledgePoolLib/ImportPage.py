@@ -24,7 +24,7 @@ class ImportPage:
 
     def __init__(self, page, session: PoolSession, say):
         self.page, self.session, self.say = page, session, say
-        self._task = None
+        self._task, self._missing = None, False  # whether what is shown is that something is missing
         layout = qt.QVBoxLayout(page)
         layout.setContentsMargins(4, 6, 4, 4)
         form = qt.QFormLayout()
@@ -36,6 +36,8 @@ class ImportPage:
             (_("Another pool, or an exported file"), "pool"),
         ):
             self.source.addItem(words, key)
+        self.source.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
+        self.source.setMinimumContentsLength(14)
         self.source.setToolTip(_("Where the cases come from; a folder may hold DICOM series, with their DICOM SEG files among the masks"))
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
         form.addRow(_("From"), self.source)
@@ -70,7 +72,7 @@ class ImportPage:
         )
         wrap(self.privacy)
         layout.addWidget(self.privacy)
-        self.keep = qt.QCheckBox(_("Keep what the headers say of the patient"), page)
+        self.keep = qt.QCheckBox(_("Keep what headers say of patients"), page)
         self.keep.setToolTip(
             _(
                 "Writes names, dates and numbers of the header, and the image's name, into the field Source of each case, where everyone "
@@ -89,6 +91,7 @@ class ImportPage:
         line.addWidget(self.preview)
         line.addWidget(self.start)
         self.result = qt.QTextBrowser(page)
+        self.result.setAccessibleName(_("Result"))
         self.result.setMinimumHeight(110)
         layout.addWidget(self.result, 1)
         line = qt.QHBoxLayout()
@@ -99,6 +102,15 @@ class ImportPage:
         line.addStretch(1)
         line.addWidget(self.export)
         self.askPath = self._askPath
+        for signal in (
+            self.source.currentIndexChanged,
+            self.volume.currentNodeIDChanged,
+            self.segmentation.currentNodeIDChanged,
+            self.segments.itemChanged,
+            self.images.currentPathChanged,
+            self.other.textChanged,
+        ):
+            signal.connect(lambda *_arguments: self._tell("") if self._missing else None)
         self._onSource()
 
     def _setUpScene(self, form) -> None:
@@ -138,6 +150,7 @@ class ImportPage:
 
     def _setUpPool(self, form) -> None:
         self.other = qt.QLineEdit(self.frames["pool"])
+        self.other.setAccessibleName(_("Pool"))
         self.other.setPlaceholderText(_("an exported .zip file, or a pool's folder"))
         browse = qt.QPushButton(_("File…"), self.frames["pool"])
         browse.setToolTip(_("Chooses an exported file"))
@@ -201,7 +214,7 @@ class ImportPage:
         elif self.kind == "folder":
             images, masks, table = (p.currentPath.strip() for p in (self.images, self.masks, self.table))
             if not images:
-                self._tell(_("Choose the folder of the images."))
+                self._ask(_("Choose the folder of the images."))
                 return
             self._work(
                 "pool_import_folder",
@@ -217,7 +230,7 @@ class ImportPage:
                 dry,
             )
         elif not self.other.text.strip():
-            self._tell(_("Choose an exported file, or type the folder of a pool."))
+            self._ask(_("Choose an exported file, or type the folder of a pool."))
         else:
             self._work("pool_merge", {"path": self.other.text.strip(), "dry_run": dry, "who": self.session.who}, dry)
 
@@ -231,9 +244,12 @@ class ImportPage:
             return
         chosen = [(item.data(qt.Qt.UserRole), item.text()) for item in items if item.checkState() == qt.Qt.Checked]
         missing = _("Choose a segmentation.") if segmentation is None else "" if chosen else _("Tick at least one segment.")
-        problem = VolumeInput.reject(volume) or missing
-        if problem or (self._task is not None and self._task.running):
-            self._tell(problem or _("Something else is running. Wait for it, or cancel it."))
+        problem = _("Choose an image.") if volume is None else VolumeInput.reject(volume) or missing
+        if problem:
+            self._ask(problem)
+            return
+        if self._task is not None and self._task.running:
+            self._tell(_("Something else is running. Wait for it, or cancel it."))
             return
         origin = {name: value for name, value in VolumeInput.origin(volume).items() if value}
         person = SceneCase.identifying(volume)
@@ -287,6 +303,7 @@ class ImportPage:
 
     def show(self, result: dict, dry: bool, kept: bool = False) -> None:
         """What an import did or would do. kept: what the headers say of patients was kept."""
+        self._missing = False
         added = len(result["added"]) if isinstance(result["added"], list) else result["added"]
         present = len(result["present"]) if isinstance(result["present"], list) else result["present"]
         if dry:
@@ -335,7 +352,13 @@ class ImportPage:
         )
 
     def _tell(self, words: str) -> None:
+        self._missing = False
         self.result.setHtml(escape(words))
+
+    def _ask(self, words: str) -> None:
+        """Says what is missing, until something is chosen."""
+        self._tell(words)
+        self._missing = True
 
     def _askPath(self) -> str:
         return qt.QFileDialog.getSaveFileName(
@@ -344,12 +367,12 @@ class ImportPage:
 
     def onExport(self) -> None:
         path = self.askPath()
-        if path and not self.session.work(
-            "pool_export",
-            {"path": path},
-            lambda result: self._tell(_("Wrote {count} cases to {path}.").format(count=result["cases"], path=result["path"])),
-            self._tell,
-        ):
+
+        def written(result: dict) -> None:
+            words = _("Wrote one case to {path}.") if result["cases"] == 1 else _("Wrote {count} cases to {path}.")
+            self._tell(words.format(count=f"{result['cases']:,}", path=result["path"]))
+
+        if path and not self.session.work("pool_export", {"path": path}, written, self._tell):
             self._tell(_("Something else is running. Wait for it, or cancel it."))
 
     def cleanup(self) -> None:
@@ -360,7 +383,11 @@ class ImportPage:
 
 def stayed(sentence: str, added: int) -> str:
     """Why an import ended, and what it had added until then."""
-    return sentence + " " + (_("{added} cases were added before.").format(added=added) if added > 0 else _("No case was added."))
+    if added <= 0:
+        words = _("No case was added.")
+    else:
+        words = _("One case was added before.") if added == 1 else _("{added} cases were added before.")
+    return sentence + " " + words.format(added=f"{added:,}")
 
 
 def identityHtml(found: dict, kept: bool) -> str:

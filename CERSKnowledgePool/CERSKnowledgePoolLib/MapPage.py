@@ -180,8 +180,10 @@ class MapPage:
         layout.setContentsMargins(4, 6, 4, 4)
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        line.addWidget(qt.QLabel(_("Colour by"), page))
         self.facet = qt.QComboBox(page)
+        label = qt.QLabel(_("Colour by"), page)
+        label.setBuddy(self.facet)
+        line.addWidget(label)
         for name, words in FACETS.items():
             self.facet.addItem(words(), name)
         self.facet.setCurrentIndex(self.facet.findData("label"))

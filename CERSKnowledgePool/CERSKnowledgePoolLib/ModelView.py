@@ -51,6 +51,7 @@ class ModelView:
         column.addWidget(self.plot)
         self.casesLabel = self._label(column)
         self.cases = qt.QListWidget(self.frame)
+        self.cases.setAccessibleName(_("Example cases"))
         self.cases.setViewMode(qt.QListWidget.IconMode)
         self.cases.setResizeMode(qt.QListWidget.Adjust)
         self.cases.setMovement(qt.QListWidget.Static)
@@ -68,6 +69,7 @@ class ModelView:
         column.addWidget(self.cardSection)
         inner = qt.QVBoxLayout(self.cardSection)
         self.card = qt.QTextBrowser(self.cardSection)
+        self.card.setAccessibleName(_("Model card"))
         self.card.setOpenLinks(False)
         self.card.setMinimumHeight(220)
         inner.addWidget(self.card)
@@ -158,13 +160,19 @@ class ModelView:
             if run.get("of", 0) > result["images"]
             else str(result["images"])
         )
-        head = (
-            _("On {count} test pictures, which the training never saw")
-            if run.get("on") == "test"
-            else _("On {count} validation pictures, by which settings were chosen: a test would turn out lower")
-            if run.get("on") == "validation"
-            else _("On {count} pictures")
-        ).format(count=count)
+        one = count == "1"
+        if run.get("on") == "test":
+            head = (
+                _("On one test picture, which the training never saw")
+                if one
+                else _("On {count} test pictures, which the training never saw")
+            )
+        elif run.get("on") == "validation":
+            pictures = _("On one validation picture") if one else _("On {count} validation pictures")
+            head = pictures + _(", by which settings were chosen: a test would turn out lower")
+        else:
+            head = _("On one picture") if one else _("On {count} pictures")
+        head = head.format(count=count)
         means = {**result, "mean": {m: result["mean"][m] for m in SHOWN if m in result["mean"]}}
         self.figures.setText(
             f"{escape(head)} <span style='color:{muted}'>({escape(_('95 % intervals in brackets'))})</span>"
@@ -282,15 +290,18 @@ def comparison(found: dict, palette) -> str:
             sure = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
             better = (row["value"] > 0) != (metric == "hd95")
             mark = f"<span style='color:{GOOD if better else BAD}'>{'▲' if better else '▼'}</span> " if sure else ""
-            words = _("better in {better}, worse in {worse} of {n} cases").format(better=row["better"], worse=row["worse"], n=row["n"])
+            one = _("better in {better}, worse in {worse} of one case")
+            words = one if row["n"] == 1 else _("better in {better}, worse in {worse} of {n} cases")
+            words = words.format(better=row["better"], worse=row["worse"], n=row["n"])
             rows.append(
                 f"<tr><td>{mark}{escape(metric_name(metric, found['units']))}&nbsp;&nbsp;</td><td align='right'>{escape(signed(row))}"
                 f"&nbsp;&nbsp;</td><td style='color:{Words.muted(palette)}'>{escape(words)}</td></tr>"
             )
+    several = _("Difference on the same {count} cases; an arrow where its interval leaves out zero:")
     return (
         head
         + "<br>"
-        + escape(_("Difference on the same {count} cases; an arrow where its interval leaves out zero:").format(count=found["cases"]))
+        + escape((_("Difference on the same case:") if found["cases"] == 1 else several).format(count=found["cases"]))
         + "<table cellpadding='2'>"
         + "".join(rows)
         + "</table>"

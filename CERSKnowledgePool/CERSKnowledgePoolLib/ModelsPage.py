@@ -56,6 +56,7 @@ class ModelsPage:
     def _setUpTable(self, layout) -> None:
         titles = (_("Model"), _("State"), _("Dice"), _("Made for"), _("Installed"))
         self.table = qt.QTableWidget(0, len(titles), self.page)
+        self.table.setAccessibleName(_("Models"))
         self.table.setHorizontalHeaderLabels(list(titles))
         self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
@@ -84,13 +85,6 @@ class ModelsPage:
             self.onUse,
         )
         self.back = addButton(self.page, line, _("Use previous"), "", self.onBack)
-        self.renew = addButton(
-            self.page,
-            line,
-            _("Renew the pool"),
-            _("Computes what the open pool lacks for the model in use; else the next Segment does"),
-            self.onRenew,
-        )
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.importFile = addButton(
@@ -103,6 +97,15 @@ class ModelsPage:
             _("Installs a model from its folder, or from that of a training run"),
             lambda: self.onImport(self.askFolder()),
         )
+        line = qt.QHBoxLayout()  # three in a row do not fit into a narrow panel with a large font
+        layout.addLayout(line)
+        self.renew = addButton(
+            self.page,
+            line,
+            _("Renew the pool"),
+            _("Computes what the open pool lacks for the model in use; else the next Segment does"),
+            self.onRenew,
+        )
         self.export = addButton(
             self.page,
             line,
@@ -111,6 +114,7 @@ class ModelsPage:
             self.onExport,
         )
         self.compare = qt.QComboBox(self.page)
+        self.compare.setAccessibleName(_("Compare with"))
         self.compare.setToolTip(_("Compares the chosen model with another one, case by case where both were measured on the same cases"))
         self.compare.setMinimumContentsLength(12)  # a model's name may be long
         self.compare.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
@@ -438,12 +442,12 @@ def finishedRuns(installed: list[dict]) -> list[dict]:
         found = [run for run in runs.list_runs(Path(TrainingLaunch.runsFolder())) if run.state == "finished"]
     except InputError:
         return []  # the page of training says what is wrong there
-    sources, out = {e["source"] for e in installed}, []
+    times, out = {e["source"]: e["installed"] for e in sorted(installed, key=lambda e: e["installed"])}, []
     for run in sorted(found, key=lambda r: r.updated, reverse=True):
         folder = run.folder / runs.MODEL
         config = store.read_json(folder / store.CONFIG)
-        if config is None or str(folder) in sources or str(run.folder) in sources:
-            continue
+        if config is None or max(times.get(str(folder), 0), times.get(str(run.folder), 0)) >= run.updated:
+            continue  # what ended after the installation is another run, which has the name of a deleted one
         out.append(
             {
                 "id": RUN + str(folder),

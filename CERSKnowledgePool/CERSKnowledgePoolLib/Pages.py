@@ -18,11 +18,16 @@ def addButton(parent, layout, words: str, tip: str, slot):
     return button
 
 
-def inLine(*widgets):
-    """A layout with widgets beside one another; the first takes the room that is left."""
+def inLine(*widgets, names=()):
+    """A layout with widgets beside one another; the first takes the room that is left.
+
+    names: of the first ones, for a screen reader: a label before a layout belongs to none of them.
+    """
     line = qt.QHBoxLayout()
     for widget in widgets:
         line.addWidget(widget)
+    for widget, words in zip(widgets, names):
+        widget.setAccessibleName(words)
     line.setStretch(0, 1)
     return line
 
@@ -34,7 +39,9 @@ def wrap(label) -> None:
 
 
 def alignForms(forms) -> None:
-    """Makes the labels of several forms equally wide, so that their fields stand below one another."""
+    """Makes the labels of several forms equally wide, so that their fields stand below one another; with a large font below the labels."""
+    for form in forms:
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)
     items = [form.itemAt(row, qt.QFormLayout.LabelRole) for form in forms for row in range(form.rowCount())]
     labels = [item.widget() for item in items if item is not None and item.widget() is not None]
     hints = [label.sizeHint for label in labels]

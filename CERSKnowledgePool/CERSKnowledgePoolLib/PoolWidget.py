@@ -7,6 +7,7 @@ from html import escape
 
 import qt
 import slicer
+from CERSSegmentLib.FieldNames import nameFields
 from slicer.i18n import tr as _
 
 from .CasePage import CasePage
@@ -83,6 +84,7 @@ class PoolWidget:
         for label in (ui.statusLabel, ui.messageLabel):
             label.setTextFormat(qt.Qt.RichText)  # what is shown there is escaped
             wrap(label)
+        nameFields(ui.pages.parentWidget())
         self._onBusy(False)
         self.say("")
         self._showNothing(_("Choose the folder of a pool, or make a new one."))

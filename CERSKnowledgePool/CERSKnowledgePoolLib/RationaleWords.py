@@ -147,6 +147,13 @@ def addQuestion(found: dict) -> str:
     return words + " " + _("Earlier versions stay.")
 
 
+def stopped(again: bool) -> str:
+    """What becomes of a batch that was cancelled. again: it also wrote cases that had the writer's text, so none counts as done."""
+    if again:
+        return _("Stopped; what was finished stays. As long as those that have this writer's text are written, too, Write begins anew.")
+    return _("Stopped; what was finished stays, and Write goes on where it ended.")
+
+
 def report(done: dict) -> str:
     """What a batch did; a case whose sentences gave way can be clicked."""
     out = [
@@ -156,7 +163,7 @@ def report(done: dict) -> str:
         )
     ]
     if done["cancelled"]:
-        out.append(_paragraph(_("Stopped; what was finished stays, and Write goes on where it ended.")))
+        out.append(_paragraph(stopped(bool(done.get("again")))))
     if done["stopped"]:
         out.append(_paragraph("✖ " + done["stopped"]))
     if done["replaced"]:

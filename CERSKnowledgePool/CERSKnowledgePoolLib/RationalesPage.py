@@ -71,6 +71,7 @@ class RationalesPage:
         line.addWidget(self.progress, 1)
         self.cancel = addButton(self.page, line, _("Cancel"), _("Stops; what was finished stays"), self.onCancel)
         self.result = qt.QTextBrowser(page)
+        self.result.setAccessibleName(_("Result"))
         self.result.setMinimumHeight(170)
         self.result.setOpenLinks(False)
         self.result.anchorClicked.connect(lambda url: self._onLink(url.toString()))
@@ -120,7 +121,7 @@ class RationalesPage:
         self.key.currentIndexChanged.connect(lambda *_index: self._updateButtons())
         self.variable.setPlaceholderText("CERS_API_KEY")
         self.variable.setToolTip(_("The variable's name, not the key"))
-        own.addRow(_("Key"), inLine(self.key, self.variable))
+        own.addRow(_("Key"), inLine(self.key, self.variable, names=(_("Key"), _("Environment variable"))))
         self.parallel, self.seconds = qt.QSpinBox(page), qt.QSpinBox(page)
         for spin, least, most, value, tip in (
             (self.parallel, 1, 64, 4, _("Requests at a time")),
@@ -130,12 +131,12 @@ class RationalesPage:
             spin.setValue(value)
             spin.setToolTip(tip)
         self.seconds.setSuffix(" s")
-        own.addRow(_("At a time, each within"), inLine(self.parallel, self.seconds))
+        own.addRow(_("At a time, each within"), inLine(self.parallel, self.seconds, names=(_("Requests at a time"), _("Seconds each"))))
         self.priceIn, self.priceOut = qt.QLineEdit(page), qt.QLineEdit(page)
         for edit, words in ((self.priceIn, _("in")), (self.priceOut, _("out"))):
             edit.setPlaceholderText(words)
             edit.setToolTip(_("Price of a million tokens, for the estimate; may be left empty"))
-        own.addRow(_("Price of 1 M tokens"), inLine(self.priceIn, self.priceOut))
+        own.addRow(_("Price of 1 M tokens"), inLine(self.priceIn, self.priceOut, names=(_("Price of tokens in"), _("Price of tokens out"))))
         own = qt.QFormLayout(self.frames[LOCAL])
         self.localModel = qt.QLineEdit(page)
         self.localModel.setPlaceholderText(_("a .gguf file, or a folder of transformers"))
@@ -145,7 +146,7 @@ class RationalesPage:
         browse = qt.QPushButton(_("File…"), page)
         browse.setToolTip(_("Chooses a .gguf file"))
         browse.clicked.connect(lambda *_checked: self.localModel.setText(self.askModel() or self.localModel.text))
-        own.addRow(_("Model"), inLine(self.localModel, browse))
+        own.addRow(_("Model"), inLine(self.localModel, browse, names=(_("Model"),)))
         for frame in self.frames.values():
             frame.layout().setContentsMargins(0, 0, 0, 0)
             self._forms.append(frame.layout())
@@ -179,9 +180,10 @@ class RationalesPage:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
         self.consents = qt.QComboBox(self.page)
+        self.consents.setAccessibleName(_("Addresses that you agreed to"))
         self.consents.setToolTip(_("Addresses to which you agreed that something is sent"))
         self.consents.setSizeAdjustPolicy(qt.QComboBox.AdjustToMinimumContentsLengthWithIcon)
-        self.consents.setMinimumContentsLength(8)
+        self.consents.setMinimumContentsLength(5)
         line.addWidget(self.consents, 1)
         self.withdraw = addButton(self.page, line, _("Withdraw"), _("Nothing more is sent to this address"), self.onWithdraw)
         self.log = addButton(
@@ -375,9 +377,7 @@ class RationalesPage:
         """The plan is there: consent for the address, then for the start, then the batch."""
         endpoint = found["endpoint"]
         self._showPlan(params, found)
-        if not found["ids"]:
-            return
-        if endpoint is not None and endpoint["key_problem"]:
+        if not found["ids"] or (endpoint is not None and endpoint["key_problem"]):
             return  # the plan says it
         grant = endpoint is not None and not endpoint["consent"]
         if grant and not self.confirm(RationaleWords.consentQuestion(endpoint)):
@@ -391,7 +391,7 @@ class RationalesPage:
         self._run(
             self._writing(params, endpoint if grant else None),
             lambda done: self._onWritten(folder, done),
-            lambda error: self._onNotWritten(folder, error),
+            lambda error: self._onNotWritten(folder, params["again"], error),
         )
 
     def _writing(self, params: dict, endpoint: dict | None):
@@ -410,7 +410,7 @@ class RationalesPage:
         self.result.setHtml(RationaleWords.report(done))
         self.session.changed.emit()
 
-    def _onNotWritten(self, folder: str, error: Exception) -> None:
+    def _onNotWritten(self, folder: str, again: bool, error: Exception) -> None:
         """A batch that was cancelled or failed: what it had finished is in the pool."""
         if folder != self.session.folder:
             return
@@ -418,13 +418,12 @@ class RationalesPage:
             self._tell(_("Something unexpected went wrong ({kind}). The details are in the error log.").format(kind=type(error).__name__))
             logging.error("CERS rationales", exc_info=error)
             return
-        words = _("Stopped; what was finished stays, and Write goes on where it ended.") if isinstance(error, Cancelled) else str(error)
-        self._tell(words)
+        self._tell(RationaleWords.stopped(again) if isinstance(error, Cancelled) else str(error))
 
         def steps():
             found = (yield Call("rationale_report"))["report"] if self.worker.state != STOPPED else None
             yield from self._looking()
-            return found
+            return found and {**found, "again": again}
 
         self._run(steps(), lambda found: self._onWritten(folder, found) if found else self.session.changed.emit(), lambda _error: None)
 

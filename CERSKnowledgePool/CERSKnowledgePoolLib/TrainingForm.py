@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ctk
 import qt
+from CERSSegmentLib.FieldNames import nameField
 from CERSSegmentLib.Signal import Signal
 from slicer.i18n import tr as _
 
@@ -57,6 +58,7 @@ class TrainingForm:
         self._base: dict = {}  # settings of a run that was taken over, which have no field
         form = qt.QFormLayout()
         form.setFieldGrowthPolicy(qt.QFormLayout.AllNonFixedFieldsGrow)
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)  # with a large font a narrow panel has no room for name and field
         layout.addLayout(form)
         self._setUpData(form)
         self._setUpRun(form)
@@ -73,6 +75,7 @@ class TrainingForm:
         )
         self.source.currentIndexChanged.connect(lambda *_index: self._onSource())
         self.folder = ctk.ctkPathLineEdit(page)
+        nameField(self.folder, _("Folder"))
         self.folder.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Readable
         self.folder.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
         self.folder.minimumContentsLength = 8
@@ -122,6 +125,7 @@ class TrainingForm:
         self.budget.setCurrentIndex(self.budget.findData(MINUTES))
         self.budget.setToolTip(_("How long to train; reading the pictures and looking at the result come on top"))
         self.minutes = qt.QDoubleSpinBox(box)
+        self.minutes.setAccessibleName(_("Minutes"))
         self.minutes.setRange(0.05, 100000)
         self.minutes.setDecimals(2)
         self.minutes.setValue(MINUTES)
@@ -164,6 +168,7 @@ class TrainingForm:
         self.advanced.collapsed = True
         layout.addWidget(self.advanced)
         form = qt.QFormLayout(self.advanced)
+        form.setRowWrapPolicy(qt.QFormLayout.WrapLongRows)
         self.method = self._combo(
             form,
             _("Method"),

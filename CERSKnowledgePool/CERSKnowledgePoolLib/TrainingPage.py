@@ -26,6 +26,7 @@ class TrainingPage:
 
     def __init__(self, page, session: PoolSession, say):
         self.page, self.session, self.say = page, session, say
+        self._problem = ""  # the error that is shown
         self._checked: dict | None = None  # settings that were checked, with what came of it
         self._report: dict | None = None
         self._startAfter = False
@@ -79,7 +80,7 @@ class TrainingPage:
         wrap(self.result)
         self.result.setTextInteractionFlags(qt.Qt.TextSelectableByMouse)
         inner.addWidget(self.result)
-        self.apply = qt.QPushButton(box)
+        self.apply = qt.QPushButton(_("Use a smaller batch"), box)
         self.apply.setToolTip(_("Puts the smaller batch into the form"))
         self.apply.clicked.connect(lambda *_checked: self.onApply())
         self.apply.setVisible(False)
@@ -88,8 +89,10 @@ class TrainingPage:
     def _setUpRuns(self, layout) -> None:
         line = qt.QHBoxLayout()
         layout.addLayout(line)
-        line.addWidget(qt.QLabel(_("Runs in"), self.page))
         self.root = ctk.ctkPathLineEdit(self.page)
+        label = qt.QLabel(_("Runs in"), self.page)
+        label.setBuddy(self.root)
+        line.addWidget(label)
         self.root.filters = ctk.ctkPathLineEdit.Dirs
         self.root.sizeAdjustPolicy = ctk.ctkPathLineEdit.AdjustToMinimumContentsLength
         self.root.minimumContentsLength = 8
@@ -142,11 +145,19 @@ class TrainingPage:
     def _onRoot(self) -> None:
         qt.QSettings().setValue(TrainingLaunch.RUNS_SETTING, self.root.currentPath.strip())
         self.list.setRoot(self.root.currentPath.strip() or TrainingLaunch.runsFolder())
+        self._judge()
         self._onSelected()
 
     # a new run
 
+    def _judge(self) -> None:
+        """Something was changed: an error that it was about goes, one that still holds stays."""
+        if self._problem and self._problem != self.form.problem():
+            self._problem = ""
+            self.result.setText("")
+
     def _onForm(self) -> None:
+        self._judge()
         if self._checked is not None and self.form.settings() != self._checked:
             self._checked = self._report = None
             self.result.setText("")
@@ -191,6 +202,7 @@ class TrainingPage:
         self._updateButtons()
 
     def _onStage(self, words: str) -> None:
+        self._problem = ""
         self.result.setText(words)
 
     def _onCheckFailed(self, sentence: str) -> None:
@@ -198,7 +210,7 @@ class TrainingPage:
         self._updateButtons()
 
     def _wrong(self, sentence: str) -> None:
-        self._startAfter = False
+        self._startAfter, self._problem = False, sentence
         self.result.setText("<span style='color:#d64545'>✖</span> " + escape(sentence))
 
     def _onReport(self, settings: dict, report: dict) -> None:

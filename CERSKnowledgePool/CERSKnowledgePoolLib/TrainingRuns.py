@@ -58,6 +58,7 @@ class TrainingRuns:
         self._shown: list[tuple[tuple[str, ...], list]] = []  # words and items of each row
         titles = (_("Run"), _("State"), _("Done"), _("Time left"), _("Best Dice"), _("Last news"))
         self.table = qt.QTableWidget(0, len(titles), page)
+        self.table.setAccessibleName(_("Runs"))
         self.table.setHorizontalHeaderLabels(list(titles))
         self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)

@@ -36,6 +36,7 @@ class PictureButton:
         self.widget, self._later = qt.QToolButton(parent), later
         self.widget.setAutoRaise(True)
         self.widget.setToolButtonStyle(qt.Qt.ToolButtonIconOnly)
+        self.widget.setAccessibleName(_("Picture"))
         self.widget.setSizePolicy(qt.QSizePolicy.Fixed, qt.QSizePolicy.Fixed)
         self.widget.clicked.connect(lambda *_arguments: onClick())
         self.pixmap, self._shown, self._picture = None, None, None
@@ -69,6 +70,7 @@ class PictureButton:
             icon.addPixmap(self.pixmap, qt.QIcon.Disabled)
             self.widget.setIcon(icon)
         self.widget.setToolTip(_("{title}. Click to enlarge.").format(title=picture.title) if picture is not None else words)
+        self.widget.setAccessibleName(picture.title if picture is not None else words)
 
 
 class PinDrop:
@@ -105,7 +107,7 @@ def titleHtml(reference: dict, case: dict | None, choice, palette) -> str:
     elif choice is not None and reference["id"] in choice.pinned and not reference.get("pinned"):
         state = _("pinned at the next re-run")
     elif reference.get("pinned"):
-        state = _("pinned")
+        state = _("pinned") if choice is None or reference["id"] in choice.pinned else _("no longer pinned at the next re-run")
     small = " · ".join(t for t in (Words.caseOrigin(case), state) if t)
     return f"<b>{int(reference['rank'])}&nbsp; {escape(Words.caseTitle(case))}</b>" + (
         f'<br/><span style="color:{Words.muted(palette)}">{escape(small)}</span>' if small else ""

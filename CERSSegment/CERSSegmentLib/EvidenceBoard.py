@@ -215,11 +215,7 @@ class EvidenceBoard:
             column.title.setText(titleHtml(reference, case, choice, palette))
             column.scores.setText(Words.scores(reference))
             column.describe((case or {}).get("rationale"))
-            column.choice.show(
-                identifier in choice.pinned or (reference.get("pinned") and identifier not in choice.dropped),
-                identifier in choice.dropped,
-                True,
-            )
+            column.choice.show(identifier in choice.pinned, identifier in choice.dropped, True)
             column.setVisible(True)
         for column in self.columns[len(references) :]:
             column.identifier = ""

@@ -44,6 +44,7 @@ class ReferenceCard:
             column.addWidget(widget)
         column.addStretch(1)
         self.scores.setToolTip(Words.scoresHelp())
+        self.buttons = [self.picture.widget, self.choice.pin, self.choice.drop, self.more]
 
     def show(self, reference: dict) -> None:
         controller, palette = self.controller, self.widget.palette
@@ -54,11 +55,7 @@ class ReferenceCard:
         self.title.setText(titleHtml(reference, case, choice, palette))
         self.scores.setText(Words.scores(reference))
         self._fillWords()
-        self.choice.show(
-            self.identifier in choice.pinned or (reference.get("pinned") and self.identifier not in choice.dropped),
-            self.identifier in choice.dropped,
-            True,
-        )
+        self.choice.show(self.identifier in choice.pinned, self.identifier in choice.dropped, True)
         setShown(self.widget, True)
 
     def _fillWords(self) -> None:
@@ -94,12 +91,13 @@ class EvidenceWidget:
         body.setSpacing(6)
         row = qt.QHBoxLayout()
         self.previous, self.next = qt.QToolButton(self.body), qt.QToolButton(self.body)
-        for button, arrow, tip, step in (
-            (self.previous, qt.Qt.LeftArrow, _("Previous slice with a lesion (Shift+N)"), -1),
-            (self.next, qt.Qt.RightArrow, _("Next slice with a lesion (N)"), 1),
+        for button, arrow, words, keys, step in (
+            (self.previous, qt.Qt.LeftArrow, _("Previous slice with a lesion"), "Shift+N", -1),
+            (self.next, qt.Qt.RightArrow, _("Next slice with a lesion"), "N", 1),
         ):
             button.setArrowType(arrow)
-            button.setToolTip(tip)
+            button.setToolTip(f"{words} ({keys})")
+            button.setAccessibleName(words)
             button.clicked.connect(lambda *_arguments, step=step: self.controller.step(step))
         self.place = label(self.body, rich=False)
         self.place.setAlignment(qt.Qt.AlignCenter)
@@ -124,6 +122,7 @@ class EvidenceWidget:
         body.addLayout(self.cardsLayout)
         self.cards: list[ReferenceCard] = []
         self.rejectedButton = qt.QToolButton(self.body)
+        self.rejectedButton.setText(_("Rejected candidates"))
         self.rejectedButton.setCheckable(True)
         self.rejectedButton.setAutoRaise(True)
         self.rejectedButton.setToolButtonStyle(qt.Qt.ToolButtonTextBesideIcon)
@@ -171,14 +170,22 @@ class EvidenceWidget:
         self.referencesTitle.setText("<b>" + escape(_("References ({count})").format(count=len(references))) + "</b>")
         setShown(self.referencesTitle, bool(references))
         while len(self.cards) < max(CARDS, len(references)):
-            self.cards.append(ReferenceCard(self.body, controller, self._enlarge))
-            self.cardsLayout.addWidget(self.cards[-1].widget)
+            self._addCard()
         for card, reference in zip(self.cards, references):
             card.show(reference)
         for card in self.cards[len(references) :]:
             setShown(card.widget, False)
         self._updateRejected()
         self._updateButtons()
+
+    def _addCard(self) -> None:
+        card = ReferenceCard(self.body, self.controller, self._enlarge)
+        before = self.cards[-1].buttons[-1] if self.cards else self.query.widget
+        self.cards.append(card)
+        self.cardsLayout.addWidget(card.widget)
+        for button in (*card.buttons, self.rejectedButton):  # the keyboard reaches what was made last at the end
+            qt.QWidget.setTabOrder(before, button)
+            before = button
 
     def _updateRejected(self) -> None:
         evidence = self.controller.evidence or {}

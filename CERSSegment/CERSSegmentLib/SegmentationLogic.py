@@ -39,7 +39,7 @@ class SegmentationLogic:
         self.state = IDLE
         self._task: Task | None = None
         self._stopReason = ""
-        self._loaded: tuple = ()  # what the running worker has loaded: (generation, model, device, threads)
+        self._loaded: tuple = ()  # what the running worker has loaded: (generation, state of its files, model, device, threads)
         self._pool: tuple = ()  # (generation, folder)
         self._session: tuple = ()  # (generation, evidence model) of the volume whose features the worker holds
         self._cases: dict[tuple, dict] = {}
@@ -120,12 +120,13 @@ class SegmentationLogic:
         if self.worker.state == STOPPED:
             self.progressed.emit(0.05, _("Starting the worker (the first start takes some seconds)"))
         yield Call("hello", {"protocol": 1})
-        if self._loaded != (self.worker.generation, *model):
+        path, device, threads = model
+        wanted = filesOf(path), *model
+        if self._loaded != (self.worker.generation, *wanted):
             self.progressed.emit(0.1, _("Loading the model"))
-            path, device, threads = model
             self._loaded, self._session = (), ()  # stopped from here on, nobody knows which one the worker has
             yield Call("load_model", {"path": path, "device": device, "threads": threads})
-            self._loaded = (self.worker.generation, *model)
+            self._loaded = (self.worker.generation, *wanted)
         if self._pool != (self.worker.generation, pool):
             self.progressed.emit(0.15, _("Opening the pool") if pool else _("Working without a pool"))
             self._pool, self._session = (), ()  # as above
@@ -185,7 +186,7 @@ class SegmentationLogic:
         self._begin(self._rerun(evidence, key), self._onRerun)
         return True
 
-    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool]]:
+    def _rerun(self, evidence: EvidenceModel, key) -> Generator[object, object, tuple[tuple[str, int], bool, str]]:
         choice = evidence.choice(key)
         ids = {"pinned": sorted(choice.pinned), "dropped": sorted(choice.dropped)}  # the user may choose on while this runs
         self.progressed.emit(0.1, _("Segmenting this slice with your references"))
@@ -205,12 +206,11 @@ class SegmentationLogic:
         SegmentationResult.replaceSlice(evidence.segmentation, evidence.volume, part, start, evidence.labels)
         self._session = held
         (evidence.rerun.add if any(ids.values()) else evidence.rerun.discard)(key)
-        return key, corrected
+        return key, corrected, Words.rerun(evidence, key, any(ids.values()))
 
-    def _onRerun(self, outcome: tuple[tuple[str, int], bool]) -> None:
-        key, corrected = outcome
+    def _onRerun(self, outcome: tuple[tuple[str, int], bool, str]) -> None:
+        key, corrected, words = outcome
         self._setState(IDLE)
-        words = _("This slice was segmented again with your references.")
         if corrected:
             words += " " + _("It had been changed by hand: Bring back previous result has it as it was.")
             self.kept.emit()
@@ -229,14 +229,8 @@ class SegmentationLogic:
         if self.state != IDLE:
             return False
         segmentation = parameter.outputSegmentation
-        problem = Correction.reject(segmentation) or rejectFolders(parameter)
-        if not problem and not parameter.poolFolder:
-            problem = _("No pool is chosen. Choose the folder of the pool that the corrected case shall go to.")
-        if not problem and not annotator.strip():
-            problem = _("Write your name beside the button: it is kept with the case.")
         volume = Correction.volumeOf(segmentation)
-        problem = problem or VolumeInput.reject(volume)
-        if problem:
+        if problem := rejectAdding(parameter, annotator):
             self.said.emit(ERROR, problem)
             return False
         origin = VolumeInput.origin(volume)
@@ -458,6 +452,30 @@ def modelOf(parameter: Parameter) -> tuple:
     except CersError:  # the worker says it, as the answer to the request that needs the model
         folder = ""
     return folder or None, parameter.device, parameter.threads or None
+
+
+def rejectAdding(parameter: Parameter, annotator: str) -> str:
+    """One sentence on why the result cannot be kept as reference cases, '' if nothing speaks against it."""
+    problem = Correction.reject(parameter.outputSegmentation) or rejectFolders(parameter)
+    if not problem and not parameter.poolFolder:
+        problem = _("No pool is chosen. Choose the folder of the pool that the corrected case shall go to.")
+    if not problem and not annotator.strip():
+        problem = _("Write your name beside the button: it is kept with the case.")
+    return problem or VolumeInput.reject(Correction.volumeOf(parameter.outputSegmentation))
+
+
+def filesOf(folder: str | None) -> tuple:
+    """What tells whether a model's files are still the same: a training that goes on writes a better model into the folder of its run."""
+    from cers.inference.store import CONFIG, WEIGHTS
+
+    def state(name: str) -> tuple | None:
+        try:
+            found = os.stat(os.path.join(folder, name))
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    return (state(WEIGHTS), state(CONFIG)) if folder else ()
 
 
 def rejectFolders(parameter: Parameter) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import time
-from html import escape
 
 import qt
 import slicer
@@ -18,16 +17,12 @@ from . import Correction, EvidenceRecord, InstallLogic, SegmentationResult, Volu
 from .EvidenceBoard import EvidenceBoard
 from .EvidenceController import EvidenceController
 from .EvidenceWidget import EvidenceWidget
+from .FieldNames import nameFields
 from .LabelNext import LabelNext
 from .Parameter import POOL_SETTING, Parameter, modelInUse, parameterNode
-from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic
+from .Said import Said
+from .SegmentationLogic import CANCELLING, ERROR, GOOD, IDLE, INFO, WARNING, SegmentationLogic, rejectAdding, rejectFolders
 
-MARKS = {
-    INFO: "",
-    GOOD: '<span style="color:#2e9e5b">✔</span> ',
-    WARNING: '<span style="color:#d9822b">▲</span> ',
-    ERROR: '<span style="color:#d64545">✖</span> ',
-}
 DEVICES = (
     ("auto", lambda: _("Automatic")),
     ("cpu", lambda: _("Processor (CPU)")),
@@ -60,7 +55,7 @@ class Widget(VTKObservationMixin):
 
     def __init__(self, form, ui, logic: SegmentationLogic | None = None):
         VTKObservationMixin.__init__(self)
-        self.form, self.ui = form, ui
+        self.form, self.ui, self.said = form, ui, Said(ui.statusLabel)
         self.logic = logic or SegmentationLogic()
         self.controller = EvidenceController(self.logic)
         self.evidence = EvidenceWidget(form, self.controller)
@@ -77,6 +72,7 @@ class Widget(VTKObservationMixin):
         ui.evidenceButton.layout().addWidget(self.evidence.widget)
         self._fillChoices()
         self.labelNext = LabelNext(ui, self.logic, lambda: self.parameter, self.say)
+        nameFields(form)
         self._connect()
         self._onScene()
         self._onState(self.logic.state)
@@ -136,6 +132,8 @@ class Widget(VTKObservationMixin):
         ui.annotatorEdit.editingFinished.connect(
             lambda: slicer.app.userSettings().setValue(Correction.ANNOTATOR_SETTING, ui.annotatorEdit.text.strip())
         )
+        for signal in (ui.annotatorEdit.textChanged, ui.nextFolder.currentPathChanged, ui.nextTable.itemSelectionChanged):
+            signal.connect(lambda *_arguments: self._judge())
         ui.installButton.clicked.connect(lambda *_arguments: self.onInstall())
         ui.wheelsButton.clicked.connect(lambda *_arguments: self.onInstallOffline())
         self.logic.stateChanged.connect(self._onState)
@@ -237,6 +235,7 @@ class Widget(VTKObservationMixin):
             self._loading = False
         self.labelNext.refresh()
         self._onOutput()
+        self._judge()
         self._updateButtons()
 
     def _store(self) -> None:
@@ -261,6 +260,7 @@ class Widget(VTKObservationMixin):
         if p.poolFolder != pool:
             self.labelNext.refresh()
         self._onOutput()
+        self._judge()
         self._updateButtons()
 
     def _onInput(self) -> None:
@@ -369,8 +369,13 @@ class Widget(VTKObservationMixin):
 
     def say(self, kind: str, sentence: str) -> None:
         """Shows one sentence below the button."""
-        self.ui.statusLabel.setText(MARKS[kind] + escape(sentence))
-        self.ui.statusLabel.setVisible(bool(sentence))
+        self.said.say(kind, sentence)
+
+    def _judge(self) -> None:
+        """Something was changed: an error that it was about goes, one that still holds stays."""
+        p, annotator = self.parameter, self.ui.annotatorEdit.text
+        if self.logic.state == IDLE and p is not None:
+            self.said.judge(lambda: {VolumeInput.reject(p.inputVolume), rejectFolders(p), rejectAdding(p, annotator)})
 
     def _sayNow(self, kind: str, sentence: str) -> None:
         self.say(kind, sentence)

@@ -54,6 +54,17 @@ def place(model, key) -> str:
     return words
 
 
+def rerun(model, key, chosen: bool) -> str:
+    """That a slice, which need not be in view by now, was segmented again. chosen: with references pinned or dropped."""
+    plane, index = key
+    alone = len(model.planes[plane]) == 1
+    which = _("The picture") if alone else _("Slice {n} ({plane})").format(n=index + 1, plane=PLANE_NAMES[plane]())
+    words = (
+        _("{slice} was segmented again with your references.") if chosen else _("{slice} was segmented again without a choice of yours.")
+    )
+    return words.format(slice=which)
+
+
 def references(model) -> str:
     """How many lesion slices have references, plane by plane: slices of different planes show the same lesion."""
     counts = [
@@ -109,7 +120,7 @@ def _area(pixels: int, spacing: tuple[float, float] | None) -> str:
     if not pixels:
         return ""
     if spacing is None:
-        return _("{count}\u00a0pixels").format(count=pixels)
+        return (_("one\u00a0pixel") if pixels == 1 else _("{count}\u00a0pixels")).format(count=pixels)
     return areaOf(pixels, spacing).replace(" ", "\u00a0")
 
 
@@ -124,8 +135,9 @@ def amount(sizes: dict, label: str) -> str:
         return _("{amount} mm²").format(amount=digits(sizes["area_mm2"][label]))
     count = sizes["pixels"][label]
     if sizes.get("picture_share"):
-        return _("{count} pixels ({percent:.1f} % of the picture)").format(count=count, percent=100 * sizes["picture_share"][label])
-    return _("{count} voxels").format(count=count)
+        words = _("one pixel ({percent:.1f} % of the picture)") if count == 1 else _("{count} pixels ({percent:.1f} % of the picture)")
+        return words.format(count=count, percent=100 * sizes["picture_share"][label])
+    return (_("one voxel") if count == 1 else _("{count} voxels")).format(count=count)
 
 
 def added(result: dict, others: list[str]) -> str:
@@ -165,7 +177,10 @@ def scores(reference: dict) -> str:
     if agreement is not None and agreement < CONTRADICTED and not reference.get("pinned"):
         parts.append(_("contradicted"))
     elif reference.get("influence") is not None:
-        parts.append(_("influence\u00a0{value:.2f}").format(value=reference["influence"]))
+        slight = 0 < round(reference["influence"], 4) < 0.005  # never told as 0.00, which is none at all
+        parts.append(
+            _("influence\u00a0below\u00a00.01") if slight else _("influence\u00a0{value:.2f}").format(value=reference["influence"])
+        )
     return "\u00a0· ".join(parts)
 
 

@@ -14,3 +14,5 @@ def test_planes_are_not_added_up():
     assert (counts["axial"].slices, counts["axial"].lesion, counts["axial"].with_references) == (3, 2, 1)
     assert slices_words(counts) == "2 of 3 axial, 1 of 1 coronal, 0 of 1 sagittal slices decoded"
     assert references_words(counts) == "references for 1 of 2 axial, 0 of 1 coronal lesion slices"
+    single = by_plane([entry("axial", 10, 2)])
+    assert slices_words(single) == "1 of 1 axial slice decoded" and references_words(single) == "references for 1 of 1 axial lesion slice"

@@ -57,7 +57,7 @@ def test_how_far_the_mask_is_not_the_probabilities_cut_at_the_threshold():
     assert result.summary()["cut"] == {"threshold": 0.5, "below": 3, "above": 2}
     assert "3 voxels of it are below, 2 voxels" in cut_words(result.cut())
     one = cut_words({"threshold": 0.5, "below": 1, "above": 1})
-    assert "1 voxel of it is below, 1 voxel that reaches it was left out" in one
+    assert "1 voxel of it is below, 1 voxel that reaches it was left out" in one and "rounded" in one
     result.probabilities[0] = result.labelmap
     assert result.cut() == {"threshold": 0.5, "below": 0, "above": 0} and cut_words(result.cut()) == ""
 

@@ -131,6 +131,12 @@ def test_brackets_in_names_are_brackets_on_a_terminal(capsys, monkeypatch):
         assert name in drawn.getvalue()
 
 
+@pytest.mark.parametrize("filters", [["--review", "aproved"], ["--plane", "axail"]])
+def test_a_slip_of_the_pen_is_not_no_case(cers, filled_pool, filters):
+    code, out, err = cers("pool", "list", filled_pool, *filters)
+    assert code == 2 and out == "" and filters[1] in err and ("approved" in err or "axial" in err)
+
+
 def test_show(cers, filled_pool):
     case = json.loads(cers("pool", "list", filled_pool, "--json")[1])[0]
     code, out, _ = cers("pool", "show", filled_pool, case["id"][:8], "--json")
@@ -207,6 +213,25 @@ def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
     assert json.loads(cers("rationale", "write", pool, "--writer", "measured", "--dry-run", "--json")[1])["kept"] == {"model-y": 1}
     code, out, _ = cers("rationale", "write", pool, "--writer", "measured", "--over-others")
     assert code == 0 and "will be replaced: model-y 1" in out and "Wrote 1" in out
+
+
+def test_a_language_model_without_its_writer_is_not_the_measured_one(cers, pool):
+    for options in (["--url", "http://localhost:1/v1", "--model", "m"], ["--model", "m.gguf"], ["--with-picture"]):
+        code, out, err = cers("rationale", "write", pool, "--again", *options)
+        assert code == 2 and "--writer endpoint" in err and out == ""
+
+
+def test_a_missing_package_is_named_by_its_own_name(cers, pool, tmp_path, monkeypatch):
+    """Not as an extra of cers: where that was not installed by pip, pip would look in its index for another package of that name."""
+    monkeypatch.setattr("cers.rationale.writers.endpoint.keyring", lambda: None)
+    monkeypatch.setitem(sys.modules, "xllamacpp", None)
+    (tmp_path / "m.gguf").write_bytes(b"GGUF")
+    for package, arguments in (
+        ("keyring", ["key", "set", "http://localhost:1/v1"]),
+        ("xllamacpp", ["write", pool, "--again", "--writer", "local", "--model", tmp_path / "m.gguf", "--yes"]),
+    ):
+        code, _, err = cers("rationale", *arguments)
+        assert code == 1 and f"pip install {package}" in err
 
 
 def test_letters_that_the_system_cannot_write_are_no_error(tmp_path):

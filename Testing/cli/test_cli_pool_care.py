@@ -23,6 +23,9 @@ def test_review_delete_restore_audit(cers, pool, tmp_path):
     entries = json.loads(cers("pool", "audit", pool, "--case", ids[0][:10], "--json")[1])
     assert [e["action"] for e in entries[:3]] == ["restored", "trashed", "reviewed"] and entries[2]["note"] == "blurred"
     assert "reviewed" in cers("pool", "audit", pool)[1] and cers("pool", "audit", pool, "--csv", tmp_path / "a.csv")[0] == 0
+    for more in ([], ["--json"], ["--csv", tmp_path / "none.csv"]):
+        code, out, err = cers("pool", "audit", pool, "--case", "zzz", *more)
+        assert code == 1 and out == "" and "'zzz'" in err and not (tmp_path / "none.csv").exists()
     assert (tmp_path / "a.csv").read_text(encoding="utf-8-sig").startswith("created,who,action")
     assert cers("pool", "delete", pool, ids[0], "--yes", "--for-good")[0] == 0 and "0 cases" in cers("pool", "restore", pool)[1]
 
@@ -35,7 +38,7 @@ def test_only_clean_deletes_what_no_case_names(cers, pool):
     assert code == 0 and "No case names 1 of the image files" in out and left.exists()
     code, _, err = cers("pool", "clean", pool)
     assert code == 2 and "--yes" in err and left.exists()
-    assert cers("pool", "clean", pool, "--yes")[1] == "Deleted 1 files.\n" and not left.exists()
+    assert cers("pool", "clean", pool, "--yes")[1] == "Deleted 1 file.\n" and not left.exists()
 
 
 def test_an_ambiguous_beginning_is_refused(cers, pool, monkeypatch):
@@ -54,6 +57,21 @@ def test_an_ambiguous_beginning_is_refused(cers, pool, monkeypatch):
         code, _, err = cers("pool", "audit", pool, "--case", "ab")
         assert code == 1 and "2 cases" in err
     assert listed(cers, pool)[:2] == ids
+
+
+def test_one_of_something_is_not_told_as_several(cers, pool, tmp_path):
+    first, second, *more = listed(cers, pool)
+    cers("pool", "delete", pool, *more, "--yes", "--for-good")
+    assert "Wrote 1 rationale." in cers("rationale", "write", pool, "--case", first, "--again")[1]
+    assert "2 cases in this pool have" in cers("pool", "audit", pool, "--case", "")[2]
+    cers("pool", "delete", pool, second, "--yes", "--for-good")
+    assert "1 case in this pool has" in cers("pool", "audit", pool, "--case", "")[2]
+    table = tmp_path / "texts.csv"
+    table.write_text("image,cot\nnowhere.png,Texture: dark.\n", encoding="utf-8")
+    assert "0 rationales of 1 row; 0 were there already, 1 row has no case in this pool" in cers("rationale", "import", pool, table)[1]
+    other = tmp_path / "other"
+    assert cers("pool", "create", other)[0] == 0 and "Added 1 case; 0 were here" in cers("pool", "merge", other, pool)[1]
+    assert "Added 0 cases; 1 was here already." in cers("pool", "merge", other, pool)[1]
 
 
 def test_no_other_file_is_replaced(cers, pool, tmp_path):

@@ -237,6 +237,7 @@ def test_without_a_pool_it_says_so(cers, model, image, tmp_path):
     "arguments, words",
     [
         (["{tmp}/missing.nrrd", "-o", "{tmp}/m.nrrd"], "does not exist"),
+        (["{tmp}", "-o", "{tmp}/m.nrrd"], "or a single image file"),
         (["{image}", "-o", "{tmp}/m.png"], "must end in"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--pool", "{tmp}/nowhere"], "no pool"),
         (["{image}", "-o", "{tmp}/m.nrrd", "--model", "{tmp}/nowhere"], "no CERS model"),

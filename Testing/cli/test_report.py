@@ -119,8 +119,10 @@ def opened(filled_pool):
 def test_a_report_shows_everything_and_runs_nothing(opened, tmp_path):
     ids = opened.ids()[:5]
     result, volume = prediction(ids)
+    next(e for e in result.evidence if e.pixels).references[0].influence = 0.0003
     write_report(tmp_path / "r.html", result, volume, opened)
     page, words = read(tmp_path / "r.html")
+    assert "Influence <0.01" in words and "Influence 0.05" in words and "Influence 0.00" not in words
     assert "Not for clinical use." in words and "<script>alert(1)</script> & co" in words and "<meningioma> & co" in words
     assert "Its rationale contradicts: <b>dark</b> against bright." in words and "pinned" in words
     for part in (

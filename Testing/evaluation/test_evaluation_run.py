@@ -54,6 +54,8 @@ def test_no_pair_at_all_is_one_sentence(pictures, tmp_path):
         find_items(pictures[0], tmp_path / "other")
     with pytest.raises(InputError, match="expert masks.*does not exist"):
         find_items(pictures[0], tmp_path / "nowhere")
+    with pytest.raises(InputError, match="something.png is a file. Give the folder of expert masks"):
+        find_items(pictures[0], tmp_path / "other" / "something.png")
 
 
 def test_pictures_and_volumes_are_not_mixed(volumes):

@@ -42,6 +42,7 @@ def test_what_is_saved_is_what_is_loaded(folder, tmp_path):
     for a, b in zip(outputs(net.eval()), outputs(load_model(tmp_path).net)):
         assert (a - b).abs().max() < 1e-4
     assert not list(tmp_path.glob("*.tmp"))
+    assert len({file.stat().st_mode for file in tmp_path.iterdir()}) == 1, "who may read the configuration may read the weights"
 
 
 def test_half_precision_is_close_and_half_the_size(folder, tmp_path):

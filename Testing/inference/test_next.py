@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import phantom
@@ -202,7 +203,7 @@ def test_images_are_told_from_masks(tmp_path):
 
 
 def test_a_folder_without_images_is_said(tmp_path, pool, model):
-    for folder, words in ((tmp_path / "none", "does not exist"), (tmp_path, "There is no image")):
+    for folder, words in ((tmp_path / "none", "does not exist"), (Path(__file__), "is a file"), (tmp_path, "There is no image")):
         with pytest.raises(InputError, match=words):
             rank_next(folder, pool, model)
 

@@ -178,7 +178,9 @@ def test_edits_are_versions_with_a_name(user, pool_folder):
     page.labels.setText("a; b")
     page.saveFields.click()
     user.settle()
-    assert "1 labels" in user.ui.messageLabel.text
+    assert "This case has one label. Give it one name." in user.ui.messageLabel.text
+    page.labels.setText("a")
+    assert user.ui.messageLabel.text == ""
     page.verdicts[2].click()
     user.settle()
     assert page.review.text == "excluded"
@@ -274,6 +276,15 @@ def test_health_opens_the_cases(user, pool_folder, screenshots):
     health.open(number)
     user.settle()
     assert user.control.tabs.current == CASES and twin in user.ids() and "patients" in user.cases.found.text
+
+
+def test_health_of_an_empty_pool_was_looked_at_by_nobody(user, tmp_path):
+    Pool.create(tmp_path / "empty").close()
+    user.choose(tmp_path / "empty")
+    user.page(HEALTH)
+    user.control.health.button.click()
+    user.settle()
+    assert user.control.health.summary.text == "This pool is empty: there is nothing to check yet."
 
 
 def test_read_only_pool_can_be_looked_at_only(user, pool_folder, monkeypatch):

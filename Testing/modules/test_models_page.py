@@ -174,6 +174,18 @@ def test_use_a_run_then_back_with_the_pool_renewed(keeper, folders, pool_folder,
     assert store.used()[0] == entry.id, "and once more it is the later one"
 
 
+def test_a_new_run_of_the_name_of_one_whose_model_is_installed_is_offered(keeper, folders, tmp_path):
+    run = finish(tmp_path / "runs", folders[0])
+    entry = packing.install(run)
+    keeper.open()
+    assert len(keeper.rows()) == 2 and keeper.rows()[1][1] == "installed"
+    shutil.rmtree(run)
+    finish(tmp_path / "runs", folders[1]).rename(run)
+    (run / "status.json").write_text(json.dumps({"state": "finished", "step": 5, "updated": entry.installed + 1}))
+    keeper.open()
+    assert ("heads, better", "training, not installed") in keeper.rows()
+
+
 def test_segment_uses_the_model_in_use_and_names_it(keeper, folders, home):
     from CERSSegmentLib.Parameter import Parameter, parameterNode
     from CERSSegmentLib.SegmentationLogic import modelOf
@@ -221,7 +233,7 @@ def test_the_result_is_shown_whole(keeper, folders):
     assert "12 cases" in page.compared.text and "Dice" in page.compared.text and "▲" in page.compared.text
     page.compare.setCurrentIndex(page.compare.findData("shipped"))
     keeper.wait()
-    assert "no figures for the model" in page.compared.text
+    assert "comes without figures of single cases" in page.compared.text
     host.slicer.mrmlScene.Clear(0)
     host.process(0.2)
     assert len(view.plots.nodes()) == 9, "the plot comes back after the scene was closed"

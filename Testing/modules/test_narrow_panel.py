@@ -135,3 +135,33 @@ def test_pages_fit_into_a_narrow_panel(own_panel, user, pool_folder, screenshots
     fits("models")
     split.setSizes(before)
     assert wide == []
+
+
+def test_pages_fit_into_400_pixels_with_a_large_font(own_panel, user):
+    """Letters of 14 points; what is hidden as long as there is no pool counts, too."""
+    control, app = user.control, user.host.app
+    before = app.font if not callable(app.font) else app.font()
+    font = user.host.qt.QFont(before)
+    font.setPointSizeF(14)
+    app.setFont(font)
+    try:
+        control.case.body.setVisible(True)
+        control.training.new.collapsed = control.training.form.advanced.collapsed = False
+        frames = (
+            *control.rationales.frames.values(),
+            *control.importing.frames.values(),
+            control.training.view.frame,
+            control.models.view.frame,
+        )
+        for frame in frames:
+            frame.setVisible(True)
+        wide = {}
+        for number, page in enumerate(control.tabs._pages):
+            control.tabs.show(number)
+            user.host.process(0.1)
+            panel = user.ui.pages.parentWidget()  # with what is above the pages
+            hint = panel.minimumSizeHint
+            wide[page.objectName] = (hint() if callable(hint) else hint).width()
+        assert {name: width for name, width in wide.items() if width > 400} == {} and len(wide) == 9
+    finally:
+        app.setFont(before)

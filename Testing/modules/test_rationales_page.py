@@ -121,8 +121,10 @@ def test_nothing_is_sent_without_consent(writer, pool_folder, screenshots):
         assert file.is_dir() or KEY.encode() not in file.read_bytes(), file
 
 
-def test_cancelled_batch_keeps_what_was_finished_and_goes_on(writer, pool_folder):
+@pytest.mark.parametrize("again", [False, True])
+def test_cancelled_batch_keeps_what_was_finished_and_goes_on(writer, pool_folder, again):
     page = writer.page
+    page.again.setChecked(again)
 
     def script(number, handler):
         if number < 2:
@@ -137,11 +139,11 @@ def test_cancelled_batch_keeps_what_was_finished_and_goes_on(writer, pool_folder
         assert page.cancel.enabled and not page.cancel.isHidden() and not page.start.enabled
         page.cancel.click()
         writer.wait()
-        assert "Written: 2" in writer.text and "goes on" in writer.text
+        assert "Written: 2" in writer.text and ("begins anew" if again else "goes on") in writer.text
         assert list(current(pool_folder).values()).count("model-y") == 2
         server.script = echo
         writer.press(page.start)
-        assert len(server.bodies) == 6 and set(current(pool_folder).values()) == {"model-y"}
+        assert len(server.bodies) == (8 if again else 6) and set(current(pool_folder).values()) == {"model-y"}
 
 
 def test_what_is_wrong_is_said_in_a_sentence(writer, pool_folder):

@@ -215,6 +215,7 @@ def test_drop_pin_rerun_reset(user, kit, model, pool, host):
     user.wait()
     host.process(0.2)
     assert dropped not in [r["id"] for r in user.evidence["references"]]
+    assert f"Slice {key[1] + 1} (axial) was segmented again with your references." in user.status()
     after = controller.model.labelmap
     assert np.array_equal(np.delete(after, key[1], axis=0), np.delete(before, key[1], axis=0))
     own = SegmentationResult.ownSegments(user.segmentation)["tumor"]
@@ -223,12 +224,18 @@ def test_drop_pin_rerun_reset(user, kit, model, pool, host):
     user.control.evidence.reset.click()
     user.wait()
     assert [r["id"] for r in user.evidence["references"]] == [r["id"] for r in first["references"]]
-    assert np.array_equal(controller.model.labelmap, before)
+    assert np.array_equal(controller.model.labelmap, before) and "without a choice of yours" in user.status()
     pinned = user.evidence["references"][-1]["id"]
     controller.pin(pinned, True)
     user.control.evidence.rerun.click()
     user.wait()
-    assert next(r for r in user.evidence["references"] if r["id"] == pinned)["pinned"]
+    at = next(n for n, r in enumerate(user.evidence["references"]) if r["id"] == pinned)
+    card = user.control.evidence.cards[at]
+    assert user.evidence["references"][at]["pinned"] and card.choice.pin.checked
+    card.choice.pin.click()
+    assert not card.choice.pin.checked and not controller.choice().pinned and "no longer pinned" in card.title.text
+    card.choice.pin.click()
+    assert card.choice.pin.checked and controller.choice().pinned == {pinned} and "no longer" not in card.title.text
 
 
 def test_previous_result_comes_back_and_a_persons_segment_stays(user, kit, model, pool):

@@ -196,6 +196,21 @@ def test_a_model_or_pool_whose_loading_was_stopped_late_is_not_used(user, model,
     assert (again["model"], again["pool"]) == (made_of["model"], made_of["pool"])
 
 
+def test_a_model_that_training_went_on_with_is_loaded_anew(user, pool, tmp_path):
+    from cers.inference.tiny import tiny_model
+
+    own = tiny_model(tmp_path / "run" / "model")
+    user.segment(head("one"), pool, own)
+    first = user.control.controller.model.summary["provenance"]["model"]
+    user.press()
+    user.wait()
+    assert user.control.controller.model.summary["provenance"]["model"] == first
+    tiny_model(own, seed=1)
+    user.press()
+    user.wait()
+    assert user.control.controller.model.summary["provenance"]["model"] != first
+
+
 def test_a_choice_made_during_a_rerun_waits_for_the_next_one(user, model, pool, host):
     user.segment(head("one"), pool, model)
     controller, panel = user.control.controller, user.control.evidence

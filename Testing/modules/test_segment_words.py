@@ -48,6 +48,8 @@ def test_words_speak_plainly_and_escape_what_others_wrote(host, part):
     good, sentence = words.trust({**evidence, "disagreement": 0.02, "left_out": 7})
     assert not good and "Confidence 0.80" in sentence and "7\u00a0pixels more shown by this plane (dashed), left out" in sentence
     assert "CoT –" in words.scores({"visual": 0.5, "cot": None})
+    told = [words.scores({"visual": 0.5, "cot": None, "influence": n}) for n in (0.0, 0.0003, 0.0049, 0.0051)]
+    assert [t.split("influence\u00a0")[1] for t in told] == ["0.00", "below\u00a00.01", "below\u00a00.01", "0.01"]
 
 
 def test_a_reference_that_the_others_contradict_is_named_so(part):

@@ -121,6 +121,11 @@ def test_the_form_begins_with_what_training_begins_with(trainee):
     trainee.page.startButton.click()
     assert "No pool is open" in trainee.page.result.text and not trainee.page.check.running
     page = trainee.page
+    form.size.setCurrentIndex(0)
+    assert "No pool is open" in page.result.text, "it still holds"
+    form.source.setCurrentIndex(1)
+    assert page.result.text == ""
+    form.source.setCurrentIndex(0)
     assert not any(button.enabled for button in (page.stop, page.resume, page.duplicate, page.open, page.delete))
     assert not (Path(trainee.page.list.root)).exists(), "the folder for runs is made when it is needed"
 
@@ -301,6 +306,8 @@ def test_failures_are_told_in_plain_words(trainee, data, root, monkeypatch):
     assert "cannot be made" in page.result.text
     page.startButton.click()
     assert "cannot be made" in page.result.text
+    page.root.currentPath = str(root.parent / "runs")
+    assert page.result.text == ""
 
 
 def test_out_of_memory_offers_a_batch_that_fits(trainee, data, root):

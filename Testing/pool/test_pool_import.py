@@ -430,6 +430,8 @@ def test_trouble_with_the_pool_ends_the_import(tmp_path, pool):
         import_folder(closed, tmp_path / "i", tmp_path / "m")
     with pytest.raises(InputError, match="does not exist"):
         import_folder(pool, tmp_path / "none", tmp_path / "m")
+    with pytest.raises(InputError, match="p.png is a file. Give the folder of images"):
+        import_folder(pool, tmp_path / "i" / "p.png", tmp_path / "m")
 
 
 # ---- real images

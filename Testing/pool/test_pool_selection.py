@@ -297,6 +297,20 @@ def test_pinned_are_in_and_dropped_are_out(bench):
     assert alone.ids == [far] and not alone.coverage.covered and "pinned" in alone.coverage.message
 
 
+def test_a_close_case_is_told_as_close_when_it_is_pinned(bench):
+    ids = [bench.add(0.9 - n / 100) for n in range(6)]
+    before = bench.select()
+    assert bench.select(pinned=before.ids).coverage == before.coverage == bench.select(pinned=ids[:1]).coverage
+    site = bench.add(0.95, body_site="lung")
+    words = rationale()
+    unlike = bench.add(0.94, cot=0.1, words=words)
+    s = bench.select(replace(QUERY, rationale=words, rationale_vector=at(1.0)), pinned=[site, unlike])
+    assert {site, unlike} < set(s.ids) and s.coverage.message.endswith(
+        ": 3 close cases, the nearest of them with a visual similarity of 0.90."
+    )
+    assert only(s, ids[3]).reason == "Not needed: 5 closer or pinned references are already used."
+
+
 def test_a_pin_in_spite_of_its_rationale(bench):
     mine = bench.add(0.9, cot=0.1)
     s = bench.select(replace(QUERY, rationale=rationale(), rationale_vector=at(1.0)), pinned=[mine])

@@ -333,7 +333,7 @@ def test_the_command_says_what_is_wrong(tmp_path, head, cers):
         done = cers("write", tmp_path / "pool", *words, *more)
         assert done.returncode == 2 and "--with-picture" in done.stderr and not (tmp_path / "sent.png").exists()
     assert cers("write", tmp_path / "pool", *words, "--dry-run", "--with-picture").returncode == 0 and (tmp_path / "sent.png").exists()
-    assert "1 have this text" in cers("write", tmp_path / "pool").stdout
+    assert "1 has this text" in cers("write", tmp_path / "pool").stdout
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")

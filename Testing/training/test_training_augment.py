@@ -148,3 +148,15 @@ def test_a_faded_lesion_is_fainter_and_the_rest_as_it_was():
 def test_a_lesion_too_large_to_hide_is_not_faded():
     image, mask = scene(radius=45)
     assert torch.equal(augment.fade(image[0], mask[0], np.random.default_rng(0)), image[0])
+
+
+def test_boxes_are_boxes_of_two_to_forty_percent():
+    rng, shares = np.random.default_rng(0), []
+    for _ in range(400):
+        box = augment.cut_box(100, rng)
+        rows, columns = box.any(1).nonzero()[:, 0], box.any(0).nonzero()[:, 0]
+        if len(rows):
+            assert box[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+            assert 0.28 < len(rows) / len(columns) < 3.6
+            shares.append(float(box.float().mean()))
+    assert 150 < len(shares) < 250 and 0.015 < min(shares) < 0.05 and 0.35 < max(shares) < 0.41

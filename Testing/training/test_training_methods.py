@@ -11,7 +11,7 @@ from cers.inference.model import load_model
 from cers.training.batches import nearest, two_stage
 from cers.training.config import METHODS, TrainConfig
 from cers.training.datasets import open_dataset
-from cers.training.losses import confident, dice_bce, hard_dice, sharpen
+from cers.training.losses import confident, dice_bce, hard_dice, pseudo_label, sharpen
 from cers.training.memory import Memory
 from cers.training.splits import make_split
 from cers.training.tasks import make
@@ -165,6 +165,27 @@ def test_masks_of_unlabelled_pictures_are_never_read(folder, cache):
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_unimatch_shows_boxes_of_other_pictures_with_their_masks(folder, cache):
+    shape = {"groups": 4, "unlabelled_members": 2}
+    run = trainer(folder, cache, method="unimatch", **shape)
+    mixed = 0
+    for step in range(6):
+        batch = run.batches.draw(step, [0, 1, 2, 3], True, 0.0)
+        group = np.arange(8) // 2
+        assert (group[batch.other.numpy()] == group ^ 1).all() and not torch.equal(batch.second, batch.strong)
+        place = torch.arange(8.0)[:, None, None, None].expand(8, 1, 64, 64)
+        for view in (0, 1):
+            told, box = batch.mixed(place, view)[:, 0], batch.boxes[:, view]
+            theirs = batch.other.float()[:, None, None].expand_as(told)
+            assert torch.equal(told[box], theirs[box]) and torch.equal(told[~box], place[:, 0][~box])
+            mixed += int(box.any((1, 2)).sum())
+    assert 24 < mixed < 72, "about half of 96"
+    alone = run.batches.draw(5, [2, 3], True, 0.0)
+    assert torch.equal(alone.second, batch.second[4:]) and torch.equal(alone.boxes, batch.boxes[4:])
+    peer = trainer(folder, cache, method="mean_teacher", **shape).batches.draw(5, [0, 1, 2, 3], True, 0.0)
+    assert peer.second is None and torch.equal(peer.strong, batch.strong)
+
+
 def test_sharpening_and_confidence():
     p = torch.tensor([0.02, 0.4, 0.5, 0.6, 0.98])
     s = sharpen(p)
@@ -181,6 +202,13 @@ def test_losses_at_their_ends():
     nothing = torch.zeros_like(target)
     assert hard_dice(torch.full_like(target, -5), nothing).tolist() == [1, 1]
     assert dice_bce(torch.full_like(target, -20), nothing) < 0.01
+    all_of_it = torch.ones_like(target)
+    assert pseudo_label(right, target * 0.8, all_of_it) < 1e-3 and pseudo_label(wrong, target, all_of_it) > 0.9
+    assert pseudo_label(wrong, target, 0 * all_of_it) == 0, "where nothing is sure nothing is learned"
+    half = all_of_it.clone()
+    half[..., 4:] = 0
+    mended = torch.where(half > 0, right, wrong)
+    assert pseudo_label(mended, target, half) < 1e-3 < 0.5 < pseudo_label(mended, target, all_of_it)
 
 
 def test_slices_without_a_lesion_take_the_place_of_some_pictures(folder, cache, tmp_path):

@@ -88,7 +88,7 @@ def test_slices_of_a_held_out_volume_are_no_lesion_free_ones(tmp_path):
     free = {side: f"{data}/images/{split.report['rows'][side][0][0]}.png" for side in ("labelled", "validation")}
     prepare(settings(data, labelled=1.0, lesion_free=[free["labelled"]]), None, cache)
     for given in (free["validation"], free["validation"] + "=" + free["validation"].replace("images", "labels")):
-        with pytest.raises(LeakError, match="1 files of lesion_free are held out. Correct") as caught:
+        with pytest.raises(LeakError, match="1 file of lesion_free is held out. Correct") as caught:
             prepare(settings(data, labelled=1.0, lesion_free=[given, free["labelled"]]), None, cache)
         assert caught.value.split.report["leaks"]["lesion_free"] == [free["validation"][-5:]]
     prepare(settings(data, labelled=1.0, lesion_free=[free["validation"]], allow_leaks=True), None, cache)

@@ -56,7 +56,8 @@ def test_look_change_undo(worker, tmp_path):
     assert worker.call("pool_restore", numbers=numbers)["ids"] == ids[:1] and worker.call("pool_purge") == {"deleted": 0}
     assert worker.call("pool_audit", limit=1)["entries"][0]["action"] == "restored"
     assert worker.call("pool_audit", path=str(tmp_path / "a.csv"))["lines"] > 4 and (tmp_path / "a.csv").exists()
-    assert isinstance(worker.call("pool_health")["findings"], list)
+    found = worker.call("pool_health")
+    assert isinstance(found["findings"], list) and found["cases"] == len(ids)
 
 
 def test_words_find_by_meaning(worker):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..words import plural
+
 
 @dataclass
 class PlaneCount:
@@ -28,13 +30,11 @@ def by_plane(slices: Iterable[Mapping]) -> dict[str, PlaneCount]:
 
 def slices_words(counts: Mapping[str, PlaneCount]) -> str:
     """For instance "7 of 22 axial, 60 of 131 coronal slices decoded"."""
-    return ", ".join(f"{c.lesion} of {c.slices} {plane}" for plane, c in counts.items()) + " slices decoded"
+    words = ", ".join(f"{c.lesion} of {c.slices} {plane}" for plane, c in counts.items())
+    return f"{words} {plural(sum(c.slices for c in counts.values()), 'slice')} decoded"
 
 
 def references_words(counts: Mapping[str, PlaneCount]) -> str:
     """For instance "references for 1 of 7 axial, 0 of 60 coronal lesion slices"; planes without a lesion are left out."""
-    return (
-        "references for "
-        + ", ".join(f"{c.with_references} of {c.lesion} {plane}" for plane, c in counts.items() if c.lesion)
-        + " lesion slices"
-    )
+    words = ", ".join(f"{c.with_references} of {c.lesion} {plane}" for plane, c in counts.items() if c.lesion)
+    return f"references for {words} lesion {plural(sum(c.lesion for c in counts.values()), 'slice')}"

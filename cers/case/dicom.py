@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..words import counted
 
 _NOT_IMAGES = {"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC"}
 # A body region neither confirms nor contradicts an organ, so it says nothing about which references fit.
@@ -153,9 +154,14 @@ def series_files(folder: Path) -> list[str]:
             if files and headers(Path(files[0]))["modality"] not in _NOT_IMAGES:
                 series[place, uid] = files
     if not series:
-        raise InputError(f"No DICOM image series was found in '{folder}'. Give the folder that holds the files of one series.")
+        raise InputError(
+            f"No DICOM image series was found in '{folder}'. Give the folder that holds the files of one series, or a single image file."
+        )
     if len(series) > 1:
-        names = [f"'{headers(Path(f[0]))['name']}' ({len(f)} files, first '{Path(f[0]).relative_to(folder)}')" for f in series.values()]
+        names = [
+            f"'{headers(Path(f[0]))['name']}' ({counted(len(f), 'file')}, first '{Path(f[0]).relative_to(folder)}')"
+            for f in series.values()
+        ]
         raise InputError(f"'{folder}' holds {len(series)} image series: {'; '.join(sorted(names))}. Give a folder with one series only.")
     (place, uid), files = next(iter(series.items()))
     files = list(files)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..words import plural
+
 
 def small(ml: float) -> bool:
     """Whether a volume is told in mm³ rather than in ml."""
@@ -21,6 +23,11 @@ def area(pixels: int, spacing: tuple[float, float]) -> str:
     return f"{mm2 / 100:.2f} cm²" if mm2 >= 10 or not mm2 else f"{digits(mm2)} mm²"
 
 
+def told(number: int, noun: str) -> str:
+    """Pixels or voxels, as they are told beside other figures: "1 pixel", "1204 voxels"."""
+    return f"{number} {plural(number, noun)}"
+
+
 def amount(sizes: Mapping, label: str) -> str:
     """For instance "1.23 ml", "37 mm³"; of a single slice "210 mm²"; where pixels have no known size "456 pixels (1.2 % of the picture)".
 
@@ -33,8 +40,8 @@ def amount(sizes: Mapping, label: str) -> str:
     if sizes.get("area_mm2"):
         return f"{digits(sizes['area_mm2'][label])} mm²"
     if sizes.get("picture_share"):
-        return f"{sizes['pixels'][label]} pixels ({100 * sizes['picture_share'][label]:.1f} % of the picture)"
-    return f"{sizes['pixels'][label]} voxels"
+        return f"{told(sizes['pixels'][label], 'pixel')} ({100 * sizes['picture_share'][label]:.1f} % of the picture)"
+    return told(sizes["pixels"][label], "voxel")
 
 
 def cut_words(cut: Mapping | None) -> str:
@@ -42,9 +49,9 @@ def cut_words(cut: Mapping | None) -> str:
     if not cut or not cut["below"] + cut["above"]:
         return ""
     below, above = cut["below"], cut["above"]
-    under = f"{below} voxel of it is" if below == 1 else f"{below} voxels of it are"
-    over = f"{above} voxel that reaches it was" if above == 1 else f"{above} voxels that reach it were"
+    under = f"{told(below, 'voxel')} of it {plural(below, 'is', 'are')}"
+    over = f"{told(above, 'voxel')} that {'reaches it was' if above == 1 else 'reach it were'}"
     return (
         f"The mask is not the probabilities cut at {cut['threshold']:.2f}: {under} below, {over} left out (planes are fused part by part, "
-        "small parts may be dropped, slices decoded again)."
+        "small parts may be dropped, slices decoded again, probabilities are kept rounded)."
     )

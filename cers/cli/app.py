@@ -158,12 +158,13 @@ def segment(
 def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: str | None) -> str:
     from ..case.counts import by_plane, references_words, slices_words
     from ..case.sizes import amount
+    from ..words import counted
 
     found = [e for e in prediction.evidence if e.pixels]
     sizes = prediction.sizes()
     amounts = [f"{name} {amount(sizes, name)}" for name in prediction.labels.values()]
     counts = by_plane(e.to_dict() for e in prediction.evidence)
-    searched = "the picture" if volume.is_picture else _slices(len(prediction.evidence))
+    searched = "the picture" if volume.is_picture else counted(len(prediction.evidence), "slice")
     where = "" if volume.is_picture else f" in {slices_words(counts)}"  # nobody knows the plane of a picture
     lines = [
         f"{', '.join(amounts)}{where}, {prediction.seconds['total']:.1f} s."
@@ -180,7 +181,7 @@ def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: s
         lines.append(f"The model was made for {made_for}, and the image is of {volume.body_site}: look at the mask with particular care.")
     if left := [e for e in prediction.evidence if e.left_out]:
         words = "something is shown that the planes together do not bear out. It was left out; a report (--report) shows it."
-        lines.append(f"In {_slices(len(left))} {words}")
+        lines.append(f"In {counted(len(left), 'slice')} {words}")
     if pool is None:
         lines.append("No pool was given, so the mask was made without evidence.")
     elif found:
@@ -188,10 +189,6 @@ def _words(volume, prediction, pool: Path | None, files: list[Path], made_for: s
         seen = "" if volume.is_picture else f"The pool has {references_words(counts)}. Largest: "
         lines.append(seen + largest.coverage.message)
     return "\n".join([*lines, *(f"Wrote {file}" for file in files)])
-
-
-def _slices(count: int) -> str:
-    return f"{count} slice" + "s" * (count != 1)
 
 
 app.command("next")(next_)

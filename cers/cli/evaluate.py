@@ -10,8 +10,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..words import counted
 from .options import Device, Planes
-from .output import command, counted, fail, progress, say_json
+from .output import command, fail, progress, say_json
 
 
 @command
@@ -31,8 +32,8 @@ def evaluate(
     csv: Annotated[
         Optional[Path],
         typer.Option(
-            help="Table with a column image and any of: group, patient, diagnosis, modality, "
-            "body_site. Intervals are then over groups or patients."
+            help="Table with a column image and any of: group, patient, diagnosis, modality, body_site, split. Intervals are then over "
+            "groups or patients; images of the split train are counted."
         ),
     ] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="All figures and cases as JSON; - for stdout.")] = None,
@@ -120,7 +121,7 @@ def evaluate(
     for file in files:
         say(f"Wrote {file}")
     if result["faults"]:
-        fail(f"{len(result['faults'])} of {len(found.items)} images could not be evaluated.", 1)
+        fail(f"{len(result['faults'])} of {counted(len(found.items), 'image')} could not be evaluated.", 1)
 
 
 @command

@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..words import counted, plural
 from .output import command, progress, say_json
 
 model_app = typer.Typer(
@@ -220,15 +221,15 @@ def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
         return
     for side in (found["first"], found["second"]):
         words = (
-            f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} pictures"
+            f"Dice {span(side['mean']['dice'])} on {side['images']} {side['on'] or 'evaluated'} {plural(side['images'], 'picture')}"
             if side["mean"]
-            else "not measured"
+            else "no figures of single cases"
         )
         print(f"{side['name']}: {words}")
     if found["difference"] is None:
         print(found["reason"])
         return
-    print(f"\nSecond minus first, paired over {found['cases']} cases:")
+    print(f"\nSecond minus first, paired over {counted(found['cases'])}:")
     for metric, row in found["difference"].items():
         if row["value"] is not None:
             print(

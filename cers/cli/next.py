@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..words import counted
 from .options import Device
-from .output import command, counted, errors, progress, say_json
+from .output import command, errors, progress, say_json
 
 
 @command(cancelled="Cancelled. What was measured so far is kept; the same command goes on from there.")

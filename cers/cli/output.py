@@ -68,16 +68,6 @@ def stoppable(what: str) -> Iterator[Callable[[], bool]]:
             signal.signal(signal.SIGINT, before)
 
 
-def counted(number: int, noun: str = "case") -> str:
-    """A number and what is counted: "1 case", "1,204 cases"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
-def were(number: int, noun: str = "case") -> str:
-    """The beginning of a sentence on them: "1 case was", "3 cases were"."""
-    return f"{counted(number, noun)} {'was' if number == 1 else 'were'}"
-
-
 def say_json(value) -> None:
     """A JSON document on stdout; one in plain ASCII where stdout is not UTF-8, which JSON has to be."""
     print(json.dumps(value, indent=1, ensure_ascii=not (sys.stdout.encoding or "").lower().startswith("utf")))

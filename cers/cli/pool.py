@@ -9,7 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, counted, fail, progress, say_json, stoppable, were
+from ..words import counted, plural, were
+from .output import command, fail, progress, say_json, stoppable
 
 pool_app = typer.Typer(
     no_args_is_help=True,
@@ -127,12 +128,18 @@ def list_(
     as_json: _JSON = False,
     modality: Annotated[Optional[str], typer.Option()] = None,
     body_site: Annotated[Optional[str], typer.Option()] = None,
-    plane: Annotated[Optional[str], typer.Option()] = None,
+    plane: Annotated[Optional[str], typer.Option(help="axial, coronal or sagittal.")] = None,
     diagnosis: Annotated[Optional[str], typer.Option()] = None,
     label: Annotated[Optional[str], typer.Option()] = None,
-    review: Annotated[Optional[str], typer.Option()] = None,
+    review: Annotated[Optional[str], typer.Option(help="approved, flagged, excluded or unreviewed.")] = None,
 ) -> None:
     """List the cases, all or those that match."""
+    from ..case.geometry import PLANES
+    from ..pool.store import REVIEWS
+
+    for name, given, known in (("plane", plane, PLANES), ("review", review, REVIEWS)):
+        if given is not None and given not in known:  # no case would match a slip of the pen, as if there were none
+            raise typer.BadParameter(f"--{name} '{given}' is not one of {', '.join(known)}.")
     wanted = {"modality": modality, "body_site": body_site, "plane": plane, "diagnosis": diagnosis, "label": label, "review": review}
     with _open(folder) as pool:
         cases = pool.list(**{key: value for key, value in wanted.items() if value is not None})
@@ -213,7 +220,7 @@ def _search_image(pool, path: Path, index: int | None, count: int, model: Path |
     view = PlaneView(volume.geometry, acquisition_plane(volume.geometry))
     index = len(view) // 2 if index is None else index
     if index >= len(view):
-        raise InputError(f"'{path.name}' has {len(view)} slices, 0 to {len(view) - 1}; there is no slice {index}.")
+        raise InputError(f"'{path.name}' has {counted(len(view), 'slice')}, 0 to {len(view) - 1}; there is no slice {index}.")
     loaded = load_model(model, device=choose_device(device), threads=threads)
     spacing = view.spacing if volume.spacing_known else None
     return search_image(
@@ -264,7 +271,7 @@ def verify(folder: _DIR, as_json: _JSON = False) -> None:
     else:
         for fault in faults:
             print(f"{fault.id or 'pool'}: {fault.message}")
-        print(f"{counted(count)}, {len(faults) or 'no'} fault{'' if len(faults) == 1 else 's'}.")
+        print(f"{counted(count)}, {len(faults) or 'no'} {plural(len(faults), 'fault')}.")
         if unnamed:
             print(f"No case names {unnamed} of the image files. If pool.sqlite is not an older copy, 'cers pool clean' deletes them.")
     if faults:
@@ -278,7 +285,7 @@ def _resolve(pool, text: str) -> str:
     ids = pool.ids()
     matches = [text] if text in ids else [i for i in ids if i.startswith(text)]
     if len(matches) != 1 or not text:
-        found = f"{len(matches)} cases in this pool have" if matches else "No case in this pool has"
+        found = f"{counted(len(matches))} in this pool {plural(len(matches), 'has', 'have')}" if matches else "No case in this pool has"
         raise PoolError(f"{found} an id that begins with '{text}'. See 'cers pool list'.")
     return matches[0]
 

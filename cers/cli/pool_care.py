@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..words import counted, plural, were
 from .options import Device
-from .output import command, counted, errors, fail, progress, say_json, stoppable, were
+from .output import command, errors, fail, progress, say_json, stoppable
 from .pool import _DIR, _JSON, _WHO, _open, _resolve, pool_app
 
 
@@ -26,7 +27,7 @@ def review(
     with _open(folder, write=True) as pool:
         ids = list(dict.fromkeys(_resolve(pool, case) for case in cases))
         pool.review_cases(ids, verdict, who=who, note=note)
-        print(f"{counted(len(ids))} {'is' if len(ids) == 1 else 'are'} now {verdict}.")
+        print(f"{counted(len(ids))} {plural(len(ids), 'is', 'are')} now {verdict}.")
 
 
 @pool_app.command()
@@ -53,7 +54,7 @@ def restore(
             found = [entry for entry in trashed if entry["id"].startswith(text)]
             meant = {entry["id"] for entry in found}
             if not text or (len(meant) != 1 and text not in meant):
-                several = f"{len(meant)} cases in the trash have" if meant else "No case in the trash has"
+                several = f"{counted(len(meant))} in the trash {plural(len(meant), 'has', 'have')}" if meant else "No case in the trash has"
                 fail(f"Error: {several} an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
             one = text if text in meant else meant.pop()
             numbers.append(next(entry["number"] for entry in found if entry["id"] == one))  # the newest
@@ -70,9 +71,9 @@ def clean(folder: _DIR, yes: Annotated[bool, typer.Option("--yes", "-y", help="D
         if (count := pool.unnamed()) and not yes:
             if not sys.stdin.isatty():
                 fail(f"No case names {count} of the image files. Add --yes to delete them.", 2)
-            if not typer.confirm(f"Delete {count} image files that no case names?"):
+            if not typer.confirm(f"Delete {counted(count, 'image file')} that no case names?"):
                 fail("Cancelled. Nothing was deleted.", 130)
-        print(f"Deleted {pool.clean()} files.")
+        print(f"Deleted {counted(pool.clean(), 'file')}.")
 
 
 @pool_app.command()
@@ -85,15 +86,19 @@ def audit(
     as_json: _JSON = False,
 ) -> None:
     """Show who changed what and when, newest first."""
+    from ..errors import InputError
+
     with _open(folder) as pool:
         ids = None
         if case is not None:
             ids = [_resolve(pool, case) if any(i.startswith(case) for i in pool.ids()) else case]
+        entries = pool.audit(ids, limit=count)
+        if case is not None and not entries:
+            raise InputError(f"Nothing is recorded of a case '{case}'. Check the id; of a deleted case give all of it.")
         if csv is not None:
             csv = _output(csv, ".csv", folder)
-            print(f"Wrote {pool.export_audit(csv, ids)} entries to {csv}.")
+            print(f"Wrote {counted(pool.export_audit(csv, ids), 'entry', 'entries')} to {csv}.")
             return
-        entries = pool.audit(ids, limit=count)
     if as_json:
         say_json(entries)
         return
@@ -137,7 +142,7 @@ def health(
         for f in findings:
             more = f" and {len(f.ids) - 4} more" if len(f.ids) > 4 else ""
             print(f"{f.kind}: {f.message} ({', '.join(f.ids[:4])}{more})")
-        print(f"{counted(count)}, {len(findings) or 'no'} finding{'' if len(findings) == 1 else 's'}.")
+        print(f"{counted(count)}, {len(findings) or 'no'} {plural(len(findings), 'finding')}.")
     if findings:
         raise typer.Exit(1)
 
@@ -196,7 +201,8 @@ def merge(
     if as_json:
         say_json(report.to_dict())
     else:
-        print(f"{'Would add' if dry_run else 'Added'} {counted(len(report.added))}; {len(report.present)} were here already.")
+        here = plural(len(report.present), "was", "were")
+        print(f"{'Would add' if dry_run else 'Added'} {counted(len(report.added))}; {len(report.present)} {here} here already.")
         for case_id, names in report.different.items():
             print(f"{case_id}: kept as it is here; the other differs in {', '.join(names)}.")
         if report.trashed:

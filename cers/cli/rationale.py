@@ -10,7 +10,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from .output import command, counted, fail, progress, say_json, stoppable
+from ..words import counted, plural, were
+from .output import command, fail, progress, say_json, stoppable
 
 rationale_app = typer.Typer(
     no_args_is_help=True,
@@ -97,6 +98,8 @@ def write(
 
     if save_picture is not None and not (dry_run and picture):
         fail("No picture would be saved: add --dry-run and --with-picture to --save-picture.", 2)
+    if writer is Writer.measured and (url or model or picture or key_env or prompt):
+        fail("--url, --model, --with-picture, --key-env and --prompt are for language models: add --writer endpoint or --writer local.", 2)
     with _open(folder, write=not dry_run) as pool:
         ids = None if case is None else [_resolve(pool, c) for c in case]
         writer_model = _model(writer, url, model, picture, key_env, prompt, parallel, timeout, threads)
@@ -110,7 +113,7 @@ def write(
         if writer is Writer.endpoint and plan.ids:
             _ask_consent(writer_model, as_json)
         if plan.replaces and not yes and not as_json and sys.stdin.isatty():
-            if not typer.confirm(f"Replace {sum(plan.replaces.values())} texts of others?"):
+            if not typer.confirm(f"Replace {counted(sum(plan.replaces.values()), 'text')} of others?"):
                 fail("Cancelled. Nothing was written.", 130)
         if writer is not Writer.measured and plan.ids and not yes:
             if not sys.stdin.isatty() or as_json:
@@ -124,20 +127,25 @@ def write(
         more = {"done_before": plan.done, "persons": plan.persons, "kept": plan.kept, "replaced_writers": plan.replaces}
         say_json({**report.to_dict(), **more})
     else:
-        print(f"Wrote {len(report.written)} rationales" + (f", {report.cached} of them from kept answers." if report.cached else "."))
+        print(
+            f"Wrote {counted(len(report.written), 'rationale')}"
+            + (f", {report.cached} of them from kept answers." if report.cached else ".")
+        )
         if report.replaced:
             print("Sentences that gave way to measured ones: " + ", ".join(f"{n} ({kind})" for kind, n in sorted(report.replaced.items())))
         if report.unmeasured:
-            print(f"{report.unmeasured} sentences claim what was not measured; they stay, marked so.")
+            claim = "claims what was not measured; it stays" if report.unmeasured == 1 else "claim what was not measured; they stay"
+            print(f"{counted(report.unmeasured, 'sentence')} {claim}, marked so.")
     for fault in report.faults:
         print(f"Not written: {fault.id}: {fault.message}", file=sys.stderr)
     if report.cancelled:
         left = len(plan.ids) - len(report.written) - len(report.faults)
-        fail(f"Cancelled: {left} rationales were not written. The same command goes on from there.", 130)
+        then = "With --again the same command begins anew." if again else "The same command goes on from there."
+        fail(f"Cancelled: {were(left, 'rationale')} not written. {then}", 130)
     if report.stopped:
         fail(f"Stopped: {report.stopped}", 1)
     if report.faults:
-        fail(f"{len(report.faults)} rationales could not be written.", 1)
+        fail(f"{counted(len(report.faults), 'rationale')} could not be written.", 1)
 
 
 def _model(writer: Writer, url, name, picture, key_env, prompt_name, parallel, timeout, threads):
@@ -198,8 +206,12 @@ def _names(counts: dict[str, int]) -> str:
 
 def _say_plan(plan) -> None:
     print(
-        f"{counted(len(plan.ids))} to write; {plan.done} have this text already"
-        + (f"; {plan.persons} were written by a person and stay." if plan.persons else ".")
+        f"{counted(len(plan.ids))} to write; {plan.done} {plural(plan.done, 'has', 'have')} this text already"
+        + (
+            f"; {plan.persons} {plural(plan.persons, 'was written by a person and stays', 'were written by a person and stay')}."
+            if plan.persons
+            else "."
+        )
     )
     if plan.kept:
         print(f"Texts of others stay: {_names(plan.kept)}. Add --over-others to replace them.")
@@ -209,7 +221,8 @@ def _say_plan(plan) -> None:
         cost = "price not known (see --price)" if e.cost is None else f"cost about {e.cost:.2f}"
         took = "" if e.seconds is None else f", about {e.seconds / 60:.0f} min" if e.seconds >= 90 else f", about {e.seconds:.0f} s"
         print(
-            f"{e.requests} requests, {plan.cached} answers at hand; about {e.tokens_in:,} tokens in and {e.tokens_out:,} out{took}; {cost}."
+            f"{counted(e.requests, 'request')}, {counted(plan.cached, 'answer')} at hand; about {e.tokens_in:,} tokens in and "
+            f"{e.tokens_out:,} out{took}; {cost}."
         )
 
 
@@ -277,22 +290,25 @@ def import_(
         say_json(report.to_dict())
     else:
         print(
-            f"{'Would add' if dry_run else 'Added'} {len(report.ids)} rationales of {report.rows} rows; "
-            f"{report.unchanged} were there already, {report.unmatched} rows have no case in this pool"
-            + (f", {report.persons} cases keep a person's text." if report.persons else ".")
+            f"{'Would add' if dry_run else 'Added'} {counted(len(report.ids), 'rationale')} of {counted(report.rows, 'row')}; "
+            f"{report.unchanged} {plural(report.unchanged, 'was', 'were')} there already, "
+            f"{counted(report.unmatched, 'row')} {plural(report.unmatched, 'has', 'have')} no case in this pool"
+            + (f", {counted(report.persons)} {plural(report.persons, 'keeps', 'keep')} a person's text." if report.persons else ".")
         )
         if report.replaces:
             print(
                 f"Texts of others that {'would give' if dry_run else 'gave'} way, and stay as earlier versions: {_names(report.replaces)}."
             )
         if report.unmeasured:
-            print(f"{report.unmeasured} of {report.sentences} sentences claim what was not measured; they are marked so.")
+            claim = "claims what was not measured; it is" if report.unmeasured == 1 else "claim what was not measured; they are"
+            print(f"{report.unmeasured} of {counted(report.sentences, 'sentence')} {claim} marked so.")
         if report.contradicting:
-            print(f"{report.contradicting} of {report.sentences} sentences contradict the measured descriptors of their case.")
+            contradict = plural(report.contradicting, "contradicts", "contradict")
+            print(f"{report.contradicting} of {counted(report.sentences, 'sentence')} {contradict} the measured descriptors of their case.")
     for line, message in report.faults:
         print(f"Not imported: line {line}: {message}", file=sys.stderr)
     if report.faults:
-        fail(f"{len(report.faults)} rows could not be imported.", 1)
+        fail(f"{counted(len(report.faults), 'row')} could not be imported.", 1)
 
 
 @rationale_app.command()
@@ -321,7 +337,7 @@ def log(last: Annotated[int, typer.Option("-n", min=1, help="Entries to show.")]
                 ]
             )
         )
-    print(f"{len(entries)} entries")
+    print(counted(len(entries), "entry", "entries"))
 
 
 @rationale_app.command("forget-answers")
@@ -330,7 +346,7 @@ def forget_answers() -> None:
     """Drop the answers kept for asking twice. Rationales in pools stay."""
     from ..rationale.writers import Ledger
 
-    print(f"Dropped {Ledger().forget_answers()} answers.")
+    print(f"Dropped {counted(Ledger().forget_answers(), 'answer')}.")
 
 
 @consent_app.command("list")
@@ -414,7 +430,7 @@ def _keyring():
     from ..rationale.writers.endpoint import keyring
 
     if (ring := keyring()) is None:
-        raise InputError("The package keyring is not installed. Run: pip install 'cers[keyring]', or give --key-env instead.")
+        raise InputError("The package keyring is not installed. Run: pip install keyring, or give --key-env instead.")
     return ring
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from ..words import plural
 from .output import command, progress, say_json
 
 
@@ -173,7 +174,7 @@ def train(
         words = {"plain": "plain decoder", "null": "without references", "retrieved": "with references"}
         scores = ", ".join(f"{words[k]} {status['metrics'][k]:.4f}" for k in words if k in status["metrics"])
         print(
-            f"Finished after {status['step']} steps. Validation Dice: {scores or 'no validation pictures'}.\n"
+            f"Finished after {status['step']} {plural(status['step'], 'step')}. Validation Dice: {scores or 'no validation pictures'}.\n"
             f"The model is in {folder / 'model'}."
         )
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..case.io import atomic_path
 from ..errors import InputError
+from ..words import counted
 from .compare import read_json
 from .failure import FAILURE, detection
 from .leak import leaking
@@ -58,16 +59,16 @@ def _part(file: Path, model_hash: str) -> str:
 
 def _evaluation(result: dict, file: Path) -> str:
     about = [
-        f"{result['images']} images"
+        counted(result["images"], "image")
         + (f" of {run['of']} {run['on']} pictures, at the end of training" if (run := result.get("run")) else ""),
-        f"pool of {result['pool_cases']} cases (`{result['pool'][:16]}`)" if result["pool"] else "no pool",
+        f"pool of {counted(result['pool_cases'])} (`{result['pool'][:16]}`)" if result["pool"] else "no pool",
     ]
     if result["planes"] == "three":
         about.append("three planes fused")
     leak = result["leak"]
     about.append(f"{leaking(result)} of them in or close to the pool" if leak else "no leak report")
     if missing := len(result["left"]) + len(result["faults"]):
-        about.append(f"{missing} files not evaluated")
+        about.append(f"{counted(missing, 'file')} not evaluated")
     if words := learned(result):
         about.append(words)
     about.append(f"intervals {drawn(result)}")
@@ -89,7 +90,7 @@ def _accuracy(result: dict) -> str:
             if found["value"] is not None:
                 rows.append(
                     (
-                        f"{words} as detector of Dice < {FAILURE:g}, AUROC ({found['failures']} failure{'s' * (found['failures'] != 1)})",
+                        f"{words} as detector of Dice < {FAILURE:g}, AUROC ({counted(found['failures'], 'failure')})",
                         span(found),
                         found["n"],
                     )

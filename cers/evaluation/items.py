@@ -11,6 +11,7 @@ import numpy as np
 from ..case import Volume
 from ..case.io import PICTURES, pseudonym, read_mask, read_volume
 from ..errors import InputError
+from ..files import existing_folder
 from ..pool.dicom import read_dicom_seg
 from ..pool.importer import pair
 from ..pool.table import COLUMNS, OF_SETS, image_name, read_rows
@@ -75,10 +76,8 @@ def find_items(
         InputError: a folder or the table cannot be used, the table lists none of the images or one in other letters (A for a), no pair,
             a prediction is the expert mask itself, or pictures and volumes together.
     """
-    folders = [Path(images), Path(masks), *([Path(predictions)] if predictions is not None else [])]
-    for folder, what in zip(folders, ("images", "expert masks", "predictions")):
-        if not folder.is_dir():
-            raise InputError(f"The folder of {what}, {folder}, does not exist. Check its name.")
+    asked = {"images": images, "expert masks": masks, "predictions": predictions}
+    folders = [existing_folder(path, what) for what, path in asked.items() if path is not None]
     pairs, left = pair(folders[0], folders[1])
     made: dict[str, Path] = {}
     if predictions is not None:

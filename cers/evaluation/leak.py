@@ -10,6 +10,7 @@ from ..case import PlaneView, Volume, acquisition_plane
 from ..case.geometry import PLANES
 from ..pool import Pool, image_hash, thumbnail
 from ..pool.thumbnail import HASH as THUMBNAIL
+from ..words import counted, plural
 
 CORRELATION = 0.99
 REASONS = {
@@ -93,11 +94,11 @@ def leak_words(report: dict | None, most: int = 20) -> str:
     """The report for people, the first ``most`` images by name."""
     if report is None:
         return "Leak report: no pool was given, so there is nothing that could leak from one."
-    head = f"Leak report: {report['checked']} images against {report['pool_cases']} cases of the pool: "
+    head = f"Leak report: {counted(report['checked'], 'image')} against {counted(report['pool_cases'])} of the pool: "
     if not report["leaking"]:
         return head + "none is in the pool, related to one of its cases, or a near-duplicate of one."
     by_reason = "; ".join(f"{n} with cases {REASONS[r]}" for r, n in report["by_reason"].items())
-    lines = [head + f"{report['leaking']} of the images LEAK ({by_reason})."]
+    lines = [head + f"{report['leaking']} of the images {plural(report['leaking'], 'LEAKS', 'LEAK')} ({by_reason})."]
     for row in report["images"][:most]:
         reasons = [
             f"cases {REASONS[r]}: {row[r]['count']} ({', '.join(row[r]['cases'][:3])}{', ...' if row[r]['count'] > 3 else ''})"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..case.io import atomic_path, check_output
 from ..inference.report_style import STYLE
+from ..words import counted
 from .leak import leak_words, leaking
 from .tables import drawn, learned, mean_rows, metric_name, number, part_rows, trust_rows
 
@@ -75,9 +76,9 @@ def write_page(path: str | Path, result: dict) -> Path:
 def _html(result: dict) -> str:
     title = escape(result["name"] or "Evaluation")
     about = [
-        f"{result['images']} images",
+        counted(result["images"], "image"),
         f"model {result['model_name']} ({result['model']})" if result["model"] else "given predictions",
-        f"pool of {result['pool_cases']} cases" if result["pool"] else "no pool",
+        f"pool of {counted(result['pool_cases'])}" if result["pool"] else "no pool",
         *([words] if (words := learned(result)) else []),
     ]
     leak = result["leak"]

@@ -185,7 +185,8 @@ def compare_models(first: Entry, second: Entry) -> dict:
     if first.id == second.id:
         return {**out, "reason": "This is one and the same model. Choose another one to compare with."}
     if missing:
-        return {**out, "reason": f"There are no figures for the model '{missing[0]}', so the two cannot be compared case by case."}
+        words = f"The model '{missing[0]}' comes without figures of single cases, so the two cannot be compared case by case."
+        return {**out, "reason": f"{words} Run 'cers evaluate' with each of them on the same images, then 'cers compare'."}
     if any(r.get("anonymous") for r in results):
         results = [anonymous(r) for r in results]
     try:

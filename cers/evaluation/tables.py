@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..words import counted
+
 NAMES = {
     "dice": "Dice",
     "iou": "IoU",
@@ -32,8 +34,8 @@ def drawn(result: dict) -> str:
     groups, alone = result["rules"]["groups"], result["rules"]["cases_without_group"]
     if not groups:
         return "over cases"
-    own = f" and {alone} case{'' if alone == 1 else 's'} without one" if alone else ""
-    return f"over {groups} group{'' if groups == 1 else 's'}{own}"
+    own = f" and {counted(alone)} without one" if alone else ""
+    return f"over {counted(groups, 'group')}{own}"
 
 
 def learned(result: dict) -> str:
@@ -74,7 +76,7 @@ def trust_rows(result: dict) -> list[tuple[str, str, int]]:
     for key in ("coverage", "confidence", "agreement") if failure else ():
         if key in failure and failure[key]["auroc"]["value"] is not None:
             found = failure[key]["auroc"]
-            name = f"{key} as detector of Dice < {failure['below']:g}, AUROC ({found['failures']} failure{'s' * (found['failures'] != 1)})"
+            name = f"{key} as detector of Dice < {failure['below']:g}, AUROC ({counted(found['failures'], 'failure')})"
             rows.append((name, span(found), found["n"]))
     return rows
 

@@ -16,6 +16,7 @@ from ..network.evidence import References
 from ..pool import Pool
 from ..pool.records import modality_code
 from ..rationale import TextEmbedder
+from ..words import counted
 from .model import Model
 from .planes import to_frames
 
@@ -47,8 +48,8 @@ def embed_pool(model: Model, pool: Pool, embedder: TextEmbedder, progress=None, 
     total = len(stale) + len(texts)
     if total and pool.read_only:
         raise PoolError(
-            f"{max(len(stale), len(texts))} cases of the pool lack vectors of this model or have outdated ones, and the pool was opened "
-            "read-only. Open it once where it can be written."
+            f"Vectors of this model are missing or outdated for {counted(max(len(stale), len(texts)))} of the pool, and the pool was "
+            "opened read-only. Open it once where it can be written."
         )
     done = 0
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..errors import InputError, ModelError
-from ..files import replace_file
+from ..files import let_others_read, replace_file
 from ..pool import SelectionConfig
 from .store import CARD, CONFIG, MODEL, WEIGHTS, default_folder
 
@@ -201,6 +201,7 @@ def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card
     }
     temporary = folder / (WEIGHTS + ".tmp")
     save_file(tensors, str(temporary))
+    let_others_read(temporary)  # safetensors keeps them to their owner
     replace_file(temporary, folder / WEIGHTS)
     texts = {CARD: card, CONFIG: json.dumps(asdict(config), indent=1) + "\n"}
     for name, text in texts.items():

@@ -12,11 +12,12 @@ from ..case import PARTS, WELL_COVERED, Evidence, PlaneView, Prediction, Rationa
 from ..case.counts import by_plane
 from ..case.io import atomic_path, check_output
 from ..case.runs import from_runs
-from ..case.sizes import amount, area, cut_words
+from ..case.sizes import amount, area, cut_words, told
 from ..case.terminology import label_styles
 from ..errors import PoolError
 from ..pool import Pool
 from ..rationale import beside
+from ..words import counted
 from .pictures import data_uri, display, svg_path, trim
 from .report_style import STYLE
 
@@ -143,7 +144,7 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
 
     def size(self, pixels: int, view: PlaneView) -> str:
         """An area, in pixels where their size is not known."""
-        return area(pixels, view.spacing) if self.volume.spacing_known else f"{pixels} pixels"
+        return area(pixels, view.spacing) if self.volume.spacing_known else told(pixels, "pixel")
 
     def slice_section(self, e: Evidence) -> str:
         view = self.views[e.plane]
@@ -320,7 +321,7 @@ Click a picture to enlarge it.</p></footer></main>{"".join(self.zooms)}"""
             for e in found[:LEFT_OUT_SHOWN]
         )
         return f"""<section id="left-out"><div class="head"><h2>Left out of the mask</h2>
-<span class="soft small num">in {len(left)} slices</span></div>
+<span class="soft small num">in {counted(len(left), "slice")}</span></div>
 <p class="soft small">What these slices show (dashed) the planes together do not bear out. It may be normal anatomy, or a lesion that other
 planes miss. All of them: {escape(self.places(left))}.</p><div class="refs">{cards}</div></section>"""
 
@@ -383,6 +384,8 @@ def _findings(rationale: Rationale | None) -> str:
 
 
 def _number(value: float | None) -> str:
+    if value is not None and 0 < round(value, 4) < 0.005:
+        return "&lt;0.01"  # 0.00 would be none at all
     return "\u2013" if value is None else f"{value:.2f}"
 
 

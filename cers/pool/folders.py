@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
+from ..files import existing_folder
 from .importer import _IMAGE, _MASK, SUFFIXES, _core
 
 _PAIRED = (".raw", ".zraw", ".img")  # data files of .mhd, .nhdr and .hdr, read through their header
@@ -19,8 +20,7 @@ def find_images(folder: Path, without: Path | None = None) -> tuple[list[str], l
     Raises:
         InputError: no such folder, or it cannot be read.
     """
-    if not folder.is_dir():
-        raise InputError(f"The folder '{folder}' does not exist. Check its name.")
+    existing_folder(folder, "images")
     plain, masked = [], []
     barred = without.resolve() if without is not None else None
 

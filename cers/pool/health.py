@@ -11,6 +11,7 @@ import numpy as np
 from ..case import Case
 from ..errors import Cancelled, CersError
 from ..rationale import measure
+from ..words import counted
 from .agreement import disagreements
 from .selection import SelectionConfig
 from .store import Pool
@@ -193,7 +194,7 @@ def _rationales(pool: Pool, cases, step) -> list[Finding]:
                 )
     bare = [i for i, m in cases.items() if not m["rationale_version"]]
     if bare:
-        out.append(Finding("rationale", bare, f"{_cases(len(bare))} without a rationale: such cases are compared by their picture only."))
+        out.append(Finding("rationale", bare, f"{counted(len(bare))} without a rationale: such cases are compared by their picture only."))
     return out
 
 
@@ -221,7 +222,7 @@ def _gaps(cases) -> list[Finding]:
                 Finding(
                     "gap",
                     ids,
-                    f"Only {_cases(len(ids))} of {_people(len(patients))} for “{label}” ({what}). Add more, "
+                    f"Only {counted(len(ids))} of {counted(len(patients), 'patient')} for “{label}” ({what}). Add more, "
                     "or images of this kind will be segmented with little evidence.",
                 )
             )
@@ -247,7 +248,7 @@ def _alone(pool: Pool, cases, step) -> list[Finding]:
         Finding(
             "alone",
             alone,
-            f"{_cases(len(alone))} that no case of another patient resembles: an image like these has no "
+            f"{counted(len(alone))} that no case of another patient resembles: an image like these has no "
             "reference. Add similar cases, or check that these belong here.",
         )
     ]
@@ -265,7 +266,7 @@ def _unused(pool: Pool, cases) -> list[Finding]:
             Finding(
                 "unused",
                 ids,
-                f"{_cases(len(ids))} never served as a reference in {images} images segmented since {since}. That is no fault; "
+                f"{counted(len(ids))} never served as a reference in {counted(images, 'image')} segmented since {since}. That is no fault; "
                 "but if the images were like these, see whether modality, body site and masks are right.",
             )
         ]
@@ -282,7 +283,7 @@ def _unknown(cases) -> list[Finding]:
             Finding(
                 "unknown",
                 nobody,
-                f"{_cases(len(nobody))} without patient, volume or group: whether they may serve as evidence for "
+                f"{counted(len(nobody))} without patient, volume or group: whether they may serve as evidence for "
                 "one another cannot be told. Enter the patient.",
             )
         )
@@ -290,15 +291,7 @@ def _unknown(cases) -> list[Finding]:
         if ids := [i for i, m in cases.items() if not m[name]]:
             out.append(
                 Finding(
-                    "unknown", ids, f"{_cases(len(ids))} without {words}. Enter it, so that only images of that kind get them as evidence."
+                    "unknown", ids, f"{counted(len(ids))} without {words}. Enter it, so that only images of that kind get them as evidence."
                 )
             )
     return out
-
-
-def _cases(n: int) -> str:
-    return "1 case" if n == 1 else f"{n} cases"
-
-
-def _people(n: int) -> str:
-    return "1 patient" if n == 1 else f"{n} patients"

@@ -15,7 +15,9 @@ from ..case.geometry import PLANES
 from ..case.identity import identifying
 from ..case.io import Unnamed, pseudonym, read_mask, read_volume, unnamed_values
 from ..errors import CersError, InputError, PoolError
+from ..files import existing_folder
 from ..rationale import describe
+from ..words import counted
 from .dicom import read_dicom_seg
 from .records import modality_code
 from .store import Pool
@@ -286,7 +288,7 @@ def import_folder(
         InputError: a folder or the table cannot be used at all. PoolError: the pool cannot be written.
     """
     report = ImportReport()
-    pairs, faults = pair(_folder(images, "images"), _folder(masks, "masks"))
+    pairs, faults = pair(existing_folder(images, "images"), existing_folder(masks, "masks"))
     rows = read_table(Path(csv)) if csv is not None else None
     if rows is None:
         report.faults += [ImportFault(name, message) for name, message in sorted(faults.items())]
@@ -335,7 +337,7 @@ def import_folder(
             report.images += 1
     report.ids = list(dict.fromkeys(report.ids))
     if progress is not None and not report.cancelled:
-        progress(1.0, f"{report.added} cases added from {report.giving} images")
+        progress(1.0, f"{counted(report.added)} added from {counted(report.giving, 'image')}")
     return report
 
 
@@ -407,13 +409,6 @@ def _stem(path: Path) -> str | None:
         return composed(path.name)
     ending = next((s for s in SUFFIXES if path.name.lower().endswith(s)), None)
     return None if ending is None else composed(path.name[: -len(ending)])
-
-
-def _folder(path: str | PathLike, what: str) -> Path:
-    path = Path(path)
-    if not path.is_dir():
-        raise InputError(f"The folder of {what}, {path}, does not exist. Check its name.")
-    return path
 
 
 def _listed(rows: list[Row], pairs: Mapping, faults: Mapping, report: ImportReport) -> Iterator[tuple[Row, tuple[Path, Path]]]:

@@ -107,6 +107,7 @@ class _Candidate:
     cot: float | None = None
     pinned: bool = False
     turned: float = 0.0  # taken off its visual similarity where it is of another plane
+    close: bool = True  # by its own scores; a pinned one may be far
     score: float = field(default=0.0)
 
 
@@ -198,14 +199,14 @@ class Selector:
         admissible = self._present & ~closed
         admissible[drop_rows] = False
         candidates, nearest = self._morphology(query, vector, admissible, config, rejected, {index.row[p] for p in pinned})
-        pins = self._pins(query, vector, pinned, excluded, rejected, config)
+        pins = self._pins(query, vector, pinned, excluded, closed, rejected, config)
         candidates = self._cot(query, pins + [c for c in candidates if c.row not in {p.row for p in pins}], config, rejected)
         chosen = self._limit(candidates, config, rejected)
         references = [
             Reference(index.ids[c.row], rank, round(c.visual, 6), None if c.cot is None else round(c.cot, 6), pinned=c.pinned)
             for rank, c in enumerate(chosen, 1)
         ]
-        return Selection(references, _report(rejected, config.max_rejected), _coverage(references, nearest, config))
+        return Selection(references, _report(rejected, config.max_rejected), _coverage(chosen, nearest, config))
 
     # ---- stages
 
@@ -327,6 +328,7 @@ class Selector:
         vector: np.ndarray,
         pinned: list[str],
         excluded: list[tuple[np.ndarray, str]],
+        closed: np.ndarray,
         rejected: dict[int, Rejection],
         config: SelectionConfig,
     ) -> list[_Candidate]:
@@ -337,8 +339,11 @@ class Selector:
             if reason is not None:
                 raise PoolError(f"The pinned case {self._index.ids[row]} cannot be used. {reason}")
             rejected.pop(row, None)
-        turned = self._turned(query, rows, config)
-        return [_Candidate(int(row), float(v), None, True, t) for row, v, t in zip(rows, self._index.cosines(vector, rows), turned)]
+        turned, least = self._turned(query, rows, config), config.visual_threshold
+        return [
+            _Candidate(int(row), float(v), None, True, t, bool(not closed[row] and v - t >= least))
+            for row, v, t in zip(rows, self._index.cosines(vector, rows), turned)
+        ]
 
     def _cot(self, query: Query, candidates: list[_Candidate], config: SelectionConfig, rejected: dict[int, Rejection]) -> list[_Candidate]:
         """Those whose rationale agrees with the query's. A case without one passes with cot None, that is, with no credit for it."""
@@ -370,7 +375,8 @@ class Selector:
                     + (f"; contradiction: {against[0]}" if against else "")
                     + ")."
                 )
-            if reason is None or c.pinned:
+            c.close = c.close and reason is None
+            if c.close or c.pinned:
                 kept.append(c)
             else:
                 rejected[c.row] = Rejection(self._index.ids[c.row], "cot", reason, c.visual, c.cot)
@@ -389,7 +395,8 @@ class Selector:
         for c in sorted(by_score, key=lambda c: not c.pinned):
             volume = self._volume.codes[c.row]
             if not c.pinned and len(chosen) >= config.k:
-                reason = f"Not needed: {config.k} closer references are already used."
+                which = "closer or pinned" if any(p.pinned for p in chosen) else "closer"
+                reason = f"Not needed: {len(chosen)} {which} references are already used."
             elif not c.pinned and volume >= 0 and per_volume[volume] >= config.max_per_volume:
                 reason = f"Not needed: {config.max_per_volume} references from its volume are already used."
             else:
@@ -455,23 +462,23 @@ def _unit(vector: np.ndarray, dimension: int, what: str = "image vector") -> np.
     return vector / norm
 
 
-def _coverage(references: list[Reference], near: _Candidate | None, config: SelectionConfig) -> Coverage:
+def _coverage(chosen: list[_Candidate], near: _Candidate | None, config: SelectionConfig) -> Coverage:
     """0.1 at visual_threshold, 0.9 at visual_high, logistic in between and beyond."""
     if near is None:
-        return Coverage(0.0, False, f"{NO_CLOSE_CASE} Only the pinned references are used." if references else NO_CLOSE_CASE)
+        return Coverage(0.0, False, f"{NO_CLOSE_CASE} Only the pinned references are used." if chosen else NO_CLOSE_CASE)
     middle = (config.visual_threshold + config.visual_high) / 2
     slope = 2 * np.log(9) / (config.visual_high - config.visual_threshold)
     nearest = near.visual - near.turned
     value = round(float((1 + np.tanh(slope * (nearest - middle) / 2)) / 2), 4)  # the logistic; exp would overflow far off
-    if not references:
+    if not chosen:
         return Coverage(value, False, f"{NO_CLOSE_CASE} The nearest admissible one has a visual similarity of {near.visual:.2f}.")
-    own = [r for r in references if not r.pinned]
+    own = [c for c in chosen if c.close]  # pinned or not
     if not own:
         return Coverage(value, False, f"{NO_CLOSE_CASE} Only the pinned references are used.")
     words = "well" if nearest >= config.visual_high else "in part"
     close = "1 close case" if len(own) == 1 else f"{len(own)} close cases, the nearest of them"
     return Coverage(
-        value, True, f"The pool covers this slice {words}: {close} with a visual similarity of {max(r.visual for r in own):.2f}."
+        value, True, f"The pool covers this slice {words}: {close} with a visual similarity of {max(c.visual for c in own):.2f}."
     )
 
 

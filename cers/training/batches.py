@@ -10,12 +10,12 @@ import torch
 
 from ..network.frame import normalise
 from . import tasks
-from .augment import crop_without_lesion, fade, intensities, mirror_patch, slab, strip_skull, thick_slices, transplant, warp
+from .augment import crop_without_lesion, cut_box, fade, intensities, mirror_patch, slab, strip_skull, thick_slices, transplant, warp
 from .config import TrainConfig
 from .datasets import Dataset
 from .splits import Split
 
-GROUP, PICTURE, TASK, REFERENCE, STRONG, FEATURE = range(6)  # purposes of a generator
+GROUP, PICTURE, TASK, REFERENCE, STRONG, FEATURE, SECOND = range(7)  # purposes of a generator
 
 
 def generator(config: TrainConfig, step: int, group: int, purpose: int) -> np.random.Generator:
@@ -27,11 +27,12 @@ class Batch:
     """Groups after groups: the labelled pictures of all of them, and the unlabelled ones of all of them.
 
     rows (n,), unlabelled_rows (u,): of the dataset. x (n, 1, s, s) normalised, y (n, labels, s, s): usual masks; y_task: what D_R is to
-    find. weak, strong (u, 1, s, s). masks (n, labels, s, s): of the pictures as references. task (n,) bool: of a group whose task is made
-    up. misled (n,) bool: of a group whose references all show the masks of others. removed (n,) bool: the lesion was taken away. index,
-    valid (n + u, members): references of each labelled, then unlabelled picture, as numbers into the labelled. keep (n + u,) bool:
-    queries that have a rationale. feature: generators for feature noise, one per unlabelled picture. told: (first labelled picture of
-    a group whose task is made up, vector (r,) of that task's rationale), where rationales are used.
+    find. weak, strong (u, 1, s, s). For unimatch second (u, 1, s, s), another strong view, and boxes (u, 2, s, s) bool: where strong and
+    second are to show the picture ``other`` (u,) in place of their own. masks (n, labels, s, s): of the pictures as references. task (n,)
+    bool: of a group whose task is made up. misled (n,) bool: of a group whose references all show the masks of others. removed (n,) bool:
+    the lesion was taken away. index, valid (n + u, members): references of each labelled, then unlabelled picture, as numbers into the
+    labelled. keep (n + u,) bool: queries that have a rationale. feature: generators for feature noise, one per unlabelled picture. told:
+    (first labelled picture of a group whose task is made up, vector (r,) of that task's rationale), where rationales are used.
     """
 
     rows: np.ndarray
@@ -48,6 +49,9 @@ class Batch:
     keep: torch.Tensor
     weak: torch.Tensor | None
     strong: torch.Tensor | None
+    second: torch.Tensor | None
+    boxes: torch.Tensor | None
+    other: torch.Tensor | None
     feature: list[np.random.Generator]
     told: list[tuple[int, np.ndarray]] = field(default_factory=list)
 
@@ -56,6 +60,10 @@ class Batch:
             if isinstance(value, torch.Tensor):
                 setattr(self, name, value.to(device, non_blocking=True))
         return self
+
+    def mixed(self, x: torch.Tensor, view: int) -> torch.Tensor:
+        """CutMix (Yun et al., ICCV 2019) of what the unlabelled pictures have, (u, c, s, s): inside the boxes that of the other one."""
+        return torch.where(self.boxes[:, view : view + 1], x[self.other], x)
 
 
 class Batches:
@@ -93,6 +101,7 @@ class Batches:
         masks = y_task[torch.from_numpy(np.concatenate([r[3] for r in references]))]
         target = torch.where(asked[:, None, None, None], y_task, y)
         join = (lambda name: torch.cat([p[name] for p in parts])) if u else (lambda name: None)
+        two = u > 0 and self.config.method == "unimatch"
         return Batch(
             rows,
             unlabelled,
@@ -108,6 +117,9 @@ class Batches:
             torch.from_numpy(keep),
             join("weak"),
             join("strong"),
+            join("second") if two else None,
+            join("boxes") if two else None,
+            torch.arange(len(parts) * u).reshape(-1, 2, u).flip(1).reshape(-1) if two else None,  # of the partner group
             [f for p in parts for f in p["feature"]],
         )
 
@@ -150,6 +162,10 @@ class Batches:
             rng = generator(c, step, g, STRONG)
             weak = x[len(rows) :]
             strong = intensities(intensities(weak, rng), rng)
+            if c.method == "unimatch":
+                rng = generator(c, step, g, SECOND)
+                out["second"] = normalise(intensities(intensities(weak, rng), rng))
+                out["boxes"] = torch.stack([torch.stack([cut_box(c.size, rng), cut_box(c.size, rng)]) for _ in range(u)])
             out.update(
                 weak=normalise(weak),
                 strong=normalise(strong),

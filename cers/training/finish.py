@@ -12,6 +12,7 @@ from ..evaluation.card import write_card
 from ..evaluation.result import ablation_rows
 from ..evaluation.tables import markdown_table, mean_rows, trust_rows
 from ..inference.model import CARD, ModelConfig, save_model
+from ..words import plural
 from .datasets import only
 from .outcome import measure
 from .pictures import Examples
@@ -97,7 +98,7 @@ def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> st
     lines = [
         f"# {config.name}",
         "",
-        origin or f"Method {method}, {trainer.step} steps, configuration {c.hash}, seed {c.seed}.",
+        origin or f"Method {method}, {trainer.step} {plural(trainer.step, 'step')}, configuration {c.hash}, seed {c.seed}.",
         f"Trained on {counts['labelled']} labelled and {counts['unlabelled'] if c.method != 'supervised' else 0} unlabelled pictures, "
         f"split by {trainer.split.report['by']}.",
         "",
@@ -105,8 +106,8 @@ def _card(trainer, figures: dict, config: ModelConfig, origin: str | None) -> st
         "| --- | ---: |",
         *(f"| {name} | {value:.4f} |" for name, value in figures.items()),
         "",
-        f"n = {len(shown)} slices or pictures, {empty} of them without a lesion, which count as 1 where nothing is found in them and as 0 "
-        f"else{each}. Not for clinical use.",
+        f"n = {len(shown)} {plural(len(shown), 'slice or picture', 'slices or pictures')}, {empty} of them without a lesion, "
+        f"which count as 1 where nothing is found in them and as 0 else{each}. Not for clinical use.",
         "",
     ]
     return "\n".join(lines)

@@ -42,8 +42,9 @@ def consistency(p: torch.Tensor, target: torch.Tensor, weight: torch.Tensor | fl
 
 
 def pseudo_label(logits: torch.Tensor, target: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Mean over all pixels of weight · cross-entropy with the hard labels of ``target`` probabilities."""
-    return (weight * F.binary_cross_entropy_with_logits(logits.float(), (target > 0.5).float(), reduction="none")).mean()
+    """Soft Dice loss, smoothed as ``dice_bce``, with the hard labels of ``target`` probabilities, over the pixels whose weight is 1."""
+    p, y = weight * logits.float().sigmoid(), weight * (target > 0.5)
+    return 1 - ((2 * (p * y).sum((2, 3)) + 1) / (p.sum((2, 3)) + y.sum((2, 3)) + 1)).mean()
 
 
 def ramp(share: float) -> float:

@@ -1,7 +1,8 @@
 """The loss of one step, by method. All methods share encoder, decoders, batches, augmentation and supervised loss.
 
 mean_teacher: Tarvainen & Valpola, NeurIPS 2017. mutual_consistency: MC-Net, Wu et al., MedIA 2022, with D_S and D_R as the two
-decoders. unimatch: Yang et al., CVPR 2023. cers: D_S and D_R teach each other across views, D_R with references.
+decoders. unimatch: Yang et al., CVPR 2023, in its medical form (Dice of hard labels; two strong views with CutMix, one of noisy
+features). cers: D_S and D_R teach each other across views, D_R with references.
 """
 
 from __future__ import annotations
@@ -107,22 +108,21 @@ def _mutual(step: Step, b: Batch) -> Outcome:
 
 
 def _unimatch(step: Step, b: Batch) -> Outcome:
-    n = len(b.rows)
+    n, u = len(b.rows), len(b.weak)
     tokens = present = None
     if step.tokens is not None:
-        blank = 2 * len(b.weak)
-        tokens = torch.cat([step.tokens, step.tokens.new_zeros(blank, *step.tokens.shape[1:])])
-        present = torch.cat([step.present, step.present.new_zeros(blank, step.present.shape[1])])
-    encoded = step.net.encode(torch.cat([b.x, b.weak, b.strong]), tokens, present)
+        tokens = torch.cat([step.tokens, step.tokens.new_zeros(3 * u, *step.tokens.shape[1:])])
+        present = torch.cat([step.present, step.present.new_zeros(3 * u, step.present.shape[1])])
+    encoded = step.net.encode(torch.cat([b.x, b.weak, b.mixed(b.strong, 0), b.mixed(b.second, 1)]), tokens, present)
     out = _supervised(step, b, encoded, n)
-    weak, strong = encoded.rows(slice(n, n + len(b.weak))), encoded.rows(slice(n + len(b.weak), None))
-    first = step.net.decode_plain(weak).float().sigmoid().detach()
+    weak, strong, second = (encoded.rows(slice(n + k * u, n + (k + 1) * u)) for k in range(3))
+    decode = step.net.decode_plain
+    first = decode(weak).float().sigmoid().detach()
     sure = confident(first, step.config.threshold)
-    noisy = _drop_channels(weak, b)
-    out.terms["consistency"] = (
-        step.weight
-        * (pseudo_label(step.net.decode_plain(strong), first, sure) + pseudo_label(step.net.decode_plain(noisy), first, sure))
-        / 2
+    out.terms["consistency"] = step.weight * (
+        pseudo_label(decode(strong), b.mixed(first, 0), b.mixed(sure, 0)) / 4
+        + pseudo_label(decode(second), b.mixed(first, 1), b.mixed(sure, 1)) / 4
+        + pseudo_label(decode(_drop_channels(weak, b)), first, sure) / 2
     )
     out.first = first
     return out

@@ -17,6 +17,7 @@ import torch
 from ..errors import InputError
 from ..inference.model import quick_in_bfloat16, resolve_device
 from ..network.model import NetworkConfig
+from ..words import plural
 from .config import TrainConfig
 from .data import check_free
 from .datasets import Dataset, open_dataset
@@ -299,7 +300,7 @@ def sentences(report: dict) -> list[str]:
     if e["steps"] is None:
         return [*out, "There is not enough memory for this batch." + (f" Try {words(e['proposal'])}." if e["proposal"] else "")]
     out.append(
-        f"About {minutes(e['total'])} on {e['device']}: {e['steps']} steps of {e['seconds_per_step']:.2f} s, "
+        f"About {minutes(e['total'])} on {e['device']}: {e['steps']} {plural(e['steps'], 'step')} of {e['seconds_per_step']:.2f} s, "
         f"{minutes(e['preparing'])} to prepare, {minutes(e['validating'])} for validation."
     )
     if e["memory"] is not None:

@@ -12,6 +12,7 @@ import numpy as np
 from ..case.io import read_volume
 from ..errors import InputError, TrainingError
 from ..pool.thumbnail import thumbnail
+from ..words import counted, plural
 from .config import TrainConfig
 from .datasets import OTHER, Dataset, kin_of
 
@@ -93,7 +94,9 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     leaks["lesion_free"] = free[:SHOWN]
     if free:
         leaks["found"] = True
-        leaks["words"] = ", ".join([*filter(None, [leaks["words"]]), f"{len(free)} files of lesion_free are held out"])
+        leaks["words"] = ", ".join(
+            [*filter(None, [leaks["words"]]), f"{counted(len(free), 'file')} of lesion_free {plural(len(free), 'is', 'are')} held out"]
+        )
     by = "group, patient, volume, and identical files"
     if data.kind == "pictures":
         known = "group, patient" if any(data.column("patient")) else "group"

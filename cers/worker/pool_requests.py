@@ -179,7 +179,9 @@ def audit(self: Methods, job: Job, given: dict) -> dict:
 def health(self: Methods, job: Job, given: dict) -> dict:
     from ..pool.health import check_health
 
-    return {"findings": [f.to_dict() for f in check_health(self._pool(), progress=job.progress, cancel=job.cancelled.is_set)]}
+    pool = self._pool()
+    findings = check_health(pool, progress=job.progress, cancel=job.cancelled.is_set)
+    return {"findings": [f.to_dict() for f in findings], "cases": len(pool)}
 
 
 @params(cases=int)

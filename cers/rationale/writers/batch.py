@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from ...case import Case, Rationale
 from ...errors import Cancelled, CersError, InputError, PoolError, WriterError
+from ...words import counted
 from ..parse import parse_cot
 from ..writer import VERSION, describe
 from .ledger import Ledger
@@ -254,7 +255,7 @@ class _Batch:
                     failures = self._finish(running.pop(done), done, failures)
                     if progress is not None:
                         count = len(ids) - len(waiting) - len(running)
-                        progress(count / len(ids), f"{count} of {len(ids)} rationales")
+                        progress(count / len(ids), f"{count} of {counted(len(ids), 'rationale')}")
                 if self.report.stopped is not None:
                     break
         finally:

@@ -48,7 +48,7 @@ class GgufModel(_Local):
         try:
             import xllamacpp
         except ImportError as error:
-            raise ModelError("GGUF models need the package xllamacpp. Run: pip install 'cers[gguf]'") from error
+            raise ModelError("GGUF models need the package xllamacpp. Run: pip install xllamacpp") from error
         params = xllamacpp.CommonParams()
         params.model.path = str(path)
         params.n_ctx, params.n_parallel, params.verbosity = _CONTEXT, 1, -1

@@ -8,6 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...words import counted
 from ..parse import CoTRow, read_cot_csv, to_rationale
 from .batch import MEASURED, PERSON
 from .claims import marked
@@ -99,7 +100,7 @@ def import_table(
         else:
             _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, dry_run, report)
     if progress is not None and not report.cancelled:
-        progress(1.0, f"{len(report.ids)} rationales")
+        progress(1.0, counted(len(report.ids), "rationale"))
     return report
 
 

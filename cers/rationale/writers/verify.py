@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass, replace
 
 from ...case.records import PARTS, Rationale, Statement
+from ...words import were
 from ..descriptors import DESCRIPTORS
 from ..parse import ParsedCoT, sentences
 from ..writer import THRESHOLDS
@@ -252,7 +253,7 @@ def _numbers(text: str, measured: Rationale) -> tuple[list[str], str | None]:
     for match in _COUNT.finditer(text):
         count = _WORDS.get(match["word"].lower(), 0)
         if parts is not None and not (round(parts) == count if count else round(parts) > 1):
-            return names, f"'{match[0]}', but {round(parts)} separate part{'s' if round(parts) != 1 else ''} were measured"
+            return names, f"'{match[0]}', but {were(round(parts), 'separate part')} measured"
     return names, None
 
 
