@@ -51,6 +51,7 @@ from cers.training.validation import frames, masks
 from .common import machine
 
 K, BATCH, POOLS = 4, 8, (0, 6, 30, 150)
+PLACE = 4.0  # of "place told": how far references whose masks lie in one place count (NetworkConfig.place)
 log = logging.getLogger("cers.benchmarks")
 
 
@@ -258,6 +259,11 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
     out["shuffled rationale"] = decode(bench.picks["retrieved"], expert=bench.expert[others])
     out["swapped masks"] = decode(bench.picks["retrieved"], swapped=others)
     out["empty masks"] = decode(bench.picks["retrieved"], swapped=...)
+    usual, net.config.place = net.config.place, PLACE
+    for name, picks in bench.picks.items():
+        out[f"{name}, place told"] = decode(picks)
+    out["swapped masks, place told"] = decode(bench.picks["retrieved"], swapped=others)
+    net.config.place = usual
     return out
 
 

@@ -10,7 +10,7 @@ from nets import CONVNEXT, RATIONALE, RESNET, SWIN, Scene, blobs, make, unit
 
 from cers.errors import CersError, InputError, ModelError
 from cers.network.encoder import TransformersEncoder, build_encoder
-from cers.network.evidence import PLACE_LOGIT, Evidence, References, moments, place
+from cers.network.evidence import Evidence, References, moments, place
 from cers.network.fuse import fuse
 from cers.network.model import CersNet, NetworkConfig
 
@@ -154,11 +154,11 @@ def squares(*corners: tuple[int, int]) -> torch.Tensor:
 def test_masks_that_lie_in_one_place_tell_the_place():
     same, apart = squares((8, 8), (8, 8), (8, 8)), squares((0, 0), (24, 24), (48, 48))
     told = place(same, torch.ones(1, 3))
-    assert torch.allclose(told, PLACE_LOGIT * (2 * same[:, 0] - 1))
+    assert torch.allclose(told, 2 * same[:, 0] - 1)
     assert not place(apart, torch.ones(1, 3)).any() and not place(same[:, :1], torch.ones(1, 1)).any()
     assert not place(same, torch.zeros(1, 3)).any() and not place(same * 0, torch.ones(1, 3)).any()
     assert not place(same, torch.tensor([[1.0, 0.0, 0.0]])).any(), "one that counts, of three, is one alone"
-    assert 0 < place(same, torch.full((1, 3), 0.5)).max() < PLACE_LOGIT
+    assert 0 < place(same, torch.full((1, 3), 0.5)).max() < 1
 
 
 def test_a_mask_that_lies_elsewhere_is_outvoted():
@@ -166,32 +166,26 @@ def test_a_mask_that_lies_elsewhere_is_outvoted():
     assert told[10:20, 10:20].min() > 0.5 and told[42:54, 42:54].max() < -0.5
     two = torch.cat([squares((8, 8), (8, 8)), squares((0, 0), (48, 48))], 2)  # the second label lies here and there
     told = place(two, torch.ones(1, 2))
-    assert told[0, 0].max() == PLACE_LOGIT and not told[0, 1].any()
+    assert told[0, 0].max() == 1 and not told[0, 1].any()
 
 
-def test_the_place_is_told_in_use_and_not_in_training(net):
-    scene = Scene(net, k=2)
-    scene.masks = torch.zeros_like(scene.masks)
-    scene.masks[:, :, 5:30, 5:30] = 1
-    references, query = scene.references(), net.encode(scene.x)
-    counts = torch.ones(2, 2)
-    with torch.no_grad():
-        first = net.decode_plain(query).sigmoid()
-        whole, _ = net.decode_evidence(query, first, scene.rationale, references, counted=counts)
-        maps, _ = net.evidence(
-            query.keys,
-            query.layout,
-            query.pooled,
-            first,
-            scene.rationale,
-            references,
-            counts > 0,
-            [f.shape[-2:] for f in query.features[-2::-1]],
-            counts,
-        )
-        look = net.fused(query.features, query.deepest, query.padded, maps)
-    assert torch.allclose(whole - look, place(references.masks, counts), atol=1e-4)
-    assert (whole - look)[:, :, 8:28, 8:28].min() > 0.9 * PLACE_LOGIT
+def test_the_place_is_told_where_the_network_is_set_to_and_never_in_training():
+    nets = [make(place=place) for place in (0.0, 4.0)]
+    logits = []
+    for net in nets:
+        scene = Scene(net, k=2)
+        scene.masks = torch.zeros_like(scene.masks)
+        scene.masks[:, :, 5:30, 5:30] = 1
+        logits.append(scene.run()[1])
+    told = place(scene.references().masks, torch.ones(2, 2))
+    assert torch.allclose(logits[1] - logits[0], 4 * told, atol=1e-4) and told.max() == 1
+    scene.sure = False  # how far they count is worked out, in training not
+    trained = []
+    for net in nets:
+        scene.net = net
+        net.evidence.train()
+        trained.append(scene.run()[1])
+    assert torch.equal(*trained)
 
 
 @pytest.mark.parametrize("labels", [("lesion",), ("core", "edema")])

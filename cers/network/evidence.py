@@ -15,7 +15,6 @@ LAYOUT = 4  # side of the coarse grid that compares where things lie in two fram
 AGREED = (0.15, 0.35)
 # a reference whose mask has less than the first Dice with those of the others says nothing of the place, from the second on all it can
 PLACED = (0.4, 0.7)
-PLACE_LOGIT = 4.0  # what full agreement on the place adds to D_R's logit inside, and takes away outside
 # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background, fitted
 MAPS = 8
 
@@ -74,7 +73,7 @@ def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
 
 @torch.no_grad()
 def place(masks: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """What masks that lie in one place say of the place: logits (n, labels, H, W) to add to D_R's.
+    """What masks that lie in one place say of the place: (n, labels, H, W) in -1..1, for D_R's logits.
 
     The vote of the references' masks (n, k, labels, H, W), each by how far its Dice with those of the others lies within ``PLACED`` and by
     how far it counts (n, k). Where masks lie here and there, as of lesions that D_R has to find by their look, it is 0, and so of one
@@ -91,7 +90,7 @@ def place(masks: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     weight = ((dice - low) / (high - low)).clamp(0, 1) * counted[:, None]  # (n, labels, k)
     vote = torch.einsum("nlk,nklhw->nlhw", weight, masks) / weight.sum(-1).clamp(min=1e-6)[..., None, None]
     sure = weight.sum(-1) / there.sum(-1).clamp(min=1)
-    return PLACE_LOGIT * sure[..., None, None] * (2 * vote - 1)
+    return sure[..., None, None] * (2 * vote - 1)
 
 
 def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

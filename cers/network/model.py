@@ -26,6 +26,7 @@ class NetworkConfig:
 
     labels: names of the output channels, in order. widths: decoder channels, finest level first, one per encoder scale but the
     deepest. rationale: dimension of the text embedding. align: dimension shared by image and rationale in the contrastive loss.
+    place: what references whose masks lie in one place add to D_R's logit there, and take away elsewhere (``evidence.place``); 0: nothing.
     """
 
     labels: list[str] = field(default_factory=lambda: ["lesion"])
@@ -35,6 +36,7 @@ class NetworkConfig:
     key_channels: int = 64
     rationale: int = 384
     align: int = 128
+    place: float = 0.0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -51,6 +53,8 @@ class NetworkConfig:
         ]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"A network's '{name}' must be a whole number of 1 or more, not {value!r}.")
+        if isinstance(self.place, bool) or not isinstance(self.place, (int, float)) or not 0 <= self.place < float("inf"):
+            raise ModelError(f"A network's 'place' must be a number of 0 or more, not {self.place!r}.")
         if self.deepest % HEADS:
             raise ModelError(f"A network's 'deepest' must be a multiple of {HEADS}, not {self.deepest}.")
 
@@ -179,7 +183,7 @@ class CersNet(nn.Module):
         valid: torch.Tensor | None = None,
         counted: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """D_R: logits (n, labels, H, W), with what the references say of the place, and the gate's weights (n, k).
+        """D_R: logits (n, labels, H, W), and the gate's weights (n, k).
 
         Args:
             plain: D_S's probabilities (n, labels, H, W). rationale: the query's, (n, r), zeros where it has none.
@@ -188,16 +192,14 @@ class CersNet(nn.Module):
         """
         if references is not None and valid is None:
             valid = torch.ones(references.dense.shape[:2], dtype=torch.bool, device=plain.device)
-        if references is None:
-            counted = None
-        elif counted is None and not self.evidence.training:  # in training D_R is to learn to find by look
+        if references is not None and counted is None and not self.evidence.training:
             counted = self.evidence.counted(self.evidence.agreement(references, valid), valid)
         plain = F.pad(plain.detach(), (0, encoded.padded[1] - plain.shape[-1], 0, encoded.padded[0] - plain.shape[-2]))
         sizes = [f.shape[-2:] for f in encoded.features[-2::-1]]
         maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, counted)
         logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
-        if counted is not None:
-            logits = logits + place(references.masks, counted * valid)
+        if self.config.place and references is not None and counted is not None:  # not in training: D_R is to learn to find by look
+            logits = logits + self.config.place * place(references.masks, counted * valid)
         return self._crop(logits, encoded), weights
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:
