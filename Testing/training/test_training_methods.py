@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from runs import metrics, settings, trainer
+from safetensors.torch import save_file
 
 from cers.inference.model import load_model
 from cers.training.batches import nearest, two_stage
@@ -42,6 +45,20 @@ def drawn(folder, cache, **changes):
     run = trainer(folder, cache, tasks=0.0, foreign=0.0, **changes)
     batch = run.batches.draw(4, [0, 1], True, 0.0, random_references=run.config.evidence == "random")
     return run, batch, run.memory.rationales(batch, 384)
+
+
+def test_what_is_kept_is_of_these_weights_and_planes(folder, cache, tmp_path):
+    """A training may write its weights anew under one name, and a table may be mended; neither changes the pictures."""
+    copy, weights, found = shutil.copytree(folder, tmp_path / "copy"), tmp_path / "begin.safetensors", []
+    for seed in (1, 2, 2):
+        net = trainer(copy, cache, method="supervised", seed=seed).net
+        save_file({k: v.contiguous() for k, v in net.state_dict().items()}, weights)
+        found.append(trainer(copy, cache, initial=str(weights)).memory)
+        table = (copy / "cases.csv").read_text()
+        (copy / "cases.csv").write_text(table if seed == 1 else table.replace("axial", "coronal"))
+    before, other, mended = found
+    assert not np.array_equal(before.vectors, other.vectors) and np.array_equal(before.expert, other.expert)
+    assert np.array_equal(other.vectors, mended.vectors) and not np.array_equal(other.expert, mended.expert)
 
 
 def test_evidence_switches_change_the_evidence_only(folder, cache):

@@ -39,6 +39,20 @@ def test_a_held_out_picture_is_not_trained_on_under_the_name_of_another(folder, 
     assert [name for name in split.report["rows"]["unlabelled"] if ":" in name] == ["test_028:0", "train_001:0"]
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+def test_a_held_out_picture_that_was_saved_anew_is_not_trained_on(folder, cache, tmp_path, ending):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for file in (folder / "images" / split).iterdir():
+            Image.open(file).save(tmp_path / split / f"scan_{file.stem[-3:]}.{ending}")
+    data, split = prepare(settings(folder, unlabelled=[str(tmp_path / "train")]), None, cache)
+    assert len(split.report["set_aside"]) == len(split.validation) and not split.report["leaks"]["found"]
+    assert len(split.unlabelled) + len(split.labelled) == 2 * (28 - len(split.validation))
+    assert not set(split.kin[split.unlabelled]) & set(split.kin[split.validation])
+    _, split = prepare(settings(folder, unlabelled=[str(tmp_path / "test")]), None, cache)
+    assert len(split.report["set_aside"]) == 4 and not split.report["leaks"]["found"]
+
+
 def test_one_name_in_two_splits_is_no_leak(tmp_path):
     """Neither for a run nor for a mean of runs."""
     data = write(tmp_path / "data")

@@ -359,6 +359,16 @@ def test_unlabelled_scans_of_held_out_cases_are_left_out(tmp_path):
     assert "case_3" not in set(data.column("item")[split.unlabelled])
 
 
+def test_an_unlabelled_copy_of_a_held_out_volume_in_other_units_is_left_out(tmp_path):
+    folder, scans = volumes(tmp_path / "data", count=5), tmp_path / "scans"
+    scans.mkdir()
+    for file in (folder / "images").iterdir():
+        sitk.WriteImage(sitk.ReadImage(str(file)) * 0.1 - 3, str(scans / f"scan_{file.name[5]}.mha"))
+    data, split = opened(settings(folder, unlabelled=[str(scans)], labelled=1.0), tmp_path)
+    held = data.column("item")[split.validation][0]
+    assert split.report["set_aside"] == [held.replace("case", "scan")] and len(np.unique(split.kin)) == 5
+
+
 def test_lesion_free_slices_of_a_held_out_case_of_a_pool_are_a_leak(tmp_path):
     folder = volumes(tmp_path / "data", count=4)
     with Pool.create(tmp_path / "pool") as pool:

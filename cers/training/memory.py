@@ -88,7 +88,7 @@ class Memory:
             raise ValueError(f"{len(self.vectors)} image vectors, but {len(self.train)} pictures")
         r = embedder.dimension if embedder else 0
         self.expert = (
-            self._kept(cache, "expert", [split.labelled, VERSION, embedder.hash], self._experts)
+            self._kept(cache, "expert", [split.labelled, data.column("plane")[split.labelled], VERSION, embedder.hash], self._experts)
             if config.method == "cers"
             else np.zeros((len(split.labelled), r), np.float32)
         )
@@ -103,7 +103,7 @@ class Memory:
         scan = self._kept(
             cache,
             "scan",
-            [self.train, c.size, c.initial, c.seed if c.initial == "random" else 0, c.network],
+            [self.train, c.size, _weights(c.initial), c.seed if c.initial == "random" else 0, c.network],
             lambda: distributed.sharded(self.train, self.rank, self.world, lambda rows: self._scan(encoder, rows, device)),
         )
         return _unit(scan, centre=True)
@@ -227,3 +227,8 @@ def _unit(vectors: np.ndarray, centre: bool = False) -> np.ndarray:
     if centre:
         vectors = vectors - vectors.mean(0)
     return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def _weights(initial: str) -> str:
+    """What a run begins with: the name, or the content of a file, which another training may write anew."""
+    return initial if initial in ("imagenet", "random") else hashlib.sha256(Path(initial).read_bytes()).hexdigest()

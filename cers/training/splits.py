@@ -49,9 +49,9 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     items, item_of = np.unique(data.places(), return_inverse=True)
     first = np.array([np.flatnonzero(item_of == n)[0] for n in range(len(items))])
     looks, digests = _looks(data, first, item_of), _digests(data, first)
-    train_items = np.isin(given[first], ("train", OTHER)) & (data.kind != "volumes")  # slices of two patients may well look alike
+    train_items = (given[first] == "train") & (data.kind != "volumes")  # slices of two patients may well look alike
     keys = _keys(data, item_of, len(items))
-    kin_items = _components(keys, digests, looks, train_items)
+    kin_items = _components(keys, digests, looks, train_items, given[first] == OTHER)
     kin = kin_items[item_of]
     rng = np.random.default_rng(config.split_seed)
     side = np.array([""] * len(data), dtype="<U12")
@@ -192,9 +192,16 @@ def _drawn(data: Dataset) -> np.ndarray:
 
 
 def _looks(data: Dataset, first: np.ndarray, item_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Thumbnails (m, 1024) and the item of each: of each picture, of every case of a pool, or of a volume's middle slice."""
-    rows = first if data.kind != "pool" else np.union1d(first, np.flatnonzero(data.column("split") != OTHER))
-    stored = [data.table[n].get("thumbnail") for n in rows]
+    """Thumbnails (m, 1024) and the item of each: of each picture, of every case of a pool, or of a volume's middle slice.
+
+    Those of pictures are of their frames, for the unlabelled ones, too: around the body a picture looks another than as a whole.
+    """
+    if data.kind == "pictures":
+        rows = first + np.bincount(item_of) // 2
+        stored = [None] * len(rows)
+    else:
+        rows = first if data.kind != "pool" else np.union1d(first, np.flatnonzero(data.column("split") != OTHER))
+        stored = [data.table[n].get("thumbnail") for n in rows]
     thumbs = np.stack([thumbnail(data.images[int(n)]) if t is None else np.array(t, np.float32) for n, t in zip(rows, stored)])
     return thumbs, item_of[rows]
 
@@ -226,8 +233,9 @@ def _same_files(digests, left, right) -> list[tuple[int, int]]:
     return [(i, j) for j in right for i in where.get(digests[j], ())]
 
 
-def _components(keys, digests, looks, train) -> np.ndarray:
-    """A number per item; items with a key in common, of one file, or (within training) of near-identical pictures share it."""
+def _components(keys, digests, looks, train, further) -> np.ndarray:
+    """A number per item; items with a key in common, of one file, or of near-identical pictures share it. Of pictures that are neither
+    train nor further only those near-identical to a further one do."""
     parent = np.arange(len(keys))
 
     def root(n):
@@ -240,8 +248,7 @@ def _components(keys, digests, looks, train) -> np.ndarray:
     for n, (own, digest) in enumerate(zip(keys, digests)):
         for key in (*own, ("file", digest)):
             parent[root(n)] = root(seen.setdefault(key, n))
-    items = np.flatnonzero(train)
-    for a, b in _alike(looks, items, items):
-        if a < b:
-            parent[root(b)] = root(a)
+    items, more, rest = (np.flatnonzero(chosen) for chosen in (train | further, further, ~(train | further)))
+    for a, b in [*((a, b) for a, b in _alike(looks, items, items) if a < b), *_alike(looks, more, rest)]:
+        parent[root(b)] = root(a)
     return np.array([root(n) for n in range(len(keys))])
