@@ -154,6 +154,18 @@ def test_a_run_in_the_present_folder_has_its_name(folder, cache, tmp_path, monke
     assert model.ModelConfig.read(tmp_path / "Lauf/model/config.json").name == "supervised, Lauf"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no such rights on Windows")
+def test_others_may_read_all_that_a_run_leaves(folder, tmp_path):
+    """A run folder may be shared: another person resumes it, or installs its model."""
+    before = os.umask(0o022)
+    try:
+        train(settings(folder, steps=1), tmp_path / "run", tmp_path / "run/cache")
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert files and not [path for path in files if path.stat().st_mode & 0o444 != 0o444]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_second_ctrl_c_ends_at_once(folder, cache, tmp_path, monkeypatch, capfd):
     """Where a validation takes long; what was saved stays, and the run goes on from it."""

@@ -218,6 +218,21 @@ def test_processes_that_see_different_pictures_do_not_train(folder, cache, tmp_p
     assert run.state == "failed" and "see different pictures" in run.reason and run.reason in err and run.step == 0
 
 
+def test_the_others_wait_however_long_the_first_one_reads_pictures(tmp_path):
+    """Or measures the finished model: torch would take it for lost after 10 minutes on GPUs, 30 without."""
+    script = tmp_path / "wait.py"
+    script.write_text(
+        "import datetime, time, torch.distributed.distributed_c10d as c10d\n"
+        "from cers.training import distributed\n"
+        "c10d.default_pg_timeout = datetime.timedelta(seconds=2)\n"
+        "if distributed.start('cpu')[0] == 0:\n"
+        "    time.sleep(5)\n"
+        "distributed.wait()\n"
+        "distributed.finish()\n"
+    )
+    end(start_with([str(script)], processes=2))
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_that_is_gone_is_said_by_the_others(folder, cache, tmp_path, monkeypatch, rank):
     def broken(*_args):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ import torch.distributed.nn.functional as differentiable
 import torch.nn as nn
 
 from ..errors import InputError
+
+PATIENCE = timedelta(days=1)  # the others wait while process 0 reads pictures, or measures; one that is gone ends the wait at once
 
 
 def start(device: str) -> tuple[int, int]:
@@ -24,7 +27,7 @@ def start(device: str) -> tuple[int, int]:
         return 0, 1
     if not dist.is_initialized():
         try:
-            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo", timeout=PATIENCE)
         except (ValueError, RuntimeError) as error:
             why = " ".join(str(error).split()).rstrip(".")[:200]
             raise InputError(

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
-from ..files import replace_file
+from ..files import let_others_read, replace_file
 from .runs import (  # noqa: F401 - some for who trains
     CHECKPOINTS,
     CONFIG,
@@ -190,6 +190,7 @@ class RunFolder:
                 record = {"step": step, **state, "digests": _digests(temporary)}
                 (temporary / "state.json").write_text(json.dumps(record), encoding="utf-8")
                 for file in temporary.iterdir():
+                    let_others_read(file)  # safetensors does not
                     with open(file, "rb+") as f:
                         os.fsync(f.fileno())
                 if final.exists():
