@@ -106,12 +106,13 @@ def test_tab_goes_from_top_to_bottom(segmented, host):
     import qt
 
     form, evidence = segmented.control.form, segmented.control.evidence
-    host.window.activateWindow()
+    window = form.window()  # it knows who has the focus in it even while another window is the active one
     walked = [segmented.ui.inputSelector.findChild(qt.QComboBox)]
     walked[0].setFocus()
+    assert window.focusWidget() == walked[0]
     while True:
-        host.app.sendEvent(host.app.focusWidget(), qt.QKeyEvent(qt.QEvent.KeyPress, qt.Qt.Key_Tab, qt.Qt.NoModifier))
-        here = host.app.focusWidget()
+        host.app.sendEvent(walked[-1], qt.QKeyEvent(qt.QEvent.KeyPress, qt.Qt.Key_Tab, qt.Qt.NoModifier))
+        here = window.focusWidget()
         if here is None or here in walked or not form.isAncestorOf(here):
             break
         walked.append(here)

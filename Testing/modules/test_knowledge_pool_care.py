@@ -168,7 +168,8 @@ def test_a_worker_that_dies_in_an_import_is_not_said_to_have_changed_nothing(use
         added = len(pool) - 5
     page.source.setCurrentIndex(0)
     text = page.result.plainText
-    assert f"{added} cases were added before" in text and "nothing was changed" not in text and "Segment" not in text, text
+    told = "One case was added before" if added == 1 else f"{added} cases were added before"
+    assert told in text and "nothing was changed" not in text and "Segment" not in text, text
 
 
 def test_a_trial_that_another_pool_ended_says_nothing_of_that_pool(user, pool_folder, tmp_path, monkeypatch):
