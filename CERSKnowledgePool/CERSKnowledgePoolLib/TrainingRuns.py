@@ -56,10 +56,11 @@ class TrainingRuns:
         self.histories: dict[str, runs.History] = {}
         self._listed, self._problem, self._names = 0.0, "", []
         self._shown: list[tuple[tuple[str, ...], list]] = []  # words and items of each row
-        titles = (_("Run"), _("State"), _("Done"), _("Time left"), _("Best Dice"), _("Last news"))
+        titles = (_("Run"), _("State"), _("Done"), _("Time left"), _("Dice"), _("Last news"))
         self.table = qt.QTableWidget(0, len(titles), page)
         self.table.setAccessibleName(_("Runs"))
         self.table.setHorizontalHeaderLabels(list(titles))
+        self.table.horizontalHeaderItem(4).setToolTip(_("Of the last validation: what is trained last is what the model gets"))
         self.table.setSelectionBehavior(qt.QAbstractItemView.SelectRows)
         self.table.setSelectionMode(qt.QAbstractItemView.SingleSelection)
         self.table.setEditTriggers(qt.QAbstractItemView.NoEditTriggers)
@@ -193,10 +194,10 @@ class TrainingRuns:
 
     def _words(self, run: runs.Run) -> tuple[str, ...]:
         history = self.histories.get(run.name)
-        best = f"{history.best:.3f}" if history is not None and history.best is not None else "–"
+        dice = f"{history.dice:.3f}" if history is not None and history.dice is not None else "–"
         share = f"{100 * min(1.0, run.share):.0f} %" if run.share or run.state in ("running", "stopping") else "–"
         left = duration(run.eta) if run.state == "running" and run.eta is not None else "–"
-        return run.name, STATES[run.state](), share, left, best, when(run.updated)
+        return run.name, STATES[run.state](), share, left, dice, when(run.updated)
 
 
 def when(seconds: float) -> str:

@@ -354,15 +354,18 @@ class SegmentationLogic:
             self.progressed.emit(0.3, _("Writing the report"))
             changed = yield from evidence.changed()
             note = _("The segmentation was changed by hand since. This report shows the result before.") if changed else None
-            yield Call("export_report", {"path": path, "note": note})
-            return changed
+            written = yield Call("export_report", {"path": path, "note": note})
+            return changed, written.get("warning", "")
 
-        def done(changed):
+        def done(outcome):
+            changed, warning = outcome
             self._setState(IDLE)
             words = _("Report written to {path}.").format(path=path)
             if changed:
                 words += " " + _("It shows the result before it was changed by hand, and says so.")
-            self.said.emit(WARNING if changed else GOOD, words)
+            if warning:
+                words += " " + warning
+            self.said.emit(WARNING if changed or warning else GOOD, words)
 
         self._nodes = [evidence.volume, evidence.segmentation]
         self._begin(steps(), done)

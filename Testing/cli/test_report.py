@@ -190,8 +190,11 @@ def test_no_pool_and_no_lesion(tmp_path):
 
 def test_a_case_that_is_gone_is_named(opened, tmp_path):
     result, volume = prediction(["0" * 16, opened.ids()[0]])
-    write_report(tmp_path / "r.html", result, volume, opened)
+    written = write_report(tmp_path / "r.html", result, volume, opened)
     assert "Case not readable" in read(tmp_path / "r.html")[1]
+    assert (written.cases, written.unreadable) == (2, 1) and "1 reference case of 2" in written.warning()
+    whole, volume = prediction([opened.ids()[0]])
+    assert write_report(tmp_path / "w.html", whole, volume, opened).warning() == ""
 
 
 def test_several_labels_and_many_slices(opened, tmp_path):

@@ -277,6 +277,17 @@ def test_report_is_written(user, kit, model, pool, tmp_path):
     assert "data:image" in text and "by hand" not in text
 
 
+def test_a_report_without_the_cases_of_a_pool_that_went_away_is_no_success(user, kit, model, tmp_path):
+    pool = make_pool(tmp_path / "pool")
+    user.segment(volume_of(kit), pool, model)
+    (pool / "arrays").rename(tmp_path / "away")
+    user.control.reportPath = lambda: str(tmp_path / "report.html")
+    user.control.evidence.export.click()
+    user.wait()
+    assert user.said[-1][0] == "warning" and "could not be read" in user.said[-1][1], user.said
+    assert "Case not readable" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_report_says_that_the_mask_was_changed_by_hand_since(user, kit, model, pool, tmp_path):
     import slicer
     from CERSSegmentLib import SegmentationResult

@@ -175,7 +175,7 @@ def test_check_then_start_then_curves_pictures_and_log(trainee, data, root, scre
     run = trainee.reach("finished")
     trainee.host.process(0.1)
     view, history = page.view, page.list.histories[run.name]
-    assert history.best is not None and f"{history.best:.3f}" in page.list.table.item(0, 4).text()
+    assert history.dice is not None and f"{history.dice:.3f}" in page.list.table.item(0, 4).text()
     assert view.title.text.count("■") == 3 and str(run.folder / "model") in view.title.text
     series = [n for n in page.view.plots.nodes() if n.IsA("vtkMRMLPlotSeriesNode")]
     dice_chart = next(n for n in page.view.plots.nodes() if n.IsA("vtkMRMLPlotChartNode") and n.GetTitle() == "Validation Dice")

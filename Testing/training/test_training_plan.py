@@ -116,13 +116,20 @@ def test_a_finished_run_from_outside(done):
     assert [s for s, _ in history.curves["plain"]] == [3, 6] and len(history.curves["gain"]) == 2 and history.curves["loss"]
     step, retrieved = history.curves["retrieved"][-1]
     assert step == 6 and history.curves["gain"][-1][1] == pytest.approx(retrieved - history.curves["null"][-1][1])
-    assert history.best == max(v for _, v in history.curves["retrieved"])
+    assert history.dice == retrieved
     found = runs.examples(done)
     assert [step for step, _ in found] == [3, 6]
     picture = np.asarray(Image.open(found[-1][1]))
     assert picture.shape == (120, 480, 3) and (picture == pictures.TRUTH).all(2).sum() > 100, "the expert's outline is drawn"
     assert runs.settings(done)["steps"] == 6
     assert [r.name for r in runs.list_runs(done.parent)] == [done.name] and runs.list_runs(done / "gone") == []
+
+
+def test_the_dice_of_a_run_is_that_of_the_weights_it_ends_with(tmp_path):
+    lines = [{"step": step, "validation_plain": value} for step, value in ((10, 0.6), (20, 0.8), (30, 0.7))]
+    (tmp_path / runs.METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    history = runs.History(tmp_path)
+    assert history.dice is None and history.update() and history.dice == 0.7
 
 
 def test_outlines_of_a_tile():

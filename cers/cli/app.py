@@ -115,6 +115,7 @@ def segment(
         raise InputError("Two of the files are one and the same. Give the image and each output a name of its own.")
     for place in places[:-1]:
         check_namesakes(place, places)
+    unread = ""
     with progress() as show:
         say = show or (lambda fraction, message: None)
         say(0.0, "Reading the image")
@@ -137,7 +138,7 @@ def segment(
             say(0.96, "Writing")
             result = prediction.summary()
             if report is not None:
-                write_report(report, prediction, volume, opened)
+                unread = write_report(report, prediction, volume, opened).warning()
         finally:
             if opened is not None:
                 opened.close()
@@ -148,6 +149,8 @@ def segment(
         if json_file is not None and not to_stdout:
             with atomic_path(json_file) as temporary:
                 temporary.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    if unread:
+        print(unread, file=sys.stderr)
     if to_stdout:
         say_json(result)
     else:

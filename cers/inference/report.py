@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,6 +42,22 @@ contradict is not counted, unless pinned. <b>Weight</b>: share of the evidence t
 findings under the first contour, which the network draws before it sees any of them.</p>"""
 
 
+class Written(NamedTuple):
+    """A report: its file, how many reference cases it is to show, and how many of them could not be read and are there by name only."""
+
+    path: Path
+    cases: int
+    unreadable: int
+
+    def warning(self) -> str:
+        """A sentence on cases that could not be read, else empty."""
+        if not self.unreadable:
+            return ""
+        return (
+            f"{counted(self.unreadable, 'reference case')} of {self.cases:,} could not be read; the report says so in place of the picture."
+        )
+
+
 def write_report(
     path: str | Path,
     prediction: Prediction,
@@ -50,7 +67,7 @@ def write_report(
     title: str | None = None,
     note: str | None = None,
     max_slices: int = MAX_SLICES,
-) -> Path:
+) -> Written:
     """Write the report. Of the lesion slices ``max_slices`` come with pictures: first those that have references, and the largest first.
 
     Args:
@@ -61,10 +78,11 @@ def write_report(
         InputError: the file cannot be written.
     """
     path = check_output(path, (".html", ".htm"))
-    text = _Page(prediction, volume, pool, title or f"Segmentation of {volume.name}", max_slices, note or "").html()
+    page = _Page(prediction, volume, pool, title or f"Segmentation of {volume.name}", max_slices, note or "")
+    text = page.html()
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    return path
+    return Written(path, len(page.cases), sum(isinstance(case, str) for case in page.cases.values()))
 
 
 class _Page:

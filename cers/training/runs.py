@@ -242,7 +242,7 @@ class History:
     """The curves of a run, read from its metrics as they come.
 
     curves: {name: [(step, value), ...]} of loss, plain, null, retrieved and gain (retrieved minus null, both of the same validation).
-    best: highest validation Dice of the decoder that the run is for, None before the first validation.
+    dice: last validation Dice of the decoder that the run is for, as of the weights that the model has; None before the first validation.
     """
 
     NAMES = ("loss", "plain", "null", "retrieved", "gain")
@@ -253,7 +253,7 @@ class History:
 
     def _clear(self) -> None:
         self.curves: dict[str, list[tuple[int, float]]] = {name: [] for name in self.NAMES}
-        self.best: float | None = None
+        self.dice: float | None = None
 
     def update(self) -> bool:
         """Whether something is new."""
@@ -284,8 +284,7 @@ class History:
             self.curves[name].append((step, value))
         if {"retrieved", "null"} <= set(dice):
             self.curves["gain"].append((step, dice["retrieved"] - dice["null"]))
-        value = next(dice[name] for name in ("retrieved", "null", "plain") if name in dice)
-        self.best = value if self.best is None else max(self.best, value)
+        self.dice = next(dice[name] for name in ("retrieved", "null", "plain") if name in dice)
 
 
 def settings(folder: Path) -> dict:

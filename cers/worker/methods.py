@@ -253,7 +253,8 @@ class Methods:
         if self.prediction is None:
             raise InputError("There is no result to report on. Segment a volume first.")
         words = {name: given.get(name) for name in ("title", "note")}
-        return {"path": str(write_report(given["path"], self.prediction, self.volume, self.pool, **words))}
+        written = write_report(given["path"], self.prediction, self.volume, self.pool, **words)
+        return {"path": str(written.path), "warning": written.warning()}
 
     # what the methods share
 
