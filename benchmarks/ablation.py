@@ -22,7 +22,7 @@ import json
 import logging
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +51,7 @@ from cers.training.validation import frames, masks
 from .common import machine
 
 K, BATCH, POOLS = 4, 8, (0, 6, 30, 150)
-PLACE = 4.0  # of "place told": how far references whose masks lie in one place count (NetworkConfig.place)
+TOLD = {"place told": {"place": 4.0}, "place told, probed": {"place": 4.0, "probe": 8.0}}  # rows with these settings of NetworkConfig
 log = logging.getLogger("cers.benchmarks")
 
 
@@ -259,11 +259,13 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
     out["shuffled rationale"] = decode(bench.picks["retrieved"], expert=bench.expert[others])
     out["swapped masks"] = decode(bench.picks["retrieved"], swapped=others)
     out["empty masks"] = decode(bench.picks["retrieved"], swapped=...)
-    usual, net.config.place = net.config.place, PLACE
-    for name, picks in bench.picks.items():
-        out[f"{name}, place told"] = decode(picks)
-    out["swapped masks, place told"] = decode(bench.picks["retrieved"], swapped=others)
-    net.config.place = usual
+    usual = net.config
+    for more, settings in TOLD.items():
+        net.config = replace(usual, **settings)
+        for name, picks in bench.picks.items():
+            out[f"{name}, {more}"] = decode(picks)
+        out[f"swapped masks, {more}"] = decode(bench.picks["retrieved"], swapped=others)
+    net.config = usual
     return out
 
 

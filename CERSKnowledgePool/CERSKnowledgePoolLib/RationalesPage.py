@@ -93,7 +93,7 @@ class RationalesPage:
         self.writer = qt.QComboBox(page)
         for words, key in (
             (_("Measured: from the numbers, offline"), MEASURED),
-            (_("Language model at an address (OpenAI-compatible)"), ENDPOINT),
+            (_("Language model at an address"), ENDPOINT),
             (_("Language model on this machine"), LOCAL),
         ):
             self.writer.addItem(words, key)
@@ -106,7 +106,7 @@ class RationalesPage:
         own = qt.QFormLayout(self.frames[ENDPOINT])
         self.url, self.model = qt.QLineEdit(page), qt.QLineEdit(page)
         self.url.setPlaceholderText("http://localhost:11434/v1")
-        self.url.setToolTip(_("Of vLLM, Ollama, a llama.cpp server or a service; nothing is sent there before you agree"))
+        self.url.setToolTip(_("OpenAI-compatible: vLLM, Ollama, llama.cpp, a service. Nothing is sent there before you agree"))
         self.model.setToolTip(_("The model's name, as the server calls it"))
         own.addRow(_("Address"), self.url)
         own.addRow(_("Model"), self.model)

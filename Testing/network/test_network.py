@@ -349,7 +349,7 @@ def test_the_fitted_map_is_the_ridge_regression_on_the_positions_of_all_referenc
     second, first = moments(keys, masks)
     evidence = Evidence([8, 8, 8, 8], 2, 6, RATIONALE)
     share = torch.tensor([[0.5, 0.2, 0.3]])
-    stock = References(*[torch.zeros(1, 3)] * 3, second[None], first[None], *[torch.zeros(1, 3)] * 5)
+    stock = References(*[torch.zeros(1, 3)] * 3, second[None], first[None], *[torch.zeros(1, 3)] * 8)
     query = [torch.randn(1, 6, 5, 4) for _ in range(3)]
     maps = evidence._fitted_maps(query, stock, share)
     for level, label in itertools.product(range(3), range(2)):
@@ -374,7 +374,7 @@ def test_references_without_a_lesion_fit_to_nothing():
     keys = [torch.randn(2, 6, 8, 8) for _ in range(3)]
     second, first = moments(keys, torch.zeros(2, 1, 8, 8))
     evidence = Evidence([8, 8, 8, 8], 1, 6, RATIONALE)
-    stock = References(*[torch.zeros(1, 2)] * 3, second[None], first[None], *[torch.zeros(1, 2)] * 5)
+    stock = References(*[torch.zeros(1, 2)] * 3, second[None], first[None], *[torch.zeros(1, 2)] * 8)
     maps = evidence._fitted_maps([k[:1] for k in keys], stock, torch.tensor([[0.5, 0.5]]))
     assert all((m < -0.5).all() for m in maps)
     assert all((m == 0).all() for m in evidence._fitted_maps([k[:1] for k in keys], stock, torch.zeros(1, 2)))

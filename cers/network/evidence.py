@@ -27,6 +27,8 @@ class References:
     second (*, levels, labels, d + 1, d + 1), first (*, levels, labels, d + 1): moments of the keys, see ``moments``.
     separation (*): see ``Evidence.separation``. layout (*, d * LAYOUT²): unit. pooled (*, e): unit image embedding.
     masks (*, labels, H, W): in the reference's frame. rationale (*, r): unit text embedding, zeros where absent.
+    probed_second (*, labels, p, p), probed_first (*, labels, p): moments for ``probe.answer``; needed (*, labels): ``probe.need``; p is 0
+    where the network has no probe.
     """
 
     dense: torch.Tensor
@@ -39,6 +41,9 @@ class References:
     pooled: torch.Tensor
     masks: torch.Tensor
     rationale: torch.Tensor
+    probed_second: torch.Tensor
+    probed_first: torch.Tensor
+    needed: torch.Tensor
 
     def gather(self, index: torch.Tensor) -> References:
         """References of each query from a stock (n, ...) by index (queries, k)."""
@@ -56,7 +61,7 @@ class References:
         return References(*(getattr(self, f.name)[n] for f in fields(self)))
 
 
-def _resize_masks(masks: torch.Tensor, size) -> torch.Tensor:
+def resize_masks(masks: torch.Tensor, size) -> torch.Tensor:
     """(*, labels, H, W) -> (*, labels, *size) by area."""
     flat = F.adaptive_avg_pool2d(masks.flatten(0, -4) if masks.dim() > 4 else masks, size)
     return flat.reshape(*masks.shape[:-2], *size)
@@ -67,7 +72,7 @@ def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
     out, last = {}, masks
     for size in sorted({tuple(s) for s in sizes}, reverse=True):
         whole = all(a % b == 0 for a, b in zip(last.shape[-2:], size))
-        out[size] = last = _resize_masks(last if whole else masks, size)
+        out[size] = last = resize_masks(last if whole else masks, size)
     return out
 
 
@@ -97,7 +102,7 @@ def prototypes(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Ten
     """Unit foreground (n, levels, labels, d), background (n, levels, d) prototypes of keys (n, d, h, w) under masks (n, labels, H, W)."""
     foreground, background = [], []
     for key in keys:
-        m = _resize_masks(masks, key.shape[-2:]).flatten(2)
+        m = resize_masks(masks, key.shape[-2:]).flatten(2)
         k = key.flatten(2)
         foreground.append(F.normalize(torch.einsum("nlp,ndp->nld", m, k) / (m.sum(-1)[..., None] + 1e-3), dim=-1))
         rest = (1 - m.amax(1)).clamp(min=0)
@@ -119,14 +124,19 @@ def moments(keys: list[torch.Tensor], masks: torch.Tensor) -> tuple[torch.Tensor
     """
     second, first = [], []
     for key in keys:
-        x = _with_one(key)
-        m = _resize_masks(masks, key.shape[-2:]).flatten(2).float()
-        rest = (1 - m.amax(1, keepdim=True)).clamp(min=0)
-        inside, outside = (weight / (weight.sum(-1, keepdim=True) + 1e-3) for weight in (m, rest))
-        both = torch.einsum("nlpd,npe->nlde", torch.einsum("nlp,npd->nlpd", inside + outside, x), x)
+        both, difference = moments_of(_with_one(key), resize_masks(masks, key.shape[-2:]))
         second.append(both)
-        first.append(torch.einsum("nlp,npd->nld", inside - outside, x))
+        first.append(difference)
     return torch.stack(second, 1), torch.stack(first, 1)
+
+
+def moments_of(x: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moments (n, labels, d, d) and (n, labels, d) of positions (n, h·w, d) under masks (n, labels, h, w); see ``moments``."""
+    m = masks.flatten(2).float()
+    rest = (1 - m.amax(1, keepdim=True)).clamp(min=0)
+    inside, outside = (weight / (weight.sum(-1, keepdim=True) + 1e-3) for weight in (m, rest))
+    both = torch.einsum("nlpd,npe->nlde", torch.einsum("nlp,npd->nlpd", inside + outside, x), x)
+    return both, torch.einsum("nlp,npd->nld", inside - outside, x)
 
 
 class Evidence(nn.Module):

@@ -13,9 +13,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ..errors import InputError, ModelError
+from . import probe
 from .decoder import Decoder
 from .encoder import build_encoder
-from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, place, prototypes
+from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, moments_of, place, prototypes, resize_masks
 
 HEADS = 4  # of the attention to a clinical text
 
@@ -27,6 +28,7 @@ class NetworkConfig:
     labels: names of the output channels, in order. widths: decoder channels, finest level first, one per encoder scale but the
     deepest. rationale: dimension of the text embedding. align: dimension shared by image and rationale in the contrastive loss.
     place: what references whose masks lie in one place add to D_R's logit there, and take away elsewhere (``evidence.place``); 0: nothing.
+    probe: how far the linear probe fitted to the references counts in D_R's logit (``probe.answer``); 0: there is none.
     """
 
     labels: list[str] = field(default_factory=lambda: ["lesion"])
@@ -37,6 +39,7 @@ class NetworkConfig:
     rationale: int = 384
     align: int = 128
     place: float = 0.0
+    probe: float = 0.0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -53,8 +56,10 @@ class NetworkConfig:
         ]:
             if not isinstance(value, int) or value < 1:
                 raise ModelError(f"A network's '{name}' must be a whole number of 1 or more, not {value!r}.")
-        if isinstance(self.place, bool) or not isinstance(self.place, (int, float)) or not 0 <= self.place < float("inf"):
-            raise ModelError(f"A network's 'place' must be a number of 0 or more, not {self.place!r}.")
+        for name in ("place", "probe"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+                raise ModelError(f"A network's '{name}' must be a number of 0 or more, not {value!r}.")
         if self.deepest % HEADS:
             raise ModelError(f"A network's 'deepest' must be a multiple of {HEADS}, not {self.deepest}.")
 
@@ -170,9 +175,20 @@ class CersNet(nn.Module):
         with torch.autocast(masks.device.type, enabled=False):
             second, first = moments(encoded.keys, masks)
             separation = self.evidence.separation(second, first)
-        return References(
-            encoded.keys[0], foreground, background, second, first, separation, encoded.layout, encoded.pooled, masks, rationale
-        )
+        of_keys = (encoded.keys[0], foreground, background, second, first, separation, encoded.layout, encoded.pooled)
+        return References(*of_keys, masks, rationale, *self._probed(encoded, masks))
+
+    def _probed(self, encoded: Encoded, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What ``probe.answer`` needs of each reference; empty in training, where D_R is to learn to do without."""
+        n, labels = masks.shape[:2]
+        if self.training or not self.config.probe:
+            return masks.new_zeros(n, labels, 0, 0), masks.new_zeros(n, labels, 0), masks.new_zeros(n, labels)
+        with torch.no_grad():
+            plain = self.plain(encoded.features, encoded.deepest, encoded.padded).sigmoid().float()
+            with torch.autocast(masks.device.type, enabled=False):
+                size = tuple(encoded.keys[-1].shape[-2:])
+                second, first = moments_of(probe.seen(encoded.features, size), resize_masks(masks, size))
+        return second, first, probe.need(plain, masks)
 
     def decode_evidence(
         self,
@@ -200,7 +216,17 @@ class CersNet(nn.Module):
         logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
         if self.config.place and references is not None and counted is not None:  # not in training: D_R is to learn to find by look
             logits = logits + self.config.place * place(references.masks, counted * valid)
+        if references is not None and counted is not None and references.probed_first.shape[-1]:
+            logits = logits + self.config.probe * self._answer(encoded, references, counted, valid).to(logits.dtype)
         return self._crop(logits, encoded), weights
+
+    def _answer(self, encoded: Encoded, references: References, counted: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """The probe's answer (n, labels, H, W)."""
+        with torch.autocast(valid.device.type, enabled=False):
+            size = tuple(encoded.keys[-1].shape[-2:])
+            r = references
+            found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, r.needed, counted, valid)
+            return F.interpolate(found.unflatten(-1, size), encoded.padded, mode="bilinear", align_corners=False)
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:
         """Image-CoT contrastive loss (CLIP, Radford et al., ICML 2021) of a batch with rationale embeddings (n, r)."""

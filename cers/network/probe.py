@@ -1,0 +1,82 @@
+"""A linear probe fitted to a query's references: which positions look, at every scale of the encoder, and lie as those under their masks.
+
+In closed form and without a learned parameter, on features that the decoders see but that no key was trained to tell apart, so that it also
+holds for what was never trained. A ridge regression as in ``evidence.moments``, whose keys are few and trained.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+WIDTH = 256  # channels to which those of all scales are projected at random, which keeps distances (Johnson and Lindenstrauss, 1984)
+SPOTS, SPREAD = 6, 0.12  # of the frame's side: how many Gaussian spots tell a position, and how wide each is
+RIDGE = 0.03
+EVEN = 0.5  # score (outside -1, inside +1) that speaks neither for nor against
+# of the share of references that count: below the first they contradict each other and the probe is silent, from the second on it is whole
+BORNE_OUT = (0.7, 0.95)
+NEEDED = 0.5  # where D_S misses this share of what is drawn in the references, the probe counts whole
+
+
+@lru_cache(maxsize=4)
+def _projection(channels: int) -> torch.Tensor:
+    """(channels, WIDTH), the same everywhere: RandomState is frozen."""
+    drawn = np.random.RandomState(0).standard_normal((channels, WIDTH)) / WIDTH**0.5
+    return torch.from_numpy(drawn.astype(np.float32))
+
+
+@lru_cache(maxsize=8)
+def _spots(size: tuple[int, int]) -> torch.Tensor:
+    """(h·w, SPOTS²): how near each position is to each spot."""
+    centres = torch.linspace(0, 1, SPOTS)
+    y, x = (torch.exp(-((torch.linspace(0, 1, n)[:, None] - centres) ** 2) / (2 * SPREAD**2)) for n in size)
+    return torch.einsum("ya,xb->yxab", y, x).flatten(2).flatten(0, 1)
+
+
+@torch.no_grad()
+def seen(features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+    """What is known of each position: features (n, c, h, w) of every scale, brought to ``size`` -> (n, h·w, WIDTH + SPOTS² + 1)."""
+    maps = []
+    for f in features:
+        f = f.float()
+        small = F.adaptive_avg_pool2d(f, size) if f.shape[-1] > size[-1] else F.interpolate(f, size, mode="bilinear", align_corners=False)
+        maps.append(F.normalize(small, dim=1).flatten(2))
+    x = torch.cat(maps, 1).transpose(1, 2)
+    x = x @ _projection(x.shape[-1]).to(x.device) / len(maps) ** 0.5
+    spots = _spots(tuple(size)).to(x.device).expand(len(x), -1, -1)
+    return torch.cat([x, spots, torch.ones_like(x[..., :1])], 2)
+
+
+@torch.no_grad()
+def need(plain: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """How much of a reference's mask (n, labels, H, W) D_S misses, in 0..1: 1 - Dice of its probabilities there; (n, labels).
+
+    What the network has learned already needs no probe, and gets none: it would only be a coarser answer.
+    """
+    both = (plain * masks).sum((2, 3))
+    return 1 - 2 * both / (plain.sum((2, 3)) + masks.sum((2, 3))).clamp(min=1e-6)
+
+
+@torch.no_grad()
+def answer(seen: torch.Tensor, second: torch.Tensor, first: torch.Tensor, needed: torch.Tensor, counted: torch.Tensor, valid: torch.Tensor):
+    """What the probe says of each position of the queries (n, p, d): (n, labels, p), above 0 for the label; 0 where no reference counts.
+
+    Args:
+        second, first: moments of the references (n, k, labels, d, d) and (n, k, labels, d). needed (n, k, labels): see ``need``.
+        counted, valid: (n, k), how far each reference counts, and which are there.
+    """
+    counted = (counted * valid).float()
+    total = counted.sum(1, keepdim=True)
+    share = counted / total.clamp(min=1e-6)
+    second, first = torch.einsum("nk,nklde->nlde", share, second), torch.einsum("nk,nkld->nld", share, first)
+    eye = torch.eye(second.shape[-1], device=second.device)
+    weights = torch.linalg.solve(second + RIDGE * eye, first[..., None])[..., 0]
+    score = torch.einsum("npd,nld->nlp", seen, weights).clamp(-2, 2) - EVEN
+    missed = torch.einsum("nk,nkl->nl", share, needed.float())
+    low, high = BORNE_OUT
+    borne_out = ((total / valid.sum(1, keepdim=True).clamp(min=1) - low) / (high - low)).clamp(0, 1)
+    strength = (missed / NEEDED).clamp(0, 1) * borne_out
+    return strength[..., None] * score
