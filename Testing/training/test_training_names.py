@@ -53,6 +53,24 @@ def test_a_held_out_picture_that_was_saved_anew_is_not_trained_on(folder, cache,
     assert len(split.report["set_aside"]) == 4 and not split.report["leaks"]["found"]
 
 
+def test_a_picture_saved_anew_is_found_in_a_folder_of_pictures_with_masks(tmp_path):
+    """As in a folder with a table of splits: its copy is on its side, and a leak where a table says otherwise."""
+    data, names = pairs(tmp_path / "data", "abcdefgh"), [f"{name}2" for name in "abcdefgh"]
+    for name in names:
+        with Image.open(data / "images" / f"{name[0]}.png") as picture:
+            picture.point(lambda v: v * 0.95).save(data / "images" / f"{name}.jpg", quality=95)
+        shutil.copy(data / "labels" / f"{name[0]}.png", data / "labels" / f"{name}.png")
+    config = settings(data, validation=0.4, labelled=0.5)
+    read, split = prepare(config, None, tmp_path / "cache")
+    kin = dict(zip(read.column("item").tolist(), split.kin.tolist()))
+    assert all(kin[name] == kin[name[0]] for name in names) and len(set(kin.values())) == 8
+    assert "thumbnails" in split.report["by"] and not split.report["leaks"]["found"]
+    rows = "".join(f"{name},{'test' if name in names else 'train'},{name}\n" for name in [*"abcdefgh", *names])
+    (data / "cases.csv").write_text("image,split,group\n" + rows)
+    with pytest.raises(LeakError, match="near identical pictures between train and test"):
+        prepare(config, None, tmp_path / "cache")
+
+
 def test_one_name_in_two_splits_is_no_leak(tmp_path):
     """Neither for a run nor for a mean of runs."""
     data = write(tmp_path / "data")
