@@ -13,7 +13,7 @@ from runs import settings
 
 from cers.errors import InputError
 from cers.training.soup import mean_model
-from cers.training.splits import LeakError
+from cers.training.splits import LeakError, make_split
 from cers.training.trainer import prepare, train
 
 
@@ -69,6 +69,26 @@ def test_a_picture_saved_anew_is_found_in_a_folder_of_pictures_with_masks(tmp_pa
     (data / "cases.csv").write_text("image,split,group\n" + rows)
     with pytest.raises(LeakError, match="near identical pictures between train and test"):
         prepare(config, None, tmp_path / "cache")
+
+
+def test_unlabelled_pictures_do_not_change_what_is_held_out_or_labelled(folder, cache, tmp_path):
+    """Unless one shows two groups to be kin of which one is held out; that is told."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    alone = prepare(settings(folder), None, cache)[1].report["rows"]
+    for source in (folder / "images/train").iterdir():
+        shutil.copy(source, scans / f"a{99 - int(source.stem[-3:])}.jpg")
+    config = settings(folder, unlabelled=[str(scans)])
+    data, split = prepare(config, None, cache)
+    assert all(split.report["rows"][side] == alone[side] for side in ("labelled", "validation", "test"))
+    assert set(alone["unlabelled"]) <= set(split.report["rows"]["unlabelled"]) and split.report["joined"] == []
+    group = {row["image"]: row["group"] for row in data.table}
+    held, other = alone["validation"][0], alone["labelled"][0]
+    scan = next(row for row in data.table if row["item"] == f"a{99 - int(other[-3:])}")
+    scan["kin"] = [f"group {group[held]}"]
+    report = make_split(data, config).report
+    assert set(report["joined"]) == {name for name in alone["labelled"] if group[name] == group[other]}
+    assert set(report["rows"]["validation"]) == {*alone["validation"], *report["joined"]} and not report["leaks"]["found"]
 
 
 def test_one_name_in_two_splits_is_no_leak(tmp_path):

@@ -112,8 +112,8 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         cache: where prepared pictures are kept; the run takes them from there. say: told what is being done. measure: try some steps.
 
     Returns:
-        {"kind", "labels", "counts", "items", "groups", "modality", "split_by", "set_aside", "too_small", "leaks", "may_start", "estimate"};
-        the estimate is as ``estimate`` says, or None.
+        {"kind", "labels", "counts", "items", "groups", "modality", "split_by", "set_aside", "joined", "too_small", "leaks", "may_start",
+        "estimate"}; the estimate is as ``estimate`` says, or None.
 
     Raises:
         InputError: data or settings cannot be used.
@@ -140,6 +140,7 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         "groups": len(np.unique(split.kin[train])),
         "split_by": report["by"],
         "set_aside": len(report["set_aside"]),
+        "joined": len(report["joined"]),
         "too_small": len(report["too_small"]),
         "leaks": report["leaks"],
         "may_start": not leaky,
@@ -292,6 +293,8 @@ def sentences(report: dict) -> list[str]:
     ]
     if report["set_aside"]:
         out.append(f"Left out, because they are held-out pictures or related to them: {report['set_aside']}.")
+    if report["joined"]:
+        out.append(f"Held out as well, because unlabelled pictures show them to be related to held-out ones: {report['joined']}.")
     if report["too_small"]:
         out.append(f"Slices in which a label is too small for the stored frame, and counts as not drawn: {report['too_small']}.")
     out.append(f"Leaks: {report['leaks']['words']}." if report["leaks"]["found"] else "No leak was found.")

@@ -422,6 +422,8 @@ def prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Da
         split = make_split(data, config)
         if count := len(split.report["too_small"]):
             log.info("in %d slices a label is too small for a frame of %d pixels and counts as not drawn", count, config.frame)
+        if count := len(split.report["joined"]):
+            log.info("%d labelled pictures are held out because unlabelled ones show them to be kin of held-out ones", count)
         return data, split
     except LeakError as error:
         if run is not None:
