@@ -110,6 +110,24 @@ def test_metrics_and_examples_are_of_this_run_only(folder, cache, tmp_path):
         shutil.rmtree(run)
 
 
+def test_a_stop_when_a_validation_is_due_loses_no_point_of_the_curve(folder, cache, tmp_path, monkeypatch):
+    config, run = settings(folder, method="supervised", steps=8, validate=4), tmp_path / "run"
+    train(config, tmp_path / "straight", cache)
+    step = trainer.Trainer.one_step
+
+    def stopped(self, share):
+        figures = step(self, share)
+        if self.step in (3, 4, 5):
+            (run / "stop").touch()
+        return figures
+
+    monkeypatch.setattr(trainer.Trainer, "one_step", stopped)
+    ends = [train(config, run, cache, resume=n > 0) for n in range(4)]
+    assert ends == ["stopped", "stopped", "stopped", "finished"]
+    points, straight = ([r for r in metrics(place) if "loss" not in r] for place in (run, tmp_path / "straight"))
+    assert [r["step"] for r in points] == [2, 4, 6, 8] and points == straight
+
+
 def test_a_resume_says_where_pictures_are_missed(folder, cache, tmp_path):
     data, run = tmp_path / "Köpfe", tmp_path / "run"
     shutil.copytree(folder, data)

@@ -170,6 +170,15 @@ class RunFolder:
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
+    def validated(self) -> float:
+        """Share of the budget at the last point of the curve of validations, 0 before the first."""
+        path, last = self.path(METRICS), 0.0
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            record = json.loads(line)  # ``forget_after`` has dropped what is none
+            if "loss" not in record and isinstance(record.get("share"), (int, float)):
+                last = float(record["share"])
+        return last
+
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         return sorted(p for p in (self.folder / CHECKPOINTS).glob("step_*") if (p / "state.json").is_file())

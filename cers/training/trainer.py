@@ -437,22 +437,23 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
     begun, first, told, share = time.monotonic(), trainer.step, 0.0, trainer.share
     recent: list[dict] = []
     last: dict = {}
-    mark = int(share * c.validate)
+    # what was measured before a run was stopped, and no more: the stop may have come when the next point was due
+    mark = int(distributed.agree([run.validated() if run is not None and trainer.step else 0.0])[0] * c.validate)
     while share < 1:
-        started = time.monotonic()
-        recent.append(trainer.one_step(share))
-        trainer.elapsed += time.monotonic() - started
-        share = trainer.share
-        stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
-        if c.validate and int(share * c.validate) > mark and share < 1 and not stop:
+        if int(share * c.validate) > mark:
             mark = int(share * c.validate)  # its time does not count: the budget is for training
             examples = Examples(trainer.data)
             last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit, examples).items()} if run is not None else {}
             distributed.wait()
             if run is not None:
                 examples.write(run, trainer.step)
-                run.metrics({"step": trainer.step, "share": round(share, 4), **last})
+                run.metrics({"step": trainer.step, "share": share, **last})
                 log.info("step %d: %s", trainer.step, last)
+        started = time.monotonic()
+        recent.append(trainer.one_step(share))
+        trainer.elapsed += time.monotonic() - started
+        share = trainer.share
+        stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
         now = time.monotonic()
         if run is not None and (len(recent) >= 50 or now - told > STATUS_SECONDS or stop or share >= 1):
             mean = {k: round(float(np.mean([r[k] for r in recent if k in r])), 5) for k in recent[-1]}
