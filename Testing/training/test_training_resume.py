@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
@@ -126,6 +127,17 @@ def test_a_stop_when_a_validation_is_due_loses_no_point_of_the_curve(folder, cac
     assert ends == ["stopped", "stopped", "stopped", "finished"]
     points, straight = ([r for r in metrics(place) if "loss" not in r] for place in (run, tmp_path / "straight"))
     assert [r["step"] for r in points] == [2, 4, 6, 8] and points == straight
+
+
+@pytest.mark.skipif(os.name == "nt", reason="quoted otherwise")
+def test_the_command_to_go_on_can_be_copied(folder, cache, tmp_path):
+    run, file = tmp_path / "mein Lauf (Köpfe)", tmp_path / "settings.yaml"
+    settings(folder, method="supervised", steps=1).write(file)
+    run.mkdir()
+    (run / "stop").touch()
+    (run / "launch.json").write_text('{"started": 0}')
+    done = CliRunner().invoke(app, ["train", "--config", str(file), "--out", str(run), "--cache", str(cache)])
+    assert shlex.split(done.output.partition("Go on with: ")[2]) == ["cers", "train", "--resume", str(run)], done.output
 
 
 def test_a_resume_says_where_pictures_are_missed(folder, cache, tmp_path):

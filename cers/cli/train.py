@@ -12,7 +12,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..words import plural
-from .output import command, progress, say_json
+from .output import command, progress, quoted, say_json
 
 
 class Method(str, Enum):
@@ -169,7 +169,7 @@ def train(
     if as_json:
         say_json({"run": str(folder), **status})
     elif ended == "stopped":
-        print(f"Stopped at step {status['step']}. Go on with: cers train --resume {folder}")
+        print(f"Stopped at step {status['step']}. Go on with: cers train --resume {quoted(folder)}")
     else:
         words = {"plain": "plain decoder", "null": "without references", "retrieved": "with references"}
         scores = ", ".join(f"{words[k]} {status['metrics'][k]:.4f}" for k in words if k in status["metrics"])
