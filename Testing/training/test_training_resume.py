@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from runs import metrics, settings
@@ -22,6 +23,7 @@ from cers.inference import model
 from cers.training import runfolder, trainer
 from cers.training.config import TrainConfig
 from cers.training.runfolder import RunFolder
+from cers.training.runs import read_run
 from cers.training.soup import mean_model
 from cers.training.trainer import train
 
@@ -109,6 +111,21 @@ def test_metrics_and_examples_are_of_this_run_only(folder, cache, tmp_path):
         assert steps == sorted(steps) and steps[-1] == settled.steps
         assert sorted(p.name for p in (run / "examples").iterdir())[-1] == f"step_{settled.steps:08d}.png"
         shutil.rmtree(run)
+
+
+def test_a_run_that_ended_while_it_read_pictures_can_be_resumed(folder, tmp_path, monkeypatch):
+    config, run, cache = settings(folder, method="supervised", steps=1), tmp_path / "run", tmp_path / "cache"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(InputError, match="prepared pictures could not be written"):
+        train(config, run, cache)
+    monkeypatch.undo()
+    assert read_run(run).resumable
+    done = CliRunner().invoke(app, ["train", "--resume", str(run), "--cache", str(cache)])
+    assert done.exit_code == 0, done.output
 
 
 def test_a_stop_when_a_validation_is_due_loses_no_point_of_the_curve(folder, cache, tmp_path, monkeypatch):

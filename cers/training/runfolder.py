@@ -11,6 +11,7 @@ import signal
 import socket
 import time
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
 from ..files import let_others_read, replace_file
+from .config import TrainConfig
 from .runs import (  # noqa: F401 - some for who trains
     CHECKPOINTS,
     CONFIG,
@@ -119,8 +121,11 @@ class RunFolder:
         if foreign:
             raise InputError(f"The folder '{self.folder}' holds other files ({', '.join(foreign[:3])}). Choose a new or empty folder.")
 
-    def begin(self, resume: bool = False) -> None:
-        """Forget requests to stop of earlier times; one that came since the process was sent off counts."""
+    def begin(self, config: TrainConfig, resume: bool) -> None:
+        """Forget requests to stop of earlier times; one that came since the process was sent off counts.
+
+        The settings of a new run are kept before it reads pictures, which takes long, so that it can be resumed if it ends early.
+        """
         try:
             sent = json.loads(self.path(LAUNCH).read_text(encoding="utf-8"))["started"]
             if self.path(STOP).stat().st_mtime < sent:
@@ -129,6 +134,8 @@ class RunFolder:
             self.clear_stop()  # started by hand
         self.told = self._told_before() if resume else {}
         self.status("starting", **self.told)
+        if not resume:
+            self.settings(config)
         self.path(LAUNCH).unlink(missing_ok=True)
 
     def _told_before(self) -> dict:
@@ -142,6 +149,11 @@ class RunFolder:
     def write_json(self, name: str, record: dict) -> None:
         with self.room(name), atomic_path(self.path(name)) as temporary:
             temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def settings(self, config: TrainConfig) -> None:
+        with self.room(CONFIG):
+            config.write(self.path(CONFIG))
+        self.write_json(SETTINGS, asdict(config))
 
     def status(self, state: str, **facts) -> None:
         """state: starting, running, stopped, finished or failed."""

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -364,7 +363,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     from .finish import write_model
 
     if run is not None:
-        run.begin(resume)
+        run.begin(config, resume)
     if resume and (missed := [place for place in (config.data, *config.unlabelled) if not Path(place).is_dir()]):
         raise InputError(f"The run's pictures are not in '{missed[0]}' any more. Put them, or a link to them, back there, then resume.")
     data, split = prepare(config, run, cache)
@@ -376,8 +375,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
             f"No checkpoint in '{folder}' can be read, so the run cannot go on. What it has made stays; start a new run in another folder."
         )
     if run is not None:
-        config.write(run.path(CONFIG))
-        run.write_json(SETTINGS, asdict(config))
+        run.settings(config)
         run.write_json(SPLIT, split.report)
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
