@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -147,11 +146,11 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         "estimate": None,
     }
     if measure and not leaky:
-        out["estimate"] = estimate(config, data, split, say) | {"disk_free": shutil.disk_usage(cache).free}
+        out["estimate"] = estimate(config, data, split, cache, say) | {"disk_free": shutil.disk_usage(cache).free}
     return out
 
 
-def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[str], None] = lambda _words: None) -> dict:
+def estimate(config: TrainConfig, data: Dataset, split: Split, cache: Path, say: Callable[[str], None] = lambda _words: None) -> dict:
     """Time and memory, measured on some steps with a few of the pictures.
 
     Returns:
@@ -167,22 +166,21 @@ def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[st
         torch.cuda.reset_peak_memory_stats(config.device)
     free, few = memory_free(config.device), _few(config, data, split)
     try:
-        with tempfile.TemporaryDirectory(prefix="cers-plan-", ignore_cleanup_errors=True) as folder:
-            started = time.monotonic()
-            trainer = Trainer(config, data, few, Path(folder))
-            trainer.ahead = None  # a few steps tell nothing of batches drawn ahead, so that a GPU may be quicker than this
-            opening, end = time.monotonic() - started, started + TRIAL_SECONDS
-            looking, describing = _preparing(trainer)
-            fixed = memory_used(config.device)
-            first = _pace(trainer, 0.0, end)
-            semi = config.method != "supervised" and len(few.unlabelled) > 0
-            second = _pace(trainer, min(1.0, config.warmup + 0.5 * (1 - config.warmup)), end) if semi else first
-            started = time.monotonic()
-            validate(trainer, len(few.validation))
-            looked = (time.monotonic() - started) / max(1, len(few.validation) + min(STOCK, len(few.labelled)))
-            needed = memory_used(config.device)
-            weights = sum(p.numel() for p in trainer.net.parameters()) * 4
-            rows = trainer.memory.vectors.shape[1] + trainer.memory.query.shape[1]
+        started = time.monotonic()
+        trainer = Trainer(config, data, few, cache, trial=True)  # a check may be killed, so it leaves nothing that has to be taken away
+        trainer.ahead = None  # a few steps tell nothing of batches drawn ahead, so that a GPU may be quicker than this
+        opening, end = time.monotonic() - started, started + TRIAL_SECONDS
+        looking, describing = _preparing(trainer)
+        fixed = memory_used(config.device)
+        first = _pace(trainer, 0.0, end)
+        semi = config.method != "supervised" and len(few.unlabelled) > 0
+        second = _pace(trainer, min(1.0, config.warmup + 0.5 * (1 - config.warmup)), end) if semi else first
+        started = time.monotonic()
+        validate(trainer, len(few.validation))
+        looked = (time.monotonic() - started) / max(1, len(few.validation) + min(STOCK, len(few.labelled)))
+        needed = memory_used(config.device)
+        weights = sum(p.numel() for p in trainer.net.parameters()) * 4
+        rows = trainer.memory.vectors.shape[1] + trainer.memory.query.shape[1]
     except Exception as error:  # allocators raise their own kinds
         if not out_of_memory(error):
             raise

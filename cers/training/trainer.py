@@ -60,10 +60,19 @@ class Trainer:
 
     Args:
         stored: state and tensors of a checkpoint to go on from; the weights that the run began with need not be there any more.
+        trial: of some of the pictures only; what is found out about them is not kept in the cache.
     """
 
     def __init__(
-        self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1, stored: tuple | None = None
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        split: Split,
+        cache: Path,
+        rank: int = 0,
+        world: int = 1,
+        stored: tuple | None = None,
+        trial: bool = False,
     ):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
@@ -88,7 +97,7 @@ class Trainer:
             raise InputError(f"A network's 'rationale' must be {embedder.dimension} here, as many numbers as the text encoder gives.")
         self.tokens = token_table(data.table, embedder) if config.text else {}
         vectors = None if stored is None else stored[1]["memory"]["vectors"].numpy().copy()
-        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache, vectors)
+        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, None if trial else cache, vectors)
         free = lesion_free(config.lesion_free, cache, config.frame) if config.lesion_free else None
         self.batches = Batches(data, split, config, free)
         self.memory.arrange(self.batches)
