@@ -184,7 +184,10 @@ def test_a_disk_that_is_full_when_the_model_is_written(folder, cache, tmp_path, 
     with pytest.raises(TrainingError, match="The model could not be written .* disk is full; the checkpoint step_00000002 is kept"):
         train(config, run, cache)
     monkeypatch.undo()
-    assert train(config, run, cache, resume=True) == "finished"
+    assert {p.name for p in (run / "model").iterdir()} == {"model.safetensors", "MODEL_CARD.md"}, "nothing half-written takes up room"
+    for left in ("model/.cers-killed.json", "model/.tmpQ3x8Zk", ".tmpa1B2c3"):
+        (run / left).write_bytes(b"half")
+    assert train(config, run, cache, resume=True) == "finished" and not list(run.rglob(".*"))
     again = tmp_path / "again"
     train(TrainConfig.of({**vars(config), "seed": 0}), again, cache)
     monkeypatch.setattr(model, "CONFIG", "model.json")

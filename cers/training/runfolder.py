@@ -10,7 +10,7 @@ import shutil
 import signal
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -37,6 +37,7 @@ from .runs import (  # noqa: F401 - some for who trains
     STOP,
     WEIGHTS,
     examples,
+    half_written,
     is_run,
     own,
 )
@@ -92,6 +93,11 @@ class RunFolder:
         _held.add(self._lock)
         for left in (self.folder / CHECKPOINTS).glob(".step_*"):
             shutil.rmtree(left, ignore_errors=True)
+        for place in (self.folder, self.folder / MODEL, self.folder / EXAMPLES):
+            for left in place.glob(".*"):
+                if half_written(left.name):
+                    with suppress(OSError):
+                        left.unlink()
         return self
 
     def __exit__(self, *exc) -> None:

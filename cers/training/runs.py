@@ -397,7 +397,12 @@ def remove(folder: Path) -> Path:
 
 def own(name: str) -> bool:
     """Whether a run writes a file or folder of this name; also those that a killed writer left half written."""
-    return name in OWN or name == ".DS_Store" or name.startswith((".cers-", *(f".{own}." for own in OWN)))
+    return name in OWN or name == ".DS_Store" or half_written(name) or name.startswith(tuple(f".{own}." for own in OWN))
+
+
+def half_written(name: str) -> bool:
+    """Whether a file of this name is one that a killed writer left: CERS', or safetensors'."""
+    return name.startswith(".cers-") or re.fullmatch(r"\.tmp\w{6}", name) is not None
 
 
 def is_run(folder: Path) -> bool:

@@ -28,7 +28,7 @@ from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import check_files, check_machine, check_network, out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, misfit, signals
+from .runfolder import LOG, MODEL, SPLIT, RunFolder, misfit, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
