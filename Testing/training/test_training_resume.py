@@ -146,6 +146,29 @@ def test_a_stop_when_a_validation_is_due_loses_no_point_of_the_curve(folder, cac
     assert [r["step"] for r in points] == [2, 4, 6, 8] and points == straight
 
 
+def test_what_an_earlier_process_died_of_is_not_said_of_a_later_one(folder, cache, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def ending(error):
+        def end(*_):
+            raise error
+
+        return end
+
+    config, run = settings(folder, method="supervised", steps=1), tmp_path / "run"
+    monkeypatch.setattr(trainer, "open_dataset", ending(InputError("The disk is full.")))
+    with pytest.raises(InputError):
+        train(config, run, cache)
+    (run / "output.txt").write_text("Error: The disk is full.\n")
+    os.utime(run / "output.txt", (1e9, 1e9))
+    monkeypatch.setattr(trainer, "open_dataset", ending(Killed()))
+    with pytest.raises(Killed):
+        train(config, run, cache, resume=True)
+    found = read_run(run)
+    assert found.state == "crashed" and "without a word" in found.reason
+
+
 @pytest.mark.skipif(os.name == "nt", reason="quoted otherwise")
 def test_the_command_to_go_on_can_be_copied(folder, cache, tmp_path):
     run, file = tmp_path / "mein Lauf (Köpfe)", tmp_path / "settings.yaml"

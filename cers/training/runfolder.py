@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ from ..errors import InputError, TrainingError
 from ..files import let_others_read, replace_file
 from .config import TrainConfig
 from .runs import (  # noqa: F401 - some for who trains
+    BEGUN,
     CHECKPOINTS,
     CONFIG,
     EXAMPLES,
@@ -42,6 +44,7 @@ from .runs import (  # noqa: F401 - some for who trains
     own,
 )
 
+log = logging.getLogger("cers.training")
 STATE, TENSORS = {"step", "elapsed", "config", "memory"}, {"student", "teacher", "optimizer", "memory"}  # of a checkpoint
 AGAIN_SECONDS = 1.0
 STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
@@ -138,6 +141,7 @@ class RunFolder:
                 self.clear_stop()
         except (OSError, ValueError, KeyError, TypeError):
             self.clear_stop()  # started by hand
+        log.info(BEGUN)
         self.told = self._told_before() if resume else {}
         self.status("starting", **self.told)
         if not resume:
