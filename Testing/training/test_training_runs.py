@@ -258,7 +258,7 @@ def test_an_environment_that_only_says_how_many_is_said(folder, cache, tmp_path,
 def test_groups_must_fit_the_processes(folder, cache):
     config = settings(folder, groups=2)
     data = open_dataset(config.data, [], config.frame, config.plane, cache)
-    with pytest.raises(InputError, match="multiple of 4"):
+    with pytest.raises(InputError, match="Start 1, or make groups a multiple of 4"):
         Trainer(config, data, make_split(data, config), cache, 0, 2)
 
 

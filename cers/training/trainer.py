@@ -76,8 +76,10 @@ class Trainer:
     ):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
+            fit = " or ".join(str(n) for n in range(1, world) if config.groups % (2 * n) == 0)
             raise InputError(
-                f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}."
+                f"{config.groups} groups cannot be spread over {world} processes in pairs. Start {fit}, or make groups a multiple of "
+                f"{2 * world} in a new run."
             )
         self.device = resolve_device(config.device)
         loaders = processes(config.loaders, self.device, world)
