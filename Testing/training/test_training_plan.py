@@ -16,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 from runs import ROOT, end, settings, start, wait_for_step
+from typer.testing import CliRunner
 
+from cers.cli.app import app
 from cers.errors import InputError, TrainingError
 from cers.training import pictures, plan, runs
 from cers.training import trainer as trainer_module
@@ -70,6 +72,18 @@ def test_the_command_checks_in_a_process(folder, tmp_path):
     record.write_text(json.dumps({**asdict(settings(leaky)), "data": str(tmp_path / "gone")}))
     out = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert out.returncode == 1 and out.stderr.strip().splitlines()[-1].startswith("Error: There is no data folder")
+
+
+def test_a_check_with_a_cache_makes_no_folder_of_its_own(folder, tmp_path, monkeypatch):
+    """The panel's checks have one, and are killed where they are stopped."""
+    there = []
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    monkeypatch.setattr(plan, "check", lambda _settings, cache, _say: there.append((cache, list((tmp_path / "temp").iterdir()))) or {})
+    for more in (["--cache", str(tmp_path / "cache")], []):
+        done = CliRunner().invoke(app, ["train", "--check", "--json", "--data", str(folder), "--steps", "1", *more])
+        assert done.exit_code == 0, done.output
+    assert there[0] == (tmp_path / "cache", []) and there[1][1] == [there[1][0]] and not there[1][0].exists()
 
 
 def test_smaller_batches_down_to_the_smallest(folder):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -215,10 +216,11 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
 
     from ..training.plan import check, sentences
 
-    with tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True) as temporary, progress() as show:
+    frames = nullcontext(cache) if cache else tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True)
+    with frames as place, progress() as show:
         report = check(
             settings,
-            cache or Path(temporary),
+            Path(place),
             (lambda words: show(0.0, words)) if show else (lambda words: print(words, file=sys.stderr, flush=True)),
         )
     if as_json:
