@@ -189,7 +189,7 @@ class RunFolder:
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # a power cut may leave anything at the end
             kept = [line for line in lines if _step(line) <= step]
-            with atomic_path(path) as temporary:
+            with self.room(METRICS), atomic_path(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def validated(self) -> float:
