@@ -100,8 +100,10 @@ def test_a_run_is_not_written_over_anything(folder, cache, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
+    (mine / ".tmpA1b2C3").write_text("mine, too")
     with pytest.raises(InputError, match=r"holds other files \(notes.txt\)"):
         train(settings(folder, method="supervised", steps=2), mine, cache)
+    assert (mine / ".tmpA1b2C3").exists()
     (mine / "notes.txt").unlink()
     (mine / "settings.json").write_text('{"theme": "dark"}')
     with pytest.raises(InputError, match=r"holds other files \(settings.json\)"):

@@ -96,11 +96,6 @@ class RunFolder:
         _held.add(self._lock)
         for left in (self.folder / CHECKPOINTS).glob(".step_*"):
             shutil.rmtree(left, ignore_errors=True)
-        for place in (self.folder, self.folder / MODEL, self.folder / EXAMPLES):
-            for left in place.glob(".*"):
-                if half_written(left.name):
-                    with suppress(OSError):
-                        left.unlink()
         return self
 
     def __exit__(self, *exc) -> None:
@@ -141,6 +136,11 @@ class RunFolder:
                 self.clear_stop()
         except (OSError, ValueError, KeyError, TypeError):
             self.clear_stop()  # started by hand
+        for place in (self.folder, self.folder / MODEL, self.folder / EXAMPLES):  # a run's own by now
+            for left in place.glob(".*"):
+                if half_written(left.name):
+                    with suppress(OSError):
+                        left.unlink()
         log.info(BEGUN)
         self.told = self._told_before() if resume else {}
         self.status("starting", **self.told)
