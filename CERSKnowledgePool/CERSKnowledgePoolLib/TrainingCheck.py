@@ -164,6 +164,9 @@ def html(report: dict) -> str:
         rows.append(bad + escape(_("Nothing is held out, so there will be no validation. Raise the held-out share, or add patients.")))
     if report.get("set_aside"):
         rows.append(good + escape(_("Left out, because they are held-out pictures or related to them: {n}.").format(n=report["set_aside"])))
+    if report.get("joined"):
+        words = _("Held out as well, because unlabelled pictures show them to be related to held-out ones: {n}.")
+        rows.append(good + escape(words.format(n=report["joined"])))
     if report.get("too_small"):
         words = _("Slices in which a label is too small for the stored frame, and counts as not drawn: {n}.")
         rows.append(bad + escape(words.format(n=report["too_small"])))

@@ -14,7 +14,7 @@ from PIL import Image
 from cers.case.io import read_volume
 from cers.errors import InputError
 from cers.network.frame import Frame, body_box, scale_intensities
-from cers.training.data import brisc, lesion_free
+from cers.training.data import brisc, keep, lesion_free
 
 
 def test_frames_hold_the_whole_lesion(slices):
@@ -106,6 +106,15 @@ def test_what_is_wrong_with_a_folder_is_named(folder, tmp_path, damage):
         "binary table": "cases.csv",
     }[damage] in message
     assert not list((tmp_path / "cache").glob("*.npy")) if (tmp_path / "cache").exists() else True
+
+
+def test_what_a_killed_process_left_in_the_cache_is_taken_away(tmp_path):
+    """And nothing that another one may be writing."""
+    for name in ("old", "new"):
+        (tmp_path / f"{name}_images.{os.getpid()}.tmp.npy").write_bytes(b"half")
+    os.utime(tmp_path / f"old_images.{os.getpid()}.tmp.npy", (1e9, 1e9))
+    keep(tmp_path / "images.npy", np.zeros(3))
+    assert {path.name for path in tmp_path.iterdir()} == {"images.npy", f"new_images.{os.getpid()}.tmp.npy"}
 
 
 @pytest.mark.parametrize("kind", ["turned", "transparent"])

@@ -13,7 +13,7 @@ from runs import settings
 
 from cers.errors import InputError
 from cers.training.soup import mean_model
-from cers.training.splits import LeakError
+from cers.training.splits import LeakError, make_split
 from cers.training.trainer import prepare, train
 
 
@@ -51,6 +51,44 @@ def test_a_held_out_picture_that_was_saved_anew_is_not_trained_on(folder, cache,
     assert not set(split.kin[split.unlabelled]) & set(split.kin[split.validation])
     _, split = prepare(settings(folder, unlabelled=[str(tmp_path / "test")]), None, cache)
     assert len(split.report["set_aside"]) == 4 and not split.report["leaks"]["found"]
+
+
+def test_a_picture_saved_anew_is_found_in_a_folder_of_pictures_with_masks(tmp_path):
+    """As in a folder with a table of splits: its copy is on its side, and a leak where a table says otherwise."""
+    data, names = pairs(tmp_path / "data", "abcdefgh"), [f"{name}2" for name in "abcdefgh"]
+    for name in names:
+        with Image.open(data / "images" / f"{name[0]}.png") as picture:
+            picture.point(lambda v: v * 0.95).save(data / "images" / f"{name}.jpg", quality=95)
+        shutil.copy(data / "labels" / f"{name[0]}.png", data / "labels" / f"{name}.png")
+    config = settings(data, validation=0.4, labelled=0.5)
+    read, split = prepare(config, None, tmp_path / "cache")
+    kin = dict(zip(read.column("item").tolist(), split.kin.tolist()))
+    assert all(kin[name] == kin[name[0]] for name in names) and len(set(kin.values())) == 8
+    assert "thumbnails" in split.report["by"] and not split.report["leaks"]["found"]
+    rows = "".join(f"{name},{'test' if name in names else 'train'},{name}\n" for name in [*"abcdefgh", *names])
+    (data / "cases.csv").write_text("image,split,group\n" + rows)
+    with pytest.raises(LeakError, match="near identical pictures between train and test"):
+        prepare(config, None, tmp_path / "cache")
+
+
+def test_unlabelled_pictures_do_not_change_what_is_held_out_or_labelled(folder, cache, tmp_path):
+    """Unless one shows two groups to be kin of which one is held out; that is told."""
+    scans = tmp_path / "scans"
+    scans.mkdir()
+    alone = prepare(settings(folder), None, cache)[1].report["rows"]
+    for source in (folder / "images/train").iterdir():
+        shutil.copy(source, scans / f"a{99 - int(source.stem[-3:])}.jpg")
+    config = settings(folder, unlabelled=[str(scans)])
+    data, split = prepare(config, None, cache)
+    assert all(split.report["rows"][side] == alone[side] for side in ("labelled", "validation", "test"))
+    assert set(alone["unlabelled"]) <= set(split.report["rows"]["unlabelled"]) and split.report["joined"] == []
+    group = {row["image"]: row["group"] for row in data.table}
+    held, other = alone["validation"][0], alone["labelled"][0]
+    scan = next(row for row in data.table if row["item"] == f"a{99 - int(other[-3:])}")
+    scan["kin"] = [f"group {group[held]}"]
+    report = make_split(data, config).report
+    assert set(report["joined"]) == {name for name in alone["labelled"] if group[name] == group[other]}
+    assert set(report["rows"]["validation"]) == {*alone["validation"], *report["joined"]} and not report["leaks"]["found"]
 
 
 def test_one_name_in_two_splits_is_no_leak(tmp_path):

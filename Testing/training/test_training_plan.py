@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import numpy as np
@@ -15,7 +16,9 @@ import pytest
 import torch
 from PIL import Image
 from runs import ROOT, end, settings, start, wait_for_step
+from typer.testing import CliRunner
 
+from cers.cli.app import app
 from cers.errors import InputError, TrainingError
 from cers.training import pictures, plan, runs
 from cers.training import trainer as trainer_module
@@ -31,19 +34,23 @@ def done(folder, cache, tmp_path_factory):
     return out
 
 
-def test_a_check_counts_and_measures_and_writes_nothing(folder, cache, tmp_path):
+def test_a_check_counts_and_measures_and_writes_nothing(folder, cache, tmp_path, monkeypatch):
+    """Not for a while either: it may be killed."""
     config = settings(folder, minutes=5.0, steps=0)
-    said = []
+    said, there, kept, pace = [], [], set(cache.glob("scan_*")), plan._pace
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(plan, "_pace", lambda *which: there.extend(tmp_path.iterdir()) or pace(*which))
     report = plan.check(config, cache, said.append)
     assert said == ["Reading the pictures", "Looking for leaks", "Trying some steps"]
     assert report["counts"] == {"labelled": 12, "unlabelled": 12, "validation": 4, "test": 4} and report["labels"] == ["tumor"]
     assert report["may_start"] and not report["leaks"]["found"]
     e = report["estimate"]
-    assert e["training"] == 300 and e["total"] >= 300 and e["steps"] * e["seconds_per_step"] == pytest.approx(300, rel=0.02)
+    assert e["training"] == 300 and e["total"] >= 300
+    assert e["steps"] == pytest.approx(300 / e["seconds_per_step"], rel=0.02, abs=1)  # whole steps, few of them on a slow machine
     assert e["memory"] > 50e6 and e["fits"] in (True, None) and e["disk"] > 1e6
-    assert list(tmp_path.iterdir()) == []
+    assert there == [] and list(tmp_path.iterdir()) == [] and set(cache.glob("scan_*")) == kept
     text = "\n".join(plan.sentences(report))
-    assert "12 labelled" in text and "No leak" in text and "About 5 min on cpu" in text
+    assert "12 labelled" in text and "No leak" in text and f"About {plan.minutes(e['total'])} on cpu" in text
 
 
 def test_the_command_checks_in_a_process(folder, tmp_path):
@@ -65,6 +72,18 @@ def test_the_command_checks_in_a_process(folder, tmp_path):
     record.write_text(json.dumps({**asdict(settings(leaky)), "data": str(tmp_path / "gone")}))
     out = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
     assert out.returncode == 1 and out.stderr.strip().splitlines()[-1].startswith("Error: There is no data folder")
+
+
+def test_a_check_with_a_cache_makes_no_folder_of_its_own(folder, tmp_path, monkeypatch):
+    """The panel's checks have one, and are killed where they are stopped."""
+    there = []
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    monkeypatch.setattr(plan, "check", lambda _settings, cache, _say: there.append((cache, list((tmp_path / "temp").iterdir()))) or {})
+    for more in (["--cache", str(tmp_path / "cache")], []):
+        done = CliRunner().invoke(app, ["train", "--check", "--json", "--data", str(folder), "--steps", "1", *more])
+        assert done.exit_code == 0, done.output
+    assert there[0] == (tmp_path / "cache", []) and there[1][1] == [there[1][0]] and not there[1][0].exists()
 
 
 def test_smaller_batches_down_to_the_smallest(folder):

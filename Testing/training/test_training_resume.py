@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import shutil
 import signal
 import time
 
+import numpy as np
 import pytest
 import torch
 from runs import metrics, settings
@@ -21,6 +23,7 @@ from cers.inference import model
 from cers.training import runfolder, trainer
 from cers.training.config import TrainConfig
 from cers.training.runfolder import RunFolder
+from cers.training.runs import read_run
 from cers.training.soup import mean_model
 from cers.training.trainer import train
 
@@ -110,6 +113,73 @@ def test_metrics_and_examples_are_of_this_run_only(folder, cache, tmp_path):
         shutil.rmtree(run)
 
 
+def test_a_run_that_ended_while_it_read_pictures_can_be_resumed(folder, tmp_path, monkeypatch):
+    config, run, cache = settings(folder, method="supervised", steps=1), tmp_path / "run", tmp_path / "cache"
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(InputError, match="prepared pictures could not be written"):
+        train(config, run, cache)
+    monkeypatch.undo()
+    assert read_run(run).resumable
+    done = CliRunner().invoke(app, ["train", "--resume", str(run), "--cache", str(cache)])
+    assert done.exit_code == 0, done.output
+
+
+def test_a_stop_when_a_validation_is_due_loses_no_point_of_the_curve(folder, cache, tmp_path, monkeypatch):
+    config, run = settings(folder, method="supervised", steps=8, validate=4), tmp_path / "run"
+    train(config, tmp_path / "straight", cache)
+    step = trainer.Trainer.one_step
+
+    def stopped(self, share):
+        figures = step(self, share)
+        if self.step in (3, 4, 5):
+            (run / "stop").touch()
+        return figures
+
+    monkeypatch.setattr(trainer.Trainer, "one_step", stopped)
+    ends = [train(config, run, cache, resume=n > 0) for n in range(4)]
+    assert ends == ["stopped", "stopped", "stopped", "finished"]
+    points, straight = ([r for r in metrics(place) if "loss" not in r] for place in (run, tmp_path / "straight"))
+    assert [r["step"] for r in points] == [2, 4, 6, 8] and points == straight
+
+
+def test_what_an_earlier_process_died_of_is_not_said_of_a_later_one(folder, cache, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def ending(error):
+        def end(*_):
+            raise error
+
+        return end
+
+    config, run = settings(folder, method="supervised", steps=1), tmp_path / "run"
+    monkeypatch.setattr(trainer, "open_dataset", ending(InputError("The disk is full.")))
+    with pytest.raises(InputError):
+        train(config, run, cache)
+    (run / "output.txt").write_text("Error: The disk is full.\n")
+    os.utime(run / "output.txt", (1e9, 1e9))
+    monkeypatch.setattr(trainer, "open_dataset", ending(Killed()))
+    with pytest.raises(Killed):
+        train(config, run, cache, resume=True)
+    found = read_run(run)
+    assert found.state == "crashed" and "without a word" in found.reason
+
+
+@pytest.mark.skipif(os.name == "nt", reason="quoted otherwise")
+def test_the_command_to_go_on_can_be_copied(folder, cache, tmp_path):
+    run, file = tmp_path / "mein Lauf (Köpfe)", tmp_path / "settings.yaml"
+    settings(folder, method="supervised", steps=1).write(file)
+    run.mkdir()
+    (run / "stop").touch()
+    (run / "launch.json").write_text('{"started": 0}')
+    done = CliRunner().invoke(app, ["train", "--config", str(file), "--out", str(run), "--cache", str(cache)])
+    assert shlex.split(done.output.partition("Go on with: ")[2]) == ["cers", "train", "--resume", str(run)], done.output
+
+
 def test_a_resume_says_where_pictures_are_missed(folder, cache, tmp_path):
     data, run = tmp_path / "Köpfe", tmp_path / "run"
     shutil.copytree(folder, data)
@@ -137,7 +207,10 @@ def test_a_disk_that_is_full_when_the_model_is_written(folder, cache, tmp_path, 
     with pytest.raises(TrainingError, match="The model could not be written .* disk is full; the checkpoint step_00000002 is kept"):
         train(config, run, cache)
     monkeypatch.undo()
-    assert train(config, run, cache, resume=True) == "finished"
+    assert {p.name for p in (run / "model").iterdir()} == {"model.safetensors", "MODEL_CARD.md"}, "nothing half-written takes up room"
+    for left in ("model/.cers-killed.json", "model/.tmpQ3x8Zk", ".tmpa1B2c3"):
+        (run / left).write_bytes(b"half")
+    assert train(config, run, cache, resume=True) == "finished" and not list(run.rglob(".*"))
     again = tmp_path / "again"
     train(TrainConfig.of({**vars(config), "seed": 0}), again, cache)
     monkeypatch.setattr(model, "CONFIG", "model.json")

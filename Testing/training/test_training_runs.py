@@ -100,8 +100,10 @@ def test_a_run_is_not_written_over_anything(folder, cache, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("mine")
+    (mine / ".tmpA1b2C3").write_text("mine, too")
     with pytest.raises(InputError, match=r"holds other files \(notes.txt\)"):
         train(settings(folder, method="supervised", steps=2), mine, cache)
+    assert (mine / ".tmpA1b2C3").exists()
     (mine / "notes.txt").unlink()
     (mine / "settings.json").write_text('{"theme": "dark"}')
     with pytest.raises(InputError, match=r"holds other files \(settings.json\)"):
@@ -258,7 +260,7 @@ def test_an_environment_that_only_says_how_many_is_said(folder, cache, tmp_path,
 def test_groups_must_fit_the_processes(folder, cache):
     config = settings(folder, groups=2)
     data = open_dataset(config.data, [], config.frame, config.plane, cache)
-    with pytest.raises(InputError, match="multiple of 4"):
+    with pytest.raises(InputError, match="Start 1, or make groups a multiple of 4"):
         Trainer(config, data, make_split(data, config), cache, 0, 2)
 
 

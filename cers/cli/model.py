@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..words import counted, plural
-from .output import command, progress, say_json
+from .output import command, progress, quoted, say_json
 
 model_app = typer.Typer(
     no_args_is_help=True,
@@ -115,7 +115,7 @@ def mean(
         say_json({"folder": str(out), "validation": figures})
     else:
         print(f"Wrote {out}; Dice on validation pictures: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-        print(f"Use it with: cers segment IMAGE --model {out}, or install it: cers model install {out} --use")
+        print(f"Use it with: cers segment IMAGE --model {quoted(out)}, or install it: cers model install {quoted(out)} --use")
 
 
 @model_app.command("list")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -43,6 +46,11 @@ def command(function: Callable | None = None, *, cancelled: str = "Cancelled. No
 def fail(message: str, code: int) -> None:
     print(" ".join(message.split()), file=sys.stderr)
     raise typer.Exit(code)
+
+
+def quoted(path: Path) -> str:
+    """As an argument of a command that can be copied into a shell."""
+    return subprocess.list2cmdline([str(path)]) if os.name == "nt" else shlex.quote(str(path))
 
 
 @contextmanager

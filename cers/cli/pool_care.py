@@ -10,7 +10,7 @@ import typer
 
 from ..words import counted, plural, were
 from .options import Device
-from .output import command, errors, fail, progress, say_json, stoppable
+from .output import command, errors, fail, progress, quoted, say_json, stoppable
 from .pool import _DIR, _JSON, _WHO, _open, _resolve, pool_app
 
 
@@ -55,7 +55,7 @@ def restore(
             meant = {entry["id"] for entry in found}
             if not text or (len(meant) != 1 and text not in meant):
                 several = f"{counted(len(meant))} in the trash {plural(len(meant), 'has', 'have')}" if meant else "No case in the trash has"
-                fail(f"Error: {several} an id that begins with '{text}'. See 'cers pool restore {folder}'.", 1)
+                fail(f"Error: {several} an id that begins with '{text}'. See: cers pool restore {quoted(folder)}", 1)
             one = text if text in meant else meant.pop()
             numbers.append(next(entry["number"] for entry in found if entry["id"] == one))  # the newest
         ids = pool.restore(numbers, who=who)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, Optional
 import typer
 
 from ..words import plural
-from .output import command, progress, say_json
+from .output import command, progress, quoted, say_json
 
 
 class Method(str, Enum):
@@ -169,7 +170,7 @@ def train(
     if as_json:
         say_json({"run": str(folder), **status})
     elif ended == "stopped":
-        print(f"Stopped at step {status['step']}. Go on with: cers train --resume {folder}")
+        print(f"Stopped at step {status['step']}. Go on with: cers train --resume {quoted(folder)}")
     else:
         words = {"plain": "plain decoder", "null": "without references", "retrieved": "with references"}
         scores = ", ".join(f"{words[k]} {status['metrics'][k]:.4f}" for k in words if k in status["metrics"])
@@ -215,10 +216,11 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
 
     from ..training.plan import check, sentences
 
-    with tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True) as temporary, progress() as show:
+    frames = nullcontext(cache) if cache else tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True)
+    with frames as place, progress() as show:
         report = check(
             settings,
-            cache or Path(temporary),
+            Path(place),
             (lambda words: show(0.0, words)) if show else (lambda words: print(words, file=sys.stderr, flush=True)),
         )
     if as_json:

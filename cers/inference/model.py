@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from ..errors import InputError, ModelError
-from ..files import let_others_read, replace_file
+from ..files import atomic_path
 from ..pool import SelectionConfig
 from .store import CARD, CONFIG, MODEL, WEIGHTS, default_folder
 
@@ -183,7 +183,7 @@ def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card
     """Write a model folder; each file atomically, the configuration last. half: weights as float16, but for tensors that it cannot hold.
 
     Raises:
-        ModelError: the configuration cannot be used, or a weight is not finite.
+        ModelError: the configuration cannot be used, or a weight is not finite. InputError: a file cannot be written.
     """
     import torch
     from safetensors.torch import save_file
@@ -199,14 +199,11 @@ def save_model(folder: str | os.PathLike, state: dict, config: ModelConfig, card
         k: (v.to(torch.float16) if half and v.is_floating_point() and (not v.numel() or v.abs().max() <= most) else v).contiguous().cpu()
         for k, v in state.items()
     }
-    temporary = folder / (WEIGHTS + ".tmp")
-    save_file(tensors, str(temporary))
-    let_others_read(temporary)  # safetensors keeps them to their owner
-    replace_file(temporary, folder / WEIGHTS)
+    with atomic_path(folder / WEIGHTS) as temporary:
+        save_file(tensors, str(temporary))
     texts = {CARD: card, CONFIG: json.dumps(asdict(config), indent=1) + "\n"}
     for name, text in texts.items():
         if text:
-            temporary = folder / (name + ".tmp")
-            temporary.write_text(text, encoding="utf-8")
-            replace_file(temporary, folder / name)
+            with atomic_path(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
     return folder

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool.table import composed, image_name, read_rows
 
 CACHE_VERSION = "3"
+ABANDONED_SECONDS = 3600  # after which a file that nobody has written to is that of a process that was killed
 SPLITS = ("train", "validation", "test")
 
 
@@ -169,6 +171,10 @@ def keep(path: Path, array: np.ndarray) -> None:
     temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npy")
     with room(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob("*.tmp.npy"):
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                    left.unlink()
         try:
             np.save(temporary, array)
             replace_file(temporary, path)

@@ -185,6 +185,8 @@ def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
 
     data = _stored(["volumes", frame, plane, [_name_mark(f) for pair in pairs for f in pair], said], slices, cache, "volumes")
     _locate(data, files)
+    if len({row["item"] for row in data.table}) == len(data):
+        data.kind = "pictures"  # one slice each: copies of one picture are looked for
     for row in data.table:
         own = {k: v for k, v in notes.get(row["item"], {}).items() if v and k not in ("image", "modality", "body_site")}
         row.update({"split": "train", **own})

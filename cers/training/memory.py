@@ -64,7 +64,7 @@ class Memory:
     until one was written.
 
     Args:
-        vectors: of a checkpoint; without them the encoder's first look is taken.
+        cache: where what is found out is kept; None: nowhere. vectors: of a checkpoint; without them the encoder's first look is taken.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Memory:
         embedder: TextEmbedder | None,
         rank: int,
         world: int,
-        cache: Path,
+        cache: Path | None,
         vectors: np.ndarray | None = None,
     ):
         self.data, self.split, self.config, self.embedder, self.rank, self.world = data, split, config, embedder, rank, world
@@ -97,7 +97,7 @@ class Memory:
         order = np.random.default_rng(config.split_seed + 1).permutation(len(split.labelled))
         self.shown_as = order if config.evidence == "shuffled_rationale" else np.arange(len(split.labelled))
 
-    def _first(self, encoder, cache: Path) -> np.ndarray:
+    def _first(self, encoder, cache: Path | None) -> np.ndarray:
         """Image vectors (t, d) by the weights that the run begins with."""
         c, device = self.config, next(encoder.parameters()).device
         scan = self._kept(
@@ -108,8 +108,10 @@ class Memory:
         )
         return _unit(scan, centre=True)
 
-    def _kept(self, cache: Path, kind: str, what: list, make) -> np.ndarray:
+    def _kept(self, cache: Path | None, kind: str, what: list, make) -> np.ndarray:
         """The array from the cache; all processes take the same way, as ``make`` may need all of them."""
+        if cache is None:
+            return make()
         record = json.dumps([self.data.key, *(w.tolist() if isinstance(w, np.ndarray) else w for w in what)], sort_keys=True)
         path = Path(cache) / f"{kind}_{hashlib.sha256(record.encode()).hexdigest()[:16]}.npy"
         there = bool(distributed.agree([float(whole(path))])[0])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -112,8 +111,8 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         cache: where prepared pictures are kept; the run takes them from there. say: told what is being done. measure: try some steps.
 
     Returns:
-        {"kind", "labels", "counts", "items", "groups", "modality", "split_by", "set_aside", "too_small", "leaks", "may_start", "estimate"};
-        the estimate is as ``estimate`` says, or None.
+        {"kind", "labels", "counts", "items", "groups", "modality", "split_by", "set_aside", "joined", "too_small", "leaks", "may_start",
+        "estimate"}; the estimate is as ``estimate`` says, or None.
 
     Raises:
         InputError: data or settings cannot be used.
@@ -140,17 +139,18 @@ def check(config: TrainConfig, cache: Path, say: Callable[[str], None] = lambda 
         "groups": len(np.unique(split.kin[train])),
         "split_by": report["by"],
         "set_aside": len(report["set_aside"]),
+        "joined": len(report["joined"]),
         "too_small": len(report["too_small"]),
         "leaks": report["leaks"],
         "may_start": not leaky,
         "estimate": None,
     }
     if measure and not leaky:
-        out["estimate"] = estimate(config, data, split, say) | {"disk_free": shutil.disk_usage(cache).free}
+        out["estimate"] = estimate(config, data, split, cache, say) | {"disk_free": shutil.disk_usage(cache).free}
     return out
 
 
-def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[str], None] = lambda _words: None) -> dict:
+def estimate(config: TrainConfig, data: Dataset, split: Split, cache: Path, say: Callable[[str], None] = lambda _words: None) -> dict:
     """Time and memory, measured on some steps with a few of the pictures.
 
     Returns:
@@ -166,22 +166,21 @@ def estimate(config: TrainConfig, data: Dataset, split: Split, say: Callable[[st
         torch.cuda.reset_peak_memory_stats(config.device)
     free, few = memory_free(config.device), _few(config, data, split)
     try:
-        with tempfile.TemporaryDirectory(prefix="cers-plan-", ignore_cleanup_errors=True) as folder:
-            started = time.monotonic()
-            trainer = Trainer(config, data, few, Path(folder))
-            trainer.ahead = None  # a few steps tell nothing of batches drawn ahead, so that a GPU may be quicker than this
-            opening, end = time.monotonic() - started, started + TRIAL_SECONDS
-            looking, describing = _preparing(trainer)
-            fixed = memory_used(config.device)
-            first = _pace(trainer, 0.0, end)
-            semi = config.method != "supervised" and len(few.unlabelled) > 0
-            second = _pace(trainer, min(1.0, config.warmup + 0.5 * (1 - config.warmup)), end) if semi else first
-            started = time.monotonic()
-            validate(trainer, len(few.validation))
-            looked = (time.monotonic() - started) / max(1, len(few.validation) + min(STOCK, len(few.labelled)))
-            needed = memory_used(config.device)
-            weights = sum(p.numel() for p in trainer.net.parameters()) * 4
-            rows = trainer.memory.vectors.shape[1] + trainer.memory.query.shape[1]
+        started = time.monotonic()
+        trainer = Trainer(config, data, few, cache, trial=True)  # a check may be killed, so it leaves nothing that has to be taken away
+        trainer.ahead = None  # a few steps tell nothing of batches drawn ahead, so that a GPU may be quicker than this
+        opening, end = time.monotonic() - started, started + TRIAL_SECONDS
+        looking, describing = _preparing(trainer)
+        fixed = memory_used(config.device)
+        first = _pace(trainer, 0.0, end)
+        semi = config.method != "supervised" and len(few.unlabelled) > 0
+        second = _pace(trainer, min(1.0, config.warmup + 0.5 * (1 - config.warmup)), end) if semi else first
+        started = time.monotonic()
+        validate(trainer, len(few.validation))
+        looked = (time.monotonic() - started) / max(1, len(few.validation) + min(STOCK, len(few.labelled)))
+        needed = memory_used(config.device)
+        weights = sum(p.numel() for p in trainer.net.parameters()) * 4
+        rows = trainer.memory.vectors.shape[1] + trainer.memory.query.shape[1]
     except Exception as error:  # allocators raise their own kinds
         if not out_of_memory(error):
             raise
@@ -292,6 +291,8 @@ def sentences(report: dict) -> list[str]:
     ]
     if report["set_aside"]:
         out.append(f"Left out, because they are held-out pictures or related to them: {report['set_aside']}.")
+    if report["joined"]:
+        out.append(f"Held out as well, because unlabelled pictures show them to be related to held-out ones: {report['joined']}.")
     if report["too_small"]:
         out.append(f"Slices in which a label is too small for the stored frame, and counts as not drawn: {report['too_small']}.")
     out.append(f"Leaks: {report['leaks']['words']}." if report["leaks"]["found"] else "No leak was found.")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -20,7 +22,9 @@ from safetensors.torch import load_file, save_file
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
 from ..files import let_others_read, replace_file
+from .config import TrainConfig
 from .runs import (  # noqa: F401 - some for who trains
+    BEGUN,
     CHECKPOINTS,
     CONFIG,
     EXAMPLES,
@@ -35,10 +39,12 @@ from .runs import (  # noqa: F401 - some for who trains
     STOP,
     WEIGHTS,
     examples,
+    half_written,
     is_run,
     own,
 )
 
+log = logging.getLogger("cers.training")
 STATE, TENSORS = {"step", "elapsed", "config", "memory"}, {"student", "teacher", "optimizer", "memory"}  # of a checkpoint
 AGAIN_SECONDS = 1.0
 STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
@@ -119,16 +125,27 @@ class RunFolder:
         if foreign:
             raise InputError(f"The folder '{self.folder}' holds other files ({', '.join(foreign[:3])}). Choose a new or empty folder.")
 
-    def begin(self, resume: bool = False) -> None:
-        """Forget requests to stop of earlier times; one that came since the process was sent off counts."""
+    def begin(self, config: TrainConfig, resume: bool) -> None:
+        """Forget requests to stop of earlier times; one that came since the process was sent off counts.
+
+        The settings of a new run are kept before it reads pictures, which takes long, so that it can be resumed if it ends early.
+        """
         try:
             sent = json.loads(self.path(LAUNCH).read_text(encoding="utf-8"))["started"]
             if self.path(STOP).stat().st_mtime < sent:
                 self.clear_stop()
         except (OSError, ValueError, KeyError, TypeError):
             self.clear_stop()  # started by hand
+        for place in (self.folder, self.folder / MODEL, self.folder / EXAMPLES):  # a run's own by now
+            for left in place.glob(".*"):
+                if half_written(left.name):
+                    with suppress(OSError):
+                        left.unlink()
+        log.info(BEGUN)
         self.told = self._told_before() if resume else {}
         self.status("starting", **self.told)
+        if not resume:
+            self.settings(config)
         self.path(LAUNCH).unlink(missing_ok=True)
 
     def _told_before(self) -> dict:
@@ -142,6 +159,11 @@ class RunFolder:
     def write_json(self, name: str, record: dict) -> None:
         with self.room(name), atomic_path(self.path(name)) as temporary:
             temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def settings(self, config: TrainConfig) -> None:
+        with self.room(CONFIG):
+            config.write(self.path(CONFIG))
+        self.write_json(SETTINGS, asdict(config))
 
     def status(self, state: str, **facts) -> None:
         """state: starting, running, stopped, finished or failed."""
@@ -167,8 +189,17 @@ class RunFolder:
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()  # a power cut may leave anything at the end
             kept = [line for line in lines if _step(line) <= step]
-            with atomic_path(path) as temporary:
+            with self.room(METRICS), atomic_path(path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+    def validated(self) -> float:
+        """Share of the budget at the last point of the curve of validations, 0 before the first."""
+        path, last = self.path(METRICS), 0.0
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+            record = json.loads(line)  # ``forget_after`` has dropped what is none
+            if "loss" not in record and isinstance(record.get("share"), (int, float)):
+                last = float(record["share"])
+        return last
 
     def checkpoints(self) -> list[Path]:
         """Complete checkpoints, oldest first."""

@@ -26,6 +26,7 @@ SETTINGS = "settings.json"  # the configuration once more, for programs that rea
 LAUNCH = "launch.json"  # of a process that was sent off and has not reported yet; the process takes it away
 START = "start.safetensors"  # weights that a run begins with, where they were kept for it
 OUTPUT = "output.txt"  # what that process says outside the log
+BEGUN = "a process begins"  # first in the log of each
 LIVE = ("launching", "starting", "running", "stopping")
 ENDED = ("stopped", "finished", "failed")
 # all that a run writes; nothing else is deleted with it
@@ -196,8 +197,12 @@ _CAUSES = (
 
 def reason(folder: Path) -> str:
     """Why a run ended that could not say so itself, from what it left."""
-    for name, last in ((OUTPUT, 40), (LOG, 3)):  # the log also has earlier processes in it
+    for name, last in ((OUTPUT, 40), (LOG, 3)):
+        if name == OUTPUT and _changed(folder / OUTPUT) < _changed(folder / STATUS):
+            continue  # a process has spoken since that was started otherwise
         for line in reversed(Tail(folder / name, 20_000).read()[1][-last:]):
+            if line.endswith(BEGUN):
+                break  # above it are the words of an earlier process
             for pattern, words in _CAUSES:
                 if found := re.search(pattern, line):
                     return words.format(*(g.strip().rstrip(".") for g in found.groups())).rstrip(".") + "."
@@ -396,7 +401,12 @@ def remove(folder: Path) -> Path:
 
 def own(name: str) -> bool:
     """Whether a run writes a file or folder of this name; also those that a killed writer left half written."""
-    return name in OWN or name == ".DS_Store" or name.startswith((".cers-", *(f".{own}." for own in OWN)))
+    return name in OWN or name == ".DS_Store" or half_written(name) or name.startswith(tuple(f".{own}." for own in OWN))
+
+
+def half_written(name: str) -> bool:
+    """Whether a file of this name is one that a killed writer left: CERS', or safetensors'."""
+    return name.startswith(".cers-") or re.fullmatch(r"\.tmp\w{6}", name) is not None
 
 
 def is_run(folder: Path) -> bool:
@@ -427,6 +437,13 @@ def _record(path: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _number(value) -> float:

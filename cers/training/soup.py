@@ -132,6 +132,8 @@ def mean_model(
         try:
             figures = write_model(trainer, work, f"Mean of the weights of {len(runs)} runs (share): {', '.join(parts)}.")
             shutil.move(work / "model", folder)
-        except (OSError, SafetensorError, TrainingError) as error:
+        except (InputError, OSError, SafetensorError, TrainingError) as error:
+            if isinstance(error, InputError) and not isinstance(error.__cause__, OSError):
+                raise
             raise InputError(f"The model could not be written to '{folder}'. Make room there, or choose another folder.") from error
     return figures

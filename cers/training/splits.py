@@ -39,7 +39,8 @@ class Split:
 def make_split(data: Dataset, config: TrainConfig) -> Split:
     """Split by group, patient and volume, near-duplicates and identical files counting as one group.
 
-    Unlabelled pictures that are kin of held-out ones are set aside.
+    Further unlabelled pictures do not change it: those that are kin of held-out ones are set aside. Only where one shows two groups to be
+    kin of which one is held out, the other is held out, too.
 
     Raises:
         InputError: no picture is left to train with. TrainingError: a leak, unless ``allow_leaks``.
@@ -51,32 +52,36 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     looks, digests = _looks(data, first, item_of), _digests(data, first)
     train_items = (given[first] == "train") & (data.kind != "volumes")  # slices of two patients may well look alike
     keys = _keys(data, item_of, len(items))
-    kin_items = _components(keys, digests, looks, train_items, given[first] == OTHER)
-    kin = kin_items[item_of]
+    more = given[first] == OTHER
+    kin = _components(keys, digests, looks, train_items, more)[item_of]
+    own = _components(keys, digests, looks, train_items, more, ~more)[item_of] if more.any() else kin
     rng = np.random.default_rng(config.split_seed)
     side = np.array([""] * len(data), dtype="<U12")
     side[given == "test"], side[given == "validation"] = "test", "validation"
     train = (given == "train") & ~excluded
+    joined = np.zeros(len(data), bool)
     if not (given == "validation").any() and config.validation:
-        order = rng.permutation(np.unique(kin[train]))
+        order = rng.permutation(np.unique(own[train]))
         if len(order) == 1:
             raise InputError(
                 "All training pictures are of one patient, volume or group, so that none can be held out to see whether the model is "
                 "any good. Add cases of other patients, or set validation to 0 to train without."
             )
         held = order[: max(1, round(len(order) * config.validation))]
-        side[train & np.isin(kin, held)] = "validation"
+        chosen = train & np.isin(own, held)
+        joined = train & np.isin(kin, kin[chosen]) & ~chosen
+        side[chosen | joined] = "validation"
     side[(given == "validation") & excluded] = ""
     train &= side == ""
-    order, chosen, seen = rng.permutation(np.unique(kin[train])), [], 0
+    order, chosen, seen = rng.permutation(np.unique(own[train])), [], 0
     wanted = config.labelled if config.labelled > 1 else config.labelled * len(np.unique(item_of[train]))
     for k in order:
         if seen >= wanted:
             break
         chosen.append(k)
-        seen += len(np.unique(item_of[train & (kin == k)]))
+        seen += len(np.unique(item_of[train & (own == k)]))
     side[train] = "unlabelled"
-    side[train & np.isin(kin, chosen)] = "labelled"
+    side[train & np.isin(own, chosen)] = "labelled"
     further = (given == OTHER) & ~excluded
     held_out = further & np.isin(kin, kin[np.isin(side, ("validation", "test"))])
     side[further & ~held_out] = "unlabelled"
@@ -111,6 +116,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         "counts": {k: len(v) for k, v in rows.items()},
         "excluded": int(excluded.sum()),
         "set_aside": [*data.set_aside, *np.unique(data.column("item")[held_out]).tolist()],
+        "joined": names[joined].tolist(),
         "too_small": [name for name, row, where in zip(names.tolist(), data.table, side) if row.get("lost") and where in rows],
         "leaks": leaks,
         "rows": {k: names[v].tolist() for k, v in rows.items()},
@@ -233,9 +239,9 @@ def _same_files(digests, left, right) -> list[tuple[int, int]]:
     return [(i, j) for j in right for i in where.get(digests[j], ())]
 
 
-def _components(keys, digests, looks, train, further) -> np.ndarray:
+def _components(keys, digests, looks, train, further, among=None) -> np.ndarray:
     """A number per item; items with a key in common, of one file, or of near-identical pictures share it. Of pictures that are neither
-    train nor further only those near-identical to a further one do."""
+    train nor further only those near-identical to a further one do. among: the items that count, all by default."""
     parent = np.arange(len(keys))
 
     def root(n):
@@ -244,11 +250,12 @@ def _components(keys, digests, looks, train, further) -> np.ndarray:
             n = parent[n]
         return n
 
+    among = np.ones(len(keys), bool) if among is None else among
     seen: dict = {}
-    for n, (own, digest) in enumerate(zip(keys, digests)):
-        for key in (*own, ("file", digest)):
+    for n in np.flatnonzero(among):
+        for key in (*keys[n], ("file", digests[n])):
             parent[root(n)] = root(seen.setdefault(key, n))
-    items, more, rest = (np.flatnonzero(chosen) for chosen in (train | further, further, ~(train | further)))
+    items, more, rest = (np.flatnonzero(chosen & among) for chosen in (train | further, further, ~(train | further)))
     for a, b in [*((a, b) for a, b in _alike(looks, items, items) if a < b), *_alike(looks, more, rest)]:
         parent[root(b)] = root(a)
     return np.array([root(n) for n in range(len(keys))])

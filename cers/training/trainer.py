@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +28,7 @@ from .losses import hard_dice, ramp
 from .memory import Memory, Narrator
 from .pictures import Examples
 from .plan import check_files, check_machine, check_network, out_of_memory, smaller, words
-from .runfolder import CONFIG, LOG, MODEL, SETTINGS, SPLIT, RunFolder, misfit, signals
+from .runfolder import LOG, MODEL, SPLIT, RunFolder, misfit, signals
 from .splits import LeakError, Split, make_split
 from .texts import text_batch, token_table
 from .validation import validate
@@ -61,15 +60,26 @@ class Trainer:
 
     Args:
         stored: state and tensors of a checkpoint to go on from; the weights that the run began with need not be there any more.
+        trial: of some of the pictures only; what is found out about them is not kept in the cache.
     """
 
     def __init__(
-        self, config: TrainConfig, data: Dataset, split: Split, cache: Path, rank: int = 0, world: int = 1, stored: tuple | None = None
+        self,
+        config: TrainConfig,
+        data: Dataset,
+        split: Split,
+        cache: Path,
+        rank: int = 0,
+        world: int = 1,
+        stored: tuple | None = None,
+        trial: bool = False,
     ):
         self.config, self.data, self.split, self.rank, self.world = config.check(), data, split, rank, world
         if config.groups % (2 * world):
+            fit = " or ".join(str(n) for n in range(1, world) if config.groups % (2 * n) == 0)
             raise InputError(
-                f"{config.groups} groups cannot be spread over {world} processes in pairs. Make groups a multiple of {2 * world}."
+                f"{config.groups} groups cannot be spread over {world} processes in pairs. Start {fit}, or make groups a multiple of "
+                f"{2 * world} in a new run."
             )
         self.device = resolve_device(config.device)
         loaders = processes(config.loaders, self.device, world)
@@ -89,7 +99,7 @@ class Trainer:
             raise InputError(f"A network's 'rationale' must be {embedder.dimension} here, as many numbers as the text encoder gives.")
         self.tokens = token_table(data.table, embedder) if config.text else {}
         vectors = None if stored is None else stored[1]["memory"]["vectors"].numpy().copy()
-        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, cache, vectors)
+        self.memory = Memory(data, split, config, self.net.encoder, embedder, rank, world, None if trial else cache, vectors)
         free = lesion_free(config.lesion_free, cache, config.frame) if config.lesion_free else None
         self.batches = Batches(data, split, config, free)
         self.memory.arrange(self.batches)
@@ -364,7 +374,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
     from .finish import write_model
 
     if run is not None:
-        run.begin(resume)
+        run.begin(config, resume)
     if resume and (missed := [place for place in (config.data, *config.unlabelled) if not Path(place).is_dir()]):
         raise InputError(f"The run's pictures are not in '{missed[0]}' any more. Put them, or a link to them, back there, then resume.")
     data, split = prepare(config, run, cache)
@@ -376,8 +386,7 @@ def _run(config, run: RunFolder | None, folder, cache, resume, rank, world, prog
             f"No checkpoint in '{folder}' can be read, so the run cannot go on. What it has made stays; start a new run in another folder."
         )
     if run is not None:
-        config.write(run.path(CONFIG))
-        run.write_json(SETTINGS, asdict(config))
+        run.settings(config)
         run.write_json(SPLIT, split.report)
         if world > 1:
             distributed.wait()  # the other processes may read the cache now
@@ -422,6 +431,8 @@ def prepare(config: TrainConfig, run: RunFolder | None, cache: Path) -> tuple[Da
         split = make_split(data, config)
         if count := len(split.report["too_small"]):
             log.info("in %d slices a label is too small for a frame of %d pixels and counts as not drawn", count, config.frame)
+        if count := len(split.report["joined"]):
+            log.info("%d labelled pictures are held out because unlabelled ones show them to be kin of held-out ones", count)
         return data, split
     except LeakError as error:
         if run is not None:
@@ -435,22 +446,23 @@ def _loop(trainer: Trainer, run: RunFolder | None, asked, progress) -> str:
     begun, first, told, share = time.monotonic(), trainer.step, 0.0, trainer.share
     recent: list[dict] = []
     last: dict = {}
-    mark = int(share * c.validate)
+    # what was measured before a run was stopped, and no more: the stop may have come when the next point was due
+    mark = int(distributed.agree([run.validated() if run is not None and trainer.step else 0.0])[0] * c.validate)
     while share < 1:
-        started = time.monotonic()
-        recent.append(trainer.one_step(share))
-        trainer.elapsed += time.monotonic() - started
-        share = trainer.share
-        stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
-        if c.validate and int(share * c.validate) > mark and share < 1 and not stop:
+        if int(share * c.validate) > mark:
             mark = int(share * c.validate)  # its time does not count: the budget is for training
             examples = Examples(trainer.data)
             last = {f"validation_{k}": v for k, v in validate(trainer, c.validation_limit, examples).items()} if run is not None else {}
             distributed.wait()
             if run is not None:
                 examples.write(run, trainer.step)
-                run.metrics({"step": trainer.step, "share": round(share, 4), **last})
+                run.metrics({"step": trainer.step, "share": share, **last})
                 log.info("step %d: %s", trainer.step, last)
+        started = time.monotonic()
+        recent.append(trainer.one_step(share))
+        trainer.elapsed += time.monotonic() - started
+        share = trainer.share
+        stop = distributed.any_of(asked() or (run is not None and run.stop_requested))
         now = time.monotonic()
         if run is not None and (len(recent) >= 50 or now - told > STATUS_SECONDS or stop or share >= 1):
             mean = {k: round(float(np.mean([r[k] for r in recent if k in r])), 5) for k in recent[-1]}
