@@ -87,6 +87,16 @@ def test_the_table_tells_groups_patients_and_what_is_missing_in_it(pictures, tmp
         find_items(*pictures, csv=table(tmp_path / "t.csv", "image,group", "case0,a", "case0.png,b"))
 
 
+def test_groups_of_one_patient_are_drawn_together(pictures, tmp_path):
+    """By group alone the images of one patient would count as independent, and the interval be too narrow."""
+    csv = table(tmp_path / "t.csv", "image,group,patient", "case0,first scan,Anna", "case1,second scan,Anna", "case2,,Anna", "case3,,Bert")
+    result = evaluate(*pictures, tmp_path / "moved", csv)
+    assert [c["group"] for c in result["cases"]] == ["first scan"] * 3 + [f"patient {pseudonym('Bert')}"]
+    assert (result["rules"]["groups"], result["rules"]["cases_without_group"]) == (2, 0)
+    of_patients = table(tmp_path / "t.csv", "image,patient", "case0,Anna", "case1,Anna", "case2,Anna", "case3,Bert")
+    assert result["mean"] == evaluate(*pictures, tmp_path / "moved", of_patients)["mean"]
+
+
 # ---- results
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from cers.evaluation.calibration import BINS, Reliability, fit_temperature, near_lesion, without_temperature
 from cers.evaluation.failure import choose_threshold, detection
-from cers.evaluation.statistics import auroc, bootstrap, clusters, interval
+from cers.evaluation.statistics import auroc, bootstrap, clusters, interval, related
 
 
 def test_interval_is_the_percentile_bootstrap_and_repeats():
@@ -58,6 +58,13 @@ def test_one_case_or_one_group_has_no_interval():
 def test_a_case_without_a_group_is_its_own():
     assert clusters(["a", None, "a", None, "b"], 5).tolist() == [0, 1, 0, 2, 3]
     assert clusters(None, 3).tolist() == [0, 1, 2]
+
+
+def test_cases_with_anything_in_common_are_of_one_group():
+    """Two groups of one patient are one; and so is, by way of a third case, what has nothing in common itself."""
+    keys = [["a", "patient 1"], ["b", "patient 1"], [], ["c"], ["patient 2"], ["b"], ["c", "patient 2"], ["d"], []]
+    assert related(keys) == ["a", "a", None, "c", "c", "a", "c", "d", None]
+    assert related([["patient 2"], ["c", "patient 2"]]) == ["patient 2"] * 2 and related([]) == []
 
 
 def test_auroc_is_the_share_of_pairs_in_order():

@@ -33,7 +33,7 @@ def evaluate(
         Optional[Path],
         typer.Option(
             help="Table with a column image and any of: group, patient, diagnosis, modality, body_site, split. Intervals are then over "
-            "groups or patients; images of the split train are counted."
+            "groups and patients; images of the split train are counted."
         ),
     ] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="All figures and cases as JSON; - for stdout.")] = None,

@@ -23,7 +23,7 @@ from .failure import FAILURE, choose_threshold, detection
 from .items import Found, Item, read_labels
 from .leak import LeakCheck
 from .metrics import LEAST_OVERLAP, METRICS, compare_masks
-from .statistics import DRAWS, interval
+from .statistics import DRAWS, interval, related
 
 KIND = "cers evaluation"
 TRAINING = "train"  # what a table's column split calls images to learn from
@@ -100,6 +100,8 @@ class Evaluation:
         if not cases:
             first = next(iter(faults.items()), None) or next(iter(left.items()), ("", "nothing is left to evaluate."))
             raise InputError(f"No image could be evaluated; {first[0]}: {first[1]}")
+        for case, group in zip(cases, related([c["group"] for c in cases])):
+            case["group"] = group
         return self._result(name, cases, leak, left, faults)
 
     # ---- one image
@@ -123,7 +125,7 @@ class Evaluation:
         drawn = (expert > 0 if self.labels is None else expert).tobytes()
         case = {
             "image": item.name,
-            "group": item.cluster(volume),
+            "group": item.kin(volume),
             "diagnosis": item.diagnosis,
             "expert": hashlib.sha256(str(expert.shape).encode() + drawn).hexdigest()[:16],
         }

@@ -44,6 +44,27 @@ def clusters(groups: Sequence[Hashable | None] | None, count: int) -> np.ndarray
     return np.array([numbers.setdefault(("case", n) if g is None else ("group", g), len(numbers)) for n, g in enumerate(groups)], int)
 
 
+def related(keys: Sequence[Sequence[str]]) -> list[str | None]:
+    """The group of each case, where cases may be kin in several ways: those with a key in common, directly or through others, are of one.
+    It is called by the first key of its first case.
+
+    Args:
+        keys: of each case, for instance its group and its patient; a case without any has no group (None).
+    """
+    parent: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    for own in keys:
+        for key in own:
+            parent[root(key)] = root(own[0])
+    names: dict[str, str] = {}
+    return [names.setdefault(root(own[0]), own[0]) if own else None for own in keys]
+
+
 def bootstrap(
     statistic: Callable[[np.ndarray], float | None],
     count: int,
