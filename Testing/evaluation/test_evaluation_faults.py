@@ -22,7 +22,7 @@ from cers.evaluation.compare import compare_results, read_result
 from cers.evaluation.items import find_items
 from cers.evaluation.page import write_page
 from cers.evaluation.run import Evaluation
-from cers.evaluation.tables import part_rows
+from cers.evaluation.tables import drawn, part_rows
 
 
 def evaluate(images, masks, predictions, csv=None, labels=None, **more) -> dict:
@@ -182,6 +182,12 @@ def test_it_is_said_what_intervals_are_over(pictures, tmp_path, capsys, lines, w
     assert main(["evaluate", *map(str, (*pictures, *options))]) == 0
     out, err = capsys.readouterr()
     assert f"4 images, 95 % bootstrap intervals {words}\n" in out and (said in err if said else not err)
+    other = tmp_path / "other" / "r.json"  # a run's result is always called so
+    other.parent.mkdir()
+    shutil.copy(file, other)
+    assert main(["compare", str(file), str(other), "--json", str(tmp_path / "d.json")]) == 0
+    assert f"{other} minus {file}, 4 cases, 95 % bootstrap intervals {words}\n" in capsys.readouterr().out
+    assert drawn(json.loads((tmp_path / "d.json").read_text())) == words
     result = {**json.loads(file.read_text()), "model": "abc"}
     file.write_text(json.dumps(result))
     assert f"intervals {words}." in update_card("", "abc", [file])

@@ -7,7 +7,7 @@ import pytest
 
 from cers.evaluation.calibration import BINS, Reliability, fit_temperature, near_lesion, without_temperature
 from cers.evaluation.failure import choose_threshold, detection
-from cers.evaluation.statistics import auroc, bootstrap, clusters, interval, related
+from cers.evaluation.statistics import DRAWS, INTERVALS, auroc, bootstrap, clusters, interval, related
 
 
 def test_interval_is_the_percentile_bootstrap_and_repeats():
@@ -80,6 +80,12 @@ def test_bootstrap_of_any_statistic():
     low, high = bootstrap(lambda rows: float(np.median(values[rows])), 80, draws=300)
     assert low < 3.0 < high and high - low < 1.0
     assert bootstrap(lambda rows: None, 5) == (None, None) == bootstrap(lambda rows: 1.0, 0)
+
+
+def test_as_many_draws_as_are_said():
+    drawn = []
+    bootstrap(lambda rows: drawn.append(rows) or 0.5, 3)
+    assert f"{DRAWS} draws ({len(drawn)} of the calibration error and AUROC)" in INTERVALS
 
 
 def test_a_score_that_sees_failures():

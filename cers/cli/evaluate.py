@@ -133,7 +133,7 @@ def compare(
     """Say by how much the second result differs from the first on the same cases, with 95 % intervals of the paired differences."""
     from ..case.io import atomic_path, check_output
     from ..evaluation.compare import compare_results, read_result
-    from ..evaluation.tables import metric_name, span
+    from ..evaluation.tables import drawn, metric_name, span
 
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None and not to_stdout:
@@ -142,7 +142,8 @@ def compare(
     if to_stdout:
         say_json(found)
         return
-    print(f"{second.name} minus {first.name}, {counted(found['cases'])}")
+    names = (first.name, second.name) if first.name != second.name else (first, second)
+    print(f"{names[1]} minus {names[0]}, {counted(found['cases'])}, 95 % bootstrap intervals {drawn(found)}")
     for metric, row in found["difference"].items():
         print(f"{metric_name(metric, found['units']):<26}{span(row):<28}n={row['n']}  better {row['better']}, worse {row['worse']}")
     if json_file is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from .metrics import METRICS
 from .run import KIND
-from .statistics import interval
+from .statistics import MEANS, counts, interval
 
 LOWER_IS_BETTER = {"hd95"}
 COMPARED = tuple(m for m in METRICS if not m.endswith("volume_difference"))  # the sign of a volume difference is not good or bad
@@ -105,6 +105,7 @@ def compare_results(first: dict, second: dict) -> dict:
         "format": 1,
         "cases": len(names),
         "units": first["units"],
+        "rules": {"intervals": MEANS, **counts(groups)},
         "first": _about(first),
         "second": _about(second),
         "difference": difference,

@@ -20,7 +20,7 @@ from .compare import compare_results
 from .metrics import LEAST_OVERLAP, compare_masks
 from .metrics import dice as dice_of
 from .run import KIND, PICTURE_TOLERANCE, _means, over_labels
-from .statistics import DRAWS, interval
+from .statistics import INTERVALS, counts, interval
 from .tables import span
 
 ARMS = ("plain", "null", "random", "retrieved")  # D_S; D_R without references, with any of the pool, with the chosen ones
@@ -95,9 +95,8 @@ class Cases:
             "rules": {
                 "lesion_overlap": LEAST_OVERLAP,
                 "bins": BINS,
-                "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
-                "groups": len(set(groups) - {None}),
-                "cases_without_group": groups.count(None),
+                "intervals": INTERVALS,
+                **counts(groups),
             },
             "mean": _means(self.rows, groups),
         }
@@ -194,4 +193,4 @@ def compare_models(first: Entry, second: Entry) -> dict:
     except (InputError, KeyError, TypeError) as error:
         words = "The two were not measured on the same cases, so only their means are shown."
         return {**out, "reason": str(error) if isinstance(error, InputError) and "not of the same cases" not in str(error) else words}
-    return {**out, "difference": found["difference"], "cases": found["cases"], "units": found["units"]}
+    return {**out, **{k: found[k] for k in ("difference", "cases", "units", "rules")}}

@@ -23,7 +23,7 @@ from .failure import FAILURE, choose_threshold, detection
 from .items import Found, Item, read_labels
 from .leak import LeakCheck
 from .metrics import LEAST_OVERLAP, METRICS, compare_masks
-from .statistics import DRAWS, interval, related
+from .statistics import INTERVALS, counts, interval, related
 
 KIND = "cers evaluation"
 TRAINING = "train"  # what a table's column split calls images to learn from
@@ -212,9 +212,8 @@ class Evaluation:
                 "lesion_overlap": LEAST_OVERLAP,
                 "failure_dice": FAILURE,
                 "bins": BINS,
-                "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
-                "groups": len(set(groups) - {None}),
-                "cases_without_group": groups.count(None),
+                "intervals": INTERVALS,
+                **counts(groups),
             },
             "mean": _means(cases, groups),
         }
