@@ -220,6 +220,8 @@ def test_a_missed_label_leaves_no_distance_in_the_result_of_a_run_either():
     assert [row["hd95"] for row in cases.rows] == [6.0, None], "who draws no edema is not the better for it"
     cases.add({"image": "without"}, {"plain": one}, expert & [[[True]], [[False]]])
     assert cases.rows[-1]["hd95"] == 0.0, "there was none to be drawn"
+    calibration = cases.result("two labels", "abc", {})["calibration"]
+    assert calibration["everywhere"]["ece"]["n"] == calibration["near_lesion"]["ece"]["n"] == 3, "of three cases, not of six labels"
 
 
 # ---- leaks

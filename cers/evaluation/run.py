@@ -138,7 +138,7 @@ class Evaluation:
         if prediction is not None:
             case |= self._trust(prediction)
             for channel, (_, a, b) in enumerate(channels):
-                self._calibrate(prediction.probabilities[channel], a, b)
+                self._calibrate(prediction.probabilities[channel], a, b, channel > 0)
         return case
 
     def _channels(self, mask, mask_names, expert, expert_names) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -175,14 +175,14 @@ class Evaluation:
             "seconds": prediction.seconds["total"],
         }
 
-    def _calibrate(self, probability: np.ndarray, mask: np.ndarray, expert: np.ndarray) -> None:
+    def _calibrate(self, probability: np.ndarray, mask: np.ndarray, expert: np.ndarray, further: bool) -> None:
         temperature, box = self.segmenter.model.config.temperature, near_lesion(mask, expert)
         sets = [(self.spots, self.spots_near, probability)]
         if min(probability.shape) == 1:  # an average over slices or planes has no temperature of its own to take back
             sets.append((self.before, self.before_near, without_temperature(probability, temperature)))
         for everywhere, near, p in sets:
-            everywhere.add(p, expert)
-            near.add(p[box] if box else np.empty(0), expert[box] if box else np.empty(0))
+            everywhere.add(p, expert, further)
+            near.add(p[box] if box else np.empty(0), expert[box] if box else np.empty(0), further)
 
     # ---- all of them
 
@@ -224,19 +224,17 @@ class Evaluation:
             out["by_diagnosis"] = {
                 k: _means([c for c in cases if c["diagnosis"] == k], [c["group"] for c in cases if c["diagnosis"] == k]) for k in kinds
             }
-        out["calibration"] = self._calibration(groups, len(several) or 1) if segmenter else None
+        out["calibration"] = self._calibration(groups) if segmenter else None
         out["failure"] = self._failure(cases, groups, pool) if segmenter else None
         splits = {item.name: item.split for item in self.found.items}
         out["training_images"] = sum(splits[c["image"]] == TRAINING for c in cases)
         return {**out, "leak": leak, "left": left, "not_in_table": self.found.untold, "faults": faults, "cases": cases}
 
-    def _calibration(self, groups, labels: int) -> dict:
-        # the labels of a case go together
-        grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in range(labels)]
+    def _calibration(self, groups) -> dict:
         parts = {"everywhere": self.spots, "near_lesion": self.spots_near, "before": self.before, "before_near_lesion": self.before_near}
         return {
             "temperature": self.segmenter.model.config.temperature,
-            **{k: r.summary(grouped) if len(r) in (0, len(grouped)) else None for k, r in parts.items()},
+            **{k: r.summary(groups) if len(r) in (0, len(groups)) else None for k, r in parts.items()},
         }
 
     @staticmethod
