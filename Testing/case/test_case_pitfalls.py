@@ -242,6 +242,22 @@ def test_probabilities_are_not_written_as_a_label_map(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_picture_of_low_probabilities_is_no_label_picture(tmp_path):
+    """All of it would count as lesion, where one with a high probability somewhere is cut at half."""
+    rows, columns = np.indices((20, 30))
+    blob = np.exp(-((rows - 10) ** 2 + (columns - 15) ** 2) / 40)
+    Image.fromarray((50 * blob).astype(np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match="low probabilities"):
+        read_mask(tmp_path / "m.png", PICTURE)
+    Image.fromarray((250 * blob).astype(np.uint8)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == np.count_nonzero((250 * blob).astype(np.uint8) > 127)
+    nested = np.digitize(blob, (0.2, 0.4, 0.6, 0.8)).astype(np.uint8)
+    beside = np.where((rows > 5) & (rows < 15), columns // 2 + 1, 0).astype(np.uint8)  # 15 structures, one after the other
+    for labels in (nested, beside):
+        Image.fromarray(labels).save(tmp_path / "m.png")
+        assert np.array_equal(read_mask(tmp_path / "m.png", PICTURE)[0][0], labels)
+
+
 def test_labels_in_a_jpeg_are_refused(tmp_path):
     """Its neighbours' values run into each other."""
     array = np.zeros((20, 30), np.uint8)

@@ -23,6 +23,7 @@ __all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 OUTPUTS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".mha")
+MOST_NESTED = 9  # values of a label picture that may lie one in the other, with 0
 _KNOWN = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM folder or file, PNG or JPG"
 
 
@@ -94,7 +95,7 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
 
     The same physical grid stored with flipped or swapped axes is put into the image's order; a ``.seg.nrrd`` that Slicer cropped is
     put back into the full grid. Where segments of several layers overlap, the later segment wins. A mask picture is either a label
-    picture (values below 64) or is cut at 127.
+    picture (values below 64, and no smooth greys) or is cut at 127.
 
     Args:
         apart: refuse segments that overlap, for a label map can hold only one of them at a place.
@@ -331,6 +332,11 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
     if array.max() < 64:
         if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
             raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
+        if len(np.unique(array)) > MOST_NESTED and _slopes(array):
+            raise InputError(
+                f"The mask '{path.name}' is a dark picture of many grey levels, as of low probabilities, and not of labels, each of which "
+                "would count as lesion. Cut it at a threshold and save it as black and white."
+            )
         return array
     if array.max() > 255:
         array = np.rint(array * (255 / float(array.max())))
@@ -341,6 +347,14 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
             f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
         )
     return (array > 127).astype(np.uint8)
+
+
+def _slopes(array: np.ndarray) -> bool:
+    """Whether the background passes over into the lowest values; labels end where none begins."""
+    values = array.astype(int) - int(array.min())
+    pairs = (values[..., 1:, :], values[..., :-1, :]), (values[..., 1:], values[..., :-1])
+    rim = np.concatenate([np.maximum(a, b)[(a == 0) != (b == 0)] for a, b in pairs])
+    return rim.size > 0 and bool(np.median(rim) <= 2)
 
 
 def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
