@@ -148,6 +148,20 @@ def test_single_slices_have_areas_and_are_not_mixed_with_volumes(volumes, tmp_pa
     assert set(mixed["faults"]) == {"v0", "v1"} and "measured in ml" in mixed["faults"]["v0"]
 
 
+def test_a_sheared_grid_has_no_distances(tmp_path):
+    """By the spacing alone, two voxels of neighbouring slices would be 6.6 mm apart, which are 5.4 mm apart."""
+    tilted = np.diag([-0.4, -0.4, 6.0, 1.0])
+    tilted[1:3, 2] = 6 * np.sin(np.radians(25)), 6 * np.cos(np.radians(25))
+    image, mask = phantom.head(0)
+    for name, matrix in (("straight", np.diag([-0.4, -0.4, 6.0, 1.0])), ("tilted", tilted)):
+        geometry = Geometry(matrix, phantom.SHAPE)
+        for folder, array in (("images", image), ("masks", mask), ("made", np.roll(mask, (1, 7), (0, 1)))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_image(tmp_path / folder / f"{name}.nrrd", array, geometry)
+    result = evaluate(*(tmp_path / folder for folder in ("images", "masks", "made")))
+    assert [c["image"] for c in result["cases"]] == ["straight"] and "sheared" in result["faults"]["tilted"]
+
+
 def test_a_mask_of_another_size_is_a_fault_and_the_rest_is_evaluated(pictures, tmp_path):
     save_picture(tmp_path / "moved" / "case1.png", np.zeros((10, 10), np.uint8))
     (tmp_path / "moved" / "case3.png").write_bytes(b"not a picture")

@@ -111,6 +111,11 @@ class Evaluation:
         size = "px" if not volume.spacing_known else "mm²" if volume.geometry.single else "ml"
         if self.size not in (None, size):
             raise InputError(f"its masks are measured in {size}, those before it in {self.size}. Evaluate both kinds apart.")
+        if size == "ml" and volume.geometry.sheared:
+            raise InputError(
+                "its geometry is sheared, as with a tilted gantry, so that distances would be wrong. Resample the image and its masks to "
+                "a grid with right angles, for instance in Slicer."
+            )
         one_by_one = self.labels is not None
         with _of("expert mask"):
             expert, names = read_labels(item.mask, volume, item.image, one_by_one)
