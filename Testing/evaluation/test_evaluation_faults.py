@@ -140,6 +140,9 @@ def test_a_diagnosis_called_like_a_label_takes_no_row_from_it(pictures, tmp_path
     csv = table(tmp_path / "t.csv", "image,diagnosis", *(f"case{n},core" for n in range(4)))
     result = evaluate(pictures[0], tmp_path / "parts", shutil.copytree(tmp_path / "parts", tmp_path / "made"), csv, {1: "core", 2: "edge"})
     assert [name for name, *_ in part_rows(result)] == ["Dice, core", "Dice, edge", "Dice, core"]
+    assert "first the mean over 2 labels" in write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
+    (tmp_path / "r.json").write_text(json.dumps({**result, "model": "abc"}))
+    assert "; first the mean over 2 labels." in update_card("", "abc", [tmp_path / "r.json"])
 
 
 # ---- figures
@@ -174,10 +177,12 @@ def test_a_table_of_other_images_is_refused(pictures, tmp_path):
         (["case0,a", "case1,a", "case2,"], "over 1 group and 2 cases without one", "1 image is not in the table; it is evaluated"),
         (["case0,a", "case1,a", "case2,b"], "over 2 groups and 1 case without one", "1 image is not in the table; it is evaluated"),
         (["case0,", "case1,"], "over cases", "2 images are not in the table; they are evaluated"),
+        (["case0,a", "case1,a", "case2,a", "case3,a"], "over 1 group", ""),
     ],
 )
 def test_it_is_said_what_intervals_are_over(pictures, tmp_path, capsys, lines, words, said):
     csv, file = table(tmp_path / "t.csv", "image,group", *lines), tmp_path / "r.json"
+    words += "" if words == "over 1 group" else " (so few that they are too narrow)"  # of one there is no interval
     options = ["--predictions", tmp_path / "moved", "--csv", csv, "--json", file]
     assert main(["evaluate", *map(str, (*pictures, *options))]) == 0
     out, err = capsys.readouterr()

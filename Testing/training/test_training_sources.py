@@ -231,7 +231,10 @@ def test_intervals_of_a_result_are_over_patients(tmp_path):
     }
     assert groups == {"case_0": {"case_0"}, "case_1": {"case_0"}, "case_2": {"x"}, "case_3": {"x"}}
     assert result["rules"]["groups"] == 2 and result["images"] > 4
-    assert "95 % bootstrap intervals over 2 groups in brackets" in (tmp_path / "run" / "model" / "MODEL_CARD.md").read_text()
+    assert (
+        "95 % bootstrap intervals over 2 groups (so few that they are too narrow) in brackets"
+        in (tmp_path / "run" / "model" / "MODEL_CARD.md").read_text()
+    )
 
 
 def test_blank_groups_are_no_group_and_unknown_splits_are_named(tmp_path):

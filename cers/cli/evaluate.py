@@ -60,7 +60,7 @@ def evaluate(
     from ..evaluation.items import find_items
     from ..evaluation.leak import leak_words
     from ..evaluation.run import Evaluation, check_leaks
-    from ..evaluation.tables import drawn, mean_rows, part_rows, text_table, trust_rows
+    from ..evaluation.tables import drawn, labels_first, mean_rows, part_rows, text_table, trust_rows
 
     if predictions is not None and model is not None:
         raise typer.BadParameter("give either --model or --predictions.")
@@ -106,7 +106,7 @@ def evaluate(
         print(f"{counted(count, 'image')} {those} for training, says the table: who learned from that is judged too well.", file=sys.stderr)
     say(
         f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals {drawn(result)}"
-        + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")
+        + (f"; {words}" if (words := labels_first(result)) else "")
         + "\n"
         + text_table(mean_rows(result) + part_rows(result) + trust_rows(result))
     )

@@ -13,7 +13,7 @@ from .compare import read_json
 from .failure import FAILURE, detection
 from .leak import leaking
 from .run import KIND
-from .tables import drawn, learned, markdown_table, mean_rows, number, part_rows, span, trust_rows
+from .tables import drawn, labels_first, learned, markdown_table, mean_rows, number, part_rows, span, trust_rows
 
 START, END = "<!-- measured -->", "<!-- /measured -->"
 _HEADING = "## Measured"
@@ -69,9 +69,7 @@ def _evaluation(result: dict, file: Path) -> str:
     about.append(f"{leaking(result)} of them in or close to the pool" if leak else "no leak report")
     if missing := len(result["left"]) + len(result["faults"]):
         about.append(f"{counted(missing, 'file')} not evaluated")
-    if words := learned(result):
-        about.append(words)
-    about.append(f"intervals {drawn(result)}")
+    about += filter(None, [learned(result), f"intervals {drawn(result)}", labels_first(result)])
     rows = mean_rows(result) + trust_rows(result) + part_rows(result)
     return f"### {_line(result['name'] or file.stem)}\n\n{'; '.join(about)}.\n\n{markdown_table(rows)}"
 
