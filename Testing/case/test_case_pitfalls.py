@@ -253,7 +253,10 @@ def test_a_picture_of_low_probabilities_is_no_label_picture(tmp_path):
     assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == np.count_nonzero((250 * blob).astype(np.uint8) > 127)
     nested = np.digitize(blob, (0.2, 0.4, 0.6, 0.8)).astype(np.uint8)
     beside = np.where((rows > 5) & (rows < 15), columns // 2 + 1, 0).astype(np.uint8)  # 15 structures, one after the other
-    for labels in (nested, beside):
+    inside = np.where((rows > 1) & (rows < 18), 1, 0).astype(np.uint8)  # 10 structures in one that lies around them all
+    for n in range(10):
+        inside[4 + 6 * (n // 5) :][:3, 4 + 5 * (n % 5) :][:, :3] = 4 + 3 * n
+    for labels in (nested, beside, inside):
         Image.fromarray(labels).save(tmp_path / "m.png")
         assert np.array_equal(read_mask(tmp_path / "m.png", PICTURE)[0][0], labels)
 

@@ -350,11 +350,15 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
 
 
 def _slopes(array: np.ndarray) -> bool:
-    """Whether the background passes over into the lowest values; labels end where none begins."""
+    """Whether values pass over into each other and into the background little by little; labels end where another, or none, begins."""
     values = array.astype(int) - int(array.min())
     pairs = (values[..., 1:, :], values[..., :-1, :]), (values[..., 1:], values[..., :-1])
-    rim = np.concatenate([np.maximum(a, b)[(a == 0) != (b == 0)] for a, b in pairs])
-    return rim.size > 0 and bool(np.median(rim) <= 2)
+    a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
+    a, b = a[a != b], b[a != b]
+    rim = np.maximum(a, b)[np.minimum(a, b) == 0]
+    nearest = np.full(values.max() + 1, values.max() + 1)
+    np.minimum.at(nearest, np.concatenate([a, b]), np.tile(np.abs(a - b), 2))
+    return rim.size > 0 and bool(np.median(rim) <= 2 and (nearest[np.unique(values)] <= 2).mean() > 0.7)
 
 
 def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
