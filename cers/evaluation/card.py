@@ -26,7 +26,7 @@ def update_card(card: str, model_hash: str, files: Sequence[Path]) -> str:
         files: results of ``cers evaluate --json`` or ``benchmarks.accuracy --json``, one part each, in this order.
 
     Raises:
-        InputError: a file is neither, or was measured with another model; or the card has the markers more than once.
+        InputError: a file is neither, damaged, or was measured with another model; or the card has the markers more than once.
     """
     if not files:
         raise InputError("No result file was given. Name at least one with --results.")
@@ -50,10 +50,13 @@ def _part(file: Path, model_hash: str) -> str:
     if result.get("model") != model_hash:
         other = f"the model {result['model']}" if result.get("model") else "no model of CERS"
         raise InputError(f"'{file.name}' was measured with {other}, not with this one ({model_hash}). Evaluate this model first.")
-    if result.get("kind") == KIND:
-        return _evaluation(result, file)
-    if "pictures" in result or "volumes" in result:
-        return _accuracy(result)
+    try:
+        if result.get("kind") == KIND:
+            return _evaluation(result, file)
+        if "pictures" in result or "volumes" in result:
+            return _accuracy(result)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The result '{file}' is damaged: a figure is missing, or is none. Measure the model again.") from error
     raise InputError(f"'{file.name}' is not a result of 'cers evaluate' or of the accuracy benchmark.")
 
 

@@ -22,7 +22,7 @@ def read_json(path: str | Path) -> dict:
         InputError: the file cannot be read or holds none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except OSError as error:
         raise InputError(f"The result file '{path}' cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -30,6 +30,10 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(found, dict):
         raise InputError(f"'{path}' holds no result. Give a file that 'cers evaluate --json' wrote.")
     return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_result(path: str | Path) -> dict:
