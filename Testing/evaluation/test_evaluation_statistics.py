@@ -8,6 +8,7 @@ import pytest
 from cers.evaluation.calibration import BINS, Reliability, fit_temperature, near_lesion, without_temperature
 from cers.evaluation.failure import choose_threshold, detection
 from cers.evaluation.statistics import DRAWS, INTERVALS, auroc, bootstrap, clusters, interval, related
+from cers.evaluation.tables import number, span
 
 
 def test_interval_is_the_percentile_bootstrap_and_repeats():
@@ -80,6 +81,12 @@ def test_bootstrap_of_any_statistic():
     low, high = bootstrap(lambda rows: float(np.median(values[rows])), 80, draws=300)
     assert low < 3.0 < high and high - low < 1.0
     assert bootstrap(lambda rows: None, 5) == (None, None) == bootstrap(lambda rows: 1.0, 0)
+
+
+def test_nothing_is_told_as_less_than_nothing():
+    """A mean difference of nearly 0 is rounded to -0.0."""
+    assert span(interval([0.00002, -0.00008])) == "0.000 [0.000, 0.000]"
+    assert span({"value": -0.0004, "low": -0.0021, "high": 12.34}) == "0.000 [-0.002, 12.3]" and number(None) == "-"
 
 
 def test_as_many_draws_as_are_said():

@@ -19,10 +19,11 @@ NAMES = {
 
 
 def number(value: float | None) -> str:
-    """Three decimals below 10, then fewer; a dash for None."""
+    """Three decimals below 10, then fewer; a dash for None, and no minus before what is rounded to 0."""
     if value is None:
         return "-"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    text = f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    return text if float(text) else text.removeprefix("-")
 
 
 def span(row: dict) -> str:
