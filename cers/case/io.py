@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import atomic_path, ending
 from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
-from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
+from .pitfalls import as_itself, check_header, check_labels, check_namesakes, check_transparency, reason, says_spacing
 from .records import Volume
 from .terminology import label_styles
 from .whole import check_whole
@@ -23,7 +23,6 @@ __all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 OUTPUTS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".mha")
-MOST_NESTED = 9  # values of a label picture that may lie one in the other, with 0
 _KNOWN = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM folder or file, PNG or JPG"
 
 
@@ -95,7 +94,7 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
 
     The same physical grid stored with flipped or swapped axes is put into the image's order; a ``.seg.nrrd`` that Slicer cropped is
     put back into the full grid. Where segments of several layers overlap, the later segment wins. A mask picture is either a label
-    picture (values below 64, and no smooth greys) or is cut at 127.
+    picture (values below 64) or is cut at 127.
 
     Args:
         apart: refuse segments that overlap, for a label map can hold only one of them at a place.
@@ -104,7 +103,8 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
         (k, j, i) uint8 with 0 as background; value -> name of every segment (``Unnamed`` where the file has none).
 
     Raises:
-        InputError: not readable, DICOM SEG, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
+        InputError: not readable, DICOM SEG, another grid, values that are not whole numbers in 0..255, or grey levels; or ``apart``, and
+            segments overlap.
     """
     path = Path(path)
     if not path.exists():
@@ -138,6 +138,7 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
     elif len(array) > 1:
         raise InputError(f"The mask '{path.name}' has {len(array)} values per voxel. Save it as one label map or as .seg.nrrd.")
     else:
+        check_labels(array, path)
         labelmap = array[0]
         labels = Unnamed(_values(labelmap))
     return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
@@ -332,11 +333,7 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
     if array.max() < 64:
         if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
             raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
-        if len(np.unique(array)) > MOST_NESTED and _slopes(array):
-            raise InputError(
-                f"The mask '{path.name}' is a dark picture of many grey levels, as of low probabilities, and not of labels, each of which "
-                "would count as lesion. Cut it at a threshold and save it as black and white."
-            )
+        check_labels(array, path)
         return array
     if array.max() > 255:
         array = np.rint(array * (255 / float(array.max())))
@@ -347,18 +344,6 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
             f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
         )
     return (array > 127).astype(np.uint8)
-
-
-def _slopes(array: np.ndarray) -> bool:
-    """Whether values pass over into each other and into the background little by little; labels end where another, or none, begins."""
-    values = array.astype(int) - int(array.min())
-    pairs = (values[..., 1:, :], values[..., :-1, :]), (values[..., 1:], values[..., :-1])
-    a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
-    a, b = a[a != b], b[a != b]
-    rim = np.maximum(a, b)[np.minimum(a, b) == 0]
-    nearest = np.full(values.max() + 1, values.max() + 1)
-    np.minimum.at(nearest, np.concatenate([a, b]), np.tile(np.abs(a - b), 2))
-    return rim.size > 0 and bool(np.median(rim) <= 2 and (nearest[np.unique(values)] <= 2).mean() > 0.7)
 
 
 def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:
