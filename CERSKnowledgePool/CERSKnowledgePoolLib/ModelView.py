@@ -310,7 +310,7 @@ def comparison(found: dict, palette) -> str:
 
 def signed(row: dict) -> str:
     words = span(row)
-    return words if row["value"] < 0 else "+" + words
+    return "+" + words if row["value"] > 0 else words
 
 
 def colour(curve: str) -> str:

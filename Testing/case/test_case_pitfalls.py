@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from cers.case import Geometry
-from cers.case.io import read_mask, read_volume, write_segmentation
+from cers.case.io import read_mask, read_volume, write_image, write_segmentation
 from cers.errors import InputError
 
 SHAPE = (5, 6, 7)
@@ -240,6 +240,34 @@ def test_probabilities_are_not_written_as_a_label_map(tmp_path):
     with pytest.raises(InputError, match="cannot be the name of a file"):
         write_segmentation(tmp_path / ("m" * 300 + ".nrrd"), np.ones(SHAPE), GRID, {1: "tumor"})
     assert not list(tmp_path.iterdir())
+
+
+def test_probabilities_as_grey_levels_are_no_labels(tmp_path):
+    """All of them would count as lesion; a picture with a high one somewhere is cut at half."""
+    rows, columns = np.indices((20, 30))
+    blob = np.exp(-((rows - 10) ** 2 + (columns - 15) ** 2) / 40)
+    Image.fromarray((50 * blob).astype(np.uint8)).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match="as of probabilities"):
+        read_mask(tmp_path / "m.png", PICTURE)
+    Image.fromarray((250 * blob).astype(np.uint8)).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == np.count_nonzero((250 * blob).astype(np.uint8) > 127)
+    nested = np.digitize(blob, (0.2, 0.4, 0.6, 0.8)).astype(np.uint8)
+    beside = np.where((rows > 5) & (rows < 15), columns // 2 + 1, 0).astype(np.uint8)  # 15 structures, one after the other
+    inside = np.where((rows > 1) & (rows < 18), 1, 0).astype(np.uint8)  # 10 structures in one that lies around them all
+    for n in range(10):
+        inside[4 + 6 * (n // 5) :][:3, 4 + 5 * (n % 5) :][:, :3] = 4 + 3 * n
+    for labels in (nested, beside, inside):
+        Image.fromarray(labels).save(tmp_path / "m.png")
+        assert np.array_equal(read_mask(tmp_path / "m.png", PICTURE)[0][0], labels)
+    volume, grid = np.repeat(blob[None], 4, 0), Geometry(np.eye(4), (4, 20, 30))
+    for soft in (0.1, 0.2):
+        grey = (255 / (1 + np.exp((0.5 - volume) / soft))).astype(np.uint8)
+        write_image(tmp_path / "m.nii.gz", grey, grid)
+        with pytest.raises(InputError, match="as of probabilities"):
+            read_mask(tmp_path / "m.nii.gz", grid)
+    for labels in (nested, beside, inside, 7 * inside):
+        write_image(tmp_path / "m.nii.gz", np.repeat(labels[None], 4, 0), grid)
+        assert np.array_equal(read_mask(tmp_path / "m.nii.gz", grid)[0][2], labels)
 
 
 def test_labels_in_a_jpeg_are_refused(tmp_path):

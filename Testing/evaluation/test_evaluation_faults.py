@@ -22,7 +22,7 @@ from cers.evaluation.compare import compare_results, read_result
 from cers.evaluation.items import find_items
 from cers.evaluation.page import write_page
 from cers.evaluation.run import Evaluation
-from cers.evaluation.tables import part_rows
+from cers.evaluation.tables import drawn, part_rows
 
 
 def evaluate(images, masks, predictions, csv=None, labels=None, **more) -> dict:
@@ -140,6 +140,9 @@ def test_a_diagnosis_called_like_a_label_takes_no_row_from_it(pictures, tmp_path
     csv = table(tmp_path / "t.csv", "image,diagnosis", *(f"case{n},core" for n in range(4)))
     result = evaluate(pictures[0], tmp_path / "parts", shutil.copytree(tmp_path / "parts", tmp_path / "made"), csv, {1: "core", 2: "edge"})
     assert [name for name, *_ in part_rows(result)] == ["Dice, core", "Dice, edge", "Dice, core"]
+    assert "first the mean over 2 labels" in write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
+    (tmp_path / "r.json").write_text(json.dumps({**result, "model": "abc"}))
+    assert "; first the mean over 2 labels." in update_card("", "abc", [tmp_path / "r.json"])
 
 
 # ---- figures
@@ -174,14 +177,22 @@ def test_a_table_of_other_images_is_refused(pictures, tmp_path):
         (["case0,a", "case1,a", "case2,"], "over 1 group and 2 cases without one", "1 image is not in the table; it is evaluated"),
         (["case0,a", "case1,a", "case2,b"], "over 2 groups and 1 case without one", "1 image is not in the table; it is evaluated"),
         (["case0,", "case1,"], "over cases", "2 images are not in the table; they are evaluated"),
+        (["case0,a", "case1,a", "case2,a", "case3,a"], "over 1 group", ""),
     ],
 )
 def test_it_is_said_what_intervals_are_over(pictures, tmp_path, capsys, lines, words, said):
     csv, file = table(tmp_path / "t.csv", "image,group", *lines), tmp_path / "r.json"
+    words += "" if words == "over 1 group" else " (so few that they are too narrow)"  # of one there is no interval
     options = ["--predictions", tmp_path / "moved", "--csv", csv, "--json", file]
     assert main(["evaluate", *map(str, (*pictures, *options))]) == 0
     out, err = capsys.readouterr()
     assert f"4 images, 95 % bootstrap intervals {words}\n" in out and (said in err if said else not err)
+    other = tmp_path / "other" / "r.json"  # a run's result is always called so
+    other.parent.mkdir()
+    shutil.copy(file, other)
+    assert main(["compare", str(file), str(other), "--json", str(tmp_path / "d.json")]) == 0
+    assert f"{other} minus {file}, 4 cases, 95 % bootstrap intervals {words}\n" in capsys.readouterr().out
+    assert drawn(json.loads((tmp_path / "d.json").read_text())) == words
     result = {**json.loads(file.read_text()), "model": "abc"}
     file.write_text(json.dumps(result))
     assert f"intervals {words}." in update_card("", "abc", [file])

@@ -87,6 +87,16 @@ def test_the_table_tells_groups_patients_and_what_is_missing_in_it(pictures, tmp
         find_items(*pictures, csv=table(tmp_path / "t.csv", "image,group", "case0,a", "case0.png,b"))
 
 
+def test_groups_of_one_patient_are_drawn_together(pictures, tmp_path):
+    """By group alone the images of one patient would count as independent, and the interval be too narrow."""
+    csv = table(tmp_path / "t.csv", "image,group,patient", "case0,first scan,Anna", "case1,second scan,Anna", "case2,,Anna", "case3,,Bert")
+    result = evaluate(*pictures, tmp_path / "moved", csv)
+    assert [c["group"] for c in result["cases"]] == ["first scan"] * 3 + [f"patient {pseudonym('Bert')}"]
+    assert (result["rules"]["groups"], result["rules"]["cases_without_group"]) == (2, 0)
+    of_patients = table(tmp_path / "t.csv", "image,patient", "case0,Anna", "case1,Anna", "case2,Anna", "case3,Bert")
+    assert result["mean"] == evaluate(*pictures, tmp_path / "moved", of_patients)["mean"]
+
+
 # ---- results
 
 
@@ -136,6 +146,20 @@ def test_single_slices_have_areas_and_are_not_mixed_with_volumes(volumes, tmp_pa
         shutil.copy(masks / path.name.replace(".nii.gz", ".seg.nrrd"), flat / "made")
     mixed = evaluate(flat / "images", flat / "masks", flat / "made")
     assert set(mixed["faults"]) == {"v0", "v1"} and "measured in ml" in mixed["faults"]["v0"]
+
+
+def test_a_sheared_grid_has_no_distances(tmp_path):
+    """By the spacing alone, two voxels of neighbouring slices would be 6.6 mm apart, which are 5.4 mm apart."""
+    tilted = np.diag([-0.4, -0.4, 6.0, 1.0])
+    tilted[1:3, 2] = 6 * np.sin(np.radians(25)), 6 * np.cos(np.radians(25))
+    image, mask = phantom.head(0)
+    for name, matrix in (("straight", np.diag([-0.4, -0.4, 6.0, 1.0])), ("tilted", tilted)):
+        geometry = Geometry(matrix, phantom.SHAPE)
+        for folder, array in (("images", image), ("masks", mask), ("made", np.roll(mask, (1, 7), (0, 1)))):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_image(tmp_path / folder / f"{name}.nrrd", array, geometry)
+    result = evaluate(*(tmp_path / folder for folder in ("images", "masks", "made")))
+    assert [c["image"] for c in result["cases"]] == ["straight"] and "sheared" in result["faults"]["tilted"]
 
 
 def test_a_mask_of_another_size_is_a_fault_and_the_rest_is_evaluated(pictures, tmp_path):
@@ -210,6 +234,8 @@ def test_a_missed_label_leaves_no_distance_in_the_result_of_a_run_either():
     assert [row["hd95"] for row in cases.rows] == [6.0, None], "who draws no edema is not the better for it"
     cases.add({"image": "without"}, {"plain": one}, expert & [[[True]], [[False]]])
     assert cases.rows[-1]["hd95"] == 0.0, "there was none to be drawn"
+    calibration = cases.result("two labels", "abc", {})["calibration"]
+    assert calibration["everywhere"]["ece"]["n"] == calibration["near_lesion"]["ece"]["n"] == 3, "of three cases, not of six labels"
 
 
 # ---- leaks

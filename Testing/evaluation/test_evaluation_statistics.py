@@ -7,7 +7,8 @@ import pytest
 
 from cers.evaluation.calibration import BINS, Reliability, fit_temperature, near_lesion, without_temperature
 from cers.evaluation.failure import choose_threshold, detection
-from cers.evaluation.statistics import auroc, bootstrap, clusters, interval
+from cers.evaluation.statistics import DRAWS, INTERVALS, auroc, bootstrap, clusters, interval, related
+from cers.evaluation.tables import number, span
 
 
 def test_interval_is_the_percentile_bootstrap_and_repeats():
@@ -60,6 +61,13 @@ def test_a_case_without_a_group_is_its_own():
     assert clusters(None, 3).tolist() == [0, 1, 2]
 
 
+def test_cases_with_anything_in_common_are_of_one_group():
+    """Two groups of one patient are one; and so is, by way of a third case, what has nothing in common itself."""
+    keys = [["a", "patient 1"], ["b", "patient 1"], [], ["c"], ["patient 2"], ["b"], ["c", "patient 2"], ["d"], []]
+    assert related(keys) == ["a", "a", None, "c", "c", "a", "c", "d", None]
+    assert related([["patient 2"], ["c", "patient 2"]]) == ["patient 2"] * 2 and related([]) == []
+
+
 def test_auroc_is_the_share_of_pairs_in_order():
     rng = np.random.default_rng(3)
     score, positive = rng.integers(0, 6, 60), rng.random(60) < 0.4
@@ -73,6 +81,18 @@ def test_bootstrap_of_any_statistic():
     low, high = bootstrap(lambda rows: float(np.median(values[rows])), 80, draws=300)
     assert low < 3.0 < high and high - low < 1.0
     assert bootstrap(lambda rows: None, 5) == (None, None) == bootstrap(lambda rows: 1.0, 0)
+
+
+def test_nothing_is_told_as_less_than_nothing():
+    """A mean difference of nearly 0 is rounded to -0.0."""
+    assert span(interval([0.00002, -0.00008])) == "0.000 [0.000, 0.000]"
+    assert span({"value": -0.0004, "low": -0.0021, "high": 12.34}) == "0.000 [-0.002, 12.3]" and number(None) == "-"
+
+
+def test_as_many_draws_as_are_said():
+    drawn = []
+    bootstrap(lambda rows: drawn.append(rows) or 0.5, 3)
+    assert f"{DRAWS} draws ({len(drawn)} of the calibration error and AUROC)" in INTERVALS
 
 
 def test_a_score_that_sees_failures():

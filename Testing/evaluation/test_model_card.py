@@ -74,6 +74,21 @@ def test_the_accuracy_benchmark_is_taken_too(result, tmp_path):
     assert "glioma" not in card and card.index("brain1") < card.index("### Test / set")
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda r: r.pop("rules"), "is damaged"),
+        (lambda r: r["mean"].update(dice=None), "is damaged"),
+        (lambda r: r["mean"]["dice"].update(value="0.9"), "is damaged"),
+        (lambda r: r["mean"]["dice"].update(value=float("nan")), "is not JSON"),
+    ],
+)
+def test_a_damaged_result_leaves_the_card_as_it_is(result, tmp_path, change, words):
+    change(result)
+    with pytest.raises(InputError, match=words):
+        update_card(PROSE, "abc", [save(tmp_path / "r.json", result)])
+
+
 def test_what_cannot_be_put_into_the_card(result, tmp_path):
     file = save(tmp_path / "r.json", result)
     with pytest.raises(InputError, match="measured with the model abc, not with this one"):

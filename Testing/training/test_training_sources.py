@@ -214,9 +214,27 @@ def test_segments_that_overlap_are_refused(tmp_path):
 def table_of(folder, **columns) -> None:
     with open(folder / "cases.csv", "w", newline="", encoding="utf-8") as f:
         writer = csv.writer(f)
-        writer.writerow(["image", "split", "group"])
+        writer.writerow(["image", "split", "group", "patient"])
         for n in range(len(list((folder / "images").iterdir()))):
-            writer.writerow([f"case_{n}", *(columns.get(c, {}).get(n, "") for c in ("split", "group"))])
+            writer.writerow([f"case_{n}", *(columns.get(c, {}).get(n, "") for c in ("split", "group", "patient"))])
+
+
+def test_intervals_of_a_result_are_over_patients(tmp_path):
+    """Not over their volumes, which are not independent; the split does not part them either."""
+    folder = volumes(tmp_path / "data", count=6, labels=1)
+    table_of(folder, split={n: "test" for n in range(4)}, patient={0: "Anna", 1: "Anna", 2: "Bert", 3: "Cora"}, group={2: "x", 3: "x"})
+    config = settings(folder, method="supervised", steps=1, labelled=1.0, validation=0, validation_limit=4)
+    assert train(config, tmp_path / "run", tmp_path / "cache") == "finished"
+    result = json.loads((tmp_path / "run" / "model" / "result.json").read_text())
+    groups = {
+        name: {c["group"] for c in result["cases"] if c["image"].startswith(name)} for name in ("case_0", "case_1", "case_2", "case_3")
+    }
+    assert groups == {"case_0": {"case_0"}, "case_1": {"case_0"}, "case_2": {"x"}, "case_3": {"x"}}
+    assert result["rules"]["groups"] == 2 and result["images"] > 4
+    assert (
+        "95 % bootstrap intervals over 2 groups (so few that they are too narrow) in brackets"
+        in (tmp_path / "run" / "model" / "MODEL_CARD.md").read_text()
+    )
 
 
 def test_blank_groups_are_no_group_and_unknown_splits_are_named(tmp_path):

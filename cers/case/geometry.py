@@ -77,6 +77,12 @@ class Geometry:
         across = int(np.argmin(self.shape[::-1]))
         return self.single and all(abs(s - 1) < 1e-6 for n, s in enumerate(self.spacing) if n != across)
 
+    @property
+    def sheared(self) -> bool:
+        """Whether axes are not at right angles, as with a tilted gantry: the spacing alone then gives no distances."""
+        unit = self.ijkToRAS[:3, :3] / np.array(self.spacing)
+        return bool(np.abs(unit.T @ unit - np.eye(3)).max() > 0.01)
+
     def ras(self, ijk) -> np.ndarray:
         """RAS position in mm of voxel indices (..., 3) given as (i, j, k)."""
         ijk = np.asarray(ijk, dtype=np.float64)

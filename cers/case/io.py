@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import atomic_path, ending
 from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
-from .pitfalls import as_itself, check_header, check_namesakes, check_transparency, reason, says_spacing
+from .pitfalls import as_itself, check_header, check_labels, check_namesakes, check_transparency, reason, says_spacing
 from .records import Volume
 from .terminology import label_styles
 from .whole import check_whole
@@ -103,7 +103,8 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
         (k, j, i) uint8 with 0 as background; value -> name of every segment (``Unnamed`` where the file has none).
 
     Raises:
-        InputError: not readable, DICOM SEG, another grid, values that are not whole numbers in 0..255; or ``apart``, and segments overlap.
+        InputError: not readable, DICOM SEG, another grid, values that are not whole numbers in 0..255, or grey levels; or ``apart``, and
+            segments overlap.
     """
     path = Path(path)
     if not path.exists():
@@ -137,6 +138,7 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
     elif len(array) > 1:
         raise InputError(f"The mask '{path.name}' has {len(array)} values per voxel. Save it as one label map or as .seg.nrrd.")
     else:
+        check_labels(array, path)
         labelmap = array[0]
         labels = Unnamed(_values(labelmap))
     return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
@@ -331,6 +333,7 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
     if array.max() < 64:
         if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
             raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
+        check_labels(array, path)
         return array
     if array.max() > 255:
         array = np.rint(array * (255 / float(array.max())))

@@ -33,7 +33,7 @@ def evaluate(
         Optional[Path],
         typer.Option(
             help="Table with a column image and any of: group, patient, diagnosis, modality, body_site, split. Intervals are then over "
-            "groups or patients; images of the split train are counted."
+            "groups and patients; images of the split train are counted."
         ),
     ] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", help="All figures and cases as JSON; - for stdout.")] = None,
@@ -60,7 +60,7 @@ def evaluate(
     from ..evaluation.items import find_items
     from ..evaluation.leak import leak_words
     from ..evaluation.run import Evaluation, check_leaks
-    from ..evaluation.tables import drawn, mean_rows, part_rows, text_table, trust_rows
+    from ..evaluation.tables import drawn, labels_first, mean_rows, part_rows, text_table, trust_rows
 
     if predictions is not None and model is not None:
         raise typer.BadParameter("give either --model or --predictions.")
@@ -106,7 +106,7 @@ def evaluate(
         print(f"{counted(count, 'image')} {those} for training, says the table: who learned from that is judged too well.", file=sys.stderr)
     say(
         f"\n{counted(result['images'], 'image')}, 95 % bootstrap intervals {drawn(result)}"
-        + (f"; first the mean over {len(result['labels'])} labels" if result["labels"] else "")
+        + (f"; {words}" if (words := labels_first(result)) else "")
         + "\n"
         + text_table(mean_rows(result) + part_rows(result) + trust_rows(result))
     )
@@ -133,7 +133,7 @@ def compare(
     """Say by how much the second result differs from the first on the same cases, with 95 % intervals of the paired differences."""
     from ..case.io import atomic_path, check_output
     from ..evaluation.compare import compare_results, read_result
-    from ..evaluation.tables import metric_name, span
+    from ..evaluation.tables import drawn, metric_name, span
 
     to_stdout = json_file is not None and str(json_file) == "-"
     if json_file is not None and not to_stdout:
@@ -142,7 +142,8 @@ def compare(
     if to_stdout:
         say_json(found)
         return
-    print(f"{second.name} minus {first.name}, {counted(found['cases'])}")
+    names = (first.name, second.name) if first.name != second.name else (first, second)
+    print(f"{names[1]} minus {names[0]}, {counted(found['cases'])}, 95 % bootstrap intervals {drawn(found)}")
     for metric, row in found["difference"].items():
         print(f"{metric_name(metric, found['units']):<26}{span(row):<28}n={row['n']}  better {row['better']}, worse {row['worse']}")
     if json_file is not None:

@@ -212,7 +212,7 @@ def delete(model: _Model) -> None:
 def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
     """Compare two models: case by case where both were measured on the same pictures, else by their means."""
     from ..evaluation.result import compare_models
-    from ..evaluation.tables import metric_name, span
+    from ..evaluation.tables import drawn, metric_name, span
     from ..inference.store import find
 
     found = compare_models(find(first), find(second))
@@ -229,7 +229,7 @@ def compare(first: _Model, second: _Model, as_json: _Json = False) -> None:
     if found["difference"] is None:
         print(found["reason"])
         return
-    print(f"\nSecond minus first, paired over {counted(found['cases'])}:")
+    print(f"\nSecond minus first, paired over {counted(found['cases'])}, 95 % bootstrap intervals {drawn(found)}:")
     for metric, row in found["difference"].items():
         if row["value"] is not None:
             print(

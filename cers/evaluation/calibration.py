@@ -22,15 +22,18 @@ class Reliability:
     def __init__(self) -> None:
         self._cases: list[np.ndarray] = []
 
-    def add(self, probability: np.ndarray, lesion: np.ndarray) -> None:
-        """One case: probabilities 0..1 of its voxels and whether each is lesion, of one shape."""
+    def add(self, probability: np.ndarray, lesion: np.ndarray, further: bool = False) -> None:
+        """One case: probabilities 0..1 of its voxels and whether each is lesion, of one shape. further: another label of the last case."""
         total, probability, lesion = np.zeros((3, BINS)), np.ravel(probability), np.ravel(lesion)
         for start in range(0, probability.size, _CHUNK):
             p = probability[start : start + _CHUNK].astype(np.float64)
             y = lesion[start : start + _CHUNK] != 0
             place = np.minimum((p * BINS).astype(int), BINS - 1)
             total += np.stack([np.bincount(place, weights, BINS) for weights in (None, p, y)])
-        self._cases.append(total)
+        if further:
+            self._cases[-1] += total
+        else:
+            self._cases.append(total)
 
     def __len__(self) -> int:
         return len(self._cases)

@@ -13,7 +13,7 @@ from .compare import read_json
 from .failure import FAILURE, detection
 from .leak import leaking
 from .run import KIND
-from .tables import drawn, learned, markdown_table, mean_rows, number, part_rows, span, trust_rows
+from .tables import drawn, labels_first, learned, markdown_table, mean_rows, number, part_rows, span, trust_rows
 
 START, END = "<!-- measured -->", "<!-- /measured -->"
 _HEADING = "## Measured"
@@ -26,7 +26,7 @@ def update_card(card: str, model_hash: str, files: Sequence[Path]) -> str:
         files: results of ``cers evaluate --json`` or ``benchmarks.accuracy --json``, one part each, in this order.
 
     Raises:
-        InputError: a file is neither, or was measured with another model; or the card has the markers more than once.
+        InputError: a file is neither, damaged, or was measured with another model; or the card has the markers more than once.
     """
     if not files:
         raise InputError("No result file was given. Name at least one with --results.")
@@ -50,10 +50,13 @@ def _part(file: Path, model_hash: str) -> str:
     if result.get("model") != model_hash:
         other = f"the model {result['model']}" if result.get("model") else "no model of CERS"
         raise InputError(f"'{file.name}' was measured with {other}, not with this one ({model_hash}). Evaluate this model first.")
-    if result.get("kind") == KIND:
-        return _evaluation(result, file)
-    if "pictures" in result or "volumes" in result:
-        return _accuracy(result)
+    try:
+        if result.get("kind") == KIND:
+            return _evaluation(result, file)
+        if "pictures" in result or "volumes" in result:
+            return _accuracy(result)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"The result '{file}' is damaged: a figure is missing, or is none. Measure the model again.") from error
     raise InputError(f"'{file.name}' is not a result of 'cers evaluate' or of the accuracy benchmark.")
 
 
@@ -69,9 +72,7 @@ def _evaluation(result: dict, file: Path) -> str:
     about.append(f"{leaking(result)} of them in or close to the pool" if leak else "no leak report")
     if missing := len(result["left"]) + len(result["faults"]):
         about.append(f"{counted(missing, 'file')} not evaluated")
-    if words := learned(result):
-        about.append(words)
-    about.append(f"intervals {drawn(result)}")
+    about += filter(None, [learned(result), f"intervals {drawn(result)}", labels_first(result)])
     rows = mean_rows(result) + trust_rows(result) + part_rows(result)
     return f"### {_line(result['name'] or file.stem)}\n\n{'; '.join(about)}.\n\n{markdown_table(rows)}"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from .metrics import METRICS
 from .run import KIND
-from .statistics import interval
+from .statistics import MEANS, counts, interval
 
 LOWER_IS_BETTER = {"hd95"}
 COMPARED = tuple(m for m in METRICS if not m.endswith("volume_difference"))  # the sign of a volume difference is not good or bad
@@ -22,7 +22,7 @@ def read_json(path: str | Path) -> dict:
         InputError: the file cannot be read or holds none.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        found = json.loads(Path(path).read_text(encoding="utf-8-sig"), parse_constant=_no_number)
     except OSError as error:
         raise InputError(f"The result file '{path}' cannot be read: {error.strerror}.") from error
     except ValueError as error:
@@ -30,6 +30,10 @@ def read_json(path: str | Path) -> dict:
     if not isinstance(found, dict):
         raise InputError(f"'{path}' holds no result. Give a file that 'cers evaluate --json' wrote.")
     return found
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no JSON")
 
 
 def read_result(path: str | Path) -> dict:
@@ -105,6 +109,7 @@ def compare_results(first: dict, second: dict) -> dict:
         "format": 1,
         "cases": len(names),
         "units": first["units"],
+        "rules": {"intervals": MEANS, **counts(groups)},
         "first": _about(first),
         "second": _about(second),
         "difference": difference,

@@ -9,7 +9,7 @@ import numpy as np
 from .statistics import auroc, bootstrap
 
 FAILURE = 0.5  # a mask with a Dice below this has failed
-FEW = 5  # fewer failures, or fewer good masks, make no interval
+FEW = 5  # fewer failures, or fewer good masks, make no interval, and an interval of fewer groups is too narrow
 
 
 def detection(

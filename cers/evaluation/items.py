@@ -42,9 +42,9 @@ class Item:
         volume = read_volume(self.image, modality=self.modality, body_site=self.body_site)
         return replace(volume, patient_id=self.patient or volume.patient_id)
 
-    def cluster(self, volume: Volume) -> str | None:
-        """What the image shares with related ones: its group, else its patient."""
-        return self.group or (f"patient {volume.patient_id}" if volume.patient_id else None)
+    def kin(self, volume: Volume) -> list[str]:
+        """What the image may share with related ones: its group and its patient, as far as they are known."""
+        return [*filter(None, [self.group, volume.patient_id and f"patient {volume.patient_id}"])]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from ..case.io import atomic_path, check_output
 from ..inference.report_style import STYLE
 from ..words import counted
 from .leak import leak_words, leaking
-from .tables import drawn, learned, mean_rows, metric_name, number, part_rows, trust_rows
+from .tables import drawn, labels_first, learned, mean_rows, metric_name, number, part_rows, trust_rows
 
 _SIDE, _PAD = 260, 44
 _WORST = 15
@@ -79,7 +79,7 @@ def _html(result: dict) -> str:
         counted(result["images"], "image"),
         f"model {result['model_name']} ({result['model']})" if result["model"] else "given predictions",
         f"pool of {counted(result['pool_cases'])}" if result["pool"] else "no pool",
-        *([words] if (words := learned(result)) else []),
+        *filter(None, [learned(result), labels_first(result)]),
     ]
     leak = result["leak"]
     among = leaking(result)

@@ -20,7 +20,7 @@ from .compare import compare_results
 from .metrics import LEAST_OVERLAP, compare_masks
 from .metrics import dice as dice_of
 from .run import KIND, PICTURE_TOLERANCE, _means, over_labels
-from .statistics import DRAWS, interval
+from .statistics import INTERVALS, counts, interval
 from .tables import span
 
 ARMS = ("plain", "null", "random", "retrieved")  # D_S; D_R without references, with any of the pool, with the chosen ones
@@ -49,10 +49,10 @@ class Cases:
         expert = np.asarray(expert) != 0
         best = logits[list(logits)[-1]]
         by_label = {}
-        for name, channel, drawn in zip(self.labels, best, expert):
+        for n, (name, channel, drawn) in enumerate(zip(self.labels, best, expert)):
             row = compare_masks(channel > 0, drawn, (1.0, 1.0), PICTURE_TOLERANCE)
             by_label[name] = {k: None if v is None else round(v, 6) for k, v in row.items()}
-            self._calibrate(channel, drawn)
+            self._calibrate(channel, drawn, n > 0)
         case = {
             **about,
             "expert": hashlib.sha256(str(expert.shape).encode() + expert.tobytes()).hexdigest()[:16],
@@ -66,12 +66,12 @@ class Cases:
         self.rows.append(case)
         return case["dice"]
 
-    def _calibrate(self, logits: np.ndarray, drawn: np.ndarray) -> None:
+    def _calibrate(self, logits: np.ndarray, drawn: np.ndarray, further: bool) -> None:
         box = near_lesion(logits > 0, drawn)
         for temperature, everywhere, near in ((self.temperature, "everywhere", "near_lesion"), (1.0, "before", "before_near_lesion")):
             p = 1 / (1 + np.exp(-np.clip(logits.astype(np.float64) / temperature, -60, 60)))
-            self._sets[everywhere].add(p, drawn)
-            self._sets[near].add(p[box] if box else np.empty(0), drawn[box] if box else np.empty(0))
+            self._sets[everywhere].add(p, drawn, further)
+            self._sets[near].add(p[box] if box else np.empty(0), drawn[box] if box else np.empty(0), further)
 
     def result(self, name: str, model: str, run: dict) -> dict:
         """The whole result. model: hash. Raises InputError: there is no case."""
@@ -95,9 +95,8 @@ class Cases:
             "rules": {
                 "lesion_overlap": LEAST_OVERLAP,
                 "bins": BINS,
-                "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
-                "groups": len(set(groups) - {None}),
-                "cases_without_group": groups.count(None),
+                "intervals": INTERVALS,
+                **counts(groups),
             },
             "mean": _means(self.rows, groups),
         }
@@ -109,8 +108,7 @@ class Cases:
                 k: _means([c for c in self.rows if c.get("diagnosis") == k], [c.get("group") for c in self.rows if c.get("diagnosis") == k])
                 for k in kinds
             }
-        grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in self.labels]
-        out["calibration"] = {"temperature": self.temperature, **{k: r.summary(grouped) for k, r in self._sets.items()}}
+        out["calibration"] = {"temperature": self.temperature, **{k: r.summary(groups) for k, r in self._sets.items()}}
         return {
             **out,
             "failure": None,
@@ -194,4 +192,4 @@ def compare_models(first: Entry, second: Entry) -> dict:
     except (InputError, KeyError, TypeError) as error:
         words = "The two were not measured on the same cases, so only their means are shown."
         return {**out, "reason": str(error) if isinstance(error, InputError) and "not of the same cases" not in str(error) else words}
-    return {**out, "difference": found["difference"], "cases": found["cases"], "units": found["units"]}
+    return {**out, **{k: found[k] for k in ("difference", "cases", "units", "rules")}}

@@ -23,7 +23,7 @@ from .failure import FAILURE, choose_threshold, detection
 from .items import Found, Item, read_labels
 from .leak import LeakCheck
 from .metrics import LEAST_OVERLAP, METRICS, compare_masks
-from .statistics import DRAWS, interval
+from .statistics import INTERVALS, counts, interval, related
 
 KIND = "cers evaluation"
 TRAINING = "train"  # what a table's column split calls images to learn from
@@ -100,6 +100,8 @@ class Evaluation:
         if not cases:
             first = next(iter(faults.items()), None) or next(iter(left.items()), ("", "nothing is left to evaluate."))
             raise InputError(f"No image could be evaluated; {first[0]}: {first[1]}")
+        for case, group in zip(cases, related([c["group"] for c in cases])):
+            case["group"] = group
         return self._result(name, cases, leak, left, faults)
 
     # ---- one image
@@ -109,6 +111,11 @@ class Evaluation:
         size = "px" if not volume.spacing_known else "mm²" if volume.geometry.single else "ml"
         if self.size not in (None, size):
             raise InputError(f"its masks are measured in {size}, those before it in {self.size}. Evaluate both kinds apart.")
+        if size == "ml" and volume.geometry.sheared:
+            raise InputError(
+                "its geometry is sheared, as with a tilted gantry, so that distances would be wrong. Resample the image and its masks to "
+                "a grid with right angles, for instance in Slicer."
+            )
         one_by_one = self.labels is not None
         with _of("expert mask"):
             expert, names = read_labels(item.mask, volume, item.image, one_by_one)
@@ -123,7 +130,7 @@ class Evaluation:
         drawn = (expert > 0 if self.labels is None else expert).tobytes()
         case = {
             "image": item.name,
-            "group": item.cluster(volume),
+            "group": item.kin(volume),
             "diagnosis": item.diagnosis,
             "expert": hashlib.sha256(str(expert.shape).encode() + drawn).hexdigest()[:16],
         }
@@ -136,7 +143,7 @@ class Evaluation:
         if prediction is not None:
             case |= self._trust(prediction)
             for channel, (_, a, b) in enumerate(channels):
-                self._calibrate(prediction.probabilities[channel], a, b)
+                self._calibrate(prediction.probabilities[channel], a, b, channel > 0)
         return case
 
     def _channels(self, mask, mask_names, expert, expert_names) -> list[tuple[str, np.ndarray, np.ndarray]]:
@@ -173,14 +180,14 @@ class Evaluation:
             "seconds": prediction.seconds["total"],
         }
 
-    def _calibrate(self, probability: np.ndarray, mask: np.ndarray, expert: np.ndarray) -> None:
+    def _calibrate(self, probability: np.ndarray, mask: np.ndarray, expert: np.ndarray, further: bool) -> None:
         temperature, box = self.segmenter.model.config.temperature, near_lesion(mask, expert)
         sets = [(self.spots, self.spots_near, probability)]
         if min(probability.shape) == 1:  # an average over slices or planes has no temperature of its own to take back
             sets.append((self.before, self.before_near, without_temperature(probability, temperature)))
         for everywhere, near, p in sets:
-            everywhere.add(p, expert)
-            near.add(p[box] if box else np.empty(0), expert[box] if box else np.empty(0))
+            everywhere.add(p, expert, further)
+            near.add(p[box] if box else np.empty(0), expert[box] if box else np.empty(0), further)
 
     # ---- all of them
 
@@ -210,9 +217,8 @@ class Evaluation:
                 "lesion_overlap": LEAST_OVERLAP,
                 "failure_dice": FAILURE,
                 "bins": BINS,
-                "intervals": f"95 % percentile bootstrap, {DRAWS} draws, seed 0",
-                "groups": len(set(groups) - {None}),
-                "cases_without_group": groups.count(None),
+                "intervals": INTERVALS,
+                **counts(groups),
             },
             "mean": _means(cases, groups),
         }
@@ -223,19 +229,17 @@ class Evaluation:
             out["by_diagnosis"] = {
                 k: _means([c for c in cases if c["diagnosis"] == k], [c["group"] for c in cases if c["diagnosis"] == k]) for k in kinds
             }
-        out["calibration"] = self._calibration(groups, len(several) or 1) if segmenter else None
+        out["calibration"] = self._calibration(groups) if segmenter else None
         out["failure"] = self._failure(cases, groups, pool) if segmenter else None
         splits = {item.name: item.split for item in self.found.items}
         out["training_images"] = sum(splits[c["image"]] == TRAINING for c in cases)
         return {**out, "leak": leak, "left": left, "not_in_table": self.found.untold, "faults": faults, "cases": cases}
 
-    def _calibration(self, groups, labels: int) -> dict:
-        # the labels of a case go together
-        grouped = [g if g is not None else f"case {n}" for n, g in enumerate(groups) for _ in range(labels)]
+    def _calibration(self, groups) -> dict:
         parts = {"everywhere": self.spots, "near_lesion": self.spots_near, "before": self.before, "before_near_lesion": self.before_near}
         return {
             "temperature": self.segmenter.model.config.temperature,
-            **{k: r.summary(grouped) if len(r) in (0, len(grouped)) else None for k, r in parts.items()},
+            **{k: r.summary(groups) if len(r) in (0, len(groups)) else None for k, r in parts.items()},
         }
 
     @staticmethod

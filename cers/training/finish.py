@@ -10,7 +10,7 @@ import torch
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.card import write_card
 from ..evaluation.result import ablation_rows
-from ..evaluation.tables import markdown_table, mean_rows, trust_rows
+from ..evaluation.tables import drawn, markdown_table, mean_rows, trust_rows
 from ..inference.model import CARD, ModelConfig, save_model
 from ..words import plural
 from .datasets import only
@@ -117,7 +117,7 @@ def _measured(result: dict) -> str:
     run = result["run"]
     about = f"{result['images']} of {run['of']}" if result["images"] < run["of"] else str(result["images"])
     return (
-        f"\n## On {run['on']} pictures\n\n{about} pictures, split by {run['split']}; 95 % bootstrap intervals in brackets. "
+        f"\n## On {run['on']} pictures\n\n{about} pictures, split by {run['split']}; 95 % bootstrap intervals {drawn(result)} in brackets. "
         f"Masks of the {'plain decoder' if run['decoder'] == 'plain' else 'evidence decoder'}.\n\n"
         f"{markdown_table(mean_rows(result) + trust_rows(result) + ablation_rows(result))}\n"
     )

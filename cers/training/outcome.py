@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..case.io import atomic_path
 from ..evaluation.result import Cases
+from ..evaluation.statistics import related
 from ..inference.model import ModelConfig, model_hash
 from ..inference.store import PICTURES, RESULT, WEIGHTS
 from .pictures import sheet, tile
@@ -32,6 +33,8 @@ def measure(trainer, config: ModelConfig, folder: Path) -> dict | None:
     if not len(rows):
         return None
     cases, tiles = Cases(data.labels, config.temperature), []
+    known = [data.table[int(row)] for row in rows]
+    groups = dict(zip(map(int, rows), related([[row["group"], *row["kin"]] for row in known])))
     for part, found, _truth in held_out(trainer, rows, others=True):
         large = {
             arm: F.interpolate(x.float(), data.images.shape[1:], mode="bilinear", align_corners=False).cpu().numpy()
@@ -39,7 +42,7 @@ def measure(trainer, config: ModelConfig, folder: Path) -> dict | None:
         }
         for n, (row, drawn) in enumerate(zip(part, data.onehot(part) > 0)):
             logits = {arm: values[n] for arm, values in large.items()}
-            cases.add(_about(data.table[int(row)]), logits, drawn)
+            cases.add(_about(data.table[int(row)], groups[int(row)]), logits, drawn)
             tiles.append(tile(data.images[int(row)], (logits[list(logits)[-1]] > 0).any(0), drawn.any(0)))
     _picture(cases.rows, tiles, folder)
     report = split.report
@@ -66,8 +69,8 @@ def measure(trainer, config: ModelConfig, folder: Path) -> dict | None:
     return result
 
 
-def _about(row: dict) -> dict:
-    return {"image": row["image"], "group": row.get("group") or None, "diagnosis": row.get("diagnosis") or None, "file": row.get("file")}
+def _about(row: dict, group: str | None) -> dict:
+    return {"image": row["image"], "group": group, "diagnosis": row.get("diagnosis") or None, "file": row.get("file")}
 
 
 def _picture(rows: list[dict], tiles: list[np.ndarray], folder: Path) -> None:
