@@ -138,9 +138,9 @@ def read_mask(path: str | Path, geometry: Geometry, *, apart: bool = False) -> t
     elif len(array) > 1:
         raise InputError(f"The mask '{path.name}' has {len(array)} values per voxel. Save it as one label map or as .seg.nrrd.")
     else:
-        check_labels(array, path)
         labelmap = array[0]
         labels = Unnamed(_values(labelmap))
+        check_labels(labelmap, labels, path)
     return _onto(labelmap, own, geometry, path, cropped=bool(segments)), labels
 
 
@@ -333,7 +333,7 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
     if array.max() < 64:
         if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
             raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
-        check_labels(array, path)
+        check_labels(array, _values(array), path)
         return array
     if array.max() > 255:
         array = np.rint(array * (255 / float(array.max())))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from .whole import metaimage_header, nifti_header
 
 _TURNED = ("turned by 180°", "turned by 90°", "mirrored")
 _NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
-_NESTED = 9  # values, with 0, that labels may have which lie one in the other
+_NESTED = 8  # values besides 0 that labels may have which lie one in the other
 _ORIENTATION = 0x0112  # of EXIF and TIFF; 1 is as stored
 
 _REASONS = {
@@ -174,26 +174,27 @@ def check_transparency(array: np.ndarray, path: Path) -> None:
         )
 
 
-def check_labels(array: np.ndarray, path: Path) -> None:
-    """array: (..., rows, columns) whole numbers of a mask file that does not name its labels, each of which counts as lesion.
+def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None:
+    """array: (..., rows, columns) whole numbers of a mask file that does not name its labels, each of which counts as lesion; values: those
+    in it but 0.
 
     Raises:
         InputError: they are grey levels, as of probabilities: more than a few, which pass over into each other and into the background
             little by little. Labels end where any other, or none, begins.
     """
-    if len(np.unique(array)) <= _NESTED:
+    if len(values) <= _NESTED:
         return
     planes = array.reshape(-1, *array.shape[-2:])
-    values = planes[np.count_nonzero(planes, axis=(1, 2)).argmax()].astype(int)
-    values -= values.min()
-    pairs = (values[1:], values[:-1]), (values[:, 1:], values[:, :-1])
+    fullest = planes[np.count_nonzero(planes, axis=(1, 2)).argmax()].astype(int)
+    fullest -= fullest.min()
+    pairs = (fullest[1:], fullest[:-1]), (fullest[:, 1:], fullest[:, :-1])
     a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
     a, b = a[a != b], b[a != b]
     rim = np.maximum(a, b)[np.minimum(a, b) == 0]
-    nearest = np.full(values.max() + 1, 256)
+    nearest = np.full(fullest.max() + 1, 256)
     np.minimum.at(nearest, np.concatenate([a, b]), np.tile(np.abs(a - b), 2))
-    little = max(2, values.max() // 8)
-    if rim.size and np.median(rim) <= 2 and (nearest[np.unique(values)] <= little).mean() > 0.7:
+    little = max(2, fullest.max() // 8)
+    if rim.size and np.median(rim) <= 2 and (nearest[np.unique(fullest)] <= little).mean() > 0.7:
         raise InputError(
             f"The mask '{path.name}' holds grey levels, as of probabilities, and no labels: all that is not 0 would count as lesion. "
             "Cut it at a threshold and save it as a mask."

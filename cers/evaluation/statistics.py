@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
+from ..kin import Kin
+
 DRAWS, FEWER = 2000, 1000  # of a mean; of any other statistic, which takes longer
 MEANS = f"95 % percentile bootstrap, {DRAWS} draws, seed 0"
 INTERVALS = f"95 % percentile bootstrap, {DRAWS} draws ({FEWER} of the calibration error and AUROC), seed 0"
@@ -53,18 +55,12 @@ def related(keys: Sequence[Sequence[str]]) -> list[str | None]:
     Args:
         keys: of each case, for instance its group and its patient; a case without any has no group (None).
     """
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            key = parent[key]
-        return key
-
+    kin = Kin()
     for own in keys:
         for key in own:
-            parent[root(key)] = root(own[0])
+            kin.join(own[0], key)
     names: dict[str, str] = {}
-    return [names.setdefault(root(own[0]), own[0]) if own else None for own in keys]
+    return [names.setdefault(kin.root(own[0]), own[0]) if own else None for own in keys]
 
 
 def counts(groups: Sequence[str | None]) -> dict[str, int]:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..case.io import read_volume
 from ..errors import InputError, TrainingError
+from ..kin import Kin
 from ..pool.thumbnail import thumbnail
 from ..words import counted, plural
 from .config import TrainConfig
@@ -242,20 +243,13 @@ def _same_files(digests, left, right) -> list[tuple[int, int]]:
 def _components(keys, digests, looks, train, further, among=None) -> np.ndarray:
     """A number per item; items with a key in common, of one file, or of near-identical pictures share it. Of pictures that are neither
     train nor further only those near-identical to a further one do. among: the items that count, all by default."""
-    parent = np.arange(len(keys))
-
-    def root(n):
-        while parent[n] != n:
-            parent[n] = parent[parent[n]]
-            n = parent[n]
-        return n
-
+    kin = Kin()
     among = np.ones(len(keys), bool) if among is None else among
     seen: dict = {}
     for n in np.flatnonzero(among):
         for key in (*keys[n], ("file", digests[n])):
-            parent[root(n)] = root(seen.setdefault(key, n))
+            kin.join(seen.setdefault(key, n), n)
     items, more, rest = (np.flatnonzero(chosen & among) for chosen in (train | further, further, ~(train | further)))
     for a, b in [*((a, b) for a, b in _alike(looks, items, items) if a < b), *_alike(looks, more, rest)]:
-        parent[root(b)] = root(a)
-    return np.array([root(n) for n in range(len(keys))])
+        kin.join(a, b)
+    return np.array([kin.root(n) for n in range(len(keys))])
