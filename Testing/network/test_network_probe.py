@@ -9,7 +9,7 @@ from nets import Scene, make
 
 from cers.errors import ModelError
 from cers.network import probe
-from cers.network.evidence import moments_of
+from cers.network.evidence import alike, moments_of
 
 SIZE = (16, 16)
 
@@ -31,6 +31,7 @@ def answer(scene: Scene, counted=None, **changed) -> torch.Tensor:
     r = scene.references()
     valid = torch.ones(r.needed.shape[:2], dtype=torch.bool)
     given = {"second": r.probed_second, "first": r.probed_first, "needed": torch.ones_like(r.needed), "valid": valid, **changed}
+    given.setdefault("together", alike(r.masks, valid.float()))
     seen = probe.seen(scene.net.encode(scene.x).features, SIZE)
     return probe.answer(seen, counted=given["valid"].float() if counted is None else counted, **given).unflatten(-1, SIZE)
 
@@ -41,20 +42,26 @@ def test_it_is_a_weighted_ridge_regression():
     x, masks = probe.seen(features, SIZE), torch.zeros(3, 1, *SIZE)
     for n in range(3):
         masks[n, 0, 2 + n : 8 + n, 3:9] = 1
-    counted = torch.tensor([[1.0, 0.9]])
+    counted, together = torch.tensor([[1.0, 0.9]]), torch.full((1, 1, 2), 0.25)  # half of what counts whole
     second, first = moments_of(x[:2], masks[:2])
-    got = probe.answer(x[2:], second[None], first[None], torch.ones(1, 2, 1), counted, torch.ones(1, 2, dtype=torch.bool))
+    got = probe.answer(x[2:], second[None], first[None], torch.ones(1, 2, 1), counted, torch.ones(1, 2, dtype=torch.bool), together)
+
+    def halved(seen) -> np.ndarray:
+        seen = seen.numpy().astype(float)
+        seen[:, probe.WIDTH : -1] *= 0.5  # the spots
+        return seen
+
     rows, targets = [], []
     for n, share in enumerate((counted / counted.sum())[0].tolist()):  # inside and outside count alike, however small the lesion
         inside = masks[n, 0].flatten().numpy() > 0
         weight = np.where(inside, 1 / (inside.sum() + 1e-3), 1 / ((~inside).sum() + 1e-3)) * share
-        rows.append(np.sqrt(weight)[:, None] * x[n].numpy().astype(float))
+        rows.append(np.sqrt(weight)[:, None] * halved(x[n]))
         targets.append(np.sqrt(weight) * np.where(inside, 1.0, -1.0))
     d = x.shape[-1]
     rows.append(np.sqrt(probe.RIDGE) * np.eye(d))
     targets.append(np.zeros(d))
     fitted = np.linalg.lstsq(np.concatenate(rows), np.concatenate(targets), rcond=None)[0]
-    assert np.abs(got[0, 0].numpy() - ((x[2].numpy() @ fitted).clip(-2, 2) - probe.EVEN)).max() < 1e-3
+    assert np.abs(got[0, 0].numpy() - ((halved(x[2]) @ fitted).clip(-2, 2) - probe.EVEN)).max() < 1e-3
     assert 0.5 < x[..., : probe.WIDTH].norm(dim=-1).mean() < 1.5, "the projection keeps lengths"
 
 
@@ -68,6 +75,16 @@ def test_it_knows_the_place_where_nothing_is_to_be_seen():
     scene.x = scene.reference_images[: len(scene.x)] * 0
     found = answer(scene)[:, 0]
     assert (found[:, 2:4, 11:13].amin((1, 2)) > found[:, 10:].amax((1, 2)) + 0.2).all()
+
+
+def test_masks_that_lie_here_and_there_tell_it_no_place():
+    scene = lit()
+    scene.masks *= 0
+    for n, (top, left) in enumerate(((4, 4), (4, 44), (44, 4), (24, 24))):
+        scene.masks[n::4, :, top : top + 14, left : left + 14] = 1
+    apart, told = answer(scene), answer(scene, together=torch.full((2, 1, 4), 0.4))
+    assert torch.equal(apart, answer(scene, together=torch.zeros(2, 1, 4))) and not torch.allclose(apart, told, atol=0.05)
+    assert torch.equal(answer(lit(corners=(5, 40))), answer(lit(corners=(5, 40)), together=torch.ones(2, 1, 4))), "all in one place"
 
 
 def test_it_is_silent_without_references_that_bear_each_other_out():

@@ -77,24 +77,32 @@ def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
 
 
 @torch.no_grad()
-def place(masks: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+def alike(masks: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """How far each of the references' masks (n, k, labels, H, W) lies where the others do: (n, labels, k), their mean Dice.
+
+    Of those that count (n, k) at all; 0 where there are no others.
+    """
+    flat = (masks.float() * (counted > 0)[..., None, None, None]).flatten(3).transpose(1, 2)  # (n, labels, k, p)
+    area = flat.sum(-1)
+    dice = 2 * flat @ flat.transpose(2, 3) / (area[..., None] + area[..., None, :]).clamp(min=1)
+    others = ((counted > 0).float().sum(-1) - 1).clamp(min=1)
+    return (dice * (1 - torch.eye(dice.shape[-1], device=dice.device))).sum(-1) / others[:, None, None]
+
+
+@torch.no_grad()
+def place(masks: torch.Tensor, counted: torch.Tensor, together: torch.Tensor | None = None) -> torch.Tensor:
     """What masks that lie in one place say of the place: (n, labels, H, W) in -1..1, for D_R's logits.
 
     The vote of the references' masks (n, k, labels, H, W), each by how far its Dice with those of the others lies within ``PLACED`` and by
     how far it counts (n, k). Where masks lie here and there, as of lesions that D_R has to find by their look, it is 0, and so of one
-    alone. Not learned, so that it also holds for what was never trained.
+    alone. Not learned, so that it also holds for what was never trained. together: what
+    ``alike`` says of them; worked out here if left out.
     """
-    masks = masks.float() * (counted > 0)[..., None, None, None]
-    flat = masks.flatten(3).transpose(1, 2)  # (n, labels, k, p)
-    area = flat.sum(-1)
-    dice = 2 * flat @ flat.transpose(2, 3) / (area[..., None] + area[..., None, :]).clamp(min=1)
-    there = (counted > 0).float()[:, None]
-    others = (there.sum(-1, keepdim=True) - 1).clamp(min=1)
-    dice = (dice * (1 - torch.eye(dice.shape[-1], device=dice.device))).sum(-1) / others
     low, high = PLACED
-    weight = ((dice - low) / (high - low)).clamp(0, 1) * counted[:, None]  # (n, labels, k)
-    vote = torch.einsum("nlk,nklhw->nlhw", weight, masks) / weight.sum(-1).clamp(min=1e-6)[..., None, None]
-    sure = weight.sum(-1) / there.sum(-1).clamp(min=1)
+    together = alike(masks, counted) if together is None else together
+    weight = ((together - low) / (high - low)).clamp(0, 1) * counted[:, None]  # (n, labels, k)
+    vote = torch.einsum("nlk,nklhw->nlhw", weight, masks.float()) / weight.sum(-1).clamp(min=1e-6)[..., None, None]
+    sure = weight.sum(-1) / (counted > 0).float().sum(-1, keepdim=True).clamp(min=1)
     return sure[..., None, None] * (2 * vote - 1)
 
 

@@ -16,7 +16,7 @@ from ..errors import InputError, ModelError
 from . import probe
 from .decoder import Decoder
 from .encoder import build_encoder
-from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, moments, moments_of, place, prototypes, resize_masks
+from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, alike, moments, moments_of, place, prototypes, resize_masks
 
 HEADS = 4  # of the attention to a clinical text
 
@@ -214,18 +214,21 @@ class CersNet(nn.Module):
         sizes = [f.shape[-2:] for f in encoded.features[-2::-1]]
         maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, counted)
         logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
-        if self.config.place and references is not None and counted is not None:  # not in training: D_R is to learn to find by look
-            logits = logits + self.config.place * place(references.masks, counted * valid)
-        if references is not None and counted is not None and references.probed_first.shape[-1]:
-            logits = logits + self.config.probe * self._answer(encoded, references, counted, valid).to(logits.dtype)
+        # not in training: D_R is to learn to find by look
+        if references is not None and counted is not None and (self.config.place or references.probed_first.shape[-1]):
+            together = alike(references.masks, counted * valid)
+            if self.config.place:
+                logits = logits + self.config.place * place(references.masks, counted * valid, together)
+            if references.probed_first.shape[-1]:
+                logits = logits + self.config.probe * self._answer(encoded, references, counted, valid, together).to(logits.dtype)
         return self._crop(logits, encoded), weights
 
-    def _answer(self, encoded: Encoded, references: References, counted: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def _answer(self, encoded: Encoded, references: References, counted, valid, together) -> torch.Tensor:
         """The probe's answer (n, labels, H, W)."""
         with torch.autocast(valid.device.type, enabled=False):
             size = tuple(encoded.keys[-1].shape[-2:])
             r = references
-            found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, r.needed, counted, valid)
+            found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, r.needed, counted, valid, together)
             return F.interpolate(found.unflatten(-1, size), encoded.padded, mode="bilinear", align_corners=False)
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:

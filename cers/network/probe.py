@@ -18,6 +18,9 @@ RIDGE = 0.03
 EVEN = 0.5  # score (outside -1, inside +1) that speaks neither for nor against
 # of the share of references that count: below the first they contradict each other and the probe is silent, from the second on it is whole
 BORNE_OUT = (0.7, 0.95)
+# mean Dice of the references' masks with each other: below the first they lie here and there, and nothing is fitted to where a position
+# lies; from the second on it counts whole
+ONE_PLACE = (0.1, 0.4)
 NEEDED = 0.5  # where D_S misses this share of what is drawn in the references, the probe counts whole
 
 
@@ -50,6 +53,11 @@ def seen(features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
     return torch.cat([x, spots, torch.ones_like(x[..., :1])], 2)
 
 
+def _ramp(value: torch.Tensor, bounds: tuple[float, float]) -> torch.Tensor:
+    """0 up to the first bound, 1 from the second on."""
+    return ((value - bounds[0]) / (bounds[1] - bounds[0])).clamp(0, 1)
+
+
 @torch.no_grad()
 def need(plain: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
     """How much of a reference's mask (n, labels, H, W) D_S misses, in 0..1: 1 - Dice of its probabilities there; (n, labels).
@@ -61,22 +69,25 @@ def need(plain: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def answer(seen: torch.Tensor, second: torch.Tensor, first: torch.Tensor, needed: torch.Tensor, counted: torch.Tensor, valid: torch.Tensor):
+def answer(seen, second, first, needed, counted, valid, together) -> torch.Tensor:
     """What the probe says of each position of the queries (n, p, d): (n, labels, p), above 0 for the label; 0 where no reference counts.
 
     Args:
         second, first: moments of the references (n, k, labels, d, d) and (n, k, labels, d). needed (n, k, labels): see ``need``.
-        counted, valid: (n, k), how far each reference counts, and which are there.
+        counted, valid: (n, k), how far each reference counts, and which are there. together (n, labels, k): see ``evidence.alike``.
     """
     counted = (counted * valid).float()
     total = counted.sum(1, keepdim=True)
     share = counted / total.clamp(min=1e-6)
     second, first = torch.einsum("nk,nklde->nlde", share, second), torch.einsum("nk,nkld->nld", share, first)
+    there = (counted > 0).float()[:, None]
+    spots = _ramp((together * there).sum(-1) / there.sum(-1).clamp(min=1), ONE_PLACE)[..., None]
+    scale = torch.ones_like(first)  # of the columns: as if the features had been scaled before they were fitted
+    scale[..., -1 - SPOTS**2 : -1] = spots
     eye = torch.eye(second.shape[-1], device=second.device)
-    weights = torch.linalg.solve(second + RIDGE * eye, first[..., None])[..., 0]
+    weights = scale * torch.linalg.solve(second * scale[..., None] * scale[..., None, :] + RIDGE * eye, (first * scale)[..., None])[..., 0]
     score = torch.einsum("npd,nld->nlp", seen, weights).clamp(-2, 2) - EVEN
     missed = torch.einsum("nk,nkl->nl", share, needed.float())
-    low, high = BORNE_OUT
-    borne_out = ((total / valid.sum(1, keepdim=True).clamp(min=1) - low) / (high - low)).clamp(0, 1)
+    borne_out = _ramp(total / valid.sum(1, keepdim=True).clamp(min=1), BORNE_OUT)
     strength = (missed / NEEDED).clamp(0, 1) * borne_out
     return strength[..., None] * score
