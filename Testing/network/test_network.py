@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from nets import CONVNEXT, RATIONALE, RESNET, SWIN, Scene, blobs, make, unit
 
 from cers.errors import CersError, InputError, ModelError
 from cers.network.encoder import TransformersEncoder, build_encoder
-from cers.network.evidence import Evidence, References, moments, place
+from cers.network.evidence import Evidence, References, missed, moments, place, unknown
 from cers.network.fuse import fuse
 from cers.network.model import CersNet, NetworkConfig
 
@@ -178,7 +179,7 @@ def test_the_place_is_told_where_the_network_is_set_to_and_never_in_training():
         scene.masks[:, :, 5:30, 5:30] = 1
         logits.append(scene.run()[1])
     told = place(scene.references().masks, torch.ones(2, 2))
-    assert torch.allclose(logits[1] - logits[0], 4 * told, atol=1e-4) and told.max() == 1
+    assert torch.allclose(logits[1] - logits[0], 4 * told, atol=1e-4) and told.max() == 1, "an untrained D_S misses all"
     scene.sure = False  # how far they count is worked out, in training not
     trained = []
     for net in nets:
@@ -186,6 +187,27 @@ def test_the_place_is_told_where_the_network_is_set_to_and_never_in_training():
         net.evidence.train()
         trained.append(scene.run()[1])
     assert torch.equal(*trained)
+
+
+def test_what_the_network_knows_already_is_not_told():
+    masks, plain = squares((4, 4), (4, 4), (4, 4))[0].expand(-1, 2, -1, -1), torch.zeros(3, 2, 64, 64)
+    plain[0], plain[1, :, 8:24, 4:20] = masks[0], 1
+    lacking = missed(plain, masks)
+    assert lacking.shape == (3, 2) and torch.allclose(lacking[:, 0], torch.tensor([0.0, 0.25, 1.0]), atol=1e-5)
+    counted = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 0.0]])
+    assert torch.allclose(unknown(lacking.expand(3, -1, -1), counted)[:, 0], torch.tensor([0.0, 1.0, 0.0])), (
+        "what does not count says nothing"
+    )
+    assert 0 < unknown(lacking[None], torch.tensor([[0.2, 1.0, 0.0]])).max() < 1
+    scene = Scene(make(place=4.0, probe=8.0), k=2)
+    scene.masks[:] = scene.masks[:1]
+    stock = scene.references()
+    told = scene.run(stock)[1]
+    assert not torch.equal(scene.run(replace(stock, missed=stock.missed * 0))[1], told)
+    scene.net.config = replace(scene.net.config, place=0.0, probe=0.0)
+    without = scene.run(stock)[1]
+    scene.net.config = replace(scene.net.config, place=4.0, probe=8.0)
+    assert torch.equal(scene.run(replace(stock, missed=stock.missed * 0))[1], without)
 
 
 @pytest.mark.parametrize("labels", [("lesion",), ("core", "edema")])

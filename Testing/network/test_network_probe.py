@@ -9,7 +9,7 @@ from nets import Scene, make
 
 from cers.errors import ModelError
 from cers.network import probe
-from cers.network.evidence import alike, moments_of
+from cers.network.evidence import alike, moments_of, unknown
 
 SIZE = (16, 16)
 
@@ -29,8 +29,8 @@ def lit(k: int = 4, corners=None, **settings) -> Scene:
 
 def answer(scene: Scene, counted=None, **changed) -> torch.Tensor:
     r = scene.references()
-    valid = torch.ones(r.needed.shape[:2], dtype=torch.bool)
-    given = {"second": r.probed_second, "first": r.probed_first, "needed": torch.ones_like(r.needed), "valid": valid, **changed}
+    valid = torch.ones(r.missed.shape[:2], dtype=torch.bool)
+    given = {"second": r.probed_second, "first": r.probed_first, "valid": valid, **changed}
     given.setdefault("together", alike(r.masks, valid.float()))
     seen = probe.seen(scene.net.encode(scene.x).features, SIZE)
     return probe.answer(seen, counted=given["valid"].float() if counted is None else counted, **given).unflatten(-1, SIZE)
@@ -42,9 +42,9 @@ def test_it_is_a_weighted_ridge_regression():
     x, masks = probe.seen(features, SIZE), torch.zeros(3, 1, *SIZE)
     for n in range(3):
         masks[n, 0, 2 + n : 8 + n, 3:9] = 1
-    counted, together = torch.tensor([[1.0, 0.9]]), torch.full((1, 1, 2), 0.25)  # half of what counts whole
+    counted, together = torch.tensor([[1.0, 0.9]]), torch.full((1, 1, 2), sum(probe.ONE_PLACE) / 2)  # half of what counts whole
     second, first = moments_of(x[:2], masks[:2])
-    got = probe.answer(x[2:], second[None], first[None], torch.ones(1, 2, 1), counted, torch.ones(1, 2, dtype=torch.bool), together)
+    got = probe.answer(x[2:], second[None], first[None], counted, torch.ones(1, 2, dtype=torch.bool), together)
 
     def halved(seen) -> np.ndarray:
         seen = seen.numpy().astype(float)
@@ -104,19 +104,6 @@ def test_it_is_silent_without_references_that_bear_each_other_out():
     assert torch.equal(with_probe, scene.run()[1]), "empty masks say nothing"
 
 
-def test_what_the_network_knows_already_needs_no_probe():
-    masks = torch.zeros(3, 2, 32, 32)
-    masks[:, :, 4:12, 4:12] = 1
-    plain = torch.zeros_like(masks)
-    plain[0], plain[1, :, 8:16, 4:12] = masks[0], 1
-    missed = probe.need(plain, masks)
-    assert missed.shape == (3, 2) and torch.allclose(missed[:, 0], torch.tensor([0.0, 0.5, 1.0]), atol=1e-5)
-    scene = lit()
-    shown = answer(scene, needed=torch.full((2, 4, 1), probe.NEEDED))
-    assert torch.allclose(shown, answer(scene)) and not answer(scene, needed=torch.zeros(2, 4, 1)).any()
-    assert torch.allclose(answer(scene, needed=torch.full((2, 4, 1), probe.NEEDED / 4)), shown / 4, atol=1e-5)
-
-
 @pytest.mark.parametrize("labels", [("lesion",), ("core", "edema")])
 def test_order_and_what_fills_an_invalid_place_do_not_matter(labels):
     scene = lit(labels=labels)
@@ -135,7 +122,8 @@ def test_it_counts_where_the_network_is_set_to_and_never_in_training():
     scene, usual = lit(), lit(probe=0.0)
     assert usual.references().probed_second.numel() == 0 and usual.references().probed_first.shape == (2, 4, 1, 0)
     with_probe, without = scene.run()[1], usual.run()[1]
-    told = torch.nn.functional.interpolate(answer(scene, needed=scene.references().needed), (64, 64), mode="bilinear", align_corners=False)
+    news = unknown(scene.references().missed, torch.ones(2, 4))
+    told = news[..., None, None] * torch.nn.functional.interpolate(answer(scene), (64, 64), mode="bilinear", align_corners=False)
     assert torch.allclose(with_probe - without, 8 * told, atol=1e-3) and told.any()
     assert torch.equal(scene.run(None)[1], usual.run(None)[1]), "without references there is nothing to fit"
     scene.net.train()

@@ -15,6 +15,8 @@ LAYOUT = 4  # side of the coarse grid that compares where things lie in two fram
 AGREED = (0.15, 0.35)
 # a reference whose mask has less than the first Dice with those of the others says nothing of the place, from the second on all it can
 PLACED = (0.4, 0.7)
+# share of what is drawn in the references that D_S misses: up to the first it knows what they show, from the second on it does not
+MISSED = (0.2, 0.4)
 # maps per label and level: prior mean and maximum, foreground, background, difference, dense foreground and background, fitted
 MAPS = 8
 
@@ -27,7 +29,7 @@ class References:
     second (*, levels, labels, d + 1, d + 1), first (*, levels, labels, d + 1): moments of the keys, see ``moments``.
     separation (*): see ``Evidence.separation``. layout (*, d * LAYOUT²): unit. pooled (*, e): unit image embedding.
     masks (*, labels, H, W): in the reference's frame. rationale (*, r): unit text embedding, zeros where absent.
-    probed_second (*, labels, p, p), probed_first (*, labels, p): moments for ``probe.answer``; needed (*, labels): ``probe.need``; p is 0
+    probed_second (*, labels, p, p), probed_first (*, labels, p): moments for ``probe.answer``; missed (*, labels): see ``missed``; p is 0
     where the network has no probe.
     """
 
@@ -43,7 +45,7 @@ class References:
     rationale: torch.Tensor
     probed_second: torch.Tensor
     probed_first: torch.Tensor
-    needed: torch.Tensor
+    missed: torch.Tensor
 
     def gather(self, index: torch.Tensor) -> References:
         """References of each query from a stock (n, ...) by index (queries, k)."""
@@ -76,6 +78,28 @@ def _shrunk(masks: torch.Tensor, sizes) -> dict[tuple[int, int], torch.Tensor]:
     return out
 
 
+def ramp(value: torch.Tensor, bounds: tuple[float, float]) -> torch.Tensor:
+    """0 up to the first bound, 1 from the second on."""
+    return ((value - bounds[0]) / (bounds[1] - bounds[0])).clamp(0, 1)
+
+
+@torch.no_grad()
+def missed(plain: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """How much of a reference's mask (n, labels, H, W) D_S misses, in 0..1: 1 - Dice of its probabilities there; (n, labels)."""
+    both = (plain * masks).sum((2, 3))
+    return 1 - 2 * both / (plain.sum((2, 3)) + masks.sum((2, 3))).clamp(min=1e-6)
+
+
+@torch.no_grad()
+def unknown(missed: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """How far references (n, k, labels) show what D_S does not know, in 0..1, (n, labels); of those that count (n, k).
+
+    What the network has learned needs neither to be told the place nor a probe: they would only be a coarser answer.
+    """
+    share = counted / counted.sum(1, keepdim=True).clamp(min=1e-6)
+    return ramp(torch.einsum("nk,nkl->nl", share, missed.float()), MISSED)
+
+
 @torch.no_grad()
 def alike(masks: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
     """How far each of the references' masks (n, k, labels, H, W) lies where the others do: (n, labels, k), their mean Dice.
@@ -98,9 +122,8 @@ def place(masks: torch.Tensor, counted: torch.Tensor, together: torch.Tensor | N
     alone. Not learned, so that it also holds for what was never trained. together: what
     ``alike`` says of them; worked out here if left out.
     """
-    low, high = PLACED
     together = alike(masks, counted) if together is None else together
-    weight = ((together - low) / (high - low)).clamp(0, 1) * counted[:, None]  # (n, labels, k)
+    weight = ramp(together, PLACED) * counted[:, None]  # (n, labels, k)
     vote = torch.einsum("nlk,nklhw->nlhw", weight, masks.float()) / weight.sum(-1).clamp(min=1e-6)[..., None, None]
     sure = weight.sum(-1) / (counted > 0).float().sum(-1, keepdim=True).clamp(min=1)
     return sure[..., None, None] * (2 * vote - 1)
@@ -264,8 +287,7 @@ class Evidence(nn.Module):
     @staticmethod
     def counted(agreement: torch.Tensor, valid: torch.Tensor, sure: torch.Tensor | None = None) -> torch.Tensor:
         """How far each reference counts, (n, k) in 0..1, by its agreement. One alone counts whole, as do those that are ``sure`` (n, k)."""
-        low, high = AGREED
-        agreed = ((agreement - low) / (high - low)).clamp(0, 1).nan_to_num(1.0)
+        agreed = ramp(agreement, AGREED).nan_to_num(1.0)
         return valid * (agreed if sure is None else torch.where(sure, 1.0, agreed))
 
     def _fitted_maps(self, keys, references, share):

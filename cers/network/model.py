@@ -16,7 +16,7 @@ from ..errors import InputError, ModelError
 from . import probe
 from .decoder import Decoder
 from .encoder import build_encoder
-from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, alike, moments, moments_of, place, prototypes, resize_masks
+from .evidence import KEY_LEVELS, LAYOUT, Evidence, References, alike, missed, moments, moments_of, place, prototypes, resize_masks, unknown
 
 HEADS = 4  # of the attention to a clinical text
 
@@ -28,7 +28,8 @@ class NetworkConfig:
     labels: names of the output channels, in order. widths: decoder channels, finest level first, one per encoder scale but the
     deepest. rationale: dimension of the text embedding. align: dimension shared by image and rationale in the contrastive loss.
     place: what references whose masks lie in one place add to D_R's logit there, and take away elsewhere (``evidence.place``); 0: nothing.
-    probe: how far the linear probe fitted to the references counts in D_R's logit (``probe.answer``); 0: there is none.
+    probe: how far the linear probe fitted to the references counts in D_R's logit (``probe.answer``); 0: there is none. Both only as far
+    as D_S does not know what the references show (``evidence.unknown``).
     """
 
     labels: list[str] = field(default_factory=lambda: ["lesion"])
@@ -179,16 +180,17 @@ class CersNet(nn.Module):
         return References(*of_keys, masks, rationale, *self._probed(encoded, masks))
 
     def _probed(self, encoded: Encoded, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """What ``probe.answer`` needs of each reference; empty in training, where D_R is to learn to do without."""
+        """What ``_told`` needs of each reference; empty in training, where D_R is to learn to do without."""
         n, labels = masks.shape[:2]
-        if self.training or not self.config.probe:
-            return masks.new_zeros(n, labels, 0, 0), masks.new_zeros(n, labels, 0), masks.new_zeros(n, labels)
-        with torch.no_grad():
-            plain = self.plain(encoded.features, encoded.deepest, encoded.padded).sigmoid().float()
+        second, first, lacking = masks.new_zeros(n, labels, 0, 0), masks.new_zeros(n, labels, 0), masks.new_zeros(n, labels)
+        if not self.training and (self.config.place or self.config.probe):
+            with torch.no_grad():
+                lacking = missed(self.plain(encoded.features, encoded.deepest, encoded.padded).sigmoid().float(), masks)
+        if not self.training and self.config.probe:
             with torch.autocast(masks.device.type, enabled=False):
                 size = tuple(encoded.keys[-1].shape[-2:])
-                second, first = moments_of(probe.seen(encoded.features, size), resize_masks(masks, size))
-        return second, first, probe.need(plain, masks)
+                second, first = (m.detach() for m in moments_of(probe.seen(encoded.features, size), resize_masks(masks, size)))
+        return second, first, lacking
 
     def decode_evidence(
         self,
@@ -215,21 +217,27 @@ class CersNet(nn.Module):
         maps, weights = self.evidence(encoded.keys, encoded.layout, encoded.pooled, plain, rationale, references, valid, sizes, counted)
         logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
         # not in training: D_R is to learn to find by look
-        if references is not None and counted is not None and (self.config.place or references.probed_first.shape[-1]):
-            together = alike(references.masks, counted * valid)
-            if self.config.place:
-                logits = logits + self.config.place * place(references.masks, counted * valid, together)
-            if references.probed_first.shape[-1]:
-                logits = logits + self.config.probe * self._answer(encoded, references, counted, valid, together).to(logits.dtype)
+        if references is not None and counted is not None and (self.config.place or self.config.probe):
+            logits = logits + self._told(encoded, references, counted * valid, valid).to(logits.dtype)
         return self._crop(logits, encoded), weights
 
-    def _answer(self, encoded: Encoded, references: References, counted, valid, together) -> torch.Tensor:
-        """The probe's answer (n, labels, H, W)."""
+    def _told(self, encoded: Encoded, references: References, counted: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+        """What place and probe add to D_R's logit, (n, labels, H, W), as far as D_S does not know what the references show."""
+        r, told = references, torch.zeros_like(references.masks[:, 0])
+        news = unknown(r.missed, counted)
+        if not news.any():
+            return told
         with torch.autocast(valid.device.type, enabled=False):
-            size = tuple(encoded.keys[-1].shape[-2:])
-            r = references
-            found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, r.needed, counted, valid, together)
-            return F.interpolate(found.unflatten(-1, size), encoded.padded, mode="bilinear", align_corners=False)
+            together = alike(r.masks, counted)
+            if self.config.place:
+                told = self.config.place * place(r.masks, counted, together)
+            if self.config.probe:
+                size = tuple(encoded.keys[-1].shape[-2:])
+                found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, counted, valid, together)
+                told = told + self.config.probe * F.interpolate(
+                    found.unflatten(-1, size), encoded.padded, mode="bilinear", align_corners=False
+                )
+        return news[..., None, None] * told
 
     def align(self, encoded: Encoded, rationale: torch.Tensor) -> torch.Tensor:
         """Image-CoT contrastive loss (CLIP, Radford et al., ICML 2021) of a batch with rationale embeddings (n, r)."""

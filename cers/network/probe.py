@@ -12,6 +12,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .evidence import ramp
+
 WIDTH = 256  # channels to which those of all scales are projected at random, which keeps distances (Johnson and Lindenstrauss, 1984)
 SPOTS, SPREAD = 6, 0.12  # of the frame's side: how many Gaussian spots tell a position, and how wide each is
 RIDGE = 0.03
@@ -20,8 +22,7 @@ EVEN = 0.5  # score (outside -1, inside +1) that speaks neither for nor against
 BORNE_OUT = (0.7, 0.95)
 # mean Dice of the references' masks with each other: below the first they lie here and there, and nothing is fitted to where a position
 # lies; from the second on it counts whole
-ONE_PLACE = (0.1, 0.4)
-NEEDED = 0.5  # where D_S misses this share of what is drawn in the references, the probe counts whole
+ONE_PLACE = (0.05, 0.3)
 
 
 @lru_cache(maxsize=4)
@@ -53,27 +54,12 @@ def seen(features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
     return torch.cat([x, spots, torch.ones_like(x[..., :1])], 2)
 
 
-def _ramp(value: torch.Tensor, bounds: tuple[float, float]) -> torch.Tensor:
-    """0 up to the first bound, 1 from the second on."""
-    return ((value - bounds[0]) / (bounds[1] - bounds[0])).clamp(0, 1)
-
-
 @torch.no_grad()
-def need(plain: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """How much of a reference's mask (n, labels, H, W) D_S misses, in 0..1: 1 - Dice of its probabilities there; (n, labels).
-
-    What the network has learned already needs no probe, and gets none: it would only be a coarser answer.
-    """
-    both = (plain * masks).sum((2, 3))
-    return 1 - 2 * both / (plain.sum((2, 3)) + masks.sum((2, 3))).clamp(min=1e-6)
-
-
-@torch.no_grad()
-def answer(seen, second, first, needed, counted, valid, together) -> torch.Tensor:
+def answer(seen, second, first, counted, valid, together) -> torch.Tensor:
     """What the probe says of each position of the queries (n, p, d): (n, labels, p), above 0 for the label; 0 where no reference counts.
 
     Args:
-        second, first: moments of the references (n, k, labels, d, d) and (n, k, labels, d). needed (n, k, labels): see ``need``.
+        second, first: moments of the references (n, k, labels, d, d) and (n, k, labels, d).
         counted, valid: (n, k), how far each reference counts, and which are there. together (n, labels, k): see ``evidence.alike``.
     """
     counted = (counted * valid).float()
@@ -81,13 +67,10 @@ def answer(seen, second, first, needed, counted, valid, together) -> torch.Tenso
     share = counted / total.clamp(min=1e-6)
     second, first = torch.einsum("nk,nklde->nlde", share, second), torch.einsum("nk,nkld->nld", share, first)
     there = (counted > 0).float()[:, None]
-    spots = _ramp((together * there).sum(-1) / there.sum(-1).clamp(min=1), ONE_PLACE)[..., None]
+    spots = ramp((together * there).sum(-1) / there.sum(-1).clamp(min=1), ONE_PLACE)[..., None]
     scale = torch.ones_like(first)  # of the columns: as if the features had been scaled before they were fitted
     scale[..., -1 - SPOTS**2 : -1] = spots
     eye = torch.eye(second.shape[-1], device=second.device)
     weights = scale * torch.linalg.solve(second * scale[..., None] * scale[..., None, :] + RIDGE * eye, (first * scale)[..., None])[..., 0]
     score = torch.einsum("npd,nld->nlp", seen, weights).clamp(-2, 2) - EVEN
-    missed = torch.einsum("nk,nkl->nl", share, needed.float())
-    borne_out = _ramp(total / valid.sum(1, keepdim=True).clamp(min=1), BORNE_OUT)
-    strength = (missed / NEEDED).clamp(0, 1) * borne_out
-    return strength[..., None] * score
+    return ramp(total / valid.sum(1, keepdim=True).clamp(min=1), BORNE_OUT)[..., None] * score
