@@ -36,6 +36,7 @@ from cers.cli.output import progress
 from cers.errors import CersError
 from cers.evaluation.metrics import surface_distances
 from cers.evaluation.statistics import interval
+from cers.network.evidence import References
 from cers.network.model import CersNet, NetworkConfig
 from cers.pool.thumbnail import thumbnail
 from cers.rationale import TextEmbedder, describe
@@ -223,48 +224,55 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
         texts = bench._rationales(bench.rows, [m.any(0) for m in first])
     query = torch.from_numpy(texts).to(device)
 
-    def decode(picks, swapped=None, expert=None):
+    usual = net.config
+
+    def encode(*every, drawn=lambda rows: masks(bench.data, bench.stock[rows], size, device)) -> tuple[References, np.ndarray]:
+        """References that any of ``every`` (n, k) picks, once, with all that rows may want to know of them; and where each is (-1: not)."""
+        used = np.unique(np.concatenate([p[p >= 0] for p in every]))
+        net.config = replace(usual, **{name: value for settings in TOLD.values() for name, value in settings.items()})
+        parts = []
+        for s in range(0, len(used), BATCH):
+            rows = used[s : s + BATCH]
+            keys = net.encode(frames(bench.data, bench.stock[rows], size, device))
+            parts.append(net.references(keys, drawn(rows), torch.from_numpy(bench.expert[rows]).to(device)))
+        net.config = usual
+        where = np.full(len(bench.stock), -1)
+        where[used] = np.arange(len(used))
+        return References.join(parts), where
+
+    def decode(picks, stock=None, expert=None):
         done = []
-        expert = bench.expert if expert is None else expert
         for at, (e, p) in enumerate(zip(encoded, plain)):
             part = slice(at * BATCH, at * BATCH + len(p))
-            if picks is None:
-                logits = net.decode_evidence(e, p.sigmoid(), query[part])[0]
-            else:
-                chosen = picks[part]
-                unique, index = np.unique(chosen[chosen >= 0], return_inverse=True)
-                if not len(unique):
-                    done.append(up(net.decode_evidence(e, p.sigmoid(), query[part])[0]))
-                    continue
-                keys = frames(bench.data, bench.stock[unique], size, device)
-                drawn = masks(bench.data, bench.stock[unique if swapped is None or swapped is ... else swapped[unique]], size, device)
-                stock = net.references(
-                    net.encode(keys), drawn * 0 if swapped is ... else drawn, torch.from_numpy(expert[unique]).to(device)
-                )
-                place = np.zeros(chosen.shape, np.int64)
-                place[chosen >= 0] = index
-                logits = net.decode_evidence(
-                    e, p.sigmoid(), query[part], stock.gather(torch.from_numpy(place)), torch.from_numpy(chosen >= 0).to(device)
-                )[0]
-            done.append(up(logits))
+            if picks is None or not (picks[part] >= 0).any():
+                done.append(up(net.decode_evidence(e, p.sigmoid(), query[part])[0]))
+                continue
+            chosen, (kept, where) = picks[part], stock
+            valid = torch.from_numpy(chosen >= 0).to(device)
+            references = kept.gather(torch.from_numpy(where[np.where(chosen >= 0, chosen, chosen.max())]).to(device))
+            if expert is not None:
+                references.rationale = torch.from_numpy(expert[chosen]).to(device)
+            done.append(up(net.decode_evidence(e, p.sigmoid(), query[part], references, valid)[0]))
         return bench.score(np.concatenate(done))
 
     out["null"] = decode(None)
     if config.method != "cers":
         return out
+    reasoned, retrieved = bench.two_stage(texts), bench.picks["retrieved"]
+    own = encode(reasoned, *bench.picks.values())
     for name, picks in bench.picks.items():
-        out[name] = decode(picks)
+        out[name] = decode(picks, own)
     others = np.random.default_rng(3).permutation(len(bench.stock))
-    out["two-stage (with CoT)"] = decode(bench.two_stage(texts))
-    out["shuffled rationale"] = decode(bench.picks["retrieved"], expert=bench.expert[others])
-    out["swapped masks"] = decode(bench.picks["retrieved"], swapped=others)
-    out["empty masks"] = decode(bench.picks["retrieved"], swapped=...)
-    usual = net.config
+    swapped = encode(retrieved, drawn=lambda rows: masks(bench.data, bench.stock[others[rows]], size, device))
+    out["two-stage (with CoT)"] = decode(reasoned, own)
+    out["shuffled rationale"] = decode(retrieved, own, expert=bench.expert[others])
+    out["swapped masks"] = decode(retrieved, swapped)
+    out["empty masks"] = decode(retrieved, encode(retrieved, drawn=lambda rows: masks(bench.data, bench.stock[rows], size, device) * 0))
     for more, settings in TOLD.items():
         net.config = replace(usual, **settings)
         for name, picks in bench.picks.items():
-            out[f"{name}, {more}"] = decode(picks)
-        out[f"swapped masks, {more}"] = decode(bench.picks["retrieved"], swapped=others)
+            out[f"{name}, {more}"] = decode(picks, own)
+        out[f"swapped masks, {more}"] = decode(retrieved, swapped)
     net.config = usual
     return out
 

@@ -59,6 +59,11 @@ class References:
         """Join along a new leading dimension."""
         return cls(*(torch.stack([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
+    @classmethod
+    def join(cls, parts: list[References]) -> References:
+        """Join along the first dimension."""
+        return cls(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
     def row(self, n: int) -> References:
         return References(*(getattr(self, f.name)[n] for f in fields(self)))
 
