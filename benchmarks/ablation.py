@@ -224,7 +224,7 @@ def measure_net(bench: Bench, net: CersNet, config: TrainConfig) -> dict[str, di
         texts = bench._rationales(bench.rows, [m.any(0) for m in first])
     query = torch.from_numpy(texts).to(device)
 
-    usual = net.config
+    usual = net.config = replace(net.config, place=0.0, probe=0.0)
 
     def encode(*every, drawn=lambda rows: masks(bench.data, bench.stock[rows], size, device)) -> tuple[References, np.ndarray]:
         """References that any of ``every`` (n, k) picks, once, with all that rows may want to know of them; and where each is (-1: not)."""

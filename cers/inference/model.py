@@ -162,7 +162,7 @@ def load_model(path: str | os.PathLike | None = None, device: str = "cpu", threa
         raise ModelError(f"{weights} cannot be read ({error.strerror}). Check the file's permissions.") from error
     digest = model_hash(data, config)
     try:
-        net = CersNet(NetworkConfig(**config.network))
+        net = CersNet(NetworkConfig(**{"place": 0.0, "probe": 0.0, **config.network}))  # models of before say nothing of either
         net.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load(data).items()})
         if not all(torch.isfinite(v).all() for v in net.state_dict().values()):  # with one of them every mask is empty
             raise ValueError

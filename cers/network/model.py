@@ -39,8 +39,8 @@ class NetworkConfig:
     key_channels: int = 64
     rationale: int = 384
     align: int = 128
-    place: float = 0.0
-    probe: float = 0.0
+    place: float = 4.0
+    probe: float = 8.0
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -185,7 +185,7 @@ class CersNet(nn.Module):
         second, first, lacking = masks.new_zeros(n, labels, 0, 0), masks.new_zeros(n, labels, 0), masks.new_zeros(n, labels)
         if not self.training and (self.config.place or self.config.probe):
             with torch.no_grad():
-                lacking = missed(self.plain(encoded.features, encoded.deepest, encoded.padded).sigmoid().float(), masks)
+                lacking = missed(self.decode_plain(encoded).sigmoid().float(), self._crop(masks, encoded))
         if not self.training and self.config.probe:
             with torch.autocast(masks.device.type, enabled=False):
                 size = tuple(encoded.keys[-1].shape[-2:])
@@ -218,22 +218,22 @@ class CersNet(nn.Module):
         logits = self.fused(encoded.features, encoded.deepest, encoded.padded, maps)
         # not in training: D_R is to learn to find by look
         if references is not None and counted is not None and (self.config.place or self.config.probe):
-            logits = logits + self._told(encoded, references, counted * valid, valid).to(logits.dtype)
+            logits = logits + self._told(encoded, references, counted * valid).to(logits.dtype)
         return self._crop(logits, encoded), weights
 
-    def _told(self, encoded: Encoded, references: References, counted: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    def _told(self, encoded: Encoded, references: References, counted: torch.Tensor) -> torch.Tensor:
         """What place and probe add to D_R's logit, (n, labels, H, W), as far as D_S does not know what the references show."""
-        r, told = references, torch.zeros_like(references.masks[:, 0])
+        r, told = references, references.masks.new_zeros(len(counted), *references.masks.shape[2:])
         news = unknown(r.missed, counted)
         if not news.any():
             return told
-        with torch.autocast(valid.device.type, enabled=False):
+        with torch.autocast(counted.device.type, enabled=False):
             together = alike(r.masks, counted)
             if self.config.place:
                 told = self.config.place * place(r.masks, counted, together)
             if self.config.probe:
                 size = tuple(encoded.keys[-1].shape[-2:])
-                found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, counted, valid, together)
+                found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, counted, together)
                 told = told + self.config.probe * F.interpolate(
                     found.unflatten(-1, size), encoded.padded, mode="bilinear", align_corners=False
                 )

@@ -18,8 +18,10 @@ WIDTH = 256  # channels to which those of all scales are projected at random, wh
 SPOTS, SPREAD = 6, 0.12  # of the frame's side: how many Gaussian spots tell a position, and how wide each is
 RIDGE = 0.03
 EVEN = 0.5  # score (outside -1, inside +1) that speaks neither for nor against
-# of the share of references that count: below the first they contradict each other and the probe is silent, from the second on it is whole
-BORNE_OUT = (0.7, 0.95)
+# how far references must count, and how many of them, before the probe is heard and until it is whole. Of those that count not at all
+# neither says anything: such a reference is as if it were not there
+BORNE_OUT = (0.8, 1.0)
+SEVERAL = (1, 3)
 # mean Dice of the references' masks with each other: below the first they lie here and there, and nothing is fitted to where a position
 # lies; from the second on it counts whole
 ONE_PLACE = (0.05, 0.3)
@@ -55,15 +57,15 @@ def seen(features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def answer(seen, second, first, counted, valid, together) -> torch.Tensor:
+def answer(seen, second, first, counted, together) -> torch.Tensor:
     """What the probe says of each position of the queries (n, p, d): (n, labels, p), above 0 for the label; 0 where no reference counts.
 
     Args:
         second, first: moments of the references (n, k, labels, d, d) and (n, k, labels, d).
-        counted, valid: (n, k), how far each reference counts, and which are there. together (n, labels, k): see ``evidence.alike``.
+        counted: (n, k), how far each reference counts, 0 for one that is not there. together (n, labels, k): see ``evidence.alike``.
     """
-    counted = (counted * valid).float()
-    total = counted.sum(1, keepdim=True)
+    counted = counted.float()
+    total, squares = counted.sum(1, keepdim=True), (counted**2).sum(1, keepdim=True)
     share = counted / total.clamp(min=1e-6)
     second, first = torch.einsum("nk,nklde->nlde", share, second), torch.einsum("nk,nkld->nld", share, first)
     there = (counted > 0).float()[:, None]
@@ -73,4 +75,5 @@ def answer(seen, second, first, counted, valid, together) -> torch.Tensor:
     eye = torch.eye(second.shape[-1], device=second.device)
     weights = scale * torch.linalg.solve(second * scale[..., None] * scale[..., None, :] + RIDGE * eye, (first * scale)[..., None])[..., 0]
     score = torch.einsum("npd,nld->nlp", seen, weights).clamp(-2, 2) - EVEN
-    return ramp(total / valid.sum(1, keepdim=True).clamp(min=1), BORNE_OUT)[..., None] * score
+    heard = ramp(squares / total.clamp(min=1e-6), BORNE_OUT) * ramp(total**2 / squares.clamp(min=1e-6), SEVERAL)
+    return heard[..., None] * score
