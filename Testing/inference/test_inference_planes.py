@@ -131,8 +131,8 @@ def test_a_finding_of_one_plane_alone_is_left_out_and_said(marker, monkeypatch):
     volume, mask = bright(grid(shape=(24, 72, 68), spacing=(2.4, 2.4, 7.0)))
     decode = marker._fused
 
-    def blind(session, wanted, references, alone):
-        probabilities, *rest = decode(session, wanted, references, alone)
+    def blind(session, wanted, *more):
+        probabilities, *rest = decode(session, wanted, *more)
         return probabilities * (wanted[0][0][0] == "axial"), *rest
 
     monkeypatch.setattr(marker, "_fused", blind)
@@ -198,7 +198,7 @@ def test_what_a_reference_changes_in_one_plane_counts_as_one_plane(marker, monke
     prediction = marker.segment(volume, "three", influence=False)
     e = max((e for e in prediction.evidence if e.plane == "coronal"), key=lambda e: e.pixels)
     monkeypatch.setattr(
-        marker, "_fused", lambda session, wanted, references, alone: (torch.zeros(1, 1, 128, 128), torch.zeros(1, 0), torch.zeros(1, 0))
+        marker, "_fused", lambda session, wanted, *more: (torch.zeros(1, 1, 128, 128), torch.zeros(1, 0), torch.zeros(1, 0))
     )
     again = marker.resegment(e.index, e.plane)
     plane = marker.session.planes["coronal"]
@@ -215,8 +215,8 @@ def test_a_part_of_which_all_planes_are_just_sure_stays_when_its_slice_is_decode
     """Its mean is nowhere so sure that it would be kept for that."""
     decode = marker._fused
 
-    def unsure(session, wanted, references, alone):
-        probabilities, *rest = decode(session, wanted, references, alone)
+    def unsure(session, wanted, *more):
+        probabilities, *rest = decode(session, wanted, *more)
         return probabilities * 0.56, *rest
 
     monkeypatch.setattr(marker, "_fused", unsure)

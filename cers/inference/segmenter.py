@@ -333,13 +333,14 @@ class Segmenter:
         if not influence:
             return
         with clock.step("influence"):
-            for key in keys:
+            for row, key in enumerate(keys):
                 clock.check()
                 ids = session.slices[key].selection.ids
                 full = plane.fused[key[1]]
                 if not ids or not (full > self.model.config.threshold).any():
                     continue
-                probabilities, *_ = self._fused(session, [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))], references, alone)
+                without = [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))]
+                probabilities, *_ = self._fused(session, without, references, alone, dict(zip(ids, agreement[row].tolist())))
                 session.slices[key].influence = soft_difference(probabilities, full).tolist()
 
     def _alone(self, session: Session, keys) -> dict:
@@ -368,9 +369,11 @@ class Segmenter:
             return 1.0
         return selection.coverage.value * (1.0 if found or self.store.foreign(selection.ids) else UNCONFIRMED)
 
-    def _fused(self, session: Session, wanted, references, alone) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _fused(self, session: Session, wanted, references, alone, agreed=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size), weights and agreement (n, k), on the CPU.
 
+        agreed: agreement by id, where it is known. Without one of them the others count as they did with it: one that is contradicted
+        changes nothing when it is left out, though it had cast doubt on others.
         Probabilities are a mean of those with the references and those without (``alone``); see ``_share``.
         """
         net, device = self.model.net, self.model.device
@@ -389,7 +392,9 @@ class Segmenter:
             valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
             pinned = [{r.id for r in session.slices[key].selection.selected if r.pinned} for key, _ in wanted]
             sure = torch.tensor([[i in p for i in ids] + [False] * (k - len(ids)) for (_, ids), p in zip(wanted, pinned)], device=device)
-            agreement = net.evidence.agreement(stock, valid)
+            if agreed:
+                known = [[agreed[i] for i in ids] + [math.nan] * (k - len(ids)) for _, ids in wanted]
+            agreement = torch.tensor(known, device=device) if agreed else net.evidence.agreement(stock, valid)
             counted = net.evidence.counted(agreement, valid, sure)
         logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid, counted)
         probabilities = self._calibrated(logits)
