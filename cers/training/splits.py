@@ -15,6 +15,7 @@ from ..kin import Kin
 from ..pool.thumbnail import thumbnail
 from ..words import counted, plural
 from .config import TrainConfig
+from .data import free_mark
 from .datasets import OTHER, Dataset, kin_of
 
 NEAR_DUPLICATE = 0.99
@@ -25,7 +26,7 @@ SHOWN = 5  # examples of each kind of leak in the report
 class Split:
     """Rows of the dataset. kin: (n,) number per picture, equal where two must never be on two sides or refer to each other.
 
-    mark: changes with the pictures and with the side that each of them is on.
+    mark: changes with the pictures and with the side that each of them is on; free: with the volumes of ``lesion_free``.
     """
 
     labelled: np.ndarray
@@ -35,6 +36,12 @@ class Split:
     kin: np.ndarray
     report: dict
     mark: str = ""
+    free: str = ""
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """By which a run knows its pictures again."""
+        return {"split": self.mark, "lesion_free": self.free}
 
 
 def make_split(data: Dataset, config: TrainConfig) -> Split:
@@ -126,7 +133,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         "rows": {k: names[v].tolist() for k, v in rows.items()},
     }
     mark = hashlib.sha256("\n".join([data.mark, *map(str, side)]).encode()).hexdigest()[:16]
-    split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark)
+    split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark, free_mark(config.lesion_free))
     if leaks["found"] and not config.allow_leaks:
         raise LeakError(
             f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the same.",
