@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from writerkit import GOOD, always, echo, serving, small_case, small_pool
+from writerkit import GOOD, always, draft, echo, serving, small_case, small_pool
 
 from cers.case import Rationale, Statement
 from cers.errors import InputError, PoolError, WriterError
@@ -67,6 +69,32 @@ def test_answers_are_kept_by_content_model_and_prompt(tmp_path, head, ledger):
         assert len(server.bodies) == 3
         write(other, model, other.ids(), ledger=ledger, again=True)
         assert len(server.bodies) == 5 and ledger.forget_answers() == 3
+
+
+def test_two_batches_at_once_ask_once_for_each_case(tmp_path, head, ledger):
+    """As the panel and a command over one pool do; what one asks for, the other waits for, and both go on with the rest."""
+
+    def slow(number, handler):
+        server.gate.wait(30)
+        echo(number, handler)
+
+    with serving(slow) as server, small_pool(tmp_path / "pool", head, 4) as pool, Pool.open(tmp_path / "pool") as again:
+        model, ids = endpoint(server, ledger), pool.ids()
+        with ThreadPoolExecutor(2) as both:
+            reports = [both.submit(write, pool, model, ids, ledger=ledger)]
+            until = time.monotonic() + 30
+            while len(server.bodies) < 2 and time.monotonic() < until:
+                time.sleep(0.01)
+            reports.append(both.submit(write, again, model, ids, ledger=ledger))
+            until = time.monotonic() + 1
+            while len(server.bodies) < 3 and time.monotonic() < until:  # for the other to begin
+                time.sleep(0.01)
+            server.gate.set()
+            reports = [report.result() for report in reports]
+        assert len(server.bodies) == len({draft(body) for body in server.bodies}) == 4
+        assert [sorted(report.written) for report in reports] == [sorted(ids)] * 2 and sum(report.cached for report in reports) == 4
+        assert all(len(pool.rationale_versions(case_id)) == 2 for case_id in ids)
+    assert not list((ledger.path.parent / "asking").iterdir())
 
 
 def test_a_persons_text_stays(tmp_path, head, ledger):
