@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_LINE = 140
@@ -227,6 +228,17 @@ def test_every_requirement_is_pinned():
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     assert {"torch", "transformers", "pytest"} <= wanted and not wanted - pinned
+
+
+def test_one_range_of_pythons_is_supported():
+    """What pip lets in, what make looks for and what the README names."""
+    text = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("pyproject.toml", "Makefile", "README.md")}
+    accepted = SpecifierSet(re.search(r'^requires-python = "(.*)"$', text["pyproject.toml"], re.MULTILINE)[1])
+    asked = re.search(r"<= sys.version_info < \(3, (\d+)\)", text["Makefile"]), re.search(r"not \(3, (\d+)\) <=", text["Makefile"])
+    first, last = map(int, re.search(r"With Python 3\.(\d+) to 3\.(\d+) and", text["README.md"]).groups())
+    supported = list(range(first, last + 1))
+    assert supported == [minor for minor in range(30) if accepted.contains(f"3.{minor}.0")]
+    assert supported == list(range(int(asked[1][1]), int(asked[0][1])))
 
 
 def test_make_takes_a_python_and_a_folder_with_blanks(tmp_path):

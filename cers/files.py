@@ -55,6 +55,19 @@ def let_others_read(temporary: str | Path) -> None:
     os.chmod(temporary, 0o666 & ~umask)
 
 
+def lock(file) -> None:
+    """An exclusive lock on an open file that ends with the file, and with the process; OSError if another has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside ``path`` with the same ending; it replaces ``path`` at the end, and is removed after any error."""

@@ -43,7 +43,7 @@ def plan(found: dict, quiet: str) -> str:
         )
     ]
     if found["kept"]:
-        out.append(_paragraph(_("Texts of others stay unless you tick the box for them: {names}.").format(names=names(found["kept"]))))
+        out.append(_paragraph(keptTexts(found)))
     if found["replaces"]:
         out.append(_paragraph(_("Texts of others that would be replaced: {names}.").format(names=names(found["replaces"]))))
     if found["estimate"] is not None:
@@ -70,6 +70,11 @@ def plan(found: dict, quiet: str) -> str:
         if preview["picture"]:
             out.append(_paragraph(_("… and the picture below: body only, lesion outlined, no text.")))
     return "".join(out)
+
+
+def keptTexts(found: dict) -> str:
+    """Whose texts stay, and how they would not."""
+    return _("Texts of others stay unless you tick the box for them: {names}.").format(names=names(found["kept"]))
 
 
 def estimate(found: dict) -> str:
@@ -244,6 +249,8 @@ def table(found: dict, dry: bool) -> str:
         )
         if found[key]
     ]
+    if found["kept"]:
+        more.append(keptTexts(found))
     if found["replaces"]:
         more.append(_("Texts of others that give way: {names}.").format(names=names(found["replaces"])))
     if found.get("unmeasured"):

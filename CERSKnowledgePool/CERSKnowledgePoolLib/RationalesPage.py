@@ -431,7 +431,7 @@ class RationalesPage:
         """Adds the texts of a table, tried first."""
         path = self.askTable()
         if path:
-            params = {"csv": path, "over_persons": bool(self.overPersons.checked)}
+            params = {"csv": path, "over_persons": bool(self.overPersons.checked), "over_others": bool(self.overOthers.checked)}
             self._run(self._importing({**params, "dry_run": True}), lambda found: self._import(params, found))
 
     def _importing(self, params: dict):

@@ -148,6 +148,23 @@ def test_what_is_no_single_scalar_volume_is_refused(tmp_path):
         read_volume(tmp_path / "s.seg.nrrd")
 
 
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_what_a_nifti_file_leaves_open_is_no_tissue_of_a_ct(tmp_path, suffix, kind):
+    """Its reader takes 0 for NaN: dark in an MR, but water in a CT."""
+    array = np.where(GREY > GREY.mean(), 40, -1000).astype(kind)
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"whole{suffix}"))
+    assert np.array_equal(read_volume(tmp_path / f"whole{suffix}", modality="CT").array, array)
+    for value in (np.nan, np.inf):
+        array[-1, -1, -1] = value
+        sitk.WriteImage(sitk.GetImageFromArray(array), str(tmp_path / f"ct{suffix}"))
+        sitk.WriteImage(sitk.GetImageFromArray(array + 1000), str(tmp_path / f"mr{suffix}"))
+        for modality in ("CT", None):
+            with pytest.raises(InputError, match=f"'ct{suffix}' contains voxels that are not numbers .* would count as tissue"):
+                read_volume(tmp_path / f"ct{suffix}", modality=modality)
+        assert read_volume(tmp_path / f"mr{suffix}", modality="MR").array[-1, -1, -1] == 0
+
+
 def test_a_four_dimensional_file_with_one_volume_is_fine(tmp_path):
     sitk.WriteImage(sitk.GetImageFromArray(GREY[None], isVector=False), str(tmp_path / "one.nii.gz"))
     assert read_volume(tmp_path / "one.nii.gz").array.shape == SHAPE

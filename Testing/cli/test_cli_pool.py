@@ -215,6 +215,20 @@ def test_rationales_of_others_are_replaced_only_when_told(cers, pool):
     assert code == 0 and "will be replaced: model-y 1" in out and "Wrote 1" in out
 
 
+def test_a_table_of_rationales_replaces_those_of_others_only_when_told(cers, pool, tmp_path):
+    from dataclasses import replace
+
+    with Pool.open(pool) as opened:
+        first = opened.ids()[0]
+        opened.add_rationale(first, replace(opened.get(first).rationale, writer="model-y"))
+    table = tmp_path / "texts.csv"
+    table.write_text(f"case;texture;boundary;context;summary\n{first};Bright.;Sharp edge.;Alone.;A lesion.\n", encoding="utf-8")
+    code, out, _ = cers("rationale", "import", pool, table)
+    assert code == 0 and "Added 0 rationales" in out and "Texts of others stay: model-y 1. Add --over-others to replace them." in out
+    code, out, _ = cers("rationale", "import", pool, table, "--over-others")
+    assert code == 0 and "Added 1 rationale of" in out and "gave way, and stay as earlier versions: model-y 1" in out
+
+
 def test_a_language_model_without_its_writer_is_not_the_measured_one(cers, pool):
     for options in (["--url", "http://localhost:1/v1", "--model", "m"], ["--model", "m.gguf"], ["--with-picture"]):
         code, out, err = cers("rationale", "write", pool, "--again", *options)

@@ -231,6 +231,22 @@ def test_a_table_is_tried_first(writer, pool_folder, tmp_path):
     assert "imported 1" in writer.page.state.text
 
 
+def test_a_table_leaves_texts_of_others_unless_the_box_is_ticked(writer, pool_folder, tmp_path):
+    from dataclasses import replace
+
+    first = next(iter(current(pool_folder)))
+    with Pool.open(pool_folder) as pool:
+        pool.add_rationale(first, replace(pool.get(first).rationale, writer="model-y"))
+    table = tmp_path / "texts.csv"
+    table.write_text(f"case;texture;boundary;context;summary\n{first};Bright.;Sharp edge.;Alone.;A lesion.\n", "utf-8")
+    writer.page.askTable = lambda: str(table)
+    writer.press(writer.page.importTable)
+    assert "added: 0 of 1" in writer.text and "stay unless you tick the box for them: model-y 1." in writer.text and not writer.asked
+    writer.page.overOthers.setChecked(True)
+    writer.press(writer.page.importTable)
+    assert "added: 1 of 1" in writer.text and "give way: model-y 1." in writer.text and current(pool_folder)[first] == "imported"
+
+
 def test_another_pool_ends_the_batch(writer, pool_folder, tmp_path):
     with Pool.create(tmp_path / "other"):
         pass

@@ -11,8 +11,10 @@ import pytest
 
 from cers.case import PARTS, Case, Rationale, Statement
 from cers.rationale import DESCRIPTORS, THRESHOLDS, beside, contradictions, describe, measure, write_measured
+from cers.rationale.parse import parse_cot
 from cers.rationale.sentences import SENTENCES, TERMS
 from cers.rationale.writer import POSITION_WORDS
+from cers.rationale.writers.verify import verify
 
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
@@ -155,6 +157,17 @@ def test_millimetres_where_known(head):
     image, mask = head((1.0, 1.0))
     text = describe(image, mask, (1.0, 1.0), plane="axial").part("context")
     assert "About 32 mm across (area 8.1 cm²)." in text and " mm below the body surface." in text
+
+
+def test_the_smallest_lesion_is_not_told_as_none(head):
+    image, _ = head((0.4, 0.4))
+    for pixels, words, short in ((1, "0.45 mm across (area 0.16 mm²)", "0.45 mm"), (4, "0.9 mm across (area 0.64 mm²)", "0.9 mm")):
+        mask = np.zeros(image.shape, bool)
+        mask[90, 90 : 90 + pixels] = True
+        r = describe(image, mask, (0.4, 0.4), plane="axial")
+        assert f"About {words}." in r.part("context") and f" {short} across." in r.compact
+        back, findings = verify(parse_cot(r.text), r, writer="model-x", version="1", plane="axial")
+        assert not [f for f in findings if f.kind == "number"] and f"About {words}." in back.part("context")
 
 
 def _with(**values):

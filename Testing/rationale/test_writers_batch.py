@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from writerkit import GOOD, always, echo, serving, small_case, small_pool
+from writerkit import GOOD, always, draft, echo, serving, small_case, small_pool
 
 from cers.case import Rationale, Statement
 from cers.errors import InputError, PoolError, WriterError
@@ -67,6 +69,32 @@ def test_answers_are_kept_by_content_model_and_prompt(tmp_path, head, ledger):
         assert len(server.bodies) == 3
         write(other, model, other.ids(), ledger=ledger, again=True)
         assert len(server.bodies) == 5 and ledger.forget_answers() == 3
+
+
+def test_two_batches_at_once_ask_once_for_each_case(tmp_path, head, ledger):
+    """As the panel and a command over one pool do; what one asks for, the other waits for, and both go on with the rest."""
+
+    def slow(number, handler):
+        server.gate.wait(30)
+        echo(number, handler)
+
+    with serving(slow) as server, small_pool(tmp_path / "pool", head, 4) as pool, Pool.open(tmp_path / "pool") as again:
+        model, ids = endpoint(server, ledger), pool.ids()
+        with ThreadPoolExecutor(2) as both:
+            reports = [both.submit(write, pool, model, ids, ledger=ledger)]
+            until = time.monotonic() + 30
+            while len(server.bodies) < 2 and time.monotonic() < until:
+                time.sleep(0.01)
+            reports.append(both.submit(write, again, model, ids, ledger=ledger))
+            until = time.monotonic() + 1
+            while len(server.bodies) < 3 and time.monotonic() < until:  # for the other to begin
+                time.sleep(0.01)
+            server.gate.set()
+            reports = [report.result() for report in reports]
+        assert len(server.bodies) == len({draft(body) for body in server.bodies}) == 4
+        assert [sorted(report.written) for report in reports] == [sorted(ids)] * 2 and sum(report.cached for report in reports) == 4
+        assert all(len(pool.rationale_versions(case_id)) == 2 for case_id in ids)
+    assert not list((ledger.path.parent / "asking").iterdir())
 
 
 def test_a_persons_text_stays(tmp_path, head, ledger):
@@ -210,6 +238,33 @@ def test_tables_become_versions(tmp_path, head):
         assert "2 cases" in import_table(pool, table).faults[0][1]
 
 
+def test_a_table_replaces_texts_of_others_only_when_told(tmp_path, head):
+    """As a writer does; another table is another's, the same one mended is not."""
+    table, other = tmp_path / "gpt5.csv", tmp_path / "reader.csv"
+
+    def text(words: str) -> str:
+        return "image,cot\n" + "".join(f'case{n},"Texture: {words}\nBoundary: b\nContext: c\nSummary: s"\n' for n in range(3))
+
+    table.write_text(text("First."), "utf-8")
+    other.write_text(text("Other."), "utf-8")
+    with small_pool(tmp_path / "pool", head, 3) as pool:
+        ids = pool.ids()
+        pool.add_rationale(ids[1], replace(pool.get(ids[1]).rationale, writer="model-y"))
+        pool.add_rationale(ids[2], PERSON)
+        for dry_run in (True, False):
+            report = import_table(pool, table, dry_run=dry_run)
+            assert (report.ids, report.kept, report.replaces, report.persons) == (ids[:1], {"model-y": 1}, {}, 1)
+        assert pool.get(ids[1]).rationale.writer == "model-y"
+        report = import_table(pool, other)
+        assert (report.ids, report.kept, report.persons) == ([], {"imported": 1, "model-y": 1}, 1)
+        table.write_text(text("Mended."), "utf-8")
+        report = import_table(pool, table)
+        assert (report.ids, report.kept, report.replaces) == (ids[:1], {"model-y": 1}, {"imported": 1})
+        report = import_table(pool, other, over_others=True)
+        assert (report.ids, report.kept, report.replaces, report.persons) == (ids[:2], {}, {"imported": 1, "model-y": 1}, 1)
+        assert [r.writer for r in pool.rationale_versions(ids[1])] == ["measured", "model-y", "imported"]
+
+
 def test_a_name_in_other_letters_is_told(tmp_path, head):
     (tmp_path / "t.csv").write_text(
         "image,cot\n" + "".join(f'{name},"Texture: t\nBoundary: b\nContext: c\nSummary: s"\n' for name in ("CASE0.PNG", "Case1", "none"))
@@ -254,7 +309,7 @@ def test_real_table(tmp_path, cers_data, head):
     with Pool.create(tmp_path / "pool") as pool:
         pool.add(small_case(0, head, source=f"{name}.jpg"))
         for table in ("mask", "no_mask"):
-            assert len(import_table(pool, cers_data / "brisc2025" / f"cot_output_gpt5_{table}.csv").ids) == 1
+            assert len(import_table(pool, cers_data / "brisc2025" / f"cot_output_gpt5_{table}.csv", over_others=True).ids) == 1
         assert [r.writer for r in pool.rationale_versions(pool.ids()[0])] == ["measured", "imported", "imported"]
 
 

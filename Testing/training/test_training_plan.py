@@ -92,6 +92,18 @@ def test_a_check_with_a_cache_makes_no_folder_of_its_own(folder, tmp_path, monke
     assert there[0] == (tmp_path / "cache", []) and there[1][1] == [there[1][0]] and not there[1][0].exists()
 
 
+def test_a_check_takes_away_what_a_killed_one_left(folder, tmp_path, monkeypatch):
+    """Prepared pictures of patients; those of one that is at work stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    monkeypatch.setattr(plan, "check", lambda *_: {})
+    for name, age in (("cers-frames-killed", 7200), ("cers-frames-busy", 60), ("other", 7200)):
+        (tmp_path / "temp" / name / "deep").mkdir(parents=True)
+        os.utime(tmp_path / "temp" / name, (time.time() - age,) * 2)
+    done = CliRunner().invoke(app, ["train", "--check", "--json", "--data", str(folder), "--steps", "1"])
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in (tmp_path / "temp").iterdir()) == ["cers-frames-busy", "other"]
+
+
 def test_smaller_batches_down_to_the_smallest(folder):
     config, seen = settings(folder, groups=8, members=5, unlabelled_members=2, size=256), []
     while (proposal := plan.smaller(config)) is not None:

@@ -13,6 +13,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import metrics, settings
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -33,6 +34,27 @@ def test_the_finder_may_leave_its_file_among_checkpoints(folder, cache, tmp_path
     train(config, run, cache)
     (run / "checkpoints/.DS_Store").write_bytes(b"mine")
     assert train(config, run, cache, resume=True) == "finished"
+
+
+@pytest.mark.parametrize("begun", ["now", "by an earlier version"])
+def test_a_run_does_not_go_on_with_other_volumes_without_a_lesion(folder, cache, tmp_path, begun):
+    free, run = tmp_path / "free.png", tmp_path / "run"
+    Image.open(folder / "images/train/train_001.jpg").save(free)
+    config = settings(folder, method="supervised", steps=4, lesion_free=[str(free)], allow_leaks=True)
+    train(config, run, cache)
+    shutil.rmtree(run / "checkpoints/step_00000004")
+    assert train(config, run, cache, resume=True) == "finished"
+    if begun != "now":
+        for state in run.glob("checkpoints/*/state.json"):
+            record = json.loads(state.read_text())
+            record.pop("lesion_free", None)
+            state.write_text(json.dumps(record))
+    Image.open(folder / "images/train/train_000.jpg").save(free)
+    if begun != "now":
+        assert train(config, run, cache, resume=True) == "finished"
+    else:
+        with pytest.raises(InputError, match="lesion_free.* are not those that this run began with"):
+            train(config, run, cache, resume=True)
 
 
 @pytest.mark.parametrize("damage", ["a file is missing", "nothing in the state", "no state"])

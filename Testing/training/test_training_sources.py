@@ -387,6 +387,34 @@ def test_an_unlabelled_copy_of_a_held_out_volume_in_other_units_is_left_out(tmp_
     assert split.report["set_aside"] == [held.replace("case", "scan")] and len(np.unique(split.kin)) == 5
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_single_picture_that_is_a_slice_of_a_volume_is_its_kin(tmp_path, given):
+    """One folder may hold both: the picture of a slice must not be on the other side, and is a leak where the table puts it there."""
+    folder = volumes(tmp_path / "data", count=5, labels=1)
+    for kind, pixel in (("images", sitk.sitkFloat32), ("labels", sitk.sitkUInt8)):
+        volume = sitk.ReadImage(str(folder / kind / "case_1.nii.gz"))
+        for n, factor in ((7, 1.0), (8, 0.5)):  # not the middle one; the other is an exported copy in other units
+            part = sitk.GetArrayFromImage(volume)[7:8] * (factor if kind == "images" else 1)
+            sitk.WriteImage(sitk.Cast(sitk.GetImageFromArray(part), pixel), str(folder / kind / f"case_{n - 2}.nii.gz"))
+    table_of(folder, split={1: "test", 5: "train", 6: "validation"} if given else {})
+    config = settings(folder, labelled=1.0, validation=0.2, allow_leaks=True)
+    data, split = opened(config, tmp_path)
+    kin = {item: {split.kin[n] for n in np.flatnonzero(data.column("item") == item)} for item in set(data.column("item"))}
+    assert kin["case_5"] == kin["case_1"] == kin["case_6"] and len(np.unique(split.kin)) == 5
+    leaks = split.report["leaks"]
+    assert leaks["found"] == given
+    if given:
+        assert [leaks[pair]["examples"]["near_identical_pictures"] for pair in ("train/validation", "train/test", "validation/test")] == [
+            [["case_5", "case_6"]],
+            [["case_5", "case_1"]],
+            [["case_6", "case_1"]],
+        ]
+    assert "single pictures" in split.report["by"]
+    for kept in (tmp_path / "cache").glob("*_thumbnails.npy"):  # prepared by an earlier version, which kept none
+        kept.unlink()
+    assert opened(config, tmp_path)[1].mark == split.mark
+
+
 def test_lesion_free_slices_of_a_held_out_case_of_a_pool_are_a_leak(tmp_path):
     folder = volumes(tmp_path / "data", count=4)
     with Pool.create(tmp_path / "pool") as pool:

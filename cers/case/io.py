@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..files import atomic_path, ending
 from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
-from .pitfalls import as_itself, check_header, check_labels, check_namesakes, check_transparency, reason, says_spacing
+from .pitfalls import as_itself, check_header, check_labels, check_namesakes, check_numbers, check_transparency, reason, says_spacing
 from .records import Volume
 from .terminology import label_styles
 from .whole import check_whole
@@ -22,6 +22,7 @@ from .whole import check_whole
 __all__ = ["atomic_path", "check_output", "pseudonym", "read_mask", "read_volume", "write_image", "write_segmentation"]
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+AIR = -500  # HU; of an image without a modality that has darker voxels 0 is no background either
 OUTPUTS = (".seg.nrrd", ".nrrd", ".nii.gz", ".nii", ".mha")
 _KNOWN = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd), a DICOM folder or file, PNG or JPG"
 
@@ -39,7 +40,8 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
 
     Raises:
         InputError: no such file, not an image, several DICOM series, 4-D, vector or colour voxels, label map, empty, NaN.
-            NaN and infinite voxels of a NIfTI file are none: its reader takes 0 for them, as they stand for what was not imaged.
+            NaN and infinite voxels of a NIfTI file are none: its reader takes 0 for them, as they stand for what was not imaged;
+            but in CT, where 0 is water.
     """
     path = Path(path)
     if not path.exists():
@@ -72,6 +74,8 @@ def read_volume(path: str | Path, *, modality: str | None = None, body_site: str
     volume.modality = volume.modality and volume.modality.strip().upper()
     volume.modality = {"MRI": "MR"}.get(volume.modality, volume.modality)
     volume.body_site = volume.body_site and volume.body_site.strip().lower()
+    if path.is_file() and (volume.modality == "CT" or volume.array.min() <= AIR):
+        check_numbers(path)
     return replace(volume, volume_id=volume.content_hash[:16])
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .whole import metaimage_header, nifti_header
+from .whole import all_finite, metaimage_header, nifti_header
 
 _TURNED = ("turned by 180°", "turned by 90°", "mirrored")
 _NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
@@ -78,6 +78,15 @@ def check_header(path: Path) -> None:
             _check_unit(path)
     except (EOFError, OSError):
         return
+
+
+def check_numbers(path: Path) -> None:
+    """InputError where a NIfTI image of which 0 is no background has voxels that are not numbers."""
+    if path.name.lower().endswith((".nii", ".nii.gz")) and not all_finite(path):
+        raise InputError(
+            f"'{path.name}' contains voxels that are not numbers (NaN or infinite). They are read as 0, which would count as tissue. "
+            "Replace them, for instance by -1000, and try again."
+        )
 
 
 def _check_voxel_size(path: Path) -> None:

@@ -9,6 +9,8 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import InputError
 
 _HEADER = 540  # bytes, of NIfTI-2; that of NIfTI-1 has 348
@@ -102,7 +104,8 @@ class NiftiHeader:
     """What the header of a NIfTI file, or of the older Analyze, says that a reader may not heed.
 
     dim: number of axes, then their sizes. pixdim: mm a voxel, along the first three. qform, sform: codes, 0 where there is none.
-    rows: (3, 4) of the sform. length: bytes from the begin of the file to the end of the voxels. older: Analyze, which knows no place.
+    rows: (3, 4) of the sform. start, length: bytes from the begin of the file to the voxels, and to their end. kind: numpy's name of
+    voxels that are real numbers, None for others. older: Analyze, which knows no place.
     """
 
     dim: tuple[int, ...]
@@ -110,15 +113,19 @@ class NiftiHeader:
     qform: int
     sform: int
     rows: tuple[float, ...]
+    start: int
     length: int
+    kind: str | None
     older: bool
 
 
-# size of the header -> offsets and types of dim, bits a voxel, offset of the voxels, pixdim, codes of the two forms, rows of the sform
+# size of the header -> offsets and types of dim, type and bits of a voxel, offset of the voxels, pixdim, codes of the two forms,
+# rows of the sform
 _LAYOUTS = {
-    348: ((40, "8h"), (72, "h"), (108, "f"), (76, "8f"), (252, "2h"), (280, "12f")),
-    540: ((16, "8q"), (14, "h"), (168, "q"), (104, "8d"), (344, "2i"), (400, "12d")),
+    348: ((40, "8h"), (70, "2h"), (108, "f"), (76, "8f"), (252, "2h"), (280, "12f")),
+    540: ((16, "8q"), (12, "2h"), (168, "q"), (104, "8d"), (344, "2i"), (400, "12d")),
 }
+_REAL = {(16, 32): "f4", (64, 64): "f8"}
 
 
 def nifti_header(path: Path) -> NiftiHeader | None:
@@ -133,13 +140,27 @@ def nifti_header(path: Path) -> NiftiHeader | None:
         size = struct.unpack_from(f"{order}i", header)[0] if len(header) >= 4 else 0
         if size not in _LAYOUTS or len(header) < size:
             continue
-        dim, (bits,), (offset,), pixdim, codes, rows = (struct.unpack_from(order + kind, header, at) for at, kind in _LAYOUTS[size])
+        dim, (kind, bits), (offset,), pixdim, codes, rows = (struct.unpack_from(order + kind, header, at) for at, kind in _LAYOUTS[size])
         if not (1 <= dim[0] <= 7 and bits > 0 and 0 <= offset < 1 << 40):
             return None
         voxels = math.prod(max(int(n), 1) for n in dim[1 : dim[0] + 1])
         older = size == 348 and header[344:346] not in (b"n+", b"ni")
-        return NiftiHeader(dim, pixdim[1:4], *codes, rows, int(offset) + voxels * bits // 8, older)
+        start, real = int(offset), _REAL.get((kind, bits))
+        return NiftiHeader(dim, pixdim[1:4], *codes, rows, start, start + voxels * bits // 8, real and order + real, older)
     return None
+
+
+def all_finite(path: Path) -> bool:
+    """Whether all voxels of a NIfTI file are numbers; also of what is none. Its reader takes 0 for those that are not."""
+    header = nifti_header(path)
+    if header is None or header.kind is None:
+        return True
+    with gzip.open(path) if _packed(path) else open(path, "rb") as file:
+        file.seek(header.start)
+        for at in range(header.start, header.length, _CHUNK):
+            if not np.isfinite(np.frombuffer(file.read(min(_CHUNK, header.length - at)), header.kind)).all():
+                return False
+    return True
 
 
 def _packed(path: Path) -> bool:

@@ -204,6 +204,10 @@ def _names(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
+def _say_kept(kept: dict[str, int]) -> None:
+    print(f"Texts of others stay: {_names(kept)}. Add --over-others to replace them.")
+
+
 def _say_plan(plan) -> None:
     print(
         f"{counted(len(plan.ids))} to write; {plan.done} {plural(plan.done, 'has', 'have')} this text already"
@@ -214,7 +218,7 @@ def _say_plan(plan) -> None:
         )
     )
     if plan.kept:
-        print(f"Texts of others stay: {_names(plan.kept)}. Add --over-others to replace them.")
+        _say_kept(plan.kept)
     if plan.replaces:
         print(f"Texts of others that will be replaced: {_names(plan.replaces)}.")
     if (e := plan.estimate) is not None:
@@ -278,14 +282,16 @@ def import_(
     ],
     version: Annotated[Optional[str], typer.Option(help="Kept with the texts, to tell tables apart. Default: the file's name.")] = None,
     over_persons: _PERSONS = False,
+    over_others: _OTHERS = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be added; change nothing.")] = False,
     as_json: _JSON = False,
 ) -> None:
     """Add a table's rationales to the cases of its images, as new versions of the writer "imported". Doing it twice adds nothing twice."""
     from ..rationale import writers
 
+    over = {"over_persons": over_persons, "over_others": over_others}
     with _open(folder, write=not dry_run) as pool, progress() as show:
-        report = writers.import_table(pool, csv, version=version, over_persons=over_persons, dry_run=dry_run, progress=show)
+        report = writers.import_table(pool, csv, version=version, **over, dry_run=dry_run, progress=show)
     if as_json:
         say_json(report.to_dict())
     else:
@@ -295,6 +301,8 @@ def import_(
             f"{counted(report.unmatched, 'row')} {plural(report.unmatched, 'has', 'have')} no case in this pool"
             + (f", {counted(report.persons)} {plural(report.persons, 'keeps', 'keep')} a person's text." if report.persons else ".")
         )
+        if report.kept:
+            _say_kept(report.kept)
         if report.replaces:
             print(
                 f"Texts of others that {'would give' if dry_run else 'gave'} way, and stay as earlier versions: {_names(report.replaces)}."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -14,6 +14,8 @@ import typer
 
 from ..words import plural
 from .output import command, progress, quoted, say_json
+
+FRAMES = "cers-frames-"  # folders of pictures that a check prepares
 
 
 class Method(str, Enum):
@@ -216,7 +218,9 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
 
     from ..training.plan import check, sentences
 
-    frames = nullcontext(cache) if cache else tempfile.TemporaryDirectory(prefix="cers-frames-", ignore_cleanup_errors=True)
+    if not cache:
+        _sweep(Path(tempfile.gettempdir()))
+    frames = nullcontext(cache) if cache else tempfile.TemporaryDirectory(prefix=FRAMES, ignore_cleanup_errors=True)
     with frames as place, progress() as show:
         report = check(
             settings,
@@ -227,6 +231,19 @@ def _check(settings, cache: Path | None, as_json: bool) -> None:
         say_json(report)
     else:
         print("\n".join(sentences(report)))
+
+
+def _sweep(folder: Path) -> None:
+    """Removes the pictures that checks left which were killed."""
+    import shutil
+    import time
+
+    from ..training.data import ABANDONED_SECONDS
+
+    for left in folder.glob(f"{FRAMES}*"):
+        with suppress(OSError):  # another check was quicker
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _record(path: Path) -> dict:

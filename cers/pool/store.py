@@ -362,10 +362,14 @@ class Pool(VectorTable, QueryTable, CareTable, UsageTable):
         row = db.execute("SELECT record FROM rationales WHERE case_id = ? ORDER BY version DESC LIMIT 1", (case_id,)).fetchone()
         return None if row is None else parse_rationale(case_id, row[0])
 
-    def add_rationale(self, case_id: str, rationale: Rationale, *, who: str | None = None) -> int:
-        """Give a case a new rationale and return its version; earlier ones stay, and vectors made from them are stale from now on."""
+    def add_rationale(self, case_id: str, rationale: Rationale, *, who: str | None = None, after: int | None = None) -> int | None:
+        """Give a case a new rationale and return its version; earlier ones stay, and vectors made from them are stale from now on.
+
+        after: the version that it is to follow; where another is there by now, nothing is changed, and None returned.
+        """
         with self._db.write() as db:
-            return self._next_rationale(db, self._row(db, case_id), rationale, who)
+            row = self._row(db, case_id)
+            return self._next_rationale(db, row, rationale, who) if after in (None, row["rationale_version"]) else None
 
     def _next_rationale(self, db, row, rationale: Rationale, who: str | None) -> int:
         before = self._rationale(db, row["id"])

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..case.sizes import digits
+
 # one term for each word of the table, in its order; a name that is missing here reads as in the table
 TERMS: dict[str, tuple[str, ...]] = {
     "glcm_entropy": ("fine-grained", "medium-grained", "coarse-grained"),
@@ -78,8 +80,13 @@ def fitted(text: str, modality: str | None) -> str:
 
 def across(millimetres: float, area: float | None, several: bool = False) -> str:
     """Size of a lesion from its diameter in mm and its area in mm2. several: of its parts together, none of which is as wide."""
-    size = "" if area is None else f" (area {area:.0f} mm²)" if area < 100 else f" (area {area / 100:.1f} cm²)"
-    return f"{'Together like a disk' if several else 'About'} {millimetres:.0f} mm across{size}."
+    size = "" if area is None else f" (area {length(area)} mm²)" if area < 100 else f" (area {area / 100:.1f} cm²)"
+    return f"{'Together like a disk' if several else 'About'} {length(millimetres)} mm across{size}."
+
+
+def length(value: float) -> str:
+    """A diameter in mm, or an area in mm2; of less than one as many places as tell it from none."""
+    return digits(value) if value < 0.95 else f"{value:.0f}"
 
 
 def edge(millimetres: float) -> str:

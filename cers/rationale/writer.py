@@ -15,7 +15,7 @@ from ..case.records import Case, Rationale, Statement
 from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
-VERSION = "3"  # of the rules below and of the numbers; raise it whenever the text of the same picture changes
+VERSION = "4"  # of the rules below and of the numbers; raise it whenever the text of the same picture changes
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,12 @@ def write_measured(
     wide = "" if pixels is None else f" ({'together like a disk' if several else 'about'} {pixels:.0f} pixels across)"
     say("area_body", "{w}, {n}% of body.", note=wide)
     if spacing_known and d.get("diameter_mm") is not None:
-        add("context", "diameter_mm", sentences.across(d["diameter_mm"], d.get("area_mm2"), several), f"{d['diameter_mm']:.0f} mm across.")
+        add(
+            "context",
+            "diameter_mm",
+            sentences.across(d["diameter_mm"], d.get("area_mm2"), several),
+            f"{sentences.length(d['diameter_mm'])} mm across.",
+        )
     if several:
         add("context", "components", sentences.parts(d["components"]), f"{d['components']:.0f} parts.")
     if plane == "sagittal":

@@ -111,6 +111,12 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
     return np.load(stored, mmap_mode="r")
 
 
+def free_mark(volumes: list[str]) -> str:
+    """Changes with the files of the setting lesion_free, as the key of the other pictures does; "" for none."""
+    marks = [[Path(p).name, *_mark(Path(p))] for volume in volumes for p in volume.split("=")]
+    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16] if marks else ""
+
+
 def check_free(volumes: list[str]) -> None:
     """InputError where a file of the setting lesion_free is not there."""
     for path in (p for volume in volumes for p in volume.split("=")):

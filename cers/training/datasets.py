@@ -232,7 +232,7 @@ def _pool(source: Path, frame: int, cache: Path) -> Dataset:
                         "body_site": meta["body_site"],
                         "digest": case_id,
                         "lost": _lost(areas, masks),
-                        "thumbnail": thumbnail(case.image).tolist(),
+                        "thumbnail": thumbnail(case.image),
                     },
                 )
 
@@ -294,7 +294,7 @@ def _slices(
     box = Frame.around(body_box(raw, volume.modality), raw.shape[1:], view.spacing, frame)
     scaled = scale_intensities(raw, volume.modality)
     shown = np.flatnonzero((foreground(raw, volume.modality).mean((1, 2)) > 0.02) | drawn.any((1, 2)))
-    small = thumbnail(raw[len(raw) // 2]).tolist()
+    middle = thumbnail(raw[len(raw) // 2]).tolist()
     kin = kin_of(volume)
     called = (lambda v: v) if isinstance(names, Unnamed) else (lambda v: names.get(v, f"label {v}"))
     present = [int(v) for v in np.unique(mask) if v]
@@ -312,7 +312,8 @@ def _slices(
                 "file": str(file),
                 "modality": volume.modality,
                 "body_site": volume.body_site,
-                "thumbnail": small,
+                "middle": middle,
+                "thumbnail": thumbnail(raw[k]),
                 "lost": _lost(areas, masks),
             },
         )
@@ -333,12 +334,12 @@ def _bytes(box: Frame, scaled: np.ndarray) -> np.ndarray:
 
 
 def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
-    """The slices from the cache, made and stored if they are not there."""
+    """The slices from the cache, made and stored if they are not there, or without the thumbnail of each as by earlier versions."""
     key = hashlib.sha256(json.dumps([CACHE_VERSION, 4, what], default=str).encode()).hexdigest()[:16]
-    paths = [cache / f"{key}_{name}.npy" for name in ("images", "masks")]
+    paths = [cache / f"{key}_{name}.npy" for name in ("images", "masks", "thumbnails")]
     record = cache / f"{key}.json"
     if not (all(map(whole, paths)) and _readable(record)):
-        images, masks, rows, names = [], [], [], []
+        images, masks, thumbnails, rows, names = [], [], [], [], []
         for image, drawn, row in slices():
             out = np.zeros(image.shape, np.uint8)
             for name, area in drawn.items():
@@ -347,18 +348,22 @@ def _stored(what: list, slices, cache: Path, kind: str) -> Dataset:
                 out[area] = position + 1
             images.append(image)
             masks.append(out)
+            thumbnails.append(row.pop("thumbnail"))
             rows.append(row)
         if not rows:
             raise InputError("None of the images shows anything to train with.")
         order, names = _named(names)
         masks = [order[mask] for mask in masks]
-        for path, arrays in zip(paths, (images, masks)):
+        for path, arrays in zip(paths, (images, masks, thumbnails)):
             keep(path, np.stack(arrays))
         with room(cache), atomic_path(record) as temporary:
             temporary.write_text(json.dumps({"rows": rows, "names": names}), encoding="utf-8")
     stored = json.loads(record.read_text(encoding="utf-8"))
     modality = only(row.get("modality") for row in stored["rows"])
-    return Dataset(*(Stack([np.load(p, mmap_mode="r")]) for p in paths), stored["rows"], stored["names"], key, kind, modality)
+    images, masks, thumbnails = (np.load(p, mmap_mode="r") for p in paths)
+    for row, small in zip(stored["rows"], thumbnails):
+        row["thumbnail"] = small
+    return Dataset(Stack([images]), Stack([masks]), stored["rows"], stored["names"], key, kind, modality)
 
 
 def _readable(record: Path) -> bool:

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from ..case.io import atomic_path
 from ..errors import InputError, TrainingError
-from ..files import let_others_read, replace_file
+from ..files import let_others_read, lock, replace_file
 from .config import TrainConfig
 from .runs import (  # noqa: F401 - some for who trains
     BEGUN,
@@ -84,7 +84,7 @@ class RunFolder:
             raise InputError(f"The run folder '{self.folder}' cannot be written ({error.strerror}). Choose another one.") from error
         for left in range(LOCK_TRIES - 1, -1, -1):
             try:
-                _lock(self._lock)
+                lock(self._lock)
                 break
             except OSError as error:
                 if not left:
@@ -303,19 +303,6 @@ def _step(line: str) -> float:
         return float("inf") if "final" in record else float(record["step"])  # the model of a finished run is measured again
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _lock(file) -> None:
-    """An exclusive lock that ends with the process; OSError if another has it."""
-    if os.name == "nt":
-        import msvcrt
-
-        file.seek(0)
-        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-    else:
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 @contextmanager

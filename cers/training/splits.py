@@ -15,6 +15,7 @@ from ..kin import Kin
 from ..pool.thumbnail import thumbnail
 from ..words import counted, plural
 from .config import TrainConfig
+from .data import free_mark
 from .datasets import OTHER, Dataset, kin_of
 
 NEAR_DUPLICATE = 0.99
@@ -25,7 +26,7 @@ SHOWN = 5  # examples of each kind of leak in the report
 class Split:
     """Rows of the dataset. kin: (n,) number per picture, equal where two must never be on two sides or refer to each other.
 
-    mark: changes with the pictures and with the side that each of them is on.
+    mark: changes with the pictures and with the side that each of them is on; free: with the volumes of ``lesion_free``.
     """
 
     labelled: np.ndarray
@@ -35,6 +36,12 @@ class Split:
     kin: np.ndarray
     report: dict
     mark: str = ""
+    free: str = ""
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """By which a run knows its pictures again."""
+        return {"split": self.mark, "lesion_free": self.free}
 
 
 def make_split(data: Dataset, config: TrainConfig) -> Split:
@@ -54,8 +61,9 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     train_items = (given[first] == "train") & (data.kind != "volumes")  # slices of two patients may well look alike
     keys = _keys(data, item_of, len(items))
     more = given[first] == OTHER
-    kin = _components(keys, digests, looks, train_items, more)[item_of]
-    own = _components(keys, digests, looks, train_items, more, ~more)[item_of] if more.any() else kin
+    copies = _copies(data, item_of)
+    kin = _components(keys, digests, looks, copies, train_items, more)[item_of]
+    own = _components(keys, digests, looks, copies, train_items, more, ~more)[item_of] if more.any() else kin
     rng = np.random.default_rng(config.split_seed)
     side = np.array([""] * len(data), dtype="<U12")
     side[given == "test"], side[given == "validation"] = "test", "validation"
@@ -94,7 +102,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         )
     if not has_mask[rows["labelled"]].any():
         raise InputError("No labelled picture is left to train with. Raise the labelled share, or exclude less.")
-    leaks = leak_report(data, side, first, item_of, keys, looks, digests)
+    leaks = leak_report(data, side, first, item_of, keys, looks, copies, digests)
     kept = [n for n, row in enumerate(first) if side[row] in ("validation", "test")]
     free = _held_out_free(config.lesion_free, {digests[n] for n in kept}, set().union(*(keys[n] for n in kept)))
     leaks["lesion_free"] = free[:SHOWN]
@@ -109,6 +117,8 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         by = f"{known}, identical files, and thumbnails that correlate above 0.99"
     elif data.kind == "pool":
         by = "group, patient, volume, and thumbnails that correlate above 0.99"
+    elif _single(data, item_of).any():
+        by = "group, patient, volume, identical files, and thumbnails of single pictures that correlate above 0.99 with any slice"
     names, count = data.column("image"), Counter(data.column("image").tolist())
     # two splits or folders may use one name, and a mean of runs asks by name what they were trained on
     names = np.array([f"{where}/{name}" if count[name] > 1 else name for name, where in zip(names.tolist(), given.tolist())])
@@ -123,7 +133,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         "rows": {k: names[v].tolist() for k, v in rows.items()},
     }
     mark = hashlib.sha256("\n".join([data.mark, *map(str, side)]).encode()).hexdigest()[:16]
-    split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark)
+    split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark, free_mark(config.lesion_free))
     if leaks["found"] and not config.allow_leaks:
         raise LeakError(
             f"The splits leak: {leaks['words']}. Correct the groups or the splits in the data, or set allow_leaks to train all the same.",
@@ -150,7 +160,7 @@ class LeakError(TrainingError):
         self.split = split
 
 
-def leak_report(data: Dataset, side: np.ndarray, first, item_of, keys, looks, digests) -> dict:
+def leak_report(data: Dataset, side: np.ndarray, first, item_of, keys, looks, copies, digests) -> dict:
     """What training, validation and test pictures share: groups, patients or volumes, byte-identical files, near-identical thumbnails."""
     simple = np.where(np.isin(side, ("labelled", "unlabelled")), "train", side)
     sides = {name: np.unique(item_of[simple == name]) for name in ("train", "validation", "test")}
@@ -160,7 +170,7 @@ def leak_report(data: Dataset, side: np.ndarray, first, item_of, keys, looks, di
         left, right = sides[a], sides[b]
         shared = sorted(set().union(*(keys[n] for n in left)) & set().union(*(keys[n] for n in right)))
         same = _same_files(digests, left, right)
-        alike = [] if data.kind == "volumes" else _alike(looks, left, right)
+        alike = _across(copies, left, right) if data.kind == "volumes" else _alike(looks, left, right)
         found = {"shared_groups": len(shared), "identical_files": len(same), "near_identical_pictures": len(alike)}
         out[f"{a}/{b}"] = {
             **found,
@@ -208,9 +218,22 @@ def _looks(data: Dataset, first: np.ndarray, item_of: np.ndarray) -> tuple[np.nd
         stored = [None] * len(rows)
     else:
         rows = first if data.kind != "pool" else np.union1d(first, np.flatnonzero(data.column("split") != OTHER))
-        stored = [data.table[n].get("thumbnail") for n in rows]
+        stored = [data.table[n].get("middle", data.table[n].get("thumbnail")) for n in rows]
     thumbs = np.stack([thumbnail(data.images[int(n)]) if t is None else np.array(t, np.float32) for n, t in zip(rows, stored)])
     return thumbs, item_of[rows]
+
+
+def _single(data: Dataset, item_of: np.ndarray) -> np.ndarray:
+    """(items,) bool: single pictures in a folder that holds volumes, too."""
+    return (np.bincount(item_of) == 1) & (data.kind == "volumes")
+
+
+def _copies(data: Dataset, item_of: np.ndarray) -> list[tuple[int, int]]:
+    """Pairs of items of which the first is a single picture beside volumes, near-identical to a slice of the other, whichever it is."""
+    if not (single := _single(data, item_of)).any():
+        return []
+    slices = np.stack([row["thumbnail"] for row in data.table]), item_of
+    return [(a, b) for a, b in _alike(slices, np.flatnonzero(single), np.arange(len(single))) if a != b]
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:
@@ -233,6 +256,11 @@ def _alike(looks, left, right) -> list[tuple[int, int]]:
     return sorted(found)
 
 
+def _across(copies, left, right) -> list[tuple[int, int]]:
+    left, right = set(left.tolist()), set(right.tolist())
+    return sorted({(a, b) for pair in copies for a, b in (pair, pair[::-1]) if a in left and b in right})
+
+
 def _same_files(digests, left, right) -> list[tuple[int, int]]:
     where = defaultdict(list)
     for n in left:
@@ -240,9 +268,9 @@ def _same_files(digests, left, right) -> list[tuple[int, int]]:
     return [(i, j) for j in right for i in where.get(digests[j], ())]
 
 
-def _components(keys, digests, looks, train, further, among=None) -> np.ndarray:
+def _components(keys, digests, looks, copies, train, further, among=None) -> np.ndarray:
     """A number per item; items with a key in common, of one file, or of near-identical pictures share it. Of pictures that are neither
-    train nor further only those near-identical to a further one do. among: the items that count, all by default."""
+    train nor further only those near-identical to a further one, or ``copies``, do. among: the items that count, all by default."""
     kin = Kin()
     among = np.ones(len(keys), bool) if among is None else among
     seen: dict = {}
@@ -250,6 +278,7 @@ def _components(keys, digests, looks, train, further, among=None) -> np.ndarray:
         for key in (*keys[n], ("file", digests[n])):
             kin.join(seen.setdefault(key, n), n)
     items, more, rest = (np.flatnonzero(chosen & among) for chosen in (train | further, further, ~(train | further)))
-    for a, b in [*((a, b) for a, b in _alike(looks, items, items) if a < b), *_alike(looks, more, rest)]:
-        kin.join(a, b)
+    for a, b in [*((a, b) for a, b in _alike(looks, items, items) if a < b), *_alike(looks, more, rest), *copies]:
+        if among[a] and among[b]:
+            kin.join(a, b)
     return np.array([kin.root(n) for n in range(len(keys))])

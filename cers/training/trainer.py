@@ -257,7 +257,7 @@ class Trainer:
         # all draws are named by seed and step, so that the step is the state of every generator
         return (
             {"student": self.net.state_dict(), "teacher": self.teacher.state_dict(), "optimizer": moments, "memory": self.memory.tensors()},
-            {"elapsed": self.elapsed, "config": self.config.hash, "split": self.split.mark, "memory": self.memory.record()},
+            {"elapsed": self.elapsed, "config": self.config.hash, **self.split.marks, "memory": self.memory.record()},
         )
 
     def restore(self, state: dict, tensors: dict[str, dict[str, torch.Tensor]]) -> None:
@@ -281,11 +281,11 @@ def fits(state: dict, config: TrainConfig, split: Split) -> None:
         raise InputError(
             "The run folder's checkpoint is of another configuration. Resume with the run's own config.yaml, or start a new run."
         )
-    if state.get("split", split.mark) != split.mark:
+    if any(state.get(name, mark) != mark for name, mark in split.marks.items()):
         raise InputError(
-            "The pictures are not those that this run began with: some were added, taken away, changed, given other labels, or copied "
-            "without the dates of their files, so that held-out ones may have been trained on. Start a new run, from this one's weights if "
-            "you like."
+            "The pictures, or volumes of lesion_free, are not those that this run began with: some were added, taken away, changed, given "
+            "other labels, or copied without the dates of their files, so that held-out ones may have been trained on. Start a new run, "
+            "from this one's weights if you like."
         )
 
 

@@ -158,7 +158,7 @@ def log(self: Methods, job: Job, given: dict) -> dict:
     return {"entries": [vars(e) for e in reversed(writers.Ledger().log(given.get("last") or 200))]}
 
 
-@params(csv_=str, version=str, over_persons=bool, dry_run=bool)
+@params(csv_=str, version=str, over_persons=bool, over_others=bool, dry_run=bool)
 def import_csv(self: Methods, job: Job, given: dict) -> dict:
     return writers.import_table(
         _writable(self, given),
@@ -166,6 +166,7 @@ def import_csv(self: Methods, job: Job, given: dict) -> dict:
         version=given.get("version"),
         dry_run=bool(given.get("dry_run")),
         over_persons=bool(given.get("over_persons")),
+        over_others=bool(given.get("over_others")),
         progress=job.progress,
         cancel=job.cancelled.is_set,
     ).to_dict()

@@ -13,6 +13,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -270,14 +271,16 @@ class _Batch:
         """Keep what one case gave; the number of cases in a row that the model failed at."""
         try:
             rationale, findings, cached = done.result()
-            current = self.pool.rationales([case_id]).get(case_id)
-            there = MEASURED if current is None else current[1].writer
-            if there == PERSON and not self.over_persons:
-                raise WriterError("a person has written its rationale meanwhile, which stays.")
-            if there not in (PERSON, MEASURED, rationale.writer) and not self.over_others:
-                raise WriterError(f"its rationale is by another writer ({there}) and stays.")
-            if current is None or current[1].to_dict() != rationale.to_dict():
-                self.pool.add_rationale(case_id, rationale)
+            added = None
+            while added is None:  # again where somebody writes just then
+                version, current = self.pool.rationales([case_id]).get(case_id, (None, None))
+                there = MEASURED if current is None else current.writer
+                if there == PERSON and not self.over_persons:
+                    raise WriterError("a person has written its rationale meanwhile, which stays.")
+                if there not in (PERSON, MEASURED, rationale.writer) and not self.over_others:
+                    raise WriterError(f"its rationale is by another writer ({there}) and stays.")
+                same = current is not None and current.to_dict() == rationale.to_dict()
+                added = version if same else self.pool.add_rationale(case_id, rationale, after=version)
         except Cancelled:
             return failures
         except PoolError as error:
@@ -317,15 +320,17 @@ class _Batch:
         if self.model is None:
             return measured, [], False
         key = answer_key(self.model, self._listed[case_id])
-        text = None if self.again else self.ledger.answer(key)
-        cached = text is not None
-        parsed = parse_cot(self._ask(self.model.request(case, measured)) if text is None else text)
-        if not parsed.parts:
-            raise WriterError(
-                f"The model {self.model.name} did not answer in the four parts, but with: {parsed.rest[:80]!r}. Try another model."
-            )
-        if not cached:
-            self.ledger.keep(key, "\n".join(f"{part.capitalize()}: {body}" for part, body in parsed.parts.items()))
+        # another batch may be asking for it just now
+        with nullcontext() if self.again else self.ledger.alone(key, self.stop.wait):
+            text = None if self.again else self.ledger.answer(key)
+            cached = text is not None
+            parsed = parse_cot(self._ask(self.model.request(case, measured)) if text is None else text)
+            if not parsed.parts:
+                raise WriterError(
+                    f"The model {self.model.name} did not answer in the four parts, but with: {parsed.rest[:80]!r}. Try another model."
+                )
+            if not cached:
+                self.ledger.keep(key, "\n".join(f"{part.capitalize()}: {body}" for part, body in parsed.parts.items()))
         rationale, findings = verify(
             parsed, measured, writer=self.model.name, version=self.model.prompt.version, plane=case.plane, seen=self.model.with_picture
         )

@@ -5,18 +5,22 @@ One SQLite file, safe for several processes. The log holds hashes, times and add
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ...errors import WriterError
+from ...errors import Cancelled, WriterError
+from ...files import lock
 
 ENVIRONMENT = "CERS_CONFIG"
 FILE = "writers.sqlite"
+ASKING = "asking"  # folder of a file for each answer that is being asked for
+_LOCKED = {errno.EAGAIN, errno.EACCES, errno.EDEADLK}  # what the systems say; other errors come from places without locks
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS consents (endpoint TEXT PRIMARY KEY, picture INTEGER NOT NULL, granted TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS sent (
@@ -85,11 +89,14 @@ class Ledger:
                 with db:
                     yield db
         except (OSError, sqlite3.Error) as error:
-            raise WriterError(
-                f"The file {self.path} with consents and log cannot be used ({error}), so nothing was sent. Check the "
-                "folder's permissions and free space.",
-                fatal=True,
-            ) from error
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> WriterError:
+        return WriterError(
+            f"The file {self.path} with consents and log cannot be used ({error}), so nothing was sent. Check the "
+            "folder's permissions and free space.",
+            fatal=True,
+        )
 
     # ---- consent
 
@@ -167,6 +174,36 @@ class Ledger:
                     part = keys[start : start + 500]
                     found.update(r[0] for r in db.execute(f"SELECT key FROM answers WHERE key IN ({','.join('?' * len(part))})", part))
         return found
+
+    @contextmanager
+    def alone(self, key: str, wait: Callable[[float], bool]) -> Iterator[None]:
+        """As the only one who asks for the answer of this key; another may have kept it just before.
+
+        Args:
+            wait: sleeps for some seconds; true to wait no longer for the other, which raises ``Cancelled``.
+        """
+        path = self.path.parent / ASKING / key
+        try:
+            for folder in (self.path.parent, path.parent):
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = open(path, "ab")
+        except OSError as error:
+            raise self._unusable(error) from error
+        with file:
+            while True:
+                try:
+                    lock(file)
+                except OSError as error:
+                    if error.errno in _LOCKED:
+                        if wait(0.2):
+                            raise Cancelled from error
+                        continue
+                break
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows keeps what others have open
+                    path.unlink()
 
     def keep(self, key: str, text: str) -> None:
         """Keep an answer."""

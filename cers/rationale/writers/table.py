@@ -24,7 +24,7 @@ WRITER = "imported"
 class TableReport:
     """What an import of a table did. unmatched: rows whose image is not in the pool; unchanged: had this text before.
 
-    replaces: writer -> its texts that give way; measured ones, which can be had again, do not count.
+    kept, replaces: writer -> its texts that stay, or give way; measured ones, which can be had again, do not count.
     contradicting: sentences of the new texts that clearly contradict their case's descriptors; unmeasured: those that claim what was not
     measured, and are marked so. faults: (line, what is wrong).
     """
@@ -38,6 +38,7 @@ class TableReport:
     unmeasured: int = 0
     sentences: int = 0
     faults: list[tuple[int, str]] = field(default_factory=list)
+    kept: dict[str, int] = field(default_factory=dict)
     replaces: dict[str, int] = field(default_factory=dict)
     cancelled: bool = False
 
@@ -51,6 +52,7 @@ def import_table(
     *,
     version: str | None = None,
     over_persons: bool = False,
+    over_others: bool = False,
     dry_run: bool = False,
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -62,7 +64,8 @@ def import_table(
 
     Args:
         version: kept with the texts, to tell tables apart; default the file's name.
-        over_persons: also where a person wrote the current text. dry_run: say what would be done, and change nothing.
+        over_persons: also where a person wrote the current text. over_others: also where a language model or another table gave it.
+        dry_run: say what would be done, and change nothing.
 
     Raises:
         InputError: not a rationale table. PoolError: the pool cannot be written.
@@ -98,13 +101,13 @@ def import_table(
         elif before is not row:
             report.unchanged += 1
         else:
-            _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, dry_run, report)
+            _take(pool, cases[0], to_rationale(row, WRITER, version=version), over_persons, over_others, dry_run, report)
     if progress is not None and not report.cancelled:
         progress(1.0, counted(len(report.ids), "rationale"))
     return report
 
 
-def _take(pool: Pool, case: dict, rationale, over_persons: bool, dry_run: bool, report: TableReport) -> None:
+def _take(pool: Pool, case: dict, rationale, over_persons: bool, over_others: bool, dry_run: bool, report: TableReport) -> None:
     versions = pool.rationale_versions(case["id"])
     measured = next((v.statements for v in reversed(versions) if v.writer == "measured"), [])
     rationale = marked(rationale, measured, case["plane"])
@@ -114,7 +117,12 @@ def _take(pool: Pool, case: dict, rationale, over_persons: bool, dry_run: bool, 
     if versions and versions[-1].writer == PERSON and not over_persons:
         report.persons += 1
         return
-    if versions and (before := versions[-1].writer) != MEASURED:
+    before = versions[-1].writer if versions else MEASURED
+    same = versions and (before, versions[-1].version) == (WRITER, rationale.version)  # a table that was mended since
+    if before not in (PERSON, MEASURED) and not same and not over_others:
+        report.kept[before] = report.kept.get(before, 0) + 1
+        return
+    if before != MEASURED:
         report.replaces[before] = report.replaces.get(before, 0) + 1
     rationale.descriptors = next((dict(v.descriptors) for v in reversed(versions) if v.descriptors), {})
     if not dry_run:
