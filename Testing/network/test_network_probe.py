@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +139,20 @@ def test_a_probe_has_a_sensible_weight():
     for value in (-1.0, True, "much", float("inf")):
         with pytest.raises(ModelError, match="'probe' must be a number of 0 or more"):
             make(probe=value)
+
+
+def test_it_is_the_same_with_several_threads():
+    """Of a process of its own, as it might never end."""
+    code = """if True:
+        import torch
+        from cers.network import probe
+        torch.manual_seed(0)
+        x = torch.randn(6, 400, probe.WIDTH + probe.SPOTS**2 + 1)
+        second, first = (x.transpose(1, 2) @ x / 400)[:, None, None], x.mean(1)[:, None, None]
+        found = []
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(probe.answer(x, second, first, torch.ones(6, 1), torch.ones(6, 1, 1)))
+        raise SystemExit(not torch.allclose(*found, atol=1e-3))
+    """
+    assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0

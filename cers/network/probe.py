@@ -73,7 +73,9 @@ def answer(seen, second, first, counted, together) -> torch.Tensor:
     scale = torch.ones_like(first)  # of the columns: as if the features had been scaled before they were fitted
     scale[..., -1 - SPOTS**2 : -1] = spots
     eye = torch.eye(second.shape[-1], device=second.device)
-    weights = scale * torch.linalg.solve(second * scale[..., None] * scale[..., None, :] + RIDGE * eye, (first * scale)[..., None])[..., 0]
+    # not torch.linalg.solve: with two threads and matrices of 200 and more, MKL's LU of a batch may fail or never end
+    factor = torch.linalg.cholesky(second * scale[..., None] * scale[..., None, :] + RIDGE * eye)
+    weights = scale * torch.cholesky_solve((first * scale)[..., None], factor)[..., 0]
     score = torch.einsum("npd,nld->nlp", seen, weights).clamp(-2, 2) - EVEN
     heard = ramp(squares / total.clamp(min=1e-6), BORNE_OUT) * ramp(total**2 / squares.clamp(min=1e-6), SEVERAL)
     return heard[..., None] * score
