@@ -69,6 +69,12 @@ def test_it_is_a_weighted_ridge_regression():
     assert 0.5 < x[..., : probe.WIDTH].norm(dim=-1).mean() < 1.5, "the projection keeps lengths"
 
 
+def test_one_picture_several_times_is_looked_at_once():
+    one = [torch.randn(1, c, s, s) for c, s in ((6, 32), (9, 8))]
+    several = probe.seen([f.expand(3, -1, -1, -1) for f in one], SIZE)
+    assert several.stride(0) == 0 and torch.equal(several, probe.seen([f.repeat(3, 1, 1, 1) for f in one], SIZE))
+
+
 def test_it_finds_by_look_what_lies_elsewhere():
     found = answer(lit())[:, 0]
     assert (found[:, 11:13, 11:13].mean((1, 2)) > found.mean((1, 2)) + 0.3).all()

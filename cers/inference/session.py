@@ -99,12 +99,13 @@ def batches(keys):
 
 
 def join(rows):
-    """Encoded slices joined to one batch."""
+    """Encoded slices joined to one batch; features of one slice several times are not copied, by which the probe knows it."""
     if len(rows) == 1:
         return rows[0]
     first = rows[0]
+    same = all(r is first for r in rows)
     return type(first)(
-        [torch.cat(f) for f in zip(*(r.features for r in rows))],
+        [f[0].expand(len(rows), -1, -1, -1) if same else torch.cat(f) for f in zip(*(r.features for r in rows))],
         torch.cat([r.deepest for r in rows]),
         [torch.cat(k) for k in zip(*(r.keys for r in rows))],
         torch.cat([r.layout for r in rows]),

@@ -45,6 +45,9 @@ def _spots(size: tuple[int, int]) -> torch.Tensor:
 @torch.no_grad()
 def seen(features: list[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
     """What is known of each position: features (n, c, h, w) of every scale, brought to ``size`` -> (n, h·w, WIDTH + SPOTS² + 1)."""
+    n = len(features[0])
+    if n > 1 and not any(f.stride(0) for f in features):  # one picture several times, as when each of its references is left out
+        return seen([f[:1] for f in features], size).expand(n, -1, -1)
     maps = []
     for f in features:
         f = f.float()
