@@ -80,7 +80,8 @@ def test_run_shows_mask_evidence_and_goes_to_the_largest_slice(user, kit, model,
     assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
     areas = (evidence.labelmap > 0).sum(axis=(1, 2))
     plane, index = user.control.controller.key
-    assert plane == "axial" and areas[index] == areas.max()
+    evident = [n for (p, n), entry in evidence.slices.items() if p == "axial" and entry["references"]]
+    assert plane == "axial" and index in evident and areas[index] == max(areas[n] for n in evident) > 0
     red = host.app.layoutManager().sliceWidget("Red").sliceLogic().GetSliceOffset()
     assert abs(red - (-20 + 5.0 * index)) < 0.01
     cards = [c for c in user.control.evidence.cards if not c.widget.isHidden()]

@@ -333,14 +333,14 @@ class Segmenter:
         if not influence:
             return
         with clock.step("influence"):
-            for row, key in enumerate(keys):
+            for key, agreed in zip(keys, agreement.tolist()):
                 clock.check()
                 ids = session.slices[key].selection.ids
                 full = plane.fused[key[1]]
                 if not ids or not (full > self.model.config.threshold).any():
                     continue
                 without = [(key, ids[:n] + ids[n + 1 :]) for n in range(len(ids))]
-                probabilities, *_ = self._fused(session, without, references, alone, dict(zip(ids, agreement[row].tolist())))
+                probabilities, *_ = self._fused(session, without, references, alone, dict(zip(ids, agreed)))
                 session.slices[key].influence = soft_difference(probabilities, full).tolist()
 
     def _alone(self, session: Session, keys) -> dict:
@@ -350,10 +350,9 @@ class Segmenter:
         encoded = join(self._rows(session, keys))
         plain = torch.stack([session.planes[p].plain[i] for p, i in keys]).to(self.model.device)
         logits, _ = self.model.net.decode_evidence(encoded, plain, plain.new_zeros(len(keys), self.model.net.config.rationale))
-        found = self._calibrated(logits)
         return {
             key: (p, self._share(session.slices[key].selection, bool((p > self.model.config.threshold).any())))
-            for key, p in zip(keys, found)
+            for key, p in zip(keys, self._calibrated(logits))
         }
 
     def _calibrated(self, logits: torch.Tensor) -> torch.Tensor:
@@ -372,17 +371,15 @@ class Segmenter:
     def _fused(self, session: Session, wanted, references, alone, agreed=None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """D_R for (slice, reference ids) pairs: probabilities (n, labels, size, size), weights and agreement (n, k), on the CPU.
 
-        agreed: agreement by id, where it is known. Without one of them the others count as they did with it: one that is contradicted
-        changes nothing when it is left out, though it had cast doubt on others.
+        agreed: agreement by id as it was with a reference that is left out now, so that its influence is not what it says of others.
         Probabilities are a mean of those with the references and those without (``alone``); see ``_share``.
         """
         net, device = self.model.net, self.model.device
         encoded = join(self._rows(session, [key for key, _ in wanted]))
         plain = torch.stack([session.planes[p].plain[i] for (p, i), _ in wanted]).to(device)
         # words go with the references that they chose; without any, D_R was trained without words too
-        nothing = np.zeros(net.config.rationale, np.float32)
         told = [session.slices[key].vector if ids else None for key, ids in wanted]
-        vectors = np.stack([nothing if vector is None else vector for vector in told])
+        vectors = np.stack([np.zeros(net.config.rationale, np.float32) if vector is None else vector for vector in told])
         k = max(len(ids) for _, ids in wanted)
         stock = valid = counted = None
         agreement = torch.empty(len(wanted), 0)
@@ -392,16 +389,14 @@ class Segmenter:
             valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
             pinned = [{r.id for r in session.slices[key].selection.selected if r.pinned} for key, _ in wanted]
             sure = torch.tensor([[i in p for i in ids] + [False] * (k - len(ids)) for (_, ids), p in zip(wanted, pinned)], device=device)
-            if agreed:
-                known = [[agreed[i] for i in ids] + [math.nan] * (k - len(ids)) for _, ids in wanted]
-            agreement = torch.tensor(known, device=device) if agreed else net.evidence.agreement(stock, valid)
+            known = agreed and torch.tensor([[agreed[i] for i in ids] + [math.nan] * (k - len(ids)) for _, ids in wanted], device=device)
+            agreement = net.evidence.agreement(stock, valid) if known is None else known
             counted = net.evidence.counted(agreement, valid, sure)
         logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid, counted)
         probabilities = self._calibrated(logits)
-        for n, (key, ids) in enumerate(wanted):
+        for n, (key, _) in enumerate(wanted):
             if key in alone:
-                without, share = alone[key]
-                probabilities[n] = torch.lerp(without, probabilities[n], share)
+                probabilities[n] = torch.lerp(alone[key][0], probabilities[n], alone[key][1])
         return probabilities, weights.float().cpu(), agreement.cpu()
 
     # ---- results
