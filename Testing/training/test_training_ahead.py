@@ -115,6 +115,23 @@ def test_a_run_whose_whole_group_is_asked_to_end_saves_its_step(folder, cache, t
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="children are found by /proc")
+def test_what_ends_a_loader_while_a_checkpoint_is_saved_is_told_without_a_warning():
+    """safetensors catches the error and goes on in a way that warns."""
+    code = """if True:
+        import torch
+        from cers.training import runfolder
+        whole = torch.Tensor.untyped_storage
+        def ended(self):
+            torch.Tensor.untyped_storage = whole
+            raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+        torch.Tensor.untyped_storage = ended
+        from safetensors.torch import storage_ptr
+        storage_ptr(torch.zeros(1))
+    """
+    found = subprocess.run([sys.executable, "-W", "default", "-c", code], capture_output=True, text=True, timeout=100)
+    assert found.returncode == 0 and found.stderr == ""
+
+
 def test_a_loader_that_is_killed_is_said(folder, cache, tmp_path):
     run = tmp_path / "run"
     process = start(run, settings(folder, method="supervised", loaders=1, steps=100000), cache)
@@ -122,6 +139,5 @@ def test_a_loader_that_is_killed_is_said(folder, cache, tmp_path):
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         os.kill(int(child), signal.SIGKILL)
     err = end(process, 1)[1]
-    lines = [line for line in err.splitlines() if "Warning" not in line and not line.startswith("  ")]  # a library may warn just then
-    assert len(lines) == 1 and lines[0].startswith("Error: A process that prepares batches was ended"), err
+    assert "A process that prepares batches was ended" in err and err.count("\n") == 1, err
     assert json.loads((run / "status.json").read_text())["state"] == "failed"

@@ -124,8 +124,7 @@ def place(masks: torch.Tensor, counted: torch.Tensor, together: torch.Tensor | N
 
     The vote of the references' masks (n, k, labels, H, W), each by how far its Dice with those of the others lies within ``PLACED`` and by
     how far it counts (n, k). Where masks lie here and there, as of lesions that D_R has to find by their look, it is 0, and so of one
-    alone. Not learned, so that it also holds for what was never trained. together: what
-    ``alike`` says of them; worked out here if left out.
+    alone. Not learned, so that it also holds for what was never trained. together: their ``alike``, worked out here if left out.
     """
     together = alike(masks, counted) if together is None else together
     weight = ramp(together, PLACED) * counted[:, None]  # (n, labels, k)

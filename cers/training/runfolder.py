@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import time
+import warnings
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,8 @@ from .runs import (  # noqa: F401 - some for who trains
 )
 
 log = logging.getLogger("cers.training")
+# a loader's end is raised at any line of the trainer; within safetensors it is taken for an old torch, and the way for that warns
+warnings.filterwarnings("ignore", message="TypedStorage is deprecated")
 STATE, TENSORS = {"step", "elapsed", "config", "memory"}, {"student", "teacher", "optimizer", "memory"}  # of a checkpoint
 AGAIN_SECONDS = 1.0
 STOPPING = b"\nStopping after this step, to save it. Press Ctrl-C again to stop at once: the steps since the last checkpoint are lost.\n"
