@@ -35,8 +35,8 @@ def answer(scene: Scene, counted=None, valid=None, **changed) -> torch.Tensor:
     valid = torch.ones(r.missed.shape[:2], dtype=torch.bool) if valid is None else valid
     counted = valid.float() if counted is None else counted
     given = {"second": r.probed_second, "first": r.probed_first, "together": alike(r.masks, counted), **changed}
-    seen = probe.seen(scene.net.encode(scene.x).features, SIZE)
-    return probe.answer(seen, counted=counted, **given).unflatten(-1, SIZE)
+    features = scene.net.encode(scene.x).features
+    return probe.answer(features, SIZE, counted=counted, **given).unflatten(-1, SIZE)
 
 
 def test_it_is_a_weighted_ridge_regression():
@@ -47,7 +47,7 @@ def test_it_is_a_weighted_ridge_regression():
         masks[n, 0, 2 + n : 8 + n, 3:9] = 1
     counted, together = torch.tensor([[1.0, 0.9]]), torch.full((1, 1, 2), sum(probe.ONE_PLACE) / 2)  # half of what counts whole
     second, first = moments_of(x[:2], masks[:2])
-    got = probe.answer(x[2:], second[None], first[None], counted, together)
+    got = probe.answer([f[2:] for f in features], SIZE, second[None], first[None], counted, together)
 
     def halved(seen) -> np.ndarray:
         seen = seen.numpy().astype(float)
@@ -71,8 +71,12 @@ def test_it_is_a_weighted_ridge_regression():
 
 def test_one_picture_several_times_is_looked_at_once():
     one = [torch.randn(1, c, s, s) for c, s in ((6, 32), (9, 8))]
-    several = probe.seen([f.expand(3, -1, -1, -1) for f in one], SIZE)
-    assert several.stride(0) == 0 and torch.equal(several, probe.seen([f.repeat(3, 1, 1, 1) for f in one], SIZE))
+    several, apart = ([turn(f, (3, 1, 1, 1)) for f in one] for turn in (lambda f, n: f.expand(n[0], *f.shape[1:]), torch.Tensor.repeat))
+    seen = probe.seen(several, SIZE)
+    assert seen.stride(0) == 0 and torch.equal(seen, probe.seen(apart, SIZE))
+    second, first = (m[:, None] for m in moments_of(seen, torch.rand(3, 1, *SIZE).round()))
+    found, expected = (probe.answer(f, SIZE, second, first, torch.ones(3, 1), torch.ones(3, 1, 1)) for f in (several, apart))
+    assert found.shape == (3, 1, 256) and torch.allclose(found, expected, atol=1e-5)
 
 
 def test_it_finds_by_look_what_lies_elsewhere():
@@ -153,12 +157,13 @@ def test_it_is_the_same_with_several_threads():
         import torch
         from cers.network import probe
         torch.manual_seed(0)
-        x = torch.randn(6, 400, probe.WIDTH + probe.SPOTS**2 + 1)
+        features = [torch.randn(6, 24, 20, 20)]
+        x = probe.seen(features, (20, 20))
         second, first = (x.transpose(1, 2) @ x / 400)[:, None, None], x.mean(1)[:, None, None]
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(probe.answer(x, second, first, torch.ones(6, 1), torch.ones(6, 1, 1)))
+            found.append(probe.answer(features, (20, 20), second, first, torch.ones(6, 1), torch.ones(6, 1, 1)))
         raise SystemExit(not torch.allclose(*found, atol=1e-3))
     """
     assert subprocess.run([sys.executable, "-c", code], timeout=100).returncode == 0

@@ -233,7 +233,7 @@ class CersNet(nn.Module):
                 told = self.config.place * place(r.masks, counted, together)
             if self.config.probe:
                 size = tuple(encoded.keys[-1].shape[-2:])
-                found = probe.answer(probe.seen(encoded.features, size), r.probed_second, r.probed_first, counted, together)
+                found = probe.answer(encoded.features, size, r.probed_second, r.probed_first, counted, together)
                 told = told + self.config.probe * F.interpolate(
                     found.unflatten(-1, size), encoded.padded, mode="bilinear", align_corners=False
                 )
