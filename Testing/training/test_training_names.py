@@ -53,6 +53,15 @@ def test_a_held_out_picture_that_was_saved_anew_is_not_trained_on(folder, cache,
     assert len(split.report["set_aside"]) == 4 and not split.report["leaks"]["found"]
 
 
+@pytest.mark.parametrize("side", [60, 160])
+def test_a_held_out_picture_that_was_stored_in_another_size_is_not_trained_on(folder, cache, tmp_path, side):
+    """The edge of its body, and with it the frame, may come out a little elsewhere."""
+    for file in (folder / "images" / "test").iterdir():
+        Image.open(file).resize((side, side)).save(tmp_path / f"scan_{file.stem[-3:]}.png")
+    split = prepare(settings(folder, unlabelled=[str(tmp_path)]), None, cache)[1]
+    assert len(split.report["set_aside"]) == 4 and not split.report["leaks"]["found"]
+
+
 def test_a_picture_saved_anew_is_found_in_a_folder_of_pictures_with_masks(tmp_path):
     """As in a folder with a table of splits: its copy is on its side, and a leak where a table says otherwise."""
     data, names = pairs(tmp_path / "data", "abcdefgh"), [f"{name}2" for name in "abcdefgh"]

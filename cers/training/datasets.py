@@ -141,7 +141,7 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
     parts = [brisc(source, split, cache, frame) for split in splits]
     rows, aside = [], []
     for split, part in zip(splits, parts):
-        for row in part.table:
+        for row, small in zip(part.table, part.thumbnails):
             twin = split == "test" and row.get("twin_in_train") == "1"
             if twin:
                 aside.append(row["image"])
@@ -152,6 +152,7 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
                     "group": row["group"] or row["image"],
                     "kin": [f"group {row['group'] or row['image']}", *_patient(row)],
                     "split": "twin" if twin else split,
+                    "thumbnail": small,
                 }
             )
     key = hashlib.sha256("".join(p.key for p in parts).encode()).hexdigest()[:16]

@@ -211,11 +211,12 @@ def _drawn(data: Dataset) -> np.ndarray:
 def _looks(data: Dataset, first: np.ndarray, item_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Thumbnails (m, 1024) and the item of each: of each picture, of every case of a pool, or of a volume's middle slice.
 
-    Those of pictures are of their frames, for the unlabelled ones, too: around the body a picture looks another than as a whole.
+    Of pictures there are two each, as a whole and of their frames: a copy may be cut to the body, and where one is stored smaller or
+    anew, the frame's edges may be others.
     """
     if data.kind == "pictures":
-        rows = first + np.bincount(item_of) // 2
-        stored = [None] * len(rows)
+        rows = np.tile(first + np.bincount(item_of) // 2, 2)
+        stored = [data.table[n]["thumbnail"] for n in rows[: len(first)]] + [None] * len(first)
     else:
         rows = first if data.kind != "pool" else np.union1d(first, np.flatnonzero(data.column("split") != OTHER))
         stored = [data.table[n].get("middle", data.table[n].get("thumbnail")) for n in rows]
