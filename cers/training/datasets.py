@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool import Pool
 from ..pool.database import FILE as DATABASE
+from ..pool.records import modality_code
 from ..pool.table import composed
 from ..pool.thumbnail import thumbnail
 from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room, whole
@@ -156,7 +157,9 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
                 }
             )
     key = hashlib.sha256("".join(p.key for p in parts).encode()).hexdigest()[:16]
-    return Dataset(Stack([p.images for p in parts]), Stack([p.masks for p in parts]), rows, ["tumor"], key, "pictures", "MR", aside)
+    told = [modality_code(row.get("modality")) for row in rows]
+    modality = only(told) if any(told) else "MR"
+    return Dataset(Stack([p.images for p in parts]), Stack([p.masks for p in parts]), rows, ["tumor"], key, "pictures", modality, aside)
 
 
 def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:
