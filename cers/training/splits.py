@@ -230,11 +230,16 @@ def _single(data: Dataset, item_of: np.ndarray) -> np.ndarray:
 
 
 def _copies(data: Dataset, item_of: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of items of which the first is a single picture beside volumes, near-identical to a slice of the other, whichever it is."""
-    if not (single := _single(data, item_of)).any():
+    """Pairs of items of which the first is near-identical to a slice of the other, whichever it is: single pictures beside volumes, and
+    pictures and cases beside unlabelled volumes."""
+    further = np.bincount(item_of, data.column("split") == OTHER) > 0
+    one, other = _single(data, item_of), np.ones(len(further), bool)
+    if data.kind != "volumes":
+        one, other = ~further, further & (np.bincount(item_of) > 1)
+    if not (one.any() and other.any()):
         return []
     slices = np.stack([row["thumbnail"] for row in data.table]), item_of
-    return [(a, b) for a, b in _alike(slices, np.flatnonzero(single), np.arange(len(single))) if a != b]
+    return [(a, b) for a, b in _alike(slices, np.flatnonzero(one), np.flatnonzero(other)) if a != b]
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:
