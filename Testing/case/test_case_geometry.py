@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from grids import GRIDS, SHAPE, affine
+from grids import GRIDS, SHAPE, affine, turn
 
 from cers.case import Geometry, PlaneView, Volume, acquisition_plane
 
@@ -69,3 +69,15 @@ def test_the_plane_of_acquisition(linear, spacing, shape, plane):
     assert acquisition_plane(geometry) == plane
     if min(shape) == 1:
         assert len(PlaneView(geometry, plane)) == 1
+
+
+@pytest.mark.parametrize("angles", [(30, 30, 50), (50, 40, 20), (0, 45, 0), (90, 45, 0), (45, 0, 0), (0, 0, 45)])
+def test_the_plane_of_acquisition_shows_the_slices_that_were_taken_however_they_are_turned(angles):
+    """As of a short-axis view of the heart: the plane to whose normal they are nearest alone is that of another axis."""
+    linear = turn(2, angles[0]) @ turn(0, angles[1]) @ turn(1, angles[2])
+    for left_handed in (1, -1):
+        geometry = Geometry(affine(linear @ np.diag([1, 1, left_handed]), (0.7, 0.7, 8)), (10, 90, 100))
+        views = [PlaneView(geometry, plane) for plane in ("axial", "coronal", "sagittal")]
+        taken = PlaneView(geometry, acquisition_plane(geometry))
+        assert taken.shape == (10, *taken.shape[1:]) and taken.slice_spacing == pytest.approx(8)
+        assert sorted(view.axes[0] for view in views) == [0, 1, 2]

@@ -222,3 +222,23 @@ def test_a_patient_in_two_splits_is_a_leak(folder, tmp_path):
         make_split(data, TrainConfig(data=str(copy), labelled=1.0, validation=0.0))
     assert "Anna" not in repr(data.table) + str(caught.value) + repr(caught.value.split.report)
     assert caught.value.split.report["by"].startswith("group, patient, identical files")
+
+
+@pytest.mark.parametrize(("told", "modality"), [(("", ""), "MR"), (("us", ""), "US"), (("mri", "MR"), "MR"), (("US", "XA"), None)])
+def test_the_model_is_of_the_modality_that_the_table_tells(folder, tmp_path, told, modality):
+    from cers.training.datasets import open_dataset
+
+    copy = broken(folder, tmp_path)
+    rewrite(copy, lambda rows: [{**row, "modality": told[n % 2]} for n, row in enumerate(rows)])
+    assert open_dataset(copy, [], 64, "acquisition", tmp_path / "cache").modality == modality
+
+
+def test_pictures_are_read_as_the_modality_that_the_table_tells(folder, tmp_path):
+    copy = broken(folder, tmp_path)
+    before = brisc(copy, "test", tmp_path / "cache", size=64).images.copy()
+    rewrite(copy, lambda rows: [{**row, "modality": "CT" if row["image"] == "test_028" else ""} for row in rows])
+    after = brisc(copy, "test", tmp_path / "cache", size=64)
+    image = read_volume(copy / "images" / "test" / "test_028.jpg").array
+    frame = Frame.around(body_box(image, "CT"), image.shape[1:], (1.0, 1.0), 64)
+    assert np.abs(after.images[0] - frame.crop(scale_intensities(image, "CT"))[0, 0].numpy() * 255).max() <= 0.5
+    assert not np.array_equal(after.images[0], before[0]) and np.array_equal(after.images[1:], before[1:])

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from runs import metrics, settings, trainer
+from runs import NETWORK, metrics, settings, trainer
 from safetensors.torch import save_file
 
 from cers.inference.model import load_model
@@ -19,6 +19,7 @@ from cers.training.memory import Memory
 from cers.training.splits import make_split
 from cers.training.tasks import make
 from cers.training.trainer import Trainer, train
+from cers.training.validation import frames, masks
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,6 +34,25 @@ def test_every_method_trains_to_a_model_that_loads(folder, cache, tmp_path, meth
     model = load_model(tmp_path / "run" / "model")
     assert list(model.labels.values()) == ["tumor"] and model.config.size == 64
     assert float(model.net.text.strength) == 0  # it was never trained
+
+
+@pytest.mark.parametrize("changes", [{"method": m} for m in METHODS[:4]] + [{"evidence": "none"}], ids=lambda c: next(iter(c.values())))
+def test_what_a_method_does_not_train_changes_no_mask(folder, cache, tmp_path, changes):
+    """A model decodes an image with the whole network, whatever was trained of it."""
+    network = {**NETWORK, "place": 0, "probe": 0}  # which were not trained, and add to what the decoders find
+    config = settings(folder, steps=4, network=network, **changes)
+    train(config, tmp_path / "run", cache)
+    net, data = load_model(tmp_path / "run" / "model").net, open_dataset(config.data, [], config.frame, config.plane, cache)
+    rows = np.arange(4)
+    with torch.no_grad():
+        encoded = net.encode(frames(data, rows, config.size))
+        plain, blank = net.decode_plain(encoded), torch.zeros(4, net.config.rationale)
+        null = net.decode_evidence(encoded, plain.sigmoid(), blank)[0]
+        words = torch.nn.functional.normalize(torch.randn(4, net.config.rationale, generator=torch.Generator().manual_seed(0)), dim=1)
+        stock = net.references(encoded, masks(data, rows, config.size), words)
+        told = net.decode_evidence(encoded, plain.sigmoid(), words, stock.gather(torch.tensor([[1, 2], [2, 3], [3, 0], [0, 1]])))[0]
+    assert torch.allclose(told, null, atol=1e-4)
+    assert torch.allclose(null, plain, atol=1e-4) == (config.method not in ("mutual_consistency", "cers"))
 
 
 def test_the_loss_goes_down(folder, cache):

@@ -123,8 +123,16 @@ def acquisition_plane(geometry: Geometry) -> str:
         if FLAT * sizes[shortest] > np.sort(sizes)[1]:
             return "axial"
         axis = shortest
-    direction = np.abs(geometry.ijkToRAS[:3, axis] / spacing[axis])
-    return ("sagittal", "coronal", "axial")[int(np.argmax(direction))]
+    return ("sagittal", "coronal", "axial")[_voxel_axes(geometry).index(axis)]
+
+
+def _voxel_axes(geometry: Geometry) -> tuple[int, int, int]:
+    """The voxel axis (of i, j, k) for each of R, A and S: the assignment with the largest total alignment, so that no axis is used twice.
+
+    The axis nearest to one alone can be another one where a grid is turned about several axes, as of a short-axis view of the heart.
+    """
+    aligned = np.abs(geometry.ijkToRAS[:3, :3] / np.array(geometry.spacing))
+    return max(_PERMUTATIONS, key=lambda p: round(sum(float(aligned[r, c]) for r, c in enumerate(p)), 9))
 
 
 class PlaneView:
@@ -146,8 +154,8 @@ class PlaneView:
         unit = geometry.ijkToRAS[:3, :3] / np.array(geometry.spacing)  # columns: RAS direction of i, j, k
         want = np.array(_DISPLAY[plane], float)
         score = want @ unit  # (3 display axes, i/j/k)
-        # the assignment of voxel axes to display axes with the largest total alignment, so that no axis is used twice
-        best = max(_PERMUTATIONS, key=lambda p: sum(abs(score[r, c]) for r, c in enumerate(p)))
+        axes = _voxel_axes(geometry)
+        best = [axes[int(np.argmax(np.abs(row)))] for row in want]
         self.axes = tuple(2 - c for c in best)  # i, j, k are array axes 2, 1, 0
         self.flips = tuple(bool(score[r, c] < 0) for r, c in enumerate(best))
         size = [geometry.spacing[c] for c in best]

@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool import Pool
 from ..pool.database import FILE as DATABASE
+from ..pool.records import modality_code
 from ..pool.table import composed
 from ..pool.thumbnail import thumbnail
 from .data import CACHE_VERSION, SPLITS, _mark, _table, brisc, keep, room, whole
@@ -141,7 +142,7 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
     parts = [brisc(source, split, cache, frame) for split in splits]
     rows, aside = [], []
     for split, part in zip(splits, parts):
-        for row in part.table:
+        for row, small in zip(part.table, part.thumbnails):
             twin = split == "test" and row.get("twin_in_train") == "1"
             if twin:
                 aside.append(row["image"])
@@ -152,10 +153,13 @@ def _brisc(source: Path, frame: int, cache: Path) -> Dataset:
                     "group": row["group"] or row["image"],
                     "kin": [f"group {row['group'] or row['image']}", *_patient(row)],
                     "split": "twin" if twin else split,
+                    "thumbnail": small,
                 }
             )
     key = hashlib.sha256("".join(p.key for p in parts).encode()).hexdigest()[:16]
-    return Dataset(Stack([p.images for p in parts]), Stack([p.masks for p in parts]), rows, ["tumor"], key, "pictures", "MR", aside)
+    told = [modality_code(row.get("modality")) for row in rows]
+    modality = only(told) if any(told) else "MR"
+    return Dataset(Stack([p.images for p in parts]), Stack([p.masks for p in parts]), rows, ["tumor"], key, "pictures", modality, aside)
 
 
 def _volumes(source: Path, frame: int, plane: str, cache: Path) -> Dataset:

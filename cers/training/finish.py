@@ -13,6 +13,7 @@ from ..evaluation.result import ablation_rows
 from ..evaluation.tables import drawn, markdown_table, mean_rows, trust_rows
 from ..inference.model import CARD, ModelConfig, save_model
 from ..words import plural
+from .config import TrainConfig
 from .datasets import only
 from .outcome import measure
 from .pictures import Examples
@@ -31,6 +32,7 @@ def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
     state = {k: v.detach().cpu() for k, v in trainer.teacher.state_dict().items()}
     if not c.text:
         state["text.strength"] = torch.zeros_like(state["text.strength"])  # an attention that was never trained must change nothing
+    state |= _untrained(state, c)
     RunFolder(folder).save_weights(state)
     logits, truths = [], []
 
@@ -65,6 +67,26 @@ def write_model(trainer, folder: Path, origin: str | None = None) -> dict:
     if (result := measure(trainer, config, folder / "model")) is not None:
         write_card(folder / "model" / CARD, _card(trainer, figures, config, origin) + _measured(result))
     return figures
+
+
+def _untrained(state: dict[str, torch.Tensor], c: TrainConfig) -> dict[str, torch.Tensor]:
+    """Weights in place of those that the method does not train, for the whole network decodes an image: references that D_R never met
+    change nothing, and without D_R its mask is that of D_S. A training that begins with them can learn both."""
+    out = {}
+    if not c.fused:
+        for name in (n for n in state if n.startswith("fused.")):
+            if (plain := f"plain.{name.removeprefix('fused.')}") in state:
+                out[name] = state[plain].clone()
+            elif ".mix.2." in name:  # MCAM adds nothing
+                out[name] = torch.zeros_like(state[name])
+    if not c.referring:
+        for name in (n for n in state if n.startswith(("evidence.read.", "evidence.modulate."))):
+            level, last = name.split(".")[2], name.split(".", 3)[3]
+            if last == "2.bias":  # what is read of references is the null map
+                out[name] = state[f"evidence.null.{level}"].clone()
+            elif last == "2.weight" or name.startswith("evidence.modulate."):
+                out[name] = torch.zeros_like(state[name])
+    return out
 
 
 def _temperature(logits: list[torch.Tensor], truths: list[torch.Tensor], groups: int) -> float:

@@ -211,11 +211,12 @@ def _drawn(data: Dataset) -> np.ndarray:
 def _looks(data: Dataset, first: np.ndarray, item_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Thumbnails (m, 1024) and the item of each: of each picture, of every case of a pool, or of a volume's middle slice.
 
-    Those of pictures are of their frames, for the unlabelled ones, too: around the body a picture looks another than as a whole.
+    Of pictures there are two each, as a whole and of their frames: a copy may be cut to the body, and where one is stored smaller or
+    anew, the frame's edges may be others.
     """
     if data.kind == "pictures":
-        rows = first + np.bincount(item_of) // 2
-        stored = [None] * len(rows)
+        rows = np.tile(first + np.bincount(item_of) // 2, 2)
+        stored = [data.table[n]["thumbnail"] for n in rows[: len(first)]] + [None] * len(first)
     else:
         rows = first if data.kind != "pool" else np.union1d(first, np.flatnonzero(data.column("split") != OTHER))
         stored = [data.table[n].get("middle", data.table[n].get("thumbnail")) for n in rows]
@@ -229,11 +230,16 @@ def _single(data: Dataset, item_of: np.ndarray) -> np.ndarray:
 
 
 def _copies(data: Dataset, item_of: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of items of which the first is a single picture beside volumes, near-identical to a slice of the other, whichever it is."""
-    if not (single := _single(data, item_of)).any():
+    """Pairs of items of which the first is near-identical to a slice of the other, whichever it is: single pictures beside volumes, and
+    pictures and cases beside unlabelled volumes."""
+    further = np.bincount(item_of, data.column("split") == OTHER) > 0
+    one, other = _single(data, item_of), np.ones(len(further), bool)
+    if data.kind != "volumes":
+        one, other = ~further, further & (np.bincount(item_of) > 1)
+    if not (one.any() and other.any()):
         return []
     slices = np.stack([row["thumbnail"] for row in data.table]), item_of
-    return [(a, b) for a, b in _alike(slices, np.flatnonzero(single), np.arange(len(single))) if a != b]
+    return [(a, b) for a, b in _alike(slices, np.flatnonzero(one), np.flatnonzero(other)) if a != b]
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:
