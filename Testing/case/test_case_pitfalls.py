@@ -59,8 +59,18 @@ SFORM = ("12f", 280, -2, 0, 0, 0, 0, -3, 0, 0, 0, 0, 4, 0)
     ],
 )
 def test_a_nifti_volume_whose_voxels_have_no_sure_size_is_refused(tmp_path, changes, words):
-    with pytest.raises(InputError, match=words):
-        read_volume(nifti(tmp_path / "v.nii", *changes))
+    nifti(tmp_path / "pair.hdr", *changes)
+    for path in (nifti(tmp_path / "v.nii", *changes), tmp_path / "pair.img", tmp_path / "pair.hdr"):
+        with pytest.raises(InputError, match=words):
+            read_volume(path)
+
+
+def test_an_analyze_volume_without_the_size_of_its_voxels_is_refused(tmp_path):
+    """Its reader takes 1 mm."""
+    older = ("4s", 344, bytes(4)), ("2h", 252, 1, 1)  # what stands where NIfTI has its forms is none
+    assert read_volume(nifti(tmp_path / "v.hdr", *older)).geometry.spacing == (2, 3, 4)
+    with pytest.raises(InputError, match="does not say how large"):
+        read_volume(nifti(tmp_path / "v.hdr", *older, ("3f", 80, 0, 0, 0)))
 
 
 def test_nifti_headers_of_every_honest_kind_are_read(tmp_path):
@@ -224,11 +234,12 @@ def test_faults_are_told_in_words(tmp_path):
             read_volume(path)
 
 
-@pytest.mark.parametrize("suffix", [".img", ".hdr"])
+@pytest.mark.parametrize("suffix", [".img", ".hdr", ".img.gz"])
 def test_a_pair_of_header_and_voxels_that_ends_too_early_is_refused(tmp_path, suffix):
-    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "v.hdr"))
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / f"v{suffix}"))
     assert np.array_equal(read_volume(tmp_path / f"v{suffix}").array, GREY)
-    (tmp_path / "v.img").write_bytes((tmp_path / "v.img").read_bytes()[:-100])
+    voxels = tmp_path / ("v.img.gz" if suffix.endswith(".gz") else "v.img")
+    voxels.write_bytes(voxels.read_bytes()[:-100])
     with pytest.raises(InputError, match="ends too early"):
         read_volume(tmp_path / f"v{suffix}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .whole import all_finite, metaimage_header, nifti_header
+from .whole import all_finite, metaimage_header, nifti_header, nifti_parts
 
 _TURNED = ("turned by 180°", "turned by 90°", "mirrored")
 _NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
@@ -65,13 +65,13 @@ def check_header(path: Path) -> None:
     """Nothing where the header cannot be read, which the reader says better.
 
     Raises:
-        InputError: a NIfTI volume without the size of its voxels, or with two that differ; an NRRD file in another unit than mm;
-            a picture that is to be shown turned.
+        InputError: a volume in NIfTI or Analyze without the size of its voxels, or with two that differ; an NRRD file in another unit
+            than mm; a picture that is to be shown turned.
     """
     name = path.name.lower()
     try:
-        if name.endswith((".nii", ".nii.gz")):
-            _check_voxel_size(path)
+        if parts := nifti_parts(path):
+            _check_voxel_size(path, parts[0])
         elif name.endswith((".jpg", ".jpeg", ".tif", ".tiff", ".png")):
             _check_turned(path)
         elif name.endswith((".nrrd", ".nhdr")):
@@ -81,17 +81,17 @@ def check_header(path: Path) -> None:
 
 
 def check_numbers(path: Path) -> None:
-    """InputError where a NIfTI image of which 0 is no background has voxels that are not numbers."""
-    if path.name.lower().endswith((".nii", ".nii.gz")) and not all_finite(path):
+    """InputError where an image in NIfTI or Analyze of which 0 is no background has voxels that are not numbers."""
+    if not all_finite(path):
         raise InputError(
             f"'{path.name}' contains voxels that are not numbers (NaN or infinite). They are read as 0, which would count as tissue. "
             "Replace them, for instance by -1000, and try again."
         )
 
 
-def _check_voxel_size(path: Path) -> None:
-    header = nifti_header(path)
-    if header is None or header.older:
+def _check_voxel_size(path: Path, head: Path) -> None:
+    header = nifti_header(head)
+    if header is None:
         return
     used = [n for n in range(3) if n < header.dim[0] and header.dim[n + 1] > 1]
     if len(used) < 3:
@@ -102,6 +102,8 @@ def _check_voxel_size(path: Path) -> None:
             f"'{path.name}' does not say how large its voxels are (pixdim {_times(pixdim)}). "
             "Convert the image again, or correct its header."
         )
+    if header.older:
+        return
     # an sform of another code may hold a scaling to an atlas; the reader then goes by the qform
     if header.sform > 0 and (header.qform <= 0 or header.sform == 1):
         axes = np.array(header.rows, float).reshape(3, 4)[:, :3]
