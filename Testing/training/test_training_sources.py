@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pictures import _picture
-from runs import settings
+from pictures import _picture, pool_of
+from runs import opened, settings
 
 from cers.case import Case
 from cers.case.io import read_volume
@@ -22,13 +22,7 @@ from cers.pool import Pool, import_folder
 from cers.training.config import TrainConfig
 from cers.training.datasets import only, open_dataset
 from cers.training.plan import check, sentences
-from cers.training.splits import make_split
 from cers.training.trainer import prepare, train
-
-
-def opened(config, tmp_path):
-    data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, tmp_path / "cache")
-    return data, make_split(data, config)
 
 
 def volumes(folder, count=6, labels=2):
@@ -249,20 +243,6 @@ def test_blank_groups_are_no_group_and_unknown_splits_are_named(tmp_path):
     table_of(folder, split={3: "val"})
     with pytest.raises(InputError, match="case_3 is of the split 'val'. Write one of train, validation, test"):
         opened(settings(folder), tmp_path)
-
-
-def pool_of(path, count: int, **metadata) -> Pool:
-    rng = np.random.default_rng(1)
-    with Pool.create(path) as pool:
-        for n in range(count):
-            image, mask = _picture(rng, 80)
-            own = {name: f"{name}{n % value}" if isinstance(value, int) else value for name, value in metadata.items()}
-            pool.add(
-                Case(
-                    image.astype(np.float32), mask.astype(np.uint8), {1: own.pop("label", "tumor")}, volume_id=f"v{n}", plane="axial", **own
-                )
-            )
-    return path
 
 
 def test_groups_and_patients_of_a_pool_stay_on_one_side(tmp_path):

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..files import replace_file
 from ..network.frame import Frame, body_box, foreground, scale_intensities
 from ..pool.table import composed, image_name, read_rows
+from ..pool.thumbnail import SIZE, thumbnail
 
 CACHE_VERSION = "3"
 ABANDONED_SECONDS = 3600  # after which a file that nobody has written to is that of a process that was killed
@@ -30,7 +31,8 @@ class Slices:
     """Pictures of one split in the network's frame.
 
     images, masks: (n, size, size) uint8, intensities 0..255 and 0/1, memory-mapped. table: one dict per picture with at least
-    ``image`` (name), ``group`` and ``file``. key: changes with the pictures; names what is derived from them.
+    ``image`` (name), ``group``, ``file`` and ``thumbnail`` (of the whole picture). key: changes with the pictures; names what is derived
+    from them.
     """
 
     images: np.ndarray
@@ -61,18 +63,22 @@ def brisc(folder: Path, split: str, cache: Path, size: int = 256) -> Slices:
     # sizes and dates of the files, so that a cache never stands for other pictures of the same names
     marks = [[path.name, *_mark(path)] for pair in files for path in pair]
     key = hashlib.sha256(json.dumps([CACHE_VERSION, split, size, marks]).encode()).hexdigest()[:16]
-    paths = [cache / f"{key}_{kind}.npy" for kind in ("images", "masks")]
-    if not all(map(whole, paths)):
-        arrays = [np.zeros((len(table), size, size), np.uint8) for _ in paths]
+    paths = [cache / f"{key}_{kind}.npy" for kind in ("images", "masks", "thumbnails")]
+    if not all(map(whole, paths)):  # earlier versions kept no thumbnails
+        arrays = [*(np.zeros((len(table), size, size), np.uint8) for _ in range(2)), np.zeros((len(table), SIZE * SIZE), np.float32)]
         for n, (picture, outline) in enumerate(files):
             volume = read_volume(picture)
             image, mask = volume.array[0], read_mask(outline, volume.geometry)[0][0] > 0
             frame = Frame.around(body_box(image[None]), image.shape, (1.0, 1.0), size)
             arrays[0][n] = (frame.crop(scale_intensities(image[None]))[0, 0].numpy() * 255).round().astype(np.uint8)
             arrays[1][n] = frame.crop(mask[None].astype(np.float32))[0, 0].numpy() > 0.5
+            arrays[2][n] = thumbnail(image)
         for path, array in zip(paths, arrays):
             keep(path, array)
-    return Slices(*(np.load(p, mmap_mode="r") for p in paths), table, key)
+    images, masks, thumbnails = (np.load(p, mmap_mode="r") for p in paths)
+    for row, small in zip(table, thumbnails):
+        row["thumbnail"] = small
+    return Slices(images, masks, table, key)
 
 
 def _listed(folder: Path, table: list[dict], ending: str) -> list[Path]:

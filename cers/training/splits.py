@@ -229,11 +229,17 @@ def _single(data: Dataset, item_of: np.ndarray) -> np.ndarray:
 
 
 def _copies(data: Dataset, item_of: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of items of which the first is a single picture beside volumes, near-identical to a slice of the other, whichever it is."""
-    if not (single := _single(data, item_of)).any():
+    """Pairs of items near-identical in any slice: a single picture beside volumes and whatever it is like, or a labelled picture or case
+    of a pool and an unlabelled volume."""
+    if data.kind == "volumes":
+        left, right = np.flatnonzero(_single(data, item_of)), np.arange(item_of.max() + 1)
+    else:
+        further = data.column("split") == OTHER
+        left, right = np.unique(item_of[~further]), np.flatnonzero(np.bincount(item_of[further]) > 1)
+    if not (len(left) and len(right)):
         return []
     slices = np.stack([row["thumbnail"] for row in data.table]), item_of
-    return [(a, b) for a, b in _alike(slices, np.flatnonzero(single), np.arange(len(single))) if a != b]
+    return [(a, b) for a, b in _alike(slices, left, right) if a != b]
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:
@@ -249,9 +255,10 @@ def _alike(looks, left, right) -> list[tuple[int, int]]:
     thumbs, item = looks
     here, there = (np.flatnonzero(np.isin(item, side)) for side in (left, right))
     found: set[tuple[int, int]] = set()
+    others = thumbs[there].T
     for start in range(0, len(here), 512):
         part = here[start : start + 512]
-        i, j = np.nonzero(thumbs[part] @ thumbs[there].T > NEAR_DUPLICATE)
+        i, j = np.nonzero(thumbs[part] @ others > NEAR_DUPLICATE)
         found.update(zip(item[part][i].tolist(), item[there][j].tolist()))
     return sorted(found)
 
