@@ -195,12 +195,7 @@ def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None
     """
     if len(values) <= _NESTED:
         return
-    planes = array.reshape(-1, *array.shape[-2:])
-    fullest = planes[np.count_nonzero(planes, axis=(1, 2)).argmax()].astype(int)
-    fullest -= fullest.min()
-    pairs = (fullest[1:], fullest[:-1]), (fullest[:, 1:], fullest[:, :-1])
-    a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
-    a, b = a[a != b], b[a != b]
+    fullest, a, b = _borders(array)
     rim = np.maximum(a, b)[np.minimum(a, b) == 0]
     nearest = np.full(fullest.max() + 1, 256)
     np.minimum.at(nearest, np.concatenate([a, b]), np.tile(np.abs(a - b), 2))
@@ -210,6 +205,33 @@ def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None
             f"The mask '{path.name}' holds grey levels, as of probabilities, and no labels: all that is not 0 would count as lesion. "
             "Cut it at a threshold and save it as a mask."
         )
+
+
+def check_steps(array: np.ndarray, values: Collection[int], path: Path) -> None:
+    """Arguments as ``check_labels``, of a mask that is compared with one of a single label.
+
+    Raises:
+        InputError: its few values rise one by one from 0, as low probabilities do. Labels of one mask that all lie one in the other in the
+            order of their values are hardly compared so.
+    """
+    if len(values) < 3:
+        return
+    _, a, b = _borders(array)
+    if a.size and (np.abs(a - b) == 1).mean() > 0.95:
+        raise InputError(
+            f"'{path.name}' holds {len(values)} values that rise one by one, as low probabilities do, where the other mask has one label: "
+            "all that is not 0 would count as lesion. Cut it at a threshold and save it as a mask, or name the labels that are compared."
+        )
+
+
+def _borders(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The fullest plane of (..., rows, columns) from 0 on, and the two values of neighbouring pixels in it wherever they differ."""
+    planes = array.reshape(-1, *array.shape[-2:])
+    fullest = planes[np.count_nonzero(planes, axis=(1, 2)).argmax()].astype(int)
+    fullest -= fullest.min()
+    pairs = (fullest[1:], fullest[:-1]), (fullest[:, 1:], fullest[:, :-1])
+    a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
+    return fullest, a[a != b], b[a != b]
 
 
 def reason(error: Exception) -> str:
