@@ -359,12 +359,14 @@ def test_unlabelled_scans_of_held_out_cases_are_left_out(tmp_path):
 
 def test_an_unlabelled_copy_of_a_held_out_volume_in_other_units_is_left_out(tmp_path):
     folder, scans = volumes(tmp_path / "data", count=5), tmp_path / "scans"
-    scans.mkdir()
-    for file in (folder / "images").iterdir():
-        sitk.WriteImage(sitk.ReadImage(str(file)) * 0.1 - 3, str(scans / f"scan_{file.name[5]}.mha"))
-    data, split = opened(settings(folder, unlabelled=[str(scans)], labelled=1.0), tmp_path)
-    held = data.column("item")[split.validation][0]
-    assert split.report["set_aside"] == [held.replace("case", "scan")] and len(np.unique(split.kin)) == 5
+    for part in (slice(None), slice(3, 10)):  # also of fewer slices, with another one in their middle
+        shutil.rmtree(scans, ignore_errors=True)
+        scans.mkdir()
+        for file in (folder / "images").iterdir():
+            sitk.WriteImage(sitk.ReadImage(str(file))[:, :, part] * 0.1 - 3, str(scans / f"scan_{file.name[5]}.mha"))
+        data, split = opened(settings(folder, unlabelled=[str(scans)], labelled=1.0), tmp_path)
+        held = data.column("item")[split.validation][0]
+        assert split.report["set_aside"] == [held.replace("case", "scan")] and len(np.unique(split.kin)) == 5
 
 
 @pytest.mark.parametrize("given", [False, True])
