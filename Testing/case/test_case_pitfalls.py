@@ -306,3 +306,17 @@ def test_mask_pictures_of_16_bit(tmp_path, values, expected):
             read_mask(tmp_path / "m.png", PICTURE)
     else:
         assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == expected
+
+
+@pytest.mark.parametrize("top, share", [(65535, 0.5), (40000, 65535 / 40000 / 2), (6553, None), (2000, None), (200, None)])
+def test_probabilities_in_16_bit_are_cut_at_half_of_one(tmp_path, top, share):
+    """And not at half of the highest, by which a prediction of 3 % would be as much of a lesion as one of 100 %."""
+    rows, columns = np.indices((64, 64))
+    blob = np.exp(-((rows - 30) ** 2 + (columns - 30) ** 2) / 80)
+    Image.fromarray((top * blob).astype(np.uint16)).save(tmp_path / "m.png")
+    geometry = Geometry(PICTURE.ijkToRAS, (1, 64, 64))
+    if share is None:
+        with pytest.raises(InputError, match=f"grey levels up to {top} in 16 bit"):
+            read_mask(tmp_path / "m.png", geometry)
+    else:
+        assert np.array_equal(read_mask(tmp_path / "m.png", geometry)[0][0], blob > share)

@@ -185,6 +185,36 @@ def check_transparency(array: np.ndarray, path: Path) -> None:
         )
 
 
+def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
+    """The label map of a mask picture: its values where all are below 64, else cut at half of white.
+
+    Raises:
+        InputError: grey levels of which it is not clear what belongs to the mask.
+    """
+    if array.max() < 64:
+        if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
+            raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
+        check_labels(array, [int(v) for v in np.unique(array) if v], path)
+        return array
+    top = float(array.max())
+    white, values = max(255.0, top), len(np.unique(array))
+    # a soft or JPEG-worn edge is thin; broad middle greys are labels that a cut at 127 would merge without a word
+    levels = np.rint(array * (255 / white)) if top > 255 else array
+    broad = np.count_nonzero((levels > 63) & (levels < 192)) > 0.2 * np.count_nonzero(levels > 63)
+    if broad and values <= 16:
+        raise InputError(
+            f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
+        )
+    if broad and array.dtype.kind in "iu" and array.dtype.itemsize > 1:  # probabilities: of low ones the highest is no white
+        if top < 1 << 15:
+            raise InputError(
+                f"The mask '{path.name}' holds grey levels up to {top:.0f} in 16 bit, so that it is not clear which of them belong to it. "
+                "Cut it at a threshold and save it as black and white."
+            )
+        levels = np.rint(array * (255 / max(top, 65535.0)))
+    return (levels > 127).astype(np.uint8)
+
+
 def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None:
     """array: (..., rows, columns) whole numbers of a mask file that does not name its labels, each of which counts as lesion; values: those
     in it but 0.
