@@ -213,7 +213,8 @@ def test_it_is_said_what_intervals_are_over(pictures, tmp_path, capsys, lines, w
     result = {**json.loads(file.read_text()), "model": "abc"}
     file.write_text(json.dumps(result))
     assert f"intervals {words}." in update_card("", "abc", [file])
-    assert f", {words}." in write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
+    page = write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
+    assert f", {words}. None is shown\nwhere all draws give the same." in page
 
 
 # ---- result files
