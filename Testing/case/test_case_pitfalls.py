@@ -320,3 +320,18 @@ def test_probabilities_in_16_bit_are_cut_at_half_of_one(tmp_path, top, share):
             read_mask(tmp_path / "m.png", geometry)
     else:
         assert np.array_equal(read_mask(tmp_path / "m.png", geometry)[0][0], blob > share)
+
+
+@pytest.mark.parametrize("grey, white", [(85, 255), (128, 255), (200, 255), (1, 255), (30000, 65535)])
+def test_a_small_label_beside_white_is_not_merged_or_dropped(tmp_path, grey, white):
+    """Two labels as greys, or a label beside 255 for what is to be ignored; a soft edge of the same greys is none."""
+    kind = np.uint8 if white == 255 else np.uint16
+    array = np.zeros((20, 30), kind)
+    array[4:16, 4:26] = white
+    array[5:15, 3] = grey
+    Image.fromarray(array).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == 264 + 10 * (grey > 0.5 * white)
+    array[8:12, 8:12] = grey
+    Image.fromarray(array).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match="several broad grey levels"):
+        read_mask(tmp_path / "m.png", PICTURE)

@@ -198,10 +198,10 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
         return array
     top = float(array.max())
     white, values = max(255.0, top), len(np.unique(array))
-    # a soft or JPEG-worn edge is thin; broad middle greys are labels that a cut at 127 would merge without a word
+    # a soft or JPEG-worn edge is thin; broad greys are labels that a cut at 127 would merge or drop without a word
     levels = np.rint(array * (255 / white)) if top > 255 else array
     broad = np.count_nonzero((levels > 63) & (levels < 192)) > 0.2 * np.count_nonzero(levels > 63)
-    if broad and values <= 16:
+    if (broad and values <= 16) or (values <= _NESTED and _areas(levels, 0 if top <= 255 else 63)):
         raise InputError(
             f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
         )
@@ -213,6 +213,17 @@ def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
             )
         levels = np.rint(array * (255 / max(top, 65535.0)))
     return (levels > 127).astype(np.uint8)
+
+
+def _areas(levels: np.ndarray, least: int) -> bool:
+    """Whether a value above ``least``, neither black nor white, fills a square of 3 x 3 pixels of a picture: an edge is not as broad."""
+    plane = levels.reshape(levels.shape[-2:])
+    for value in np.unique(plane[(plane > max(least, plane.min())) & (plane < 0.9 * plane.max())]):
+        same = plane == value
+        same = same[2:] & same[1:-1] & same[:-2]
+        if (same[:, 2:] & same[:, 1:-1] & same[:, :-2]).any():
+            return True
+    return False
 
 
 def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None:
