@@ -11,7 +11,7 @@ from CERSSegmentLib import Words
 from CERSSegmentLib.Later import Later
 from slicer.i18n import tr as _
 
-from cers.evaluation.tables import mean_rows, metric_name, number, span, trust_rows
+from cers.evaluation.tables import mean_rows, metric_name, number, span, sure, trust_rows
 from cers.inference import store
 
 from .ModelPlots import CALIBRATION, CURVES, NAMES, ModelPlots, curves
@@ -287,9 +287,8 @@ def comparison(found: dict, palette) -> str:
     rows = []
     for metric, row in found["difference"].items():
         if metric in SHOWN and row["value"] is not None:
-            sure = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
             better = (row["value"] > 0) != (metric == "hd95")
-            mark = f"<span style='color:{GOOD if better else BAD}'>{'▲' if better else '▼'}</span> " if sure else ""
+            mark = f"<span style='color:{GOOD if better else BAD}'>{'▲' if better else '▼'}</span> " if sure(row) else ""
             one = _("better in {better}, worse in {worse} of one case")
             words = one if row["n"] == 1 else _("better in {better}, worse in {worse} of {n} cases")
             words = words.format(better=row["better"], worse=row["worse"], n=row["n"])
@@ -338,8 +337,7 @@ def _bars(arms: dict, differences: list[dict]) -> str:
             )
     for d in differences:
         if d["value"] is not None and d["arm"] in ARMS and d["minus"] in ARMS and (d["arm"], d["minus"]) != ("null", "plain"):
-            sure = d["low"] is not None and (d["low"] > 0 or d["high"] < 0)
-            mark = f"<span style='color:{GOOD if d['value'] > 0 else BAD}'>{'▲' if d['value'] > 0 else '▼'}</span> " if sure else ""
+            mark = f"<span style='color:{GOOD if d['value'] > 0 else BAD}'>{'▲' if d['value'] > 0 else '▼'}</span> " if sure(d) else ""
             words = _("{arm} minus {minus}").format(arm=ARMS[d["arm"]](), minus=ARMS[d["minus"]]())
             rows += f"<tr><td colspan='2'>{mark}{escape(words)}&nbsp;&nbsp;</td><td align='right'>{escape(signed(d))}</td></tr>"
     return "<table cellpadding='2'>" + rows + "</table>"

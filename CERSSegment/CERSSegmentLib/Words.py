@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 from cers.case import PARTS, WELL_COVERED, Statement
 from cers.case.counts import by_plane
 from cers.case.sizes import area as areaOf
-from cers.case.sizes import digits, small
+from cers.case.sizes import digits, percent, small
 
 PART_NAMES = {
     "texture": lambda: _("Texture"),
@@ -135,8 +135,8 @@ def amount(sizes: dict, label: str) -> str:
         return _("{amount} mm²").format(amount=digits(sizes["area_mm2"][label]))
     count = sizes["pixels"][label]
     if sizes.get("picture_share"):
-        words = _("one pixel ({percent:.1f} % of the picture)") if count == 1 else _("{count} pixels ({percent:.1f} % of the picture)")
-        return words.format(count=count, percent=100 * sizes["picture_share"][label])
+        words = _("one pixel ({percent} % of the picture)") if count == 1 else _("{count} pixels ({percent} % of the picture)")
+        return words.format(count=count, percent=percent(sizes["picture_share"][label]))
     return (_("one voxel") if count == 1 else _("{count} voxels")).format(count=count)
 
 

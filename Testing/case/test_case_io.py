@@ -148,7 +148,7 @@ def test_what_is_no_single_scalar_volume_is_refused(tmp_path):
         read_volume(tmp_path / "s.seg.nrrd")
 
 
-@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz", ".hdr", ".img", ".img.gz"])
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_what_a_nifti_file_leaves_open_is_no_tissue_of_a_ct(tmp_path, suffix, kind):
     """Its reader takes 0 for NaN: dark in an MR, but water in a CT."""

@@ -59,8 +59,18 @@ SFORM = ("12f", 280, -2, 0, 0, 0, 0, -3, 0, 0, 0, 0, 4, 0)
     ],
 )
 def test_a_nifti_volume_whose_voxels_have_no_sure_size_is_refused(tmp_path, changes, words):
-    with pytest.raises(InputError, match=words):
-        read_volume(nifti(tmp_path / "v.nii", *changes))
+    nifti(tmp_path / "pair.hdr", *changes)
+    for path in (nifti(tmp_path / "v.nii", *changes), tmp_path / "pair.img", tmp_path / "pair.hdr"):
+        with pytest.raises(InputError, match=words):
+            read_volume(path)
+
+
+def test_an_analyze_volume_without_the_size_of_its_voxels_is_refused(tmp_path):
+    """Its reader takes 1 mm."""
+    older = ("4s", 344, bytes(4)), ("2h", 252, 1, 1)  # what stands where NIfTI has its forms is none
+    assert read_volume(nifti(tmp_path / "v.hdr", *older)).geometry.spacing == (2, 3, 4)
+    with pytest.raises(InputError, match="does not say how large"):
+        read_volume(nifti(tmp_path / "v.hdr", *older, ("3f", 80, 0, 0, 0)))
 
 
 def test_nifti_headers_of_every_honest_kind_are_read(tmp_path):
@@ -224,11 +234,12 @@ def test_faults_are_told_in_words(tmp_path):
             read_volume(path)
 
 
-@pytest.mark.parametrize("suffix", [".img", ".hdr"])
+@pytest.mark.parametrize("suffix", [".img", ".hdr", ".img.gz"])
 def test_a_pair_of_header_and_voxels_that_ends_too_early_is_refused(tmp_path, suffix):
-    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / "v.hdr"))
+    sitk.WriteImage(sitk.GetImageFromArray(GREY), str(tmp_path / f"v{suffix}"))
     assert np.array_equal(read_volume(tmp_path / f"v{suffix}").array, GREY)
-    (tmp_path / "v.img").write_bytes((tmp_path / "v.img").read_bytes()[:-100])
+    voxels = tmp_path / ("v.img.gz" if suffix.endswith(".gz") else "v.img")
+    voxels.write_bytes(voxels.read_bytes()[:-100])
     with pytest.raises(InputError, match="ends too early"):
         read_volume(tmp_path / f"v{suffix}")
 
@@ -295,3 +306,32 @@ def test_mask_pictures_of_16_bit(tmp_path, values, expected):
             read_mask(tmp_path / "m.png", PICTURE)
     else:
         assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == expected
+
+
+@pytest.mark.parametrize("top, share", [(65535, 0.5), (40000, 65535 / 40000 / 2), (6553, None), (2000, None), (200, None)])
+def test_probabilities_in_16_bit_are_cut_at_half_of_one(tmp_path, top, share):
+    """And not at half of the highest, by which a prediction of 3 % would be as much of a lesion as one of 100 %."""
+    rows, columns = np.indices((64, 64))
+    blob = np.exp(-((rows - 30) ** 2 + (columns - 30) ** 2) / 80)
+    Image.fromarray((top * blob).astype(np.uint16)).save(tmp_path / "m.png")
+    geometry = Geometry(PICTURE.ijkToRAS, (1, 64, 64))
+    if share is None:
+        with pytest.raises(InputError, match=f"grey levels up to {top} in 16 bit"):
+            read_mask(tmp_path / "m.png", geometry)
+    else:
+        assert np.array_equal(read_mask(tmp_path / "m.png", geometry)[0][0], blob > share)
+
+
+@pytest.mark.parametrize("grey, white", [(85, 255), (128, 255), (200, 255), (1, 255), (30000, 65535)])
+def test_a_small_label_beside_white_is_not_merged_or_dropped(tmp_path, grey, white):
+    """Two labels as greys, or a label beside 255 for what is to be ignored; a soft edge of the same greys is none."""
+    kind = np.uint8 if white == 255 else np.uint16
+    array = np.zeros((20, 30), kind)
+    array[4:16, 4:26] = white
+    array[5:15, 3] = grey
+    Image.fromarray(array).save(tmp_path / "m.png")
+    assert read_mask(tmp_path / "m.png", PICTURE)[0].sum() == 264 + 10 * (grey > 0.5 * white)
+    array[8:12, 8:12] = grey
+    Image.fromarray(array).save(tmp_path / "m.png")
+    with pytest.raises(InputError, match="several broad grey levels"):
+        read_mask(tmp_path / "m.png", PICTURE)

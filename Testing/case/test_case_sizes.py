@@ -38,6 +38,9 @@ def test_what_is_small_is_not_told_as_nothing():
     assert amount(found((4, 5, 10), (0.5, 0.5, 1.5)).sizes(), "tumor") == "3.8 mm³"
     assert amount(found((4, 5, 10), (1, 1, 3.7)).sizes(), "tumor") == "37 mm³"
     assert amount(found((1, 5, 10), (0.2, 0.15, 7)).sizes(), "tumor") == "0.3 mm²"
+    tiny = found((1, 200, 200), (1, 1, 1), known=False).sizes()
+    assert amount(tiny, "tumor") == "10 pixels (<0.1 % of the picture)"
+    assert amount({**tiny, "pixels": {"tumor": 0}, "picture_share": {"tumor": 0.0}}, "tumor") == "0 pixels (0.0 % of the picture)"
     assert [area(n, (0.5, 0.5)) for n in (1, 10, 40, 400)] == ["0.25 mm²", "2.5 mm²", "0.10 cm²", "1.00 cm²"]
 
 

@@ -105,6 +105,23 @@ def test_a_jpeg_of_which_the_end_is_missing_is_refused(pictures, tmp_path, progr
         assert list(result["faults"]) == ["case0"] and "ends too early" in result["faults"]["case0"]
 
 
+def test_low_probabilities_are_no_labels_of_a_lesion(pictures, tmp_path):
+    """Each by itself may be a label map; beside a mask of one label, what was predicted with 3 % would count as found."""
+    images, masks = pictures
+    (made := tmp_path / "made").mkdir()
+    rows, columns = np.indices(picture(0)[1].shape)
+    blob = np.exp(-((rows - 20) ** 2 + (columns - 24) ** 2) / 80)
+    low, high = (top * blob for top in (7, 250))
+    parts = np.where(blob > 0.7, 1, np.where(blob > 0.5, 4, np.where(blob > 0.3, 2, 0)))  # of a tumour: core, rim and edema
+    two = np.where(blob > 0.5, 2, np.where(blob > 0.3, 1, 0))
+    for n, array in enumerate((low, high, parts, two)):
+        save_picture(made / f"case{n}.png", array.astype(np.uint8))
+    result = evaluate(images, masks, made)
+    assert list(result["faults"]) == ["case0"] and "as low probabilities do" in result["faults"]["case0"] and result["images"] == 3
+    save_picture(masks / "case0_mask.png", low.astype(np.uint8))  # both drawn so: labels that lie one in the other
+    assert not evaluate(images, masks, made)["faults"]
+
+
 def test_one_folder_of_images_and_masks_with_predictions(pictures, tmp_path):
     """Predictions may carry the names of the images or of the masks; the masks are no images that lack one."""
     both, named = tmp_path / "both", tmp_path / "named"
@@ -196,7 +213,8 @@ def test_it_is_said_what_intervals_are_over(pictures, tmp_path, capsys, lines, w
     result = {**json.loads(file.read_text()), "model": "abc"}
     file.write_text(json.dumps(result))
     assert f"intervals {words}." in update_card("", "abc", [file])
-    assert f", {words}." in write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
+    page = write_page(tmp_path / "r.html", result).read_text(encoding="utf-8")
+    assert f", {words}. None is shown\nwhere all draws give the same." in page
 
 
 # ---- result files

@@ -8,7 +8,7 @@ import pytest
 from cers.evaluation.calibration import BINS, Reliability, fit_temperature, near_lesion, without_temperature
 from cers.evaluation.failure import choose_threshold, detection
 from cers.evaluation.statistics import DRAWS, INTERVALS, auroc, bootstrap, clusters, interval, related
-from cers.evaluation.tables import number, span
+from cers.evaluation.tables import number, span, sure
 
 
 def test_interval_is_the_percentile_bootstrap_and_repeats():
@@ -54,6 +54,15 @@ def test_one_case_or_one_group_has_no_interval():
         assert found["value"] is not None and found["low"] is None and found["high"] is None
     assert bootstrap(lambda rows: float(rows.mean()), 3, ["anna"] * 3) == (None, None)
     assert interval([0.2, 0.5, 0.8], ["anna", "anna", None])["low"] is not None
+
+
+def test_equal_values_are_told_without_an_interval():
+    """Of no width, it would say that all is known: of two cases with a difference of 0.02 as well."""
+    found = interval([0.02, 0.02])
+    assert found == {"value": 0.02, "low": 0.02, "high": 0.02, "n": 2}, "files have it as it was drawn"
+    assert span(found) == "0.020" and not sure(found)
+    assert span(interval([0.01, 0.03])) == "0.020 [0.010, 0.030]" and sure(interval([0.01, 0.03])) and sure(interval([-0.01, -0.03]))
+    assert not sure(interval([-0.01, 0.03])) and not sure(interval([0.02]))
 
 
 def test_a_case_without_a_group_is_its_own():

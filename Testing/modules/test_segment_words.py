@@ -87,6 +87,8 @@ def test_what_is_small_is_not_told_as_nothing(part):
     words = part("Words")
     assert words.amount({"pixels": {"tumor": 9}, "volume_ml": {"tumor": 0.037}}, "tumor") == "37 mm³"
     assert words.amount({"pixels": {"tumor": 1}, "volume_ml": None, "area_mm2": {"tumor": 0.3}}, "tumor") == "0.3 mm²"
+    tiny = {"pixels": {"tumor": 1}, "volume_ml": None, "area_mm2": None, "picture_share": {"tumor": 1e-5}}
+    assert words.amount(tiny, "tumor") == "one pixel (<0.1\u00a0% of the picture)"
     assert words.contour({"pixels": 1}, (0.5, 0.5)) == "The contour is the final mask, 0.25\u00a0mm²"
 
 

@@ -166,6 +166,8 @@ def test_the_smallest_lesion_is_not_told_as_none(head):
         mask[90, 90 : 90 + pixels] = True
         r = describe(image, mask, (0.4, 0.4), plane="axial")
         assert f"About {words}." in r.part("context") and f" {short} across." in r.compact
+        share = f"{r.descriptors['area_body']:.2g}"
+        assert 0 < float(share) < 0.05 and f"{share} % of the body" in r.part("context") and f"{share}% of body" in r.compact
         back, findings = verify(parse_cot(r.text), r, writer="model-x", version="1", plane="axial")
         assert not [f for f in findings if f.kind == "number"] and f"About {words}." in back.part("context")
 

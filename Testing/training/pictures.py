@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from cers.case import Case
+from cers.pool import Pool
+
 
 def write(folder: Path, count: int = 28, twins: int = 4, size: int = 80, seed: int = 0) -> Path:
     """``count`` training pictures, the last ``twins`` of them copies of the first with a little noise, and four test pictures."""
@@ -56,3 +59,18 @@ def _picture(rng, size: int) -> tuple[np.ndarray, np.ndarray]:
     image = np.where(head, image.clip(40, 150), 0)
     image[mask] = 240
     return image + rng.normal(0, 2, image.shape), mask
+
+
+def pool_of(path: Path, count: int, **metadata) -> Path:
+    """A pool of ``count`` such pictures, each a volume of its own. metadata: of each case; a number means as many values in turn."""
+    rng = np.random.default_rng(1)
+    with Pool.create(path) as pool:
+        for n in range(count):
+            image, mask = _picture(rng, 80)
+            own = {name: f"{name}{n % value}" if isinstance(value, int) else value for name, value in metadata.items()}
+            pool.add(
+                Case(
+                    image.astype(np.float32), mask.astype(np.uint8), {1: own.pop("label", "tumor")}, volume_id=f"v{n}", plane="axial", **own
+                )
+            )
+    return path

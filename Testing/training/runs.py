@@ -11,8 +11,8 @@ from pathlib import Path
 
 from cers.inference.tiny import ENCODER
 from cers.training.config import TrainConfig
-from cers.training.datasets import open_dataset
-from cers.training.splits import make_split
+from cers.training.datasets import Dataset, open_dataset
+from cers.training.splits import Split, make_split
 from cers.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +45,11 @@ SMALL = {
 
 def settings(folder: Path, **changes) -> TrainConfig:
     return TrainConfig.of({"data": str(folder), "steps": 6, **SMALL, **changes})
+
+
+def opened(config: TrainConfig, tmp_path: Path) -> tuple[Dataset, Split]:
+    data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, tmp_path / "cache")
+    return data, make_split(data, config)
 
 
 def trainer(folder: Path, cache: Path, **changes) -> Trainer:

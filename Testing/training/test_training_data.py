@@ -5,15 +5,20 @@ from __future__ import annotations
 import csv
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
+from pictures import _picture, pool_of
 from PIL import Image
+from runs import opened, settings
 
 from cers.case.io import read_volume
 from cers.errors import InputError
 from cers.network.frame import Frame, body_box, scale_intensities
+from cers.pool import Pool
 from cers.training.data import brisc, keep, lesion_free
 
 
@@ -242,3 +247,28 @@ def test_pictures_are_read_as_the_modality_that_the_table_tells(folder, tmp_path
     frame = Frame.around(body_box(image, "CT"), image.shape[1:], (1.0, 1.0), 64)
     assert np.abs(after.images[0] - frame.crop(scale_intensities(image, "CT"))[0, 0].numpy() * 255).max() <= 0.5
     assert not np.array_equal(after.images[0], before[0]) and np.array_equal(after.images[1:], before[1:])
+
+
+@pytest.mark.parametrize("kind", ["pictures", "pool"])
+def test_an_unlabelled_volume_that_holds_a_held_out_picture_is_left_out(folder, tmp_path, kind):
+    """Whichever slice it is, and in other units: no name, patient or file tells of it."""
+    source = folder if kind == "pictures" else pool_of(tmp_path / "pool", 6)
+    scans, rng = tmp_path / "scans", np.random.default_rng(5)
+    scans.mkdir()
+    config = settings(source, labelled=1.0, unlabelled=[str(scans)])
+    data, split = opened(replace(config, unlabelled=[]), tmp_path)
+    held, learned = (data.column("image")[rows][0] for rows in (split.validation, split.labelled))
+    for name, image in (("held", held), ("learned", learned), ("other", None)):
+        scan = np.stack([_picture(rng, 80)[0] for _ in range(6)]).astype(np.float32)
+        if image is not None and kind == "pool":
+            with Pool.open(source, read_only=True) as pool:
+                scan[1] = 0.5 * pool.get(image).image
+        elif image is not None:
+            scan[1] = 0.5 * read_volume(folder / "images" / "train" / f"{image}.jpg").array[0]
+        volume = sitk.GetImageFromArray(scan)
+        volume.SetSpacing((1.0, 1.0, 5.0))
+        sitk.WriteImage(volume, str(scans / f"{name}.nii.gz"))
+    data, split = opened(config, tmp_path)
+    assert split.report["set_aside"] == ["held"] and set(data.column("item")[split.unlabelled]) == {"learned", "other"}
+    kin = {name: split.kin[data.column("item") == name] for name in ("learned", "other")}
+    assert set(kin["learned"]) <= set(split.kin[split.labelled]) and not set(kin["other"]) & set(split.kin[split.labelled])

@@ -10,8 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from pictures import _picture
-from runs import settings
+from pictures import _picture, pool_of
+from runs import opened, settings
 
 from cers.case import Case
 from cers.case.io import read_volume
@@ -22,13 +22,7 @@ from cers.pool import Pool, import_folder
 from cers.training.config import TrainConfig
 from cers.training.datasets import only, open_dataset
 from cers.training.plan import check, sentences
-from cers.training.splits import make_split
 from cers.training.trainer import prepare, train
-
-
-def opened(config, tmp_path):
-    data = open_dataset(config.data, config.unlabelled, config.frame, config.plane, tmp_path / "cache")
-    return data, make_split(data, config)
 
 
 def volumes(folder, count=6, labels=2):
@@ -251,20 +245,6 @@ def test_blank_groups_are_no_group_and_unknown_splits_are_named(tmp_path):
         opened(settings(folder), tmp_path)
 
 
-def pool_of(path, count: int, **metadata) -> Pool:
-    rng = np.random.default_rng(1)
-    with Pool.create(path) as pool:
-        for n in range(count):
-            image, mask = _picture(rng, 80)
-            own = {name: f"{name}{n % value}" if isinstance(value, int) else value for name, value in metadata.items()}
-            pool.add(
-                Case(
-                    image.astype(np.float32), mask.astype(np.uint8), {1: own.pop("label", "tumor")}, volume_id=f"v{n}", plane="axial", **own
-                )
-            )
-    return path
-
-
 def test_groups_and_patients_of_a_pool_stay_on_one_side(tmp_path):
     path = pool_of(tmp_path / "pool", 12, group=4)
     config = settings(path, labelled=1.0, validation=0.25)
@@ -379,12 +359,14 @@ def test_unlabelled_scans_of_held_out_cases_are_left_out(tmp_path):
 
 def test_an_unlabelled_copy_of_a_held_out_volume_in_other_units_is_left_out(tmp_path):
     folder, scans = volumes(tmp_path / "data", count=5), tmp_path / "scans"
-    scans.mkdir()
-    for file in (folder / "images").iterdir():
-        sitk.WriteImage(sitk.ReadImage(str(file)) * 0.1 - 3, str(scans / f"scan_{file.name[5]}.mha"))
-    data, split = opened(settings(folder, unlabelled=[str(scans)], labelled=1.0), tmp_path)
-    held = data.column("item")[split.validation][0]
-    assert split.report["set_aside"] == [held.replace("case", "scan")] and len(np.unique(split.kin)) == 5
+    for part in (slice(None), slice(3, 10)):  # also of fewer slices, with another one in their middle
+        shutil.rmtree(scans, ignore_errors=True)
+        scans.mkdir()
+        for file in (folder / "images").iterdir():
+            sitk.WriteImage(sitk.ReadImage(str(file))[:, :, part] * 0.1 - 3, str(scans / f"scan_{file.name[5]}.mha"))
+        data, split = opened(settings(folder, unlabelled=[str(scans)], labelled=1.0), tmp_path)
+        held = data.column("item")[split.validation][0]
+        assert split.report["set_aside"] == [held.replace("case", "scan")] and len(np.unique(split.kin)) == 5
 
 
 @pytest.mark.parametrize("given", [False, True])

@@ -14,7 +14,17 @@ from ..errors import InputError
 from ..files import atomic_path, ending
 from .dicom import check_frames, headers, is_dicom, pseudonym, quiet, rescale_varies, series_files, tells_spacing
 from .geometry import Geometry
-from .pitfalls import as_itself, check_header, check_labels, check_namesakes, check_numbers, check_transparency, reason, says_spacing
+from .pitfalls import (
+    as_itself,
+    check_header,
+    check_labels,
+    check_namesakes,
+    check_numbers,
+    check_transparency,
+    label_picture,
+    reason,
+    says_spacing,
+)
 from .records import Volume
 from .terminology import label_styles
 from .whole import check_whole
@@ -330,24 +340,6 @@ def _grey(array: np.ndarray, components: int, path: Path) -> np.ndarray:
     kind = array.dtype
     grey = array[..., :3].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.rint(grey).astype(kind) if kind.kind in "iu" else grey
-
-
-def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
-    """The label map of a mask picture: its values where all are below 64, else cut at half of white."""
-    if array.max() < 64:
-        if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
-            raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
-        check_labels(array, _values(array), path)
-        return array
-    if array.max() > 255:
-        array = np.rint(array * (255 / float(array.max())))
-    middle = np.count_nonzero((array > 63) & (array < 192))
-    # a soft or JPEG-worn edge is thin; broad middle greys are labels that a cut at 127 would merge without a word
-    if middle > 0.2 * np.count_nonzero(array > 63) and len(np.unique(array)) <= 16:
-        raise InputError(
-            f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
-        )
-    return (array > 127).astype(np.uint8)
 
 
 def _segments(fields: dict[str, str]) -> list[tuple[str, int, int]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
-from .whole import all_finite, metaimage_header, nifti_header
+from .whole import all_finite, metaimage_header, nifti_header, nifti_parts
 
 _TURNED = ("turned by 180°", "turned by 90°", "mirrored")
 _NOT_MM = {"m", "meter", "meters", "cm", "um", "µm", "micron", "microns", "micrometer", "micrometers", "nm", "in", "inch"}
@@ -65,13 +65,13 @@ def check_header(path: Path) -> None:
     """Nothing where the header cannot be read, which the reader says better.
 
     Raises:
-        InputError: a NIfTI volume without the size of its voxels, or with two that differ; an NRRD file in another unit than mm;
-            a picture that is to be shown turned.
+        InputError: a volume in NIfTI or Analyze without the size of its voxels, or with two that differ; an NRRD file in another unit
+            than mm; a picture that is to be shown turned.
     """
     name = path.name.lower()
     try:
-        if name.endswith((".nii", ".nii.gz")):
-            _check_voxel_size(path)
+        if parts := nifti_parts(path):
+            _check_voxel_size(path, parts[0])
         elif name.endswith((".jpg", ".jpeg", ".tif", ".tiff", ".png")):
             _check_turned(path)
         elif name.endswith((".nrrd", ".nhdr")):
@@ -81,17 +81,17 @@ def check_header(path: Path) -> None:
 
 
 def check_numbers(path: Path) -> None:
-    """InputError where a NIfTI image of which 0 is no background has voxels that are not numbers."""
-    if path.name.lower().endswith((".nii", ".nii.gz")) and not all_finite(path):
+    """InputError where an image in NIfTI or Analyze of which 0 is no background has voxels that are not numbers."""
+    if not all_finite(path):
         raise InputError(
             f"'{path.name}' contains voxels that are not numbers (NaN or infinite). They are read as 0, which would count as tissue. "
             "Replace them, for instance by -1000, and try again."
         )
 
 
-def _check_voxel_size(path: Path) -> None:
-    header = nifti_header(path)
-    if header is None or header.older:
+def _check_voxel_size(path: Path, head: Path) -> None:
+    header = nifti_header(head)
+    if header is None:
         return
     used = [n for n in range(3) if n < header.dim[0] and header.dim[n + 1] > 1]
     if len(used) < 3:
@@ -102,6 +102,8 @@ def _check_voxel_size(path: Path) -> None:
             f"'{path.name}' does not say how large its voxels are (pixdim {_times(pixdim)}). "
             "Convert the image again, or correct its header."
         )
+    if header.older:
+        return
     # an sform of another code may hold a scaling to an atlas; the reader then goes by the qform
     if header.sform > 0 and (header.qform <= 0 or header.sform == 1):
         axes = np.array(header.rows, float).reshape(3, 4)[:, :3]
@@ -183,6 +185,47 @@ def check_transparency(array: np.ndarray, path: Path) -> None:
         )
 
 
+def label_picture(array: np.ndarray, path: Path) -> np.ndarray:
+    """The label map of a mask picture: its values where all are below 64, else cut at half of white.
+
+    Raises:
+        InputError: grey levels of which it is not clear what belongs to the mask.
+    """
+    if array.max() < 64:
+        if path.suffix.lower() in (".jpg", ".jpeg") and array.any():
+            raise InputError(f"The mask '{path.name}' holds label values, which JPEG does not keep. Save it as PNG.")
+        check_labels(array, [int(v) for v in np.unique(array) if v], path)
+        return array
+    top = float(array.max())
+    white, values = max(255.0, top), len(np.unique(array))
+    # a soft or JPEG-worn edge is thin; broad greys are labels that a cut at 127 would merge or drop without a word
+    levels = np.rint(array * (255 / white)) if top > 255 else array
+    broad = np.count_nonzero((levels > 63) & (levels < 192)) > 0.2 * np.count_nonzero(levels > 63)
+    if (broad and values <= 16) or (values <= _NESTED and _areas(levels, 0 if top <= 255 else 63)):
+        raise InputError(
+            f"The mask '{path.name}' has colours or several broad grey levels. Save it as black and white, or with label values 1, 2, 3."
+        )
+    if broad and array.dtype.kind in "iu" and array.dtype.itemsize > 1:  # probabilities: of low ones the highest is no white
+        if top < 1 << 15:
+            raise InputError(
+                f"The mask '{path.name}' holds grey levels up to {top:.0f} in 16 bit, so that it is not clear which of them belong to it. "
+                "Cut it at a threshold and save it as black and white."
+            )
+        levels = np.rint(array * (255 / max(top, 65535.0)))
+    return (levels > 127).astype(np.uint8)
+
+
+def _areas(levels: np.ndarray, least: int) -> bool:
+    """Whether a value above ``least``, neither black nor white, fills a square of 3 x 3 pixels of a picture: an edge is not as broad."""
+    plane = levels.reshape(levels.shape[-2:])
+    for value in np.unique(plane[(plane > max(least, plane.min())) & (plane < 0.9 * plane.max())]):
+        same = plane == value
+        same = same[2:] & same[1:-1] & same[:-2]
+        if (same[:, 2:] & same[:, 1:-1] & same[:, :-2]).any():
+            return True
+    return False
+
+
 def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None:
     """array: (..., rows, columns) whole numbers of a mask file that does not name its labels, each of which counts as lesion; values: those
     in it but 0.
@@ -193,12 +236,7 @@ def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None
     """
     if len(values) <= _NESTED:
         return
-    planes = array.reshape(-1, *array.shape[-2:])
-    fullest = planes[np.count_nonzero(planes, axis=(1, 2)).argmax()].astype(int)
-    fullest -= fullest.min()
-    pairs = (fullest[1:], fullest[:-1]), (fullest[:, 1:], fullest[:, :-1])
-    a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
-    a, b = a[a != b], b[a != b]
+    fullest, a, b = _borders(array)
     rim = np.maximum(a, b)[np.minimum(a, b) == 0]
     nearest = np.full(fullest.max() + 1, 256)
     np.minimum.at(nearest, np.concatenate([a, b]), np.tile(np.abs(a - b), 2))
@@ -208,6 +246,33 @@ def check_labels(array: np.ndarray, values: Collection[int], path: Path) -> None
             f"The mask '{path.name}' holds grey levels, as of probabilities, and no labels: all that is not 0 would count as lesion. "
             "Cut it at a threshold and save it as a mask."
         )
+
+
+def check_steps(array: np.ndarray, values: Collection[int], path: Path) -> None:
+    """Arguments as ``check_labels``, of a mask that is compared with one of a single label.
+
+    Raises:
+        InputError: its few values rise one by one from 0, as low probabilities do. Labels of one mask that all lie one in the other in the
+            order of their values are hardly compared so.
+    """
+    if len(values) < 3:
+        return
+    _, a, b = _borders(array)
+    if a.size and (np.abs(a - b) == 1).mean() > 0.95:
+        raise InputError(
+            f"'{path.name}' holds {len(values)} values that rise one by one, as low probabilities do, where the other mask has one label: "
+            "all that is not 0 would count as lesion. Cut it at a threshold and save it as a mask, or name the labels that are compared."
+        )
+
+
+def _borders(array: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The fullest plane of (..., rows, columns) from 0 on, and the two values of neighbouring pixels in it wherever they differ."""
+    planes = array.reshape(-1, *array.shape[-2:])
+    fullest = planes[np.count_nonzero(planes, axis=(1, 2)).argmax()].astype(int)
+    fullest -= fullest.min()
+    pairs = (fullest[1:], fullest[:-1]), (fullest[:, 1:], fullest[:, :-1])
+    a, b = (np.concatenate([pair[n].ravel() for pair in pairs]) for n in (0, 1))
+    return fullest, a[a != b], b[a != b]
 
 
 def reason(error: Exception) -> str:

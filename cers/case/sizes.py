@@ -17,6 +17,11 @@ def digits(value: float) -> str:
     return f"{value:.0f}" if value >= 9.95 or not value else f"{value:.2g}"
 
 
+def percent(share: float) -> str:
+    """A share of 0..1 in percent with one place after the point, without its sign; what is there is never told as 0."""
+    return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
+
+
 def area(pixels: int, spacing: tuple[float, float]) -> str:
     """For instance "1.23 cm²", "4 mm²". spacing: (row, column) in mm."""
     mm2 = pixels * spacing[0] * spacing[1]
@@ -40,7 +45,7 @@ def amount(sizes: Mapping, label: str) -> str:
     if sizes.get("area_mm2"):
         return f"{digits(sizes['area_mm2'][label])} mm²"
     if sizes.get("picture_share"):
-        return f"{told(sizes['pixels'][label], 'pixel')} ({100 * sizes['picture_share'][label]:.1f} % of the picture)"
+        return f"{told(sizes['pixels'][label], 'pixel')} ({percent(sizes['picture_share'][label])} % of the picture)"
     return told(sizes["pixels"][label], "voxel")
 
 

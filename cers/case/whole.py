@@ -27,10 +27,8 @@ def check_whole(path: Path) -> None:
     try:
         if name.endswith((".jpg", ".jpeg")):
             whole = _has_end(path.read_bytes())
-        elif name.endswith((".nii", ".nii.gz")):
-            whole = _is_long_enough(path)
-        elif name.endswith((".img", ".hdr")):
-            whole = _pair_is_long_enough(path)
+        elif parts := nifti_parts(path):
+            whole = _is_long_enough(*parts)
         elif name.endswith((".mha", ".mhd")):
             whole = _unpacks(path)
         elif name.endswith(".bmp"):
@@ -78,25 +76,30 @@ def _unpacks(path: Path) -> bool:
     return unpack.eof
 
 
-def _is_long_enough(path: Path) -> bool:
-    """Whether header and voxels of a NIfTI file are there."""
-    header = nifti_header(path)
+def nifti_parts(path: Path) -> tuple[Path, Path] | None:
+    """The files of header and voxels of NIfTI or Analyze: one, or the pair of .hdr and .img; None for other formats, or where one lacks."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return path, path
+    packed = ".gz" if path.name.lower().endswith(".gz") else ""
+    whole = path.with_name(path.name[: len(path.name) - len(packed)])
+    if whole.suffix.lower() not in (".hdr", ".img"):
+        return None
+    ends = (end if whole.suffix.islower() else end.upper() for end in (".hdr", ".img"))
+    # as their reader does: first the one that is not packed
+    found = [next((f for f in (whole.with_suffix(end), whole.with_suffix(end + ".gz")) if f.is_file()), None) for end in ends]
+    return None if None in found else (found[0], found[1])
+
+
+def _is_long_enough(head: Path, voxels: Path) -> bool:
+    """Whether header and voxels of a NIfTI file, or of a pair, are there."""
+    header = nifti_header(head)
     if header is None:
         return True
-    if not _packed(path):
-        return path.stat().st_size >= header.length
+    if not _packed(voxels):
+        return voxels.stat().st_size >= header.length
     # the last bytes tell the size, so that only a file in several parts must be read to its end
-    with gzip.open(path) as file:
-        return _told(path) == header.length % (1 << 32) or _read(file, header.length) >= header.length
-
-
-def _pair_is_long_enough(path: Path) -> bool:
-    """Whether the voxels in .img are there, where .hdr beside it is the header of NIfTI or Analyze."""
-    header, voxels = (path.with_suffix(end if path.suffix.islower() else end.upper()) for end in (".hdr", ".img"))
-    if not header.is_file() or not voxels.is_file():
-        return True
-    said = nifti_header(header)
-    return said is None or voxels.stat().st_size >= said.length
+    with gzip.open(voxels) as file:
+        return _told(voxels) == header.length % (1 << 32) or _read(file, header.length) >= header.length
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,8 @@ class NiftiHeader:
     """What the header of a NIfTI file, or of the older Analyze, says that a reader may not heed.
 
     dim: number of axes, then their sizes. pixdim: mm a voxel, along the first three. qform, sform: codes, 0 where there is none.
-    rows: (3, 4) of the sform. start, length: bytes from the begin of the file to the voxels, and to their end. kind: numpy's name of
-    voxels that are real numbers, None for others. older: Analyze, which knows no place.
+    rows: (3, 4) of the sform. start, length: bytes from the begin of the voxels' file to the voxels, and to their end. kind: numpy's name
+    of voxels that are real numbers, None for others. older: Analyze, which knows no place.
     """
 
     dim: tuple[int, ...]
@@ -151,11 +154,12 @@ def nifti_header(path: Path) -> NiftiHeader | None:
 
 
 def all_finite(path: Path) -> bool:
-    """Whether all voxels of a NIfTI file are numbers; also of what is none. Its reader takes 0 for those that are not."""
-    header = nifti_header(path)
+    """Whether all voxels of NIfTI or Analyze are numbers; also of what is none. Its reader takes 0 for those that are not."""
+    parts = nifti_parts(path)
+    header = nifti_header(parts[0]) if parts else None
     if header is None or header.kind is None:
         return True
-    with gzip.open(path) if _packed(path) else open(path, "rb") as file:
+    with gzip.open(parts[1]) if _packed(parts[1]) else open(parts[1], "rb") as file:
         file.seek(header.start)
         for at in range(header.start, header.length, _CHUNK):
             if not np.isfinite(np.frombuffer(file.read(min(_CHUNK, header.length - at)), header.kind)).all():

@@ -99,7 +99,8 @@ def _html(result: dict) -> str:
 <title>{title}</title><style>{STYLE}</style></head><body><main>
 <header><h1>{title}</h1><p class="soft">{escape(", ".join(about))}</p></header>
 <p class="{klass}" style="white-space:pre-wrap">{escape(words)}</p>
-<section><h2>Figures</h2>{tables}<p class="soft small">Intervals: {escape(result["rules"]["intervals"])}, {drawn(result)}.</p></section>
+<section><h2>Figures</h2>{tables}<p class="soft small">Intervals: {escape(result["rules"]["intervals"])}, {drawn(result)}. None is shown
+where all draws give the same.</p></section>
 {diagram}<section><h2>The {len(rows)} lowest Dice</h2>{_table(("image", *(metric_name(m, result["units"]) for m in shown)), rows)}</section>
 {gone}<footer><p>Written by CERS {escape(result["cers"])}. Not for clinical use.</p></footer></main></body></html>
 """

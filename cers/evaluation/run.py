@@ -16,6 +16,7 @@ import numpy as np
 from .. import __version__
 from ..case import Prediction, Volume
 from ..case.io import Unnamed
+from ..case.pitfalls import check_steps
 from ..errors import Cancelled, CersError, InputError, ModelError, PoolError
 from ..pool import Pool
 from .calibration import BINS, Reliability, near_lesion, without_temperature
@@ -123,6 +124,8 @@ class Evaluation:
         if item.prediction is not None:
             with _of("prediction"):
                 mask, found_names = read_labels(item.prediction, volume, item.image, one_by_one)
+                if not one_by_one and len(names) < 2 and isinstance(found_names, Unnamed):
+                    check_steps(mask, found_names, item.prediction)
         else:
             prediction = self.segmenter.segment(volume, self.planes, influence=False)
             mask, found_names = prediction.labelmap, prediction.labels

@@ -27,8 +27,17 @@ def number(value: float | None) -> str:
 
 
 def span(row: dict) -> str:
-    """ "0.812 [0.790, 0.834]"."""
-    return number(row["value"]) + ("" if row["low"] is None else f" [{number(row['low'])}, {number(row['high'])}]")
+    """ "0.812 [0.790, 0.834]"; the value alone where its interval has no width, as of equal values, as if all were known."""
+    return number(row["value"]) + (f" [{number(row['low'])}, {number(row['high'])}]" if _wide(row) else "")
+
+
+def sure(row: dict) -> bool:
+    """Whether the interval of a difference leaves out zero."""
+    return _wide(row) and (row["low"] > 0 or row["high"] < 0)
+
+
+def _wide(row: dict) -> bool:
+    return row["low"] is not None and row["low"] < row["high"]
 
 
 def drawn(result: dict) -> str:

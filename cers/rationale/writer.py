@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..case.records import Case, Rationale, Statement
+from ..case.sizes import digits
 from . import sentences
 from .descriptors import DESCRIPTORS, measure
 
-VERSION = "4"  # of the rules below and of the numbers; raise it whenever the text of the same picture changes
+VERSION = "5"  # of the rules below and of the numbers; raise it whenever the text of the same picture changes
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Scale:
     words[n] holds below bounds[n] (and at or above bounds[n-1]); the last word holds above all bounds.
     poles: -1, 0 or +1 for each word; two lesions contradict each other where their poles are -1 and +1.
     digits: decimals printed, and used to choose the word.
+    some: of what is always there, so that a number that would be printed as 0 has as many decimals as tell it from none.
     """
 
     part: str
@@ -32,6 +34,7 @@ class Scale:
     words: tuple[str, ...]
     poles: tuple[int, ...] = ()
     digits: int = 0
+    some: bool = False
 
     def index(self, value: float) -> int:
         value = self.rounded(value)
@@ -47,7 +50,8 @@ class Scale:
         return round(float(value), self.digits) + 0.0  # + 0.0: no "-0"
 
     def printed(self, value: float) -> str:
-        return f"{self.rounded(value):.{self.digits}f}"
+        value = float(value)
+        return digits(value) if self.some and not self.rounded(value) else f"{self.rounded(value):.{self.digits}f}"
 
 
 THRESHOLDS: dict[str, Scale] = {
@@ -67,7 +71,7 @@ THRESHOLDS: dict[str, Scale] = {
     ),
     "edge_width": Scale("boundary", (6, 9), ("sharp edge", "soft edge", "blurred edge"), (-1, 0, 1)),
     "compactness": Scale("boundary", (52, 75), ("irregular shape", "lobed shape", "regular shape"), (-1, 0, 1)),
-    "area_body": Scale("context", (1.3, 3, 6), ("small", "medium-sized", "large", "very large"), (-1, 0, 0, 1), digits=1),
+    "area_body": Scale("context", (1.3, 3, 6), ("small", "medium-sized", "large", "very large"), (-1, 0, 0, 1), digits=1, some=True),
     "depth": Scale("context", (8, 16, 26), ("superficial", "near surface", "fairly deep", "deep"), (-1, 0, 0, 1)),
     "side": Scale("context", (-8, 8), ("right", "midline", "left")),
     "height": Scale("context", (36, 56), ("upper", "middle", "lower")),

@@ -61,7 +61,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
     train_items = (given[first] == "train") & (data.kind != "volumes")  # slices of two patients may well look alike
     keys = _keys(data, item_of, len(items))
     more = given[first] == OTHER
-    copies = _copies(data, item_of)
+    copies = _copies(data, item_of, looks)
     kin = _components(keys, digests, looks, copies, train_items, more)[item_of]
     own = _components(keys, digests, looks, copies, train_items, more, ~more)[item_of] if more.any() else kin
     rng = np.random.default_rng(config.split_seed)
@@ -229,17 +229,21 @@ def _single(data: Dataset, item_of: np.ndarray) -> np.ndarray:
     return (np.bincount(item_of) == 1) & (data.kind == "volumes")
 
 
-def _copies(data: Dataset, item_of: np.ndarray) -> list[tuple[int, int]]:
-    """Pairs of items of which the first is near-identical to a slice of the other, whichever it is: single pictures beside volumes, and
-    pictures and cases beside unlabelled volumes."""
-    further = np.bincount(item_of, data.column("split") == OTHER) > 0
-    one, other = _single(data, item_of), np.ones(len(further), bool)
-    if data.kind != "volumes":
-        one, other = ~further, further & (np.bincount(item_of) > 1)
-    if not (one.any() and other.any()):
+def _copies(data: Dataset, item_of: np.ndarray, looks) -> list[tuple[int, int]]:
+    """Pairs of items near-identical in any slice: a single picture beside volumes and whatever it is like, or a labelled picture or case
+    of a pool and an unlabelled volume; of two volumes, a labelled and an unlabelled one, in the middle slice of either."""
+    further = data.column("split") == OTHER
+    labelled, more = np.unique(item_of[~further]), np.flatnonzero(np.bincount(item_of[further]) > 1)
+    single = np.flatnonzero(_single(data, item_of))
+    if not (len(single) or len(more)):
         return []
     slices = np.stack([row["thumbnail"] for row in data.table]), item_of
-    return [(a, b) for a, b in _alike(slices, np.flatnonzero(one), np.flatnonzero(other)) if a != b]
+    if data.kind == "volumes":
+        found = _alike(slices, single, np.arange(item_of.max() + 1))
+        found += [*_alike(looks, labelled, more, slices), *_alike(looks, more, labelled, slices)]
+    else:
+        found = _alike(slices, labelled, more)
+    return [(a, b) for a, b in found if a != b]
 
 
 def _digests(data: Dataset, first: np.ndarray) -> list[str]:
@@ -250,15 +254,16 @@ def _digests(data: Dataset, first: np.ndarray) -> list[str]:
     return out
 
 
-def _alike(looks, left, right) -> list[tuple[int, int]]:
-    """Pairs of items of which any pictures are near-identical."""
-    thumbs, item = looks
-    here, there = (np.flatnonzero(np.isin(item, side)) for side in (left, right))
+def _alike(looks, left, right, beside=None) -> list[tuple[int, int]]:
+    """Pairs of items of which any pictures are near-identical. beside: other pictures of those on the right."""
+    (thumbs, item), (others, other) = looks, beside or looks
+    here, there = np.flatnonzero(np.isin(item, left)), np.flatnonzero(np.isin(other, right))
     found: set[tuple[int, int]] = set()
+    others = others[there].T
     for start in range(0, len(here), 512):
         part = here[start : start + 512]
-        i, j = np.nonzero(thumbs[part] @ thumbs[there].T > NEAR_DUPLICATE)
-        found.update(zip(item[part][i].tolist(), item[there][j].tolist()))
+        i, j = np.nonzero(thumbs[part] @ others > NEAR_DUPLICATE)
+        found.update(zip(item[part][i].tolist(), other[there][j].tolist()))
     return sorted(found)
 
 
