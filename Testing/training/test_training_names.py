@@ -7,14 +7,11 @@ import shutil
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 from pictures import _picture, write
 from PIL import Image
 from runs import settings
 
-from cers.case import Case
 from cers.errors import InputError
-from cers.pool import Pool
 from cers.training.soup import mean_model
 from cers.training.splits import LeakError, make_split
 from cers.training.trainer import prepare, train
@@ -63,29 +60,6 @@ def test_a_held_out_picture_that_was_stored_in_another_size_is_not_trained_on(fo
         Image.open(file).resize((side, side)).save(tmp_path / f"scan_{file.stem[-3:]}.png")
     split = prepare(settings(folder, unlabelled=[str(tmp_path)]), None, cache)[1]
     assert len(split.report["set_aside"]) == 4 and not split.report["leaks"]["found"]
-
-
-@pytest.mark.parametrize("kind", ["pictures", "pool"])
-def test_an_unlabelled_volume_of_which_a_held_out_picture_is_any_slice_is_not_trained_on(folder, cache, tmp_path, kind):
-    """In other units and without most of its slices, so that nothing but the slice tells."""
-    rng, scans, source, held = np.random.default_rng(5), tmp_path / "scans", folder, {}
-    scans.mkdir()
-    if kind == "pool":
-        source = tmp_path / "pool"
-        with Pool.create(source) as pool:
-            for _ in range(6):
-                image, mask = _picture(rng, 80)
-                held[pool.add(Case(image.astype(np.float32), mask.astype(np.uint8), {1: "tumor"}, modality="MR", plane="axial"))] = image
-    else:
-        for file in (folder / "images" / "test").iterdir():
-            held[file.stem] = np.array(Image.open(file).convert("L"), float)
-    for name, image in held.items():
-        stack = np.stack([image, *(_picture(rng, 80)[0] for _ in range(4))]) * 0.5
-        sitk.WriteImage(sitk.GetImageFromArray(stack.astype(np.float32)), str(scans / f"of {name}.mha"))
-    data, split = prepare(settings(source, unlabelled=[str(scans)], labelled=1.0), None, cache)
-    kept_out = np.concatenate([split.validation, split.test])
-    aside = {f"of {name}" for name in data.column("image")[kept_out]} & {f"of {name}" for name in held}
-    assert aside and set(split.report["set_aside"]) == aside and not split.report["leaks"]["found"]
 
 
 def test_a_picture_saved_anew_is_found_in_a_folder_of_pictures_with_masks(tmp_path):
