@@ -36,7 +36,7 @@ def make(images: torch.Tensor, masks: torch.Tensor, rng: np.random.Generator) ->
 
     blob: a patch of one brightness and texture is pasted, anywhere, and is the target. decoy: the same, but the lesion is. place: an
     ellipse at one place of the body, or the bright or dark tissue in it. band: tissue of one band of brightness, perhaps in one part
-    only. region: one picture, moved and bent a little for each member, with a connected structure of it as the target (after the
+    only. region: a connected structure of one picture, or of several alike, moved and bent a little for each member (after the
     self-supervised superpixel episodes of Ouyang et al., ECCV 2020).
     """
     kind = KINDS[rng.choice(len(KINDS), p=SHARES)]
@@ -98,13 +98,19 @@ def _band(x, masks, rng, _):
 
 
 def _region(x, masks, rng, _):
-    """The members are one picture, or for half of the tasks one of two alike, as neighbours in a pool are."""
+    """The members are one picture, or for half of the tasks several alike, as neighbours in a pool are, each with that structure."""
     n, size = len(x), x.shape[-1]
-    chosen = int(rng.integers(n))
-    target = _grow(_smooth(x[chosen : chosen + 1])[0, 0].numpy(), rng)
+    chosen, soft = int(rng.integers(n)), _smooth(x)[:, 0].numpy()
+    target = _grow(soft[chosen], rng)
     if target is None:  # a picture without body
         return _place(x, masks, rng, _)
-    every = torch.cat([x[chosen], torch.from_numpy(target)[None].float(), masks[chosen]])[None].expand(n, -1, -1, -1)
+    found = {chosen: target}
+    if rng.random() < 0.5:
+        for m in range(n):
+            if m != chosen and (there := _follow(soft[chosen], target, soft[m])) is not None:
+                found[m] = there
+    members = rng.permutation(np.resize(list(found), n)) if len(found) > n // 2 else np.full(n, chosen)
+    every = torch.cat([x[members], torch.from_numpy(np.stack([found[int(m)] for m in members]))[:, None].float(), masks[members]], 1)
     angle, shift = rng.normal(0, 0.12, n), rng.normal(0, 0.06, (n, 2))
     scale = np.exp(rng.normal(0, 0.08, (n, 2)))
     matrix = torch.from_numpy(
@@ -137,11 +143,30 @@ def _grow(picture: np.ndarray, rng) -> np.ndarray | None:
         tall, wide = rng.uniform(0.05, 0.2, 2) * size  # a window, or it would run through half of the head
         near = ((rows - row) / tall) ** 2 + ((columns - column) / wide) ** 2 < 1
         grown = sitk.GetArrayFromImage(sitk.ConnectedThreshold(image, [(column, row)], value - width, value + width)) * near
-        closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(grown.astype(np.uint8)), [1, 1]))
-        found = sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True)) == 1
+        found = _largest(grown)
         if 0.002 < found.mean() < 0.06:
             return found
     return None
+
+
+def _follow(picture: np.ndarray, target: np.ndarray, other: np.ndarray) -> np.ndarray | None:
+    """A structure of one picture in another that is alike (all (h, w)): what is as bright, near its place; None where that is unlike it."""
+    body, bodies = np.sort(picture[picture > 0.08]), other[other > 0.08]
+    if len(bodies) < 100:
+        return None
+    ranks = np.searchsorted(body, np.quantile(picture[target], [0.05, 0.95])) / len(body)  # brightness differs from scanner to scanner
+    low, high = np.quantile(bodies, ranks)
+    reach = max(2, round(0.04 * len(target)))
+    near = sitk.GetArrayFromImage(sitk.BinaryDilate(sitk.GetImageFromArray(target.astype(np.uint8)), [reach, reach]))
+    found = _largest((other >= low) & (other <= high) & (near > 0))
+    overlap, size = 2 * (found & target).sum() / (found.sum() + target.sum()), found.sum() / target.sum()
+    return found if overlap > 0.4 and 0.4 < size < 2.5 else None
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest part (h, w) bool of a mask without threads and holes."""
+    closed = sitk.BinaryFillhole(sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(mask.astype(np.uint8)), [1, 1]))
+    return sitk.GetArrayFromImage(sitk.RelabelComponent(sitk.ConnectedComponent(closed), sortByObjectSize=True)) == 1
 
 
 def _smooth(x: torch.Tensor) -> torch.Tensor:
