@@ -11,6 +11,7 @@ from runs import NETWORK, metrics, settings, trainer
 from safetensors.torch import save_file
 
 from cers.inference.model import load_model
+from cers.training import tasks
 from cers.training.batches import nearest, two_stage
 from cers.training.config import METHODS, TrainConfig
 from cers.training.datasets import open_dataset
@@ -138,6 +139,28 @@ def test_tasks_are_made_of_binary_masks_and_finite_pictures():
         assert set(b.unique().tolist()) <= {0.0, 1.0} and set(usual.unique().tolist()) <= {0.0, 1.0}
         filled += bool(b.any())
     assert filled > 35
+
+
+def test_a_made_up_region_is_followed_from_picture_to_picture(monkeypatch):
+    """A disc of another size in each, by scanners of other scales, and one picture without it, which is never a member beside others."""
+    monkeypatch.setattr(tasks, "KINDS", ("region",))
+    monkeypatch.setattr(tasks, "SHARES", (1.0,))
+    rows, columns = torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij")
+    x, scales = torch.zeros(5, 1, 96, 96), (1.0, 0.9, 0.8, 0.7, 0.6)
+    x[:, :, 28:70, 34:76] = 0.3
+    for n in range(4):
+        x[n, 0][(rows - 46 - n) ** 2 + (columns - 52) ** 2 < (9 + n) ** 2] = 0.8
+    x *= torch.tensor(scales)[:, None, None, None]
+    several = 0
+    for seed in range(150):
+        pictures, target, _ = make(x.clone(), torch.zeros(5, 1, 96, 96), np.random.default_rng(seed))
+        found = [float(p[m > 0].median()) for p, m in zip(pictures, target)]
+        discs = [n for f in found for n in range(4) if abs(f - 0.8 * scales[n]) < 0.01]
+        if len(discs) == 5 and len(set(discs)) > 1:  # neither inverted nor of one picture nor of the rest of the body
+            several += 1
+            bright = [p > 0.55 * scales[n] for p, n in zip(pictures, discs)]
+            assert all(float((m * b).sum() / m.sum()) > 0.9 for m, b in zip(target, bright))
+    assert several > 2
 
 
 def test_two_stage_selection_takes_the_best_rationale_among_the_nearest():
