@@ -389,8 +389,8 @@ class Segmenter:
             valid = torch.tensor([[n < len(ids) for n in range(k)] for _, ids in wanted], device=device)
             pinned = [{r.id for r in session.slices[key].selection.selected if r.pinned} for key, _ in wanted]
             sure = torch.tensor([[i in p for i in ids] + [False] * (k - len(ids)) for (_, ids), p in zip(wanted, pinned)], device=device)
-            known = agreed and torch.tensor([[agreed[i] for i in ids] + [math.nan] * (k - len(ids)) for _, ids in wanted], device=device)
-            agreement = net.evidence.agreement(stock, valid) if known is None else known
+            known = agreed and [[agreed[i] for i in ids] + [math.nan] * (k - len(ids)) for _, ids in wanted]
+            agreement = torch.tensor(known, device=device) if known else net.evidence.agreement(stock, valid)
             counted = net.evidence.counted(agreement, valid, sure)
         logits, weights = net.decode_evidence(encoded, plain, torch.from_numpy(vectors).to(device), stock, valid, counted)
         probabilities = self._calibrated(logits)
