@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +119,7 @@ class User:
     def __init__(self, host, panel):
         self.host, self.panel, self.ui, self.control = host, panel, panel.ui, panel.control
         self.said: list[tuple[str, str]] = []
+        self._held = 0  # process id of the worker that waits for ``release``
         sys.modules[type(self.control).__module__].DOUBLE_CLICK = 0  # tests press faster than people
         self.control.logic.said.connect(lambda kind, sentence: self.said.append((kind, sentence)))
 
@@ -144,17 +147,39 @@ class User:
         self.ui.segmentButton.click()
 
     def wait(self, seconds: float = 240) -> None:
+        self.release()
         self.host.wait_for(lambda: self.logic.state == "idle", seconds, "the end of the run")
 
     def until_running(self, method: str = "segment", seconds: float = 240) -> None:
-        """Waits until the worker has the request that does the work."""
-        self.host.wait_for(
-            lambda: (
-                any(f'"{method}"'.encode() in p.line for p in self.logic.worker._pending.values()) and self.logic.worker.state == "ready"
-            ),
-            seconds,
-            f"the request {method}",
-        )
+        """Waits until the worker has the request that does the work, and holds it there until ``release`` or ``wait``.
+
+        Without that a quick worker may be done, its answer unread, before the test does what shall happen in mid-run.
+        """
+        worker = self.logic.worker
+        request = worker.request
+
+        def held(name, *arguments, **named):
+            if name == method and hasattr(signal, "SIGSTOP"):
+                self._held = int(worker._process.processId())
+                os.kill(self._held, signal.SIGSTOP)
+            return request(name, *arguments, **named)
+
+        worker.request = held
+        try:
+            self.host.wait_for(
+                lambda: any(f'"{method}"'.encode() in p.line for p in worker._pending.values()) and worker.state == "ready",
+                seconds,
+                f"the request {method}",
+            )
+        finally:
+            del worker.request
+
+    def release(self) -> None:
+        """Lets a worker work that ``until_running`` holds."""
+        held, self._held = self._held, 0
+        if held:
+            with suppress(ProcessLookupError):  # it was killed
+                os.kill(held, signal.SIGCONT)
 
     def segment(self, volume, pool="", model="") -> None:
         self.choose(volume, pool, model)

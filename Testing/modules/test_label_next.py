@@ -212,6 +212,7 @@ def test_rank_can_be_stopped_and_the_screen_stays_alive(user, scans, pool, host)
         user.ui.rankButton.click()
         assert user.ui.rankButton.text == "Cancel" and not user.ui.openButton.enabled
         user.until_running("next_rank")
+        user.release()
         host.wait_for(lambda: list((pool / "derived" / "next").glob("*.npz")), 60, "the first volume")
         user.ui.rankButton.click()
         user.wait()
