@@ -57,6 +57,24 @@ def test_a_run_does_not_go_on_with_other_volumes_without_a_lesion(folder, cache,
             train(config, run, cache, resume=True)
 
 
+def test_a_run_goes_on_with_data_that_were_copied_anew_but_not_with_others(folder, cache, tmp_path):
+    free, run = tmp_path / "free.png", tmp_path / "run"
+    Image.open(folder / "images/train/train_001.jpg").save(free)
+    config = settings(folder, method="supervised", steps=4, lesion_free=[str(free)], allow_leaks=True)
+    train(config, run, cache)
+    shutil.rmtree(run / "checkpoints/step_00000004")
+    for file in (free, *folder.rglob("*.*")):  # as a copy without the dates of its files has it
+        os.utime(file, (1e9, 1e9))
+    assert train(config, run, cache, resume=True) == "finished"
+    shutil.rmtree(run / "checkpoints/step_00000004")
+    outline = folder / "masks/train/train_001.png"
+    before = outline.stat()
+    outline.write_bytes(outline.with_name("train_002.png").read_bytes())
+    os.utime(outline, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    with pytest.raises(InputError, match="are not those that this run began with"):
+        train(config, run, cache, resume=True)
+
+
 @pytest.mark.parametrize("damage", ["a file is missing", "nothing in the state", "no state"])
 def test_an_incomplete_checkpoint_is_passed_over(folder, cache, tmp_path, damage):
     config, run = settings(folder, method="supervised", steps=6), tmp_path / "run"

@@ -118,9 +118,16 @@ def lesion_free(volumes: list[str], cache: Path, size: int = 256) -> np.ndarray:
 
 
 def free_mark(volumes: list[str]) -> str:
-    """Changes with the files of the setting lesion_free, as the key of the other pictures does; "" for none."""
-    marks = [[Path(p).name, *_mark(Path(p))] for volume in volumes for p in volume.split("=")]
-    return hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:16] if marks else ""
+    """Changes with what the files of the setting lesion_free hold; "" for none. InputError where one is not there."""
+    check_free(volumes)
+    parts = [[_content(Path(p)) for p in volume.split("=")] for volume in volumes]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16] if parts else ""
+
+
+def _content(path: Path) -> list[str]:
+    """Hashes of a file, or of all files of a DICOM folder, by their names."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
 
 
 def check_free(volumes: list[str]) -> None:

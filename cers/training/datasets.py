@@ -68,7 +68,7 @@ class Dataset:
     ``image`` (name), ``item`` (picture or volume it is of), ``group``, ``kin`` (all that it may share with others: group, patient, volume),
     ``split`` (train, validation, test or unlabelled), ``file`` and what else the source tells; ``lost`` counts the labels of a slice that
     are too small for the frame, not told of pictures or by an older cache. key: changes with whatever is known of the
-    pictures; mark: with the pictures and masks alone. kind: pictures, volumes or pool.
+    pictures and with the dates of their files; mark: what ``fingerprint`` shall be. kind: pictures, volumes or pool.
     """
 
     images: Stack
@@ -82,7 +82,6 @@ class Dataset:
     mark: str = ""
 
     def __post_init__(self):
-        self.mark = self.mark or self.key
         self._values = list(range(1, len(self.labels) + 1))  # in the masks, by channel
 
     def follow(self, labels: list[str]) -> None:
@@ -90,6 +89,15 @@ class Dataset:
         order = [next((n for n, own in enumerate(self.labels) if own == name or same_meaning(own, name)), -1) for name in labels]
         if sorted(order) == list(range(len(self.labels))):
             self.labels, self._values = [self.labels[n] for n in order], [self._values[n] for n in order]
+
+    def fingerprint(self) -> str:
+        """Changes with the pictures, their names and their masks; not with where their files lie, nor with the dates of these."""
+        if not self.mark:
+            whole = hashlib.sha256(json.dumps([[r["image"] for r in self.table], sorted(zip(self._values, self.labels))]).encode())
+            for part in (*self.images.parts, *self.masks.parts):
+                whole.update(np.ascontiguousarray(part))
+            self.mark = whole.hexdigest()[:16]
+        return self.mark
 
     def __len__(self) -> int:
         return len(self.table)
@@ -413,7 +421,7 @@ def _join(a: Dataset, b: Dataset) -> Dataset:
         a.kind,
         a.modality,
         a.set_aside,
-        hashlib.sha256((a.mark + b.mark).encode()).hexdigest()[:16],
+        hashlib.sha256((a.fingerprint() + b.fingerprint()).encode()).hexdigest()[:16],
     )
 
 

@@ -132,7 +132,7 @@ def make_split(data: Dataset, config: TrainConfig) -> Split:
         "leaks": leaks,
         "rows": {k: names[v].tolist() for k, v in rows.items()},
     }
-    mark = hashlib.sha256("\n".join([data.mark, *map(str, side)]).encode()).hexdigest()[:16]
+    mark = hashlib.sha256("\n".join([data.fingerprint(), *map(str, side)]).encode()).hexdigest()[:16]
     split = Split(rows["labelled"], rows["unlabelled"], rows["validation"], rows["test"], kin, report, mark, free_mark(config.lesion_free))
     if leaks["found"] and not config.allow_leaks:
         raise LeakError(

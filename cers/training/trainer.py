@@ -283,9 +283,8 @@ def fits(state: dict, config: TrainConfig, split: Split) -> None:
         )
     if any(state.get(name, mark) != mark for name, mark in split.marks.items()):
         raise InputError(
-            "The pictures, or volumes of lesion_free, are not those that this run began with: some were added, taken away, changed, given "
-            "other labels, or copied without the dates of their files, so that held-out ones may have been trained on. Start a new run, "
-            "from this one's weights if you like."
+            "The pictures, or volumes of lesion_free, are not those that this run began with: some were added, taken away, changed or "
+            "given other labels, so that held-out ones may have been trained on. Start a new run, from this one's weights if you like."
         )
 
 
