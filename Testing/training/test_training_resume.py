@@ -58,6 +58,7 @@ def test_a_run_does_not_go_on_with_other_volumes_without_a_lesion(folder, cache,
 
 
 def test_a_run_goes_on_with_data_that_were_copied_anew_but_not_with_others(folder, cache, tmp_path):
+    folder = shutil.copytree(folder, tmp_path / "pictures")  # other tests read the one that is shared
     free, run = tmp_path / "free.png", tmp_path / "run"
     Image.open(folder / "images/train/train_001.jpg").save(free)
     config = settings(folder, method="supervised", steps=4, lesion_free=[str(free)], allow_leaks=True)
